@@ -1,0 +1,45 @@
+# make demo: EEG in, pictures and a report out.  make test: the tests.  Both set up what they need.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONSAFEPATH := 1
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: setup demo test test-all lint format bench embedded-model clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt launch/setup_environment.sh
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" bash launch/setup_environment.sh
+	@touch "$@"
+
+demo: setup
+	@"$(BIN)/python" "$(BIN)/neuroimagen" demo --out runs/demo $(ARGS)
+
+test: setup
+	@"$(BIN)/python" -m pytest -m "not slow" $(ARGS)
+
+test-all: setup
+	@"$(BIN)/python" -m pytest $(ARGS)
+
+lint: setup
+	@"$(BIN)/ruff" check .
+	@"$(BIN)/ruff" format --check .
+	@mkdir -p build/types/neuroimagen && for folder in launch data_shards kernels trainer tune benchmarks; do \
+	  [ ! -d $$folder ] || ln -sfn "$(CURDIR)/$$folder" build/types/neuroimagen/$$folder; done
+	@cd build/types && "$(CURDIR)/$(BIN)/python" -m mypy --config-file "$(CURDIR)/pyproject.toml" -p neuroimagen
+
+format: setup
+	@"$(BIN)/ruff" check --fix .
+	@"$(BIN)/ruff" format .
+
+bench: setup
+	@"$(BIN)/python" "$(BIN)/neuroimagen" bench $(or $(ARGS),mining)
+
+# Trains the embedded model again from nothing, on CPU; the model card in trainer/embedded_model/ says how.
+embedded-model: setup
+	@"$(BIN)/python" -m neuroimagen.trainer.embedded_training --out trainer/embedded_model $(ARGS)
+
+clean:
+	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,215 @@
+"""Searches beside an exhaustive grid, and two trials at once beside one, on a small simulated study.
+
+margin: a search (Optuna's estimator, ASHA) and the whole grid of the same settings, each followed by its best setting's
+runs with fresh seeds; compared are those runs, and the training steps that led to them.
+guidance: the objective of every setting of a grid, drawn once; then how near to the grid's best the estimator comes
+with a quarter of the evaluations, from many seeds. Figures are looked up in the grid: a setting's objective does not
+depend on what was drawn before.
+concurrent: the same trials one after the other and two at a time, each trial one rank with one thread.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from neuroimagen.data_shards.errors import UserError
+from neuroimagen.tune.config import GuidanceSearch, search_of
+from neuroimagen.tune.proposals import OptunaProposals
+from neuroimagen.tune.records import SearchFolder, TrialRecord, read_lines
+from neuroimagen.tune.result import environment
+
+HELP = "searches beside exhaustive grids, and trials at once beside trials in turn"
+EPILOG = """examples:
+  neuroimagen bench tune
+  neuroimagen bench tune --parts guidance --work runs/tune-bench --json tune.json
+"""
+PARTS = ("guidance", "margin", "concurrent")
+STUDY = ("--images-per-class", "24", "--subjects", "2")
+STAGE_STEPS = {"contrastive": 200, "saliency": 200, "semantic": 120, "semantic_detailed": 120}
+MARGIN_SPACE = {
+    "contrastive.margin": [0.02, 0.1, 0.5, 2.0],
+    "contrastive.learning_rate": [1.0e-4, 5.0e-4, 2.0e-3, 1.0e-2],
+}
+BAD_DEFAULT = ("contrastive.margin=0.02", "contrastive.learning_rate=1e-6")
+MARGIN_STEPS = (
+    *("contrastive.steps=120", "contrastive.validate_every=20", "contrastive.warmup_steps=10"),
+    "contrastive.num_samples=4",
+)
+GUIDANCE_SPACE = {
+    "reconstruct.guidance": [1.0, 2.0, 3.0, 4.5, 6.0, 8.0, 10.0, 13.0],
+    "reconstruct.strength": [0.25, 0.4, 0.55, 0.7, 0.85, 1.0],
+}
+REPLAYS = 50
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all of them")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="study and searches (default: a temporary folder)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+
+
+def run(args: argparse.Namespace) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        work = (args.work or Path(scratch)).resolve()
+        prepare(work, with_run="guidance" in args.parts)
+        figures = {part: _MEASURES[part](work) for part in args.parts}
+    for part, found in figures.items():
+        print(f"\n{part}")
+        for key, value in found.items():
+            print(f"  {key:44} {value}")
+    if args.json:
+        args.json.write_text(json.dumps({"environment": environment(), **figures}, indent=1) + "\n", encoding="utf-8")
+
+
+def neuroimagen(*words: str) -> float:
+    """Run a command as a person would; returns its seconds. Raises UserError with what it said."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "neuroimagen.launch.cli", *words], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise UserError(f"neuroimagen {' '.join(words)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return time.monotonic() - started
+
+
+def recipe_path() -> Path:
+    from neuroimagen.launch import cli
+
+    return Path(cli.__file__).resolve().parent / "recipes" / "demo.yaml"
+
+
+def prepare(work: Path, *, with_run: bool) -> None:
+    """The study, its latents and a trained run, unless they are there."""
+    raw, data = work / "raw", work / "data"
+    if not data.is_dir():
+        neuroimagen("data", "simulate", "--out", str(raw), *STUDY)
+        splits = str(raw / "block_splits_by_image_all.pth")
+        files = ("--eeg", str(raw / "eeg_5_95_std.pth"), "--splits", splits, "--images", str(raw / "images"))
+        neuroimagen("data", "ingest", "eegcvpr40", *files, "--out", str(data))
+        neuroimagen("cache", "--data", str(data), "--model", "embedded")
+    settings = [f"data.path={data}", *(f"{stage}.steps={steps}" for stage, steps in STAGE_STEPS.items())]
+    for stage in STAGE_STEPS if with_run else ():
+        if not (work / "run" / stage / "export").is_dir():
+            common = ("--config", str(recipe_path()), "--run", str(work / "run"), "--resume", "--num-ranks", "1")
+            neuroimagen("train", stage, *common, "--set", *settings)
+
+
+def tune(kind: str, work: Path, name: str, search: dict[str, Any], *more: str) -> tuple[SearchFolder, dict[str, Any]]:
+    """Run a search, or go on with it; returns its folder and results."""
+    path, out = work / f"{name}.yaml", work / name
+    path.write_text(yaml.safe_dump(search, sort_keys=False), encoding="utf-8")
+    neuroimagen("tune", kind, "--config", str(path), "--out", str(out), "--resume", *more)
+    return SearchFolder(out), json.loads((out / "results.json").read_text(encoding="utf-8"))
+
+
+def measure_margin(work: Path) -> dict[str, Any]:
+    """The search against the grid, each by its best setting's fresh seeds."""
+    common = {"recipe": str(recipe_path()), "objective": "accuracy", "space": MARGIN_SPACE, "confirm_seeds": 3}
+    settings = ("--set", f"data.path={work / 'data'}", *BAD_DEFAULT, *MARGIN_STEPS)
+    _, grid = tune("margin", work, "margin-grid", common | {"sampler": "grid", "scheduler": "none"}, *settings)
+    found = common | {"num_trials": 12, "startup_trials": 6, "scheduler": "asha", "reduction_factor": 3}
+    _, search = tune("margin", work, "margin-search", found, *settings)
+    (of_grid,), (of_search,) = grid["comparisons"], search["comparisons"]
+    return {
+        "grid: settings": grid["cost"]["trials"],
+        "grid: training steps": grid["cost"]["steps_of_search"],
+        "grid: best setting": grid["best"]["values"],
+        "grid: accuracy, 3 fresh seeds": of_grid["best"],
+        "search: trials": search["cost"]["trials"],
+        "search: training steps": search["cost"]["steps_of_search"],
+        "search: share of the grid's steps": search["cost"]["steps_of_search"] / grid["cost"]["steps_of_search"],
+        "search: best setting": search["best"]["values"],
+        "search: accuracy, 3 fresh seeds": of_search["best"],
+        "bad default: accuracy, 3 fresh seeds": of_search["default"],
+        "search - bad default": of_search["difference"],
+        "search - grid, points": 100 * (of_search["best"]["mean"] - of_grid["best"]["mean"]),
+    }
+
+
+def measure_guidance(work: Path) -> dict[str, Any]:
+    """How near to the exhaustively known optimum a quarter of the evaluations leads."""
+    tree = {"sampler": "grid", "num_segments": 48, "confirm_seeds": 0, "space": GUIDANCE_SPACE}
+    folder, _ = tune("guidance", work, "guidance-grid", tree, "--run", str(work / "run"))
+    known = {tuple(record.values.values()): record.figures["objective"] for record in folder.records()}
+    best, quarter = max(known.values()), len(known) // 4
+    reached = {
+        sampler: [
+            max(replay(known, {**tree, "sampler": sampler, "seed": seed}, quarter)) / best for seed in range(REPLAYS)
+        ]
+        for sampler in ("gp", "tpe", "random")
+    }
+    # And once for real, through Ray, with the settings that a person would give.
+    once = tree | {"sampler": "gp", "num_trials": quarter, "startup_trials": quarter // 3}
+    _, found = tune("guidance", work, "guidance-search", once, "--run", str(work / "run"))
+    return {
+        "grid: settings": len(known),
+        "grid: best objective": best,
+        "grid: worst objective": min(known.values()),
+        "grid: settings within 98 % of the best": sum(value >= 0.98 * best for value in known.values()),
+        "search: evaluations": quarter,
+        "search: share of the best, one run through Ray": found["best"]["figures"]["objective"] / best,
+        **{
+            f"{sampler}: {what}": figure
+            for sampler, shares in reached.items()
+            for what, figure in (
+                ("share of the best, median of replays", statistics.median(shares)),
+                ("share of the best, 10th percentile", float(np.percentile(shares, 10))),
+                ("replays that reach 98 %", share_of(shares)),
+            )
+        },
+        "replays": REPLAYS,
+    }
+
+
+def share_of(reached: list[float]) -> float:
+    return sum(value >= 0.98 for value in reached) / len(reached)
+
+
+def replay(known: dict[tuple[Any, ...], float], tree: dict[str, Any], num: int) -> list[float]:
+    """The objectives of a search's first `num` settings, looked up."""
+    search = search_of(tree | {"startup_trials": max(1, num // 3)}, "guidance", where="replay")
+    assert isinstance(search, GuidanceSearch)
+    proposals = OptunaProposals(search, search.objectives)
+    values = []
+    for number in range(num):
+        setting = proposals.next(str(number))
+        assert setting is not None
+        values.append(known[tuple(setting.values())])
+        figures = {"objective": values[-1]}
+        proposals.tell(TrialRecord(name=str(number), values=setting, seed=0, state="finished", figures=figures))
+    return values
+
+
+def measure_concurrent(work: Path) -> dict[str, Any]:
+    """Four trials in turn, and two at a time; the second way is measured before and after the first."""
+    search = {
+        **{"recipe": str(recipe_path()), "space": {"contrastive.margin": [0.1, 0.2, 0.5, 1.0]}},
+        **{"sampler": "grid", "scheduler": "none", "confirm_seeds": 0, "num_ranks": 1},
+    }
+    settings = ("--set", f"data.path={work / 'data'}", "contrastive.steps=200", "contrastive.validate_every=100")
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    for repeat, at_once in enumerate((2, 1, 2, 1)):
+        name = f"concurrent-{repeat}-{time.time_ns()}"
+        folder, _ = tune("margin", work, name, search, *settings, "--concurrent", str(at_once))
+        seconds[at_once].append(span(folder))
+    ratio = statistics.median(seconds[1]) / statistics.median(seconds[2])
+    return {"seconds, one at a time": seconds[1], "seconds, two at a time": seconds[2], "ratio": ratio}
+
+
+def span(folder: SearchFolder) -> float:
+    """Seconds from the first trial's start to the last one's end."""
+    starts = {record.name: read_lines(folder.trial(record.name).starts)[0]["time"] for record in folder.records()}
+    ends = [starts[record.name] + record.seconds for record in folder.records()]
+    return float(max(ends) - min(starts.values()))
+
+
+_MEASURES = {"guidance": measure_guidance, "margin": measure_margin, "concurrent": measure_concurrent}

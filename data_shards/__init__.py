@@ -1,0 +1,1 @@
+"""Recordings to shards to batches: sources, writer, index, plan, fetch, latents, verification."""

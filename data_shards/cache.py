@@ -1,0 +1,247 @@
+"""Computes latents of a data set's stimuli once each, on as many devices as there are ranks.
+
+Every stimulus and every distinct caption goes through its encoder once, not once a segment. Encoders run in float32 and
+the result is rounded once, on storing. latents.py has the format, latent_writer.py how an interrupted job continues.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from neuroimagen.data_shards.errors import UserError
+from neuroimagen.data_shards.frozen_models import Captioner, ImageEncoder, TextEncoder, VaeEncoder
+from neuroimagen.data_shards.latent_kinds import DTYPES, KINDS, encoder_identity, require_kind
+from neuroimagen.data_shards.latent_writer import LatentWriter
+from neuroimagen.data_shards.latents import (
+    SHARD_BYTES,
+    SHARD_ITEMS,
+    LatentItems,
+    LatentMetadata,
+    LatentStore,
+    StimulusTable,
+)
+from neuroimagen.data_shards.model_folder import (
+    clip_folder,
+    folders_digest,
+    require_captioner_folder,
+    require_diffusion_folder,
+)
+from neuroimagen.data_shards.progress import track
+from neuroimagen.data_shards.ranks import Ranks
+
+CHECK_TOLERANCE = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 2e-4}
+"""Largest difference that `check_latents` accepts, relative to the latent's largest number: the rounding of the stored
+dtype, and what another device or library version may do to float32."""
+
+
+class Stimuli(StimulusTable, Protocol):
+    """Stimuli with their pictures."""
+
+    def image(self, index: int) -> Image.Image: ...
+    def images(self, indices: Sequence[int] | np.ndarray, size_px: int) -> np.ndarray: ...
+
+
+class CacheableDataset(Protocol):
+    """A data set, as far as caching goes."""
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def stimuli(self) -> Stimuli: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedLatents:
+    """What became of one kind."""
+
+    kind: str
+    store: LatentStore
+    made: bool
+    """False: it was there already."""
+
+
+def applicable_kinds(
+    dataset: CacheableDataset, model: Path, *, clip: Path | None = None, captioner: Path | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """The kinds that can be cached from what is given, and for the others the reason why not."""
+    reasons: dict[str, str] = {}
+    if any(not caption for caption in dataset.stimuli.detailed_captions):
+        reasons |= dict.fromkeys(("text-detailed", "pooled-detailed"), "the data set has no detailed captions")
+    if captioner is None:
+        reasons |= dict.fromkeys(("text-blip", "pooled-blip"), "no --blip captioner given")
+    if clip_folder(clip or model) is None:
+        reasons["image"] = f"{clip or model} holds no CLIP image tower; --clip gives one"
+    return [kind for kind in KINDS if kind not in reasons], reasons
+
+
+class LatentCache:
+    """Caches latents of `dataset` by the diffusers folder `model`; encoders load when first needed and are shared."""
+
+    def __init__(
+        self,
+        dataset: CacheableDataset,
+        model: Path,
+        *,
+        clip: Path | None = None,
+        captioner: Path | None = None,
+        batch_size: int = 32,
+        dtype: str = "float16",
+        shard_items: int = SHARD_ITEMS,
+        ranks: Ranks | None = None,
+    ) -> None:
+        """`clip`: folder of a CLIPModel, default `model` or its clip/. `captioner`: folder of a BLIP captioner."""
+        if batch_size < 1:
+            raise UserError(f"batch size {batch_size}; it must be at least 1.")
+        if dtype not in DTYPES:
+            raise UserError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
+        self._dataset = dataset
+        self._model = require_diffusion_folder(model)
+        self._clip = clip or model
+        self._captioner_folder = require_captioner_folder(captioner) if captioner else None
+        self._batch_size = batch_size
+        self._dtype = dtype
+        self._shard_items = shard_items
+        self._ranks = ranks or Ranks()
+
+    def cache(self, kind: str) -> CachedLatents:
+        """Make the store of `kind` unless it is there. All ranks call it; all return when it is finished."""
+        metadata, items = self._metadata(kind)
+        root = self._dataset.folder / "latents"
+        # The digest names the content; the slug of the model's name in front of it is for people.
+        existing = sorted(root.glob(f"{kind}-*-{metadata.digest}/latents.json"))
+        if existing:
+            return CachedLatents(kind=kind, store=LatentStore.open(existing[0].parent), made=False)
+        self._ranks.wait()  # nobody may finish the store while another rank still looks whether it is there
+        if kind == "pooled-blip":
+            _ = self._blip_captions  # made here, where all ranks are
+        writer = LatentWriter(root, metadata, items)
+        pending = writer.pending(rank=self._ranks.rank, world_size=self._ranks.world_size)
+        batches = [(shard, rows) for shard in pending for rows in self._batches(writer.rows(shard))]
+        latents: list[torch.Tensor] = []
+        texts: list[str] = []
+        for shard, rows in track(batches, desc=f"cache {kind}", unit="batch"):
+            try:
+                encoded, captions = self._encode(kind, items, rows)
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"{self._batch_size} items at once do not fit into the memory of {self._ranks.device}. Lower "
+                    "--batch-size; finished shards are kept."
+                ) from error
+            latents.append(encoded.cpu())
+            texts.extend(captions)
+            if rows[-1] == writer.rows(shard)[-1]:
+                writer.write(shard, torch.cat(latents), texts or None)
+                latents.clear()
+                texts.clear()
+        self._ranks.wait()
+        if self._ranks.rank == 0:
+            writer.finish()
+        self._ranks.wait()
+        return CachedLatents(kind=kind, store=LatentStore.open(writer.folder), made=True)
+
+    def check(self, cached: CachedLatents, *, num_latents: int = 8, seed: int = 0) -> float:
+        """Recompute some latents and compare; returns the largest difference relative to the latent's largest number.
+
+        Raises UserError naming the stimulus when it exceeds CHECK_TOLERANCE, and CorruptSampleError when a stored
+        latent does not match its CRC.
+        """
+        metadata, items = self._metadata(cached.kind)
+        rng = np.random.default_rng(seed)
+        rows = np.sort(rng.choice(len(items.keys), size=min(num_latents, len(items.keys)), replace=False))
+        first_stimulus = {int(row): stimulus for stimulus, row in reversed(list(enumerate(items.latent_of)))}
+        stimuli = [first_stimulus[int(row)] for row in rows]
+        stored = cached.store.get(stimuli).flatten(1)
+        again = torch.cat([self._encode(cached.kind, items, batch)[0].cpu() for batch in self._batches(rows.tolist())])
+        again = again.flatten(1)
+        difference = (stored - again).abs().amax(1) / again.abs().amax(1).clamp(min=1e-12)
+        worst = int(difference.argmax())
+        if not difference[worst] <= CHECK_TOLERANCE[metadata.dtype]:
+            raise UserError(
+                f"the stored {cached.kind} latent of {self._dataset.stimuli.keys[stimuli[worst]]} differs from the "
+                f"recomputed one by {float(difference[worst]):.2g} of its largest number (at most "
+                f"{CHECK_TOLERANCE[metadata.dtype]:.2g} is rounding). Remove {cached.store.folder} and cache it again."
+            )
+        return float(difference[worst])
+
+    def _batches(self, rows: Sequence[int]) -> list[Sequence[int]]:
+        return [rows[start : start + self._batch_size] for start in range(0, len(rows), self._batch_size)]
+
+    def _metadata(self, kind: str) -> tuple[LatentMetadata, LatentItems]:
+        require_kind(kind)
+        identity = encoder_identity(kind, self._clip if KINDS[kind].output == "embedding" else self._model)
+        items = LatentItems.of(self._dataset.stimuli, kind)
+        preprocessing = dict(identity.preprocessing)
+        if KINDS[kind].source == "blip caption":
+            preprocessing["captioner"] = self._captioner_identity(kind)
+        metadata = LatentMetadata(
+            kind=kind,
+            model_id=identity.model_id,
+            revision=identity.revision,
+            preprocessing=preprocessing,
+            shape=identity.shape,
+            dtype=self._dtype,
+            inputs=items.digest,
+            shard_items=1,
+            scaling_factor=identity.scaling_factor,
+        )
+        # Far below SHARD_BYTES for every model of today; the bound is for latents of megabytes.
+        shard_items = max(1, min(self._shard_items, SHARD_BYTES // metadata.npy_bytes))
+        return dataclasses.replace(metadata, shard_items=shard_items), items
+
+    def _captioner_identity(self, kind: str) -> dict[str, object]:
+        if self._captioner_folder is None:
+            raise UserError(f"{kind} encodes BLIP captions: give the folder of a BLIP captioner with --blip.")
+        return {
+            "revision": folders_digest(self._captioner_folder),
+            "num_beams": Captioner.NUM_BEAMS,
+            "max_new_tokens": Captioner.MAX_NEW_TOKENS,
+        }
+
+    def _encode(self, kind: str, items: LatentItems, rows: Sequence[int]) -> tuple[torch.Tensor, list[str]]:
+        """Latents float32 [len(rows), *shape], and the captions that were made on the way (BLIP's only)."""
+        stimuli, source, output = self._dataset.stimuli, KINDS[kind].source, KINDS[kind].output
+        if output == "posterior":
+            pictures = torch.from_numpy(stimuli.images(list(rows), self._vae.image_size_px))
+            return self._vae.posterior(pictures.float() / 127.5 - 1), []
+        if output == "embedding":
+            return self._image_encoder.encode([stimuli.image(row) for row in rows]), []
+        if source != "blip caption":
+            assert items.texts is not None
+            captions, made = [items.texts[row] for row in rows], []
+        elif output == "hidden":
+            captions = made = self._captioner.caption([stimuli.image(row) for row in rows])
+        else:
+            captions = made = [self._blip_captions[row] for row in rows]
+        hidden, pooled = self._text_encoder.encode(captions)
+        return (hidden if output == "hidden" else pooled), made
+
+    @cached_property
+    def _vae(self) -> VaeEncoder:
+        return VaeEncoder(self._model, device=self._ranks.device)
+
+    @cached_property
+    def _text_encoder(self) -> TextEncoder:
+        return TextEncoder(self._model, device=self._ranks.device)
+
+    @cached_property
+    def _image_encoder(self) -> ImageEncoder:
+        folder = clip_folder(self._clip)
+        assert folder is not None  # encoder_identity has looked
+        return ImageEncoder(folder, device=self._ranks.device)
+
+    @cached_property
+    def _captioner(self) -> Captioner:
+        assert self._captioner_folder is not None  # _captioner_identity has looked
+        return Captioner(self._captioner_folder, device=self._ranks.device)
+
+    @cached_property
+    def _blip_captions(self) -> list[str]:
+        """Captions of the text-blip store: one captioning serves hidden and pooled states."""
+        return [str(text) for text in self.cache("text-blip").store.texts]

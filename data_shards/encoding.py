@@ -1,0 +1,55 @@
+"""EEG as it lies in a shard: float16 with a power-of-two scale per segment, so that scaling itself is exact."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+_STORED_EXPONENT = 15
+"""Stored values stay below 2^15, in float16's normal range down to 2^-29 of the segment's largest value."""
+
+
+def encode_eeg(eeg: np.ndarray) -> tuple[np.ndarray, float]:
+    """float32 [C, T], finite → (float16 [C, T], scale) with eeg ≈ stored × scale.
+
+    scale = 2^(e - 15), where 2^e is the smallest power of two above max|eeg|. The error is at most 2^-11 of each
+    value, or 2^-40 of the segment's largest value, whichever is larger. scale is 1 for a segment of zeros.
+    """
+    largest = float(np.max(np.abs(eeg)))
+    # The bounds keep the scale and its inverse normal numbers of float32.
+    exponent = min(max(int(np.frexp(largest)[1]) - _STORED_EXPONENT, -100), 112) if largest > 0 else 0
+    scale = 2.0**exponent
+    return (eeg.astype(np.float32, copy=False) * np.float32(1 / scale)).astype("<f2"), scale
+
+
+def decode_eeg(stored: np.ndarray, scale: float) -> np.ndarray:
+    """float16 [C, T] and its scale → float32 [C, T]."""
+    return stored.astype(np.float32) * np.float32(scale)
+
+
+@dataclasses.dataclass
+class RoundTripError:
+    """Accumulates what storing as float16 cost, relative to each segment's root mean square."""
+
+    worst_rms: float = 0.0
+    worst_absolute: float = 0.0
+
+    def add(self, eeg: np.ndarray, stored: np.ndarray, scale: float) -> None:
+        """Compare a segment [C, T] with what reading will give."""
+        error = decode_eeg(stored, scale) - eeg
+        rms = float(np.sqrt(np.mean(np.square(eeg, dtype=np.float64))))
+        if rms > 0:
+            self.worst_rms = max(self.worst_rms, float(np.sqrt(np.mean(np.square(error, dtype=np.float64)))) / rms)
+            self.worst_absolute = max(self.worst_absolute, float(np.max(np.abs(error))) / rms)
+
+    @classmethod
+    def worst(cls, parts: Sequence[Mapping[str, float]]) -> "RoundTripError":
+        """The largest of several, given as dictionaries of their fields."""
+        return cls(*(max(part[name] for part in parts) for name in ("worst_rms", "worst_absolute")))
+
+    def summary(self) -> dict[str, float]:
+        """The largest over all segments: error's RMS / segment's RMS, and largest error / segment's RMS."""
+        return {
+            "round_trip_rms_error": float(f"{self.worst_rms:.3g}"),
+            "round_trip_largest_error": float(f"{self.worst_absolute:.3g}"),
+        }

@@ -1,0 +1,162 @@
+"""Frozen encoders of stimuli and captions, loaded from folders in diffusers' and transformers' layouts.
+
+Every size comes from the folder's own configurations: Stable Diffusion 1.5 (512 px, latents 4×64×64, text 77×768) and
+the embedded model differ in their folder only. Weights are read from safetensors, never from pickles.
+
+Shapes: B batch, S side of a picture in px, C latent channels, h×w latent size, L tokens, D width of the text encoder,
+P width of the CLIP embedding.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from neuroimagen.data_shards.errors import UserError
+from neuroimagen.data_shards.model_folder import (
+    component_folder,
+    image_size_px,
+    require_captioner_folder,
+    text_shape,
+)
+
+
+@contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """Load from `folder` without the libraries' progress bars; what they raise on a broken folder becomes UserError."""
+    from diffusers.utils import logging as diffusers_logging
+    from safetensors import SafetensorError
+    from transformers.utils import logging as transformers_logging
+
+    shown = [library for library in (transformers_logging, diffusers_logging) if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"cannot load the model in {folder}: {reason} Fetch the folder again.") from error
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
+
+
+def load_transformer(model_class: Any, folder: Path) -> Any:
+    """A transformers model in float32 from safetensors; UserError if weights are missing (they would be random)."""
+    with loading(folder):
+        model, report = model_class.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    if report["missing_keys"]:
+        raise UserError(f"{folder} lacks the weights {sorted(report['missing_keys'])[:3]} …. Fetch the folder again.")
+    return model.eval().requires_grad_(False)
+
+
+class VaeEncoder:
+    """AutoencoderKL: pictures to the mean and standard deviation of their latents' posterior, and back."""
+
+    def __init__(self, model: Path, *, device: torch.device) -> None:
+        from diffusers import AutoencoderKL
+
+        folder = component_folder(model, "vae")
+        with loading(folder):
+            self.vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, torch_dtype=torch.float32)
+        # float32 whatever the U-Net runs in: Stable Diffusion's VAE overflows in float16.
+        self.vae.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.device = device
+        self.image_size_px = image_size_px(model)
+        self.scaling_factor = float(self.vae.config.scaling_factor)
+        self.shift = float(self.vae.config.shift_factor or 0.0)
+
+    @torch.inference_mode()
+    def posterior(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pictures float32 [B, 3, S, S] in [-1, 1] → mean and std of their latents [B, 2, C, h, w], not scaled."""
+        pixels = pixels.to(self.device, memory_format=torch.channels_last)
+        posterior = self.vae.encode(pixels).latent_dist
+        return torch.stack([posterior.mean, posterior.std], dim=1)
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pictures float32 [B, 3, S, S] in [-1, 1] → mode of their latents [B, C, h, w], scaled for the U-Net."""
+        return (self.posterior(pixels)[:, 0] - self.shift) * self.scaling_factor
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Scaled latents [B, C, h, w] → pictures float32 [B, 3, S, S], about [-1, 1]."""
+        latents = latents.to(self.device, torch.float32) / self.scaling_factor + self.shift
+        return self.vae.decode(latents.to(memory_format=torch.channels_last)).sample
+
+
+class TextEncoder:
+    """CLIP's text tower as the U-Net sees it: padded to full length, last hidden state after the final norm."""
+
+    def __init__(self, model: Path, *, device: torch.device) -> None:
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        folder = component_folder(model, "text_encoder")
+        tokenizer_folder = component_folder(model, "tokenizer")
+        self.text_model = load_transformer(CLIPTextModel, folder).to(device)
+        with loading(tokenizer_folder):
+            self.tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
+        self.device = device
+        self.num_tokens, self.width = text_shape(model)
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Texts → hidden states float32 [B, L, D] and pooled (end-of-text) states [B, D]. Longer texts are cut."""
+        tokens = self.tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=self.num_tokens, return_tensors="pt"
+        )
+        # As in diffusers: no attention mask, unless the encoder's configuration asks for one.
+        masked = bool(getattr(self.text_model.config, "use_attention_mask", False))
+        output = self.text_model(
+            tokens.input_ids.to(self.device),
+            attention_mask=tokens.attention_mask.to(self.device) if masked else None,
+        )
+        return output.last_hidden_state, output.pooler_output
+
+
+class ImageEncoder:
+    """CLIP's image tower with its projection and its own preprocessing."""
+
+    def __init__(self, folder: Path, *, device: torch.device) -> None:
+        from transformers import AutoImageProcessor, CLIPModel
+
+        self.clip = load_transformer(CLIPModel, folder).to(device)
+        with loading(folder):
+            self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        self.device = device
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """RGB pictures of any size → projected embeddings float32 [B, P], not normalised."""
+        pixels = self.processor(images=list(images), return_tensors="pt").pixel_values
+        return self.clip.visual_projection(self.clip.vision_model(pixel_values=pixels.to(self.device)).pooler_output)
+
+
+class Captioner:
+    """BLIP: pictures to captions, by beam search (deterministic)."""
+
+    NUM_BEAMS = 3
+    MAX_NEW_TOKENS = 30
+
+    def __init__(self, folder: Path, *, device: torch.device) -> None:
+        from transformers import AutoImageProcessor, AutoTokenizer, BlipForConditionalGeneration
+
+        require_captioner_folder(folder)
+        self.blip = load_transformer(BlipForConditionalGeneration, folder).to(device)
+        with loading(folder):
+            self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+            self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.device = device
+
+    @torch.inference_mode()
+    def caption(self, images: Sequence[Image.Image]) -> list[str]:
+        """RGB pictures of any size → one caption each."""
+        pixels = self.processor(images=list(images), return_tensors="pt").pixel_values
+        tokens = self.blip.generate(
+            pixels.to(self.device), num_beams=self.NUM_BEAMS, max_new_tokens=self.MAX_NEW_TOKENS, do_sample=False
+        )
+        return [caption.strip() for caption in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]

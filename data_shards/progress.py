@@ -1,0 +1,16 @@
+"""Progress bars: on a terminal only, rank 0 only."""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def track(iterable: Iterable[T], *, total: int | None = None, desc: str = "", unit: str = "it") -> Iterator[T]:
+    """Iterate with a progress bar on stderr; silent when stderr is no terminal or this is not rank 0."""
+    from tqdm import tqdm
+
+    hidden = not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0"
+    yield from tqdm(iterable, total=total, desc=desc, unit=unit, disable=hidden, leave=False)

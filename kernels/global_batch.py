@@ -1,0 +1,67 @@
+"""The global batch: rows of every rank in rank order, with gradients that flow back to the rank they came from."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_distributed() -> bool:
+    """Whether more than one rank takes part."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def gather_sizes(num_rows: int, device: torch.device) -> list[int]:
+    """Rows on each rank. A collective: every rank calls it."""
+    sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=device)
+    sizes[dist.get_rank()] = num_rows
+    dist.all_reduce(sizes)
+    return sizes.tolist()
+
+
+def gather_rows(rows: Tensor, sizes: list[int]) -> Tensor:
+    """[local, …] → [sum(sizes), …] in rank order; local batches may be uneven, even empty.
+
+    Differentiable: the gradient of a rank's rows is the sum over ranks of the gradients of its slice, so when each
+    rank's loss is its own share of one sum, every rank gets the gradient of the whole sum.
+    """
+    gathered: Tensor = _GatherRows.apply(rows, sizes)
+    return gathered
+
+
+def sum_over_ranks(value: Tensor, *, gradient_scale: float = 1) -> Tensor:
+    """The sum on every rank. Its gradient is `gradient_scale` times that of the local share: one sum, derived once."""
+    summed: Tensor = _SumOverRanks.apply(value, gradient_scale)
+    return summed
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows: Tensor, sizes: list[int]) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.sizes = sizes
+        # Collectives want equal shapes: pad to the longest, cut after.
+        padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+        padded[: rows.shape[0]] = rows
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def, override]
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        rank = dist.get_rank()
+        begin = sum(ctx.sizes[:rank])
+        return gradient[begin : begin + ctx.sizes[rank]], None
+
+
+class _SumOverRanks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value: Tensor, gradient_scale: float) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.gradient_scale = gradient_scale
+        value = value.detach().clone()
+        dist.all_reduce(value)
+        return value
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def, override]
+        return gradient * ctx.gradient_scale, None

@@ -1,0 +1,59 @@
+"""`neuroimagen bench`: side-by-side measurements; a table of targets, each a module of neuroimagen.benchmarks."""
+
+import argparse
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+TARGETS: dict[str, str] = {
+    "mining": "semi-hard mining and its loss beside what is public",
+    "tune": "searches beside exhaustive grids, trials at once beside trials in turn",
+    "evaluation": "evaluation of 2,000 reconstructions: the share of the feature networks",
+    "verdicts": "verdicts on simulated studies with known truth: signal, drift, both",
+    "stream": "samples a second of the reader beside other loaders",
+    "million": "a large data set: memory over an epoch, first batch, resume at 90 %%, planning, the index",
+    "train": "a training step beside a bare PyTorch loop, waiting for data, two ranks beside one",
+}
+"""Target → one line of help. neuroimagen.benchmarks.<target> has HELP, EPILOG, add_arguments(parser), run(args)."""
+
+HELP = "Measure parts of neuroimagen beside others, in one run on this machine."
+EPILOG = """examples:
+  neuroimagen bench mining
+  neuroimagen bench mining --sizes 2048 --repeats 9 --json mining.json --plot mining.png
+
+`neuroimagen bench TARGET --help` shows a target's options. The libraries that we are measured beside take part where
+they are installed: pip install "neuroimagen[bench]".
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    targets = parser.add_subparsers(dest="target", metavar="TARGET", required=True, parser_class=_TargetParser)
+    for name, help_line in TARGETS.items():
+        targets.add_parser(name, help=help_line, target=name)
+
+
+def run(args: argparse.Namespace) -> int | None:
+    code: int | None = _module(args.target).run(args)
+    return code
+
+
+def _module(target: str) -> Any:
+    return importlib.import_module(f"neuroimagen.benchmarks.{target}")
+
+
+class _TargetParser(argparse.ArgumentParser):
+    """Takes its description and arguments from the target's module when it is used: the modules import torch."""
+
+    def __init__(self, *, target: str, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        self._fill: Callable[[], None] | None = lambda: self._take(_module(target))
+
+    def _take(self, module: Any) -> None:
+        self.description, self.epilog = module.HELP, module.EPILOG
+        module.add_arguments(self)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._fill is not None:
+            fill, self._fill = self._fill, None
+            fill()
+        return super().parse_known_args(args, namespace)

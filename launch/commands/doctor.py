@@ -1,0 +1,116 @@
+"""`neuroimagen doctor`: what this machine has; what will work and what won't."""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+HELP = "What this machine has (torch, GPUs, NCCL, Triton, DeepSpeed's ops, disk), and what will work on it."
+EPILOG = """examples:
+  neuroimagen doctor
+"""
+
+_PACKAGES = (
+    "torch",
+    "deepspeed",
+    "accelerate",
+    "webdataset",
+    "diffusers",
+    "transformers",
+    "ray",
+    "triton",
+    "mne",
+    "numpy",
+    "pyarrow",
+)
+_DEMO_DISK_GB = 4.0
+_DEMO_MEMORY_GB = 8.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    what: str
+    value: str
+    ok: bool = True
+    remedy: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    del parser  # the command has no options
+
+
+def run(args: argparse.Namespace) -> int:
+    findings = [*_machine(), *_packages(), *_accelerators()]
+    width = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        mark = "ok  " if finding.ok else "MISS"
+        print(f"{mark} {finding.what:<{width}}  {finding.value}" + (f"  → {finding.remedy}" if finding.remedy else ""))
+    return 0 if all(finding.ok for finding in findings) else 1
+
+
+def _machine() -> list[Finding]:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    disk = shutil.disk_usage(Path.cwd())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    free_memory, free_disk = memory.available / 1e9, disk.free / 1e9
+    return [
+        Finding("Python", platform.python_version(), sys.version_info >= (3, 11), ""),
+        Finding("system", f"{platform.system()} {platform.machine()}, {cores} cores"),
+        Finding(
+            "memory",
+            f"{memory.total / 1e9:.0f} GB, {free_memory:.0f} GB free",
+            free_memory >= _DEMO_MEMORY_GB,
+            "" if free_memory >= _DEMO_MEMORY_GB else f"the demo wants {_DEMO_MEMORY_GB:.0f} GB free",
+        ),
+        Finding(
+            "disk here",
+            f"{free_disk:.0f} GB free",
+            free_disk >= _DEMO_DISK_GB,
+            "" if free_disk >= _DEMO_DISK_GB else f"the demo wants {_DEMO_DISK_GB:.0f} GB free",
+        ),
+    ]
+
+
+def _packages() -> list[Finding]:
+    findings = []
+    for name in _PACKAGES:
+        try:
+            findings.append(Finding(name, importlib.metadata.version(name)))
+        except importlib.metadata.PackageNotFoundError:
+            findings.append(Finding(name, "not installed", ok=False, remedy=f"pip install {name}, or make setup"))
+    return findings
+
+
+def _accelerators() -> list[Finding]:
+    import torch
+
+    if not torch.cuda.is_available():
+        findings = [Finding("GPU", "none: training runs on CPU over gloo, mining by the exact PyTorch backend")]
+        bfloat16 = "AMX" if torch.cpu._is_amx_tile_supported() else "no AMX"
+        findings.append(Finding("CPU bfloat16", bfloat16))
+    else:
+        findings = []
+        for i in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(i)
+            capability = f"sm_{properties.major}{properties.minor}"
+            new_enough = properties.major >= 8
+            findings.append(
+                Finding(
+                    f"GPU {i}",
+                    f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, {capability}",
+                    remedy=""
+                    if new_enough
+                    else "the Triton mining kernel wants sm_80 or later; PyTorch's will be used",
+                )
+            )
+        nccl = ".".join(str(part) for part in torch.cuda.nccl.version())
+        findings.append(Finding("NCCL", nccl if torch.distributed.is_nccl_available() else "missing"))
+    return findings

@@ -1,0 +1,89 @@
+"""`neuroimagen evaluate`: the table of a run."""
+
+import argparse
+from pathlib import Path
+
+HELP = "Measure a run's reconstructions on the test part, beside ablations, floor, oracle and nuisance rows."
+EPILOG = """\
+examples:
+  neuroimagen evaluate --run runs/demo
+  neuroimagen evaluate --run runs/demo --controls quick
+  neuroimagen evaluate --run runs/demo --controls --baselines
+  neuroimagen evaluate --run runs/cvpr40 --set evaluate.classifier=models/vit-base-patch16-224 --set evaluate.n_way=50
+
+--controls adds what shows whether the result is the stimulus: a subject left out, the late part of blocks left out,
+block and time alone, phantom recordings with the drift of these and nothing of the stimulus, retrieval from the EEG,
+and the whole pipeline trained anew on a phantom (as long as training took; `quick` leaves that one out: minutes).
+
+Writes RUN/report/results.json (a list of {row, metric, value, low, high, n, definition}), items.csv (one line a
+picture) and details.json. A run whose checkpoints were chosen on the test part is refused. docs/evaluation.md defines
+every row and metric.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run folder with reconstructions/")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="data set, if it is not where the run's config.yaml says"
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change values of the recipe, for instance evaluate.n_way=10",
+    )
+    parser.add_argument(
+        "--controls",
+        nargs="?",
+        choices=("all", "quick"),
+        const="all",
+        help="all (default where nothing follows) or quick: without training the pipeline on a phantom",
+    )
+    parser.add_argument(
+        "--baselines", action="store_true", help="add decoders from scikit-learn and pyriemann on the same split"
+    )
+    parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
+
+
+def run(args: argparse.Namespace) -> int | None:
+    """Evaluate, print the verdict and the table."""
+    import torch
+
+    from neuroimagen.data_shards.dataset import Dataset
+    from neuroimagen.data_shards.errors import UserError
+    from neuroimagen.trainer.config import load_recipe
+    from neuroimagen.trainer.evaluate import TABLE_FILE, evaluate_run, require_selection_on_validation
+    from neuroimagen.trainer.results import RESULTS_FILE
+
+    if not (args.run / "config.yaml").is_file():
+        raise UserError(f"{args.run} holds no config.yaml: it is not a run folder.")
+    recipe = load_recipe(args.run / "config.yaml", args.set)
+    data = args.data or recipe.data.path
+    if data is None:
+        raise UserError(f"{args.run / 'config.yaml'} names no data set. Give it with --data.")
+    device = "cuda" if torch.cuda.is_available() and not args.cpu else "cpu"
+    dataset = Dataset.open(data)
+    require_selection_on_validation(args.run)
+    phantom_run = None
+    if args.controls == "all":
+        from neuroimagen.launch.controls import make_phantom_run
+
+        phantom_run = make_phantom_run(args.run, dataset)
+        if phantom_run is None:
+            print("no phantom: the order of recording is unknown, or blocks are too short to see drift in")
+    evaluate_run(
+        args.run,
+        dataset,
+        recipe.evaluate,
+        subjects=recipe.data.subjects,
+        device=device,
+        controls=args.controls is not None,
+        phantom_run=phantom_run,
+        baselines=args.baselines,
+    )
+    print((args.run / "report" / TABLE_FILE).read_text(encoding="utf-8"))
+    print(f"results: {args.run / 'report' / RESULTS_FILE}")
+    return None

@@ -1,0 +1,19 @@
+"""A parser whose arguments are added when it is first used."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+
+class LazyParser(argparse.ArgumentParser):
+    """A parser whose arguments are added when it is first used, so that the others' modules stay unimported."""
+
+    def __init__(self, *, fill: Callable[[argparse.ArgumentParser], None] | None = None, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        self._fill = fill
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._fill is not None:
+            fill, self._fill = self._fill, None
+            fill(self)
+        return super().parse_known_args(args, namespace)

@@ -1,0 +1,90 @@
+"""`neuroimagen reconstruct`: pictures from EEG with a trained run."""
+
+import argparse
+import time
+from pathlib import Path
+
+HELP = "Draw pictures from a run's EEG: the model's own, its ablations, and the oracle and floor rows."
+EPILOG = """\
+examples:
+  neuroimagen reconstruct --run runs/demo
+  neuroimagen reconstruct --run runs/demo --rows full semantic_only --strength 0.6 --guidance 7.5 --overwrite
+  neuroimagen reconstruct --run runs/cvpr40 --set reconstruct.samples=3 reconstruct.dtype=bfloat16
+  accelerate launch --num_processes 8 -m neuroimagen.launch.cli reconstruct --run runs/cvpr40
+
+Pictures go to RUN/reconstructions/<row>/ with a manifest.json. A row made with the same settings is kept; an
+interrupted one continues. A segment's picture depends on the seed, the segment and the number of the sample only.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run: its recipe and trained stages")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="a recipe in place of the run's own: a search's best.yaml",
+    )
+    parser.add_argument(
+        "--rows", nargs="+", metavar="ROW", help="which rows (default: all that the trained stages allow)"
+    )
+    parser.add_argument(
+        "--strength", type=float, metavar="X", help="noise on the saliency map, 0 to 1 (reconstruct.strength)"
+    )
+    parser.add_argument("--guidance", type=float, metavar="X", help="classifier-free guidance (reconstruct.guidance)")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change values of the recipe, for instance reconstruct.steps=50",
+    )
+    parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
+    parser.add_argument("--overwrite", action="store_true", help="make rows again that were made with other settings")
+
+
+def run(args: argparse.Namespace) -> int | None:
+    """Make the rows; print where they are."""
+    from neuroimagen.data_shards.dataset import Dataset
+    from neuroimagen.data_shards.errors import UserError
+    from neuroimagen.data_shards.ranks import Ranks
+    from neuroimagen.trainer.config import load_recipe
+    from neuroimagen.trainer.embedded import resolve_model_path
+    from neuroimagen.trainer.reconstruct import Reconstructor
+    from neuroimagen.trainer.reconstruction_folder import write_row
+
+    overrides = list(args.set)
+    for name in ("strength", "guidance"):
+        if getattr(args, name) is not None:
+            overrides.append(f"reconstruct.{name}={getattr(args, name)}")
+    if args.rows:
+        overrides.append(f"reconstruct.rows=[{', '.join(args.rows)}]")
+    if not args.run.is_dir():
+        raise UserError(f"there is no run {args.run}. `neuroimagen train` makes one.")
+    recipe = load_recipe(args.config or args.run / "config.yaml", overrides)
+    if recipe.data.path is None:
+        raise UserError(
+            f"{args.config or args.run / 'config.yaml'} names no data set. Give it with --set data.path=DIR."
+        )
+    ranks = Ranks.from_environment(cpu=args.cpu)
+    reconstructor = Reconstructor(
+        args.run,
+        Dataset.open(recipe.data.path),
+        resolve_model_path(recipe.model.path),
+        recipe.reconstruct,
+        subjects=recipe.data.subjects,
+        device=ranks.device,
+    )
+    names, left_out = reconstructor.rows()
+    for name in names:
+        started = time.perf_counter()
+        row = write_row(reconstructor, name, ranks=ranks, overwrite=args.overwrite)
+        if ranks.rank == 0:
+            how = f"made in {time.perf_counter() - started:.0f} s" if row.made else "kept"
+            print(f"{name:22} {row.num_pictures:6} pictures  {how:14}  {row.folder}", flush=True)
+    if ranks.rank == 0:
+        for name, reason in left_out.items():
+            print(f"{name:22} left out: {reason}")
+    return None

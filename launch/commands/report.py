@@ -1,0 +1,57 @@
+"""`neuroimagen report`: a run's report."""
+
+import argparse
+from pathlib import Path
+
+HELP = "Write an evaluated run's report: one HTML file with pictures, table and curves; grid.png, Markdown, LaTeX. Or \
+several runs beside each other."
+EPILOG = """\
+examples:
+  neuroimagen report --run runs/demo
+  neuroimagen report runs/first runs/second runs/third --out runs/comparison
+
+Writes RUN/report/report.html (self-contained: opens anywhere, asks the network for nothing), grid.png, report.md and
+table.tex. Several runs: OUT/compare.html, compare.md, compare.tex and compare.json; the first is what the others are
+held against. `neuroimagen evaluate` comes before it.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="evaluated runs; several are compared")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="run folder with report/results.json")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of a comparison (default: comparison beside the first run)"
+    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="data set, if it is not where it was at evaluation")
+
+
+def run(args: argparse.Namespace) -> int | None:
+    """Write the report, print where it is."""
+    import json
+
+    from neuroimagen.data_shards.dataset import Dataset
+    from neuroimagen.data_shards.errors import UsageError, UserError
+    from neuroimagen.trainer.evaluate import DETAILS_FILE
+    from neuroimagen.trainer.report import write_report
+
+    runs = [*([args.run] if args.run else []), *args.runs]
+    if not runs:
+        raise UsageError("name a run: `neuroimagen report --run RUN`, or several: `neuroimagen report RUN RUN`.")
+    if len(runs) > 1:
+        from neuroimagen.trainer.report_compare import write_comparison
+
+        out = args.out or runs[0].resolve().parent / "comparison"
+        print(f"comparison: {write_comparison(runs, out, data=args.data)}")
+        return None
+    if args.out:
+        raise UsageError("--out is for a comparison of several runs; a run's report is written into the run.")
+    (run_folder,) = runs
+    details = run_folder / "report" / DETAILS_FILE
+    if not details.is_file():
+        raise UserError(f"{run_folder} has not been evaluated. Run `neuroimagen evaluate --run {run_folder}` first.")
+    data = args.data or Path(json.loads(details.read_text(encoding="utf-8"))["data"])
+    page = write_report(run_folder, Dataset.open(data))
+    print(f"report: {page}")
+    print(f"grid:   {page.with_name('grid.png')}")
+    return None

@@ -1,0 +1,79 @@
+"""`neuroimagen train`: one stage of a recipe, on every rank of this machine."""
+
+import argparse
+from pathlib import Path
+
+HELP = "Train a stage: its ranks start through DeepSpeed's launcher; checkpoints, metrics and export go to RUN/STAGE."
+EPILOG = """\
+examples:
+  neuroimagen train contrastive --config launch/recipes/demo.yaml --run runs/demo
+  neuroimagen train saliency --config launch/recipes/demo.yaml --run runs/demo --set saliency.steps=2000
+  neuroimagen train semantic --config launch/recipes/demo.yaml --run runs/demo --resume
+  neuroimagen train semantic --config launch/recipes/eegcvpr40-sd15.yaml --dry-run
+
+A stage that exists in the run is resumed with --resume and refused without it. Ctrl-C and SIGTERM save a checkpoint
+first. Several nodes, torchrun and SLURM: `neuroimagen launch --help`.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument(
+        "stage",
+        choices=("masked", "contrastive", "classifier", "saliency", "semantic", "semantic_detailed", "diffusion"),
+        help="what to train",
+    )
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the recipe (YAML)")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="the run's folder; required except for --dry-run")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change values of the recipe, for instance contrastive.margin=0.5",
+    )
+    parser.add_argument(
+        "--num-ranks",
+        type=int,
+        metavar="N",
+        help="processes to train with (default: one a GPU; without: one a core, at most 2)",
+    )
+    parser.add_argument(
+        "--max-restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="after a dead or failed rank go on from the newest checkpoint, up to N times (default: 0)",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the run")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check the recipe without data or weights: real shapes on the meta device, parameters, memory a rank",
+    )
+
+
+def run(args: argparse.Namespace) -> int | None:
+    """Train, or check the recipe."""
+    from neuroimagen.data_shards.errors import UsageError
+    from neuroimagen.trainer.config import load_recipe
+
+    recipe = load_recipe(args.config, args.set)
+    if args.dry_run:
+        from neuroimagen.trainer.dry_run import describe, dry_run
+
+        print(describe(dry_run(recipe, args.stage, num_ranks=args.num_ranks or 1)))
+        return 0
+    if args.run is None:
+        raise UsageError("--run DIR is needed: the folder that the run is written to.")
+    from neuroimagen.launch.train import train_stage
+
+    return train_stage(
+        recipe,
+        args.stage,
+        run=args.run,
+        num_ranks=args.num_ranks,
+        resume=args.resume,
+        max_restarts=args.max_restarts,
+    )

@@ -1,0 +1,52 @@
+"""Every rank's log stays a file of its own; this merges them by time into one, job.log, while the job runs."""
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+MERGED = "job.log"
+Line = tuple[int, str]
+"""Global rank, text."""
+
+
+class LogTail:
+    """What one node's ranks have written since the last look, line by line.
+
+    The launchers give each rank a file: `<start>_rank<N>.log` (DeepSpeed), `…/<local rank>/std*.log` (torchrun). What
+    was in the folder before belongs to an earlier start.
+    """
+
+    def __init__(self, folder: Path, ranks: range) -> None:
+        self._folder = folder
+        self._ranks = ranks
+        self._read = {path: path.stat().st_size for path, _ in self._files()}
+
+    def _files(self) -> list[tuple[Path, int]]:
+        found = []
+        for rank in self._ranks:
+            found += [(path, rank) for path in self._folder.glob(f"*_rank{rank}.log")]
+            local = rank - self._ranks.start
+            found += [(path, rank) for path in self._folder.glob(f"torchrun/*/attempt_*/{local}/std*.log")]
+        return found
+
+    def poll(self, *, last: bool = False) -> list[Line]:
+        """New complete lines; with `last` also one that has no end."""
+        lines: list[Line] = []
+        for path, rank in self._files():
+            with path.open("rb") as file:
+                file.seek(self._read.get(path, 0))
+                content = file.read()
+            end = len(content) if last else content.rfind(b"\n") + 1
+            self._read[path] = self._read.get(path, 0) + end
+            lines += [(rank, text) for text in content[:end].decode(errors="replace").splitlines() if text.strip()]
+        return lines
+
+
+def append_merged(folder: Path, lines: Iterable[Line], hosts: Mapping[int, str] | None = None) -> None:
+    """Add lines to job.log with the time of their arrival, the host (where there are several) and the rank."""
+    now = time.time()
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now)) + f".{int(now % 1 * 1000):03d}"
+    text = "".join(f"{stamp} {f'{hosts[rank]} ' if hosts else ''}rank {rank} | {line}\n" for rank, line in lines)
+    if text:
+        with (folder / MERGED).open("a", encoding="utf-8") as file:
+            file.write(text)

@@ -1,0 +1,118 @@
+"""Fixtures that tests of several folders share."""
+
+import importlib.util
+import io
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_models() -> ModuleType:
+    """tests/tiny_models.py; by path, because tests/ is on no import path."""
+    spec = importlib.util.spec_from_file_location("tiny_models", Path(__file__).with_name("tiny_models.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["tiny_models"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny_diffusion_folder(tiny_models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random-weight model folder in Stable Diffusion's layout, with clip/ and classifier/. Read only."""
+    from neuroimagen.data_shards.stimuli import CLASSES
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-diffusion"
+    return tiny_models.build_tiny_diffusion_folder(folder, class_names=[item.wnid for item in CLASSES])
+
+
+@pytest.fixture(scope="session")
+def tiny_blip_folder(tiny_models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random-weight BLIP captioner. Read only."""
+    return tiny_models.build_tiny_blip_folder(tmp_path_factory.mktemp("models") / "tiny-blip")
+
+
+@pytest.fixture(scope="session")
+def make_tiny_dataset() -> Callable[..., Path]:
+    """make_tiny_dataset(out, num_stimuli=12, n_channels=6, n_samples=20) → a data set of drawn stimuli and noise.
+
+    Two subjects see every stimulus once; stimuli go to train, train, val, test in turn.
+    """
+
+    def make(out: Path, *, num_stimuli: int = 12, n_channels: int = 6, n_samples: int = 20, size_px: int = 32) -> Path:
+        import numpy as np
+        from PIL import Image
+
+        from neuroimagen.data_shards import stimuli
+        from neuroimagen.data_shards.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
+        from neuroimagen.data_shards.writer import DatasetWriter
+
+        rng = np.random.default_rng(0)
+        metadata = DatasetMetadata(
+            name="tiny",
+            n_channels=n_channels,
+            n_samples=n_samples,
+            sfreq=100.0,
+            classes=tuple(ClassInfo(name=item.name, wnid=item.wnid) for item in stimuli.CLASSES),
+        )
+        with DatasetWriter(out, metadata) as writer:
+            labels = [number % len(stimuli.CLASSES) for number in range(num_stimuli)]
+            for number, label in enumerate(labels):
+                scene = stimuli.sample_scene(rng, label)
+                buffer = io.BytesIO()
+                Image.fromarray(stimuli.draw_scene(scene, size_px)).save(buffer, format="PNG")
+                writer.add_stimulus(
+                    StimulusRecord(
+                        key=f"{stimuli.CLASSES[label].wnid}_{number}",
+                        image=buffer.getvalue(),
+                        extension="png",
+                        label=label,
+                        caption=stimuli.class_caption(scene),
+                        detailed_caption=stimuli.detailed_caption(scene),
+                    )
+                )
+            for number, label in enumerate(labels):
+                for subject in (1, 2):
+                    writer.add_segment(
+                        SegmentRecord(
+                            eeg=rng.standard_normal((n_channels, n_samples)).astype(np.float32),
+                            stimulus=f"{stimuli.CLASSES[label].wnid}_{number}",
+                            label=label,
+                            subject=subject,
+                            split=("train", "train", "val", "test")[number % 4],
+                        )
+                    )
+        return out
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset_folder(make_tiny_dataset: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of 12 stimuli, one a class, and 24 segments. Read only."""
+    return make_tiny_dataset(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """small_disk(size) → a file system of that many bytes, where mounting one is allowed; gone after the test."""
+    mounted: list[Path] = []
+
+    def mount(size: int) -> Path:
+        place = tmp_path / f"disk-{len(mounted)}"
+        place.mkdir()
+        options = ["-t", "tmpfs", "-o", f"size={size}", "none", str(place)]
+        if subprocess.run(["mount", *options], capture_output=True, check=False).returncode:
+            pytest.skip("mounting a tmpfs is not allowed here")
+        mounted.append(place)
+        return place
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", place], check=True)

@@ -1,0 +1,66 @@
+"""The loss over ranks: gloo processes against one process on the whole batch."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from neuroimagen.kernels.semihard import SemiHardTripletLoss
+
+WORKER = Path(__file__).with_name("mining_rank.py")
+
+
+@pytest.fixture(scope="module")
+def worker():
+    spec = importlib.util.spec_from_file_location("mining_rank", WORKER)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_ranks(sizes, folder):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, WORKER, str(rank), ",".join(map(str, sizes)), folder / "meet", folder / f"{rank}.npz"],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(len(sizes))
+    ]
+    for rank in ranks:
+        _, errors = rank.communicate(timeout=300)
+        assert rank.returncode == 0, errors
+    return [dict(np.load(folder / f"{rank}.npz", allow_pickle=False)) for rank in range(len(sizes))]
+
+
+@pytest.mark.parametrize("sizes", [(24, 24), (31, 0, 12, 5)], ids=["2-even", "4-uneven"])
+def test_ranks_together_are_one_process_on_the_whole_batch(worker, tmp_path, sizes):
+    inputs, labels = worker.global_batch(sum(sizes))
+    ranks = run_ranks(sizes, tmp_path)
+    for name, settings in worker.SETTINGS.items():
+        loss, gradient = worker.loss_and_gradient(settings, inputs, labels)
+        assert np.abs(gradient).max() > 1e-3
+        for rank in ranks:
+            assert abs(rank[f"{name}/loss"] - loss) < 1e-6
+        combined = np.sum([rank[f"{name}/gradient"] for rank in ranks], axis=0)
+        if settings.get("gradients") == "mean":
+            combined /= len(sizes)
+        np.testing.assert_allclose(combined, gradient, rtol=0, atol=1e-6)
+    first = sum(sizes[:-1])
+    local = SemiHardTripletLoss()(inputs[first:], labels[first:])
+    assert abs(ranks[-1]["local/loss"] - float(local)) < 1e-6
+    assert all(np.isnan(rank["broken/loss"]) for rank in ranks)
+
+
+def test_one_process_without_a_group_needs_none():
+    assert not torch.distributed.is_initialized()
+    rows = torch.randn(8, 3)
+    labels = torch.arange(8) % 2
+    assert SemiHardTripletLoss()(rows, labels) == SemiHardTripletLoss(global_batch=False)(rows, labels)

@@ -1,0 +1,92 @@
+"""The command line: what it lists, what it imports, how it fails."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from neuroimagen.data_shards.errors import UsageError, UserError
+from neuroimagen.launch import cli
+
+HEAVY = ("torch", "transformers", "diffusers", "deepspeed", "ray", "mne", "numpy")
+PUBLIC_COMMANDS = {
+    *("demo", "data", "cache", "train", "launch", "reconstruct", "evaluate", "report", "tune", "bench", "doctor"),
+}
+
+
+def test_the_commands_are_these() -> None:
+    assert set(cli.COMMANDS) == PUBLIC_COMMANDS
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['neuroimagen', '--help']\n"
+        "from neuroimagen.launch.cli import main\n"
+        "try: main()\nexcept SystemExit as stop: assert not stop.code\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    for command in PUBLIC_COMMANDS:
+        assert f"\n    {command}" in done.stdout
+
+
+@pytest.mark.parametrize("command", sorted(PUBLIC_COMMANDS))
+def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"neuroimagen {command}" in capsys.readouterr().out.split("options:")[-1]
+
+
+def failing(error: BaseException) -> SimpleNamespace:
+    def run(args: argparse.Namespace) -> None:
+        raise error
+
+    return SimpleNamespace(HELP="h", EPILOG="e", add_arguments=lambda parser: None, run=run)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(UserError("the disk is full"), 1), (UsageError("choose one"), 2), (KeyboardInterrupt(), 130)]
+)
+def test_errors_are_one_line_and_an_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int
+) -> None:
+    monkeypatch.setattr(cli, "_command_module", lambda name: failing(error))
+    assert cli.main(["doctor"]) == code
+    message = capsys.readouterr().err
+    assert message.startswith("neuroimagen doctor: ")
+    assert message.count("\n") == 1
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "_command_module", lambda name: failing(UserError("no")))
+    for words in (["--debug", "doctor"], ["doctor", "--debug"]):
+        with pytest.raises(UserError):
+            cli.main(words)
+
+
+def test_an_unknown_command_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["trane"])
+    assert stop.value.code == 2
+    assert "invalid choice: 'trane'" in capsys.readouterr().err
+
+
+def test_doctor_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from neuroimagen.launch.commands import doctor
+
+    monkeypatch.setattr(doctor, "_PACKAGES", ("torch", "no-such-package"))
+    monkeypatch.setattr(doctor, "_DEMO_MEMORY_GB", 0.0)
+    monkeypatch.setattr(doctor, "_DEMO_DISK_GB", 0.0)
+    assert cli.main(["doctor"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("MISS")] == ["no-such-package"]
+
+
+def test_the_recipes_are_found_beside_the_package() -> None:
+    folder = Path(cli.__file__).parent / "recipes"
+    assert {path.name for path in folder.glob("*.yaml")} >= {"demo.yaml", "eegcvpr40-sd15.yaml"}

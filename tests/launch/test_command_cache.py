@@ -1,0 +1,120 @@
+"""`neuroimagen cache` as a user calls it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from neuroimagen.launch.cli import main
+
+
+@pytest.fixture
+def data(make_tiny_dataset: Callable[..., Path], tmp_path: Path) -> Path:
+    return make_tiny_dataset(tmp_path / "data")
+
+
+def test_caches_what_applies_and_keeps_it(
+    data: Path, tiny_diffusion_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["cache", "--data", str(data), "--model", str(tiny_diffusion_folder)]
+    assert main([*words, "--check"]) == 0
+    output = capsys.readouterr().out
+    assert "vae              made  12 × 2×4×8×8" in output
+    assert output.count("checked: recomputed latents differ") == 6
+    assert "text-blip        left out: no --blip captioner given" in output
+    assert main(words) == 0
+    output = capsys.readouterr().out
+    assert "made" not in output
+    assert output.count("kept") == 6
+
+
+def test_blip_captions(
+    data: Path, tiny_diffusion_folder: Path, tiny_blip_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["cache", "--data", str(data), "--model", str(tiny_diffusion_folder), "--blip", str(tiny_blip_folder)]
+    assert main([*words, "--kinds", "text-blip"]) == 0
+    assert "text-blip        made  12 × 24×32" in capsys.readouterr().out
+
+
+def test_a_full_disk_keeps_what_is_whole_and_goes_on(
+    data: Path,
+    tiny_diffusion_folder: Path,
+    small_disk: Callable[[int], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = 4096
+    used = sum(-(-path.stat().st_size // page) * page for path in data.rglob("*") if path.is_file())
+    full = shutil.copytree(data, small_disk(used + 10 * page) / "data")
+    words = ["cache", "--model", str(tiny_diffusion_folder), "--data"]
+    assert main([*words, str(full)]) == 1
+    error = capsys.readouterr().err
+    assert "No space left on device" in error
+    assert error.count("\n") == 1
+    assert main(["data", "verify", str(full)]) == 0
+    moved = shutil.copytree(full, tmp_path / "moved")
+    assert main([*words, str(moved), "--check"]) == 0  # what was kept is right, the rest is made
+    assert capsys.readouterr().out.count("checked: recomputed latents differ") == 6
+
+
+def test_mistakes_are_one_line(
+    data: Path, tiny_diffusion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = shutil.copytree(tiny_diffusion_folder, tmp_path / "bare")
+    (bare / "model_index.json").unlink()
+    assert main(["cache", "--data", str(data), "--model", str(bare)]) == 1
+    assert "model_index.json" in capsys.readouterr().err
+    assert main(["cache", "--data", str(tmp_path / "no"), "--model", str(tiny_diffusion_folder)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (data / "latents").exists()
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_bytes_of_one(
+    data: Path, make_tiny_dataset: Callable[..., Path], tiny_diffusion_folder: Path, tmp_path: Path
+) -> None:
+    other = make_tiny_dataset(tmp_path / "other")
+    command = ["-m", "neuroimagen.launch.cli", "cache", "--model", str(tiny_diffusion_folder), "--data"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, *command, str(data)], env=environment, check=True)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([sys.executable, *launch, *command, str(other)], env=environment, check=True)
+    files = [path.relative_to(data) for path in sorted((data / "latents").rglob("*")) if path.is_file()]
+    assert len(files) == 6 * 3
+    for name in files:
+        assert (data / name).read_bytes() == (other / name).read_bytes(), name
+    assert not list((other / "latents").glob(".*"))
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_continues_to_the_same_bytes(
+    data: Path, make_tiny_dataset: Callable[..., Path], tiny_diffusion_folder: Path, tmp_path: Path
+) -> None:
+    """kill -9, ten times, at moments spread over the writing."""
+    import random
+    import signal
+    import time
+
+    undisturbed = make_tiny_dataset(tmp_path / "undisturbed", num_stimuli=300)
+    killed = make_tiny_dataset(tmp_path / "killed", num_stimuli=300)
+    options = ["--model", str(tiny_diffusion_folder), "--kinds", "vae", "image", "--batch-size", "2"]
+    command = [sys.executable, "-m", "neuroimagen.launch.cli", "cache", *options, "--data"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, str(undisturbed)], env=environment, check=True)
+    moments = random.Random(0)
+    for _ in range(10):
+        process = subprocess.Popen([*command, str(killed)], env=environment)
+        while not list((killed / "latents").glob(".*")) and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0.0, 2.0))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run([*command, str(killed)], env=environment, check=True)
+    for path in sorted((undisturbed / "latents").rglob("*")):
+        twin = killed / path.relative_to(undisturbed)
+        assert path.is_dir() or path.read_bytes() == twin.read_bytes(), twin
+    assert not list((killed / "latents").glob(".*"))

@@ -1,0 +1,79 @@
+"""Several runs beside each other: figures, paired differences, files that need no other."""
+
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from neuroimagen.data_shards.dataset import Dataset
+from neuroimagen.launch.cli import main
+from neuroimagen.trainer.evaluate import EvaluateConfig, evaluate_run
+from neuroimagen.trainer.results import find, read_results
+
+
+def load_run_fixture() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("run_fixture", Path(__file__).with_name("run_fixture.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny_diffusion_folder: Path) -> list[Path]:
+    """Two runs on one data set, the second with fewer classes right; read only."""
+    run_fixture = load_run_fixture()
+    folder = tmp_path_factory.mktemp("compared")
+    scenes = run_fixture.write_dataset(folder / "data")
+    config = EvaluateConfig(
+        classifier=str(tiny_diffusion_folder / "classifier"),
+        clip=str(tiny_diffusion_folder / "clip"),
+        num_resamples=100,
+    )
+    made = []
+    for name, right in (("good", 0.9), ("poor", 0.1)):
+        run = run_fixture.write_run(folder / name, folder / "data", scenes, right=right, stages=False)
+        for other in ("full_detailed", "semantic_only_detailed", "oracle_class", "random_class", "perfect_saliency"):
+            shutil.rmtree(run / "reconstructions" / other)
+        evaluate_run(run, Dataset.open(folder / "data"), config)
+        made.append(run)
+    recipe = made[1] / "config.yaml"
+    recipe.write_text(recipe.read_text() + "encoder:\n  kind: lstm\n")
+    return made
+
+
+def test_a_comparison_of_two_runs(runs: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "comparison"
+    assert main(["report", *map(str, runs), "--out", str(out)]) == 0
+    view = json.loads((out / "compare.json").read_text())
+    assert [run["name"] for run in view["runs"]] == ["good", "poor"]
+    assert view["same_data"]
+    first, second = (read_results(run / "report" / "results.json") for run in runs)
+    entry = next(item for item in view["differences"] if item["metric"] == "ssim")
+    ours, theirs = find(second, "full", "ssim"), find(first, "full", "ssim")
+    assert ours is not None
+    assert theirs is not None
+    assert entry["value"] == pytest.approx(ours.value - theirs.value, abs=1e-5)
+    assert {"key": "encoder.kind", "values": ["temporal_spatial", "lstm"]} in view["settings"]
+
+    page = (out / "compare.html").read_text(encoding="utf-8")
+    images = re.findall(r'<img src="([^"]+)"', page)
+    assert len(images) == 6 * 3  # a class: the stimulus and what two runs draw
+    assert all(source.startswith("data:image/") for source in images)
+    assert not re.findall(r"https?://", page)
+    markdown = (out / "compare.md").read_text(encoding="utf-8")
+    assert len({line.count("|") for line in markdown.splitlines() if line.startswith("|")}) == 1
+    latex = (out / "compare.tex").read_text(encoding="utf-8")
+    assert {line.count("&") for line in latex.splitlines() if line.endswith(r"\\")} == {3}
+
+
+def test_wrong_usage_is_said(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report"]) == 2
+    assert main(["report", str(runs[0]), "--out", str(tmp_path)]) == 2
+    assert main(["report", str(runs[0]), str(tmp_path)]) == 1
+    assert "has not been evaluated" in capsys.readouterr().err

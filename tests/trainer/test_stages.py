@@ -1,0 +1,213 @@
+"""Every stage through one contract: its recipe runs dry at real sizes, it trains, and its export can be read."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from neuroimagen.data_shards.dataset import Dataset
+from neuroimagen.data_shards.errors import UserError
+from neuroimagen.launch import cli
+from neuroimagen.trainer.checkpoint import latest_checkpoint, read_state
+from neuroimagen.trainer.config import load_recipe
+from neuroimagen.trainer.dry_run import dry_run
+from neuroimagen.trainer.eeg_diffusion import EEGDiffusion, NoiseSchedule, choose_trained, merged
+from neuroimagen.trainer.encoders import EEGEncoder, EncoderConfig
+from neuroimagen.trainer.encoders_masked import MaskedModel
+from neuroimagen.trainer.loop import cut_batch
+from neuroimagen.trainer.stages.classifier import ClassifierModel, labelled_rows
+from neuroimagen.trainer.stages.registry import STAGE_NAMES, stage_config
+from neuroimagen.trainer.stages.semantic import SemanticModel
+
+Train = Callable[..., Path]
+RECIPES = Path(cli.__file__).parent / "recipes"
+TRANSFORMER = ("encoder.kind=transformer", "encoder.width=32", "encoder.heads=2", "encoder.depth=2")
+
+# In a process of its own (make test-all): DeepSpeed keeps groups of an earlier module of the fast suite alive.
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("name", STAGE_NAMES)
+def test_a_recipe_at_real_sizes_runs_dry(name: str) -> None:
+    """128 × 440 EEG; for `diffusion` the U-Net of Stable Diffusion 1.5, whose weights are not there."""
+    overrides = ["encoder.kind=transformer"] if name == "masked" else []
+    recipe = load_recipe(RECIPES / "eegcvpr40-sd15.yaml", overrides)
+    result = dry_run(recipe, name, num_ranks=8)
+    assert result.global_batch_size % 8 == 0
+    trained = sum(size.trained for size in result.networks)
+    assert 0 < trained <= sum(size.parameters for size in result.networks)
+    assert result.activations_bytes > 0
+    if name == "diffusion":
+        (size,) = result.networks
+        # Stable Diffusion 1.5's U-Net has 859,520,964 parameters.
+        semantic = dry_run(recipe, "semantic", num_ranks=8).networks[0].parameters
+        assert size.parameters == 859_520_964 + semantic
+    assert stage_config(recipe, name).steps > 0
+
+
+def test_masked_pre_training_and_what_starts_from_it(train_here: Train, recipe_path: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    stage = train_here(recipe_path, "masked", run, *TRANSFORMER)
+    state = read_state(latest_checkpoint(stage / "checkpoints"))
+    assert state.best is not None
+    assert state.best < 1.0  # 1 is what predicting the mean gives
+    encoder = EEGEncoder.from_pretrained(stage / "export")
+    begun = train_here(
+        recipe_path, "contrastive", run, *TRANSFORMER, "contrastive.initialise_from=masked", "contrastive.steps=1"
+    )
+    after = EEGEncoder.from_pretrained(begun / "export")
+    assert torch.equal(after.whitening, encoder.whitening)
+    assert torch.allclose(after.trunk.embed.weight, encoder.trunk.embed.weight, atol=2e-3)  # one step away
+    # Another run goes on from it with one subject, whose channels are measured anew.
+    adapted = train_here(
+        recipe_path,
+        "classifier",
+        tmp_path / "subject-2",
+        *TRANSFORMER,
+        "data.subjects=[2]",
+        f"classifier.initialise_from={begun}",
+        "classifier.refit_normalisation=true",
+        "classifier.finetune_encoder=false",
+        "classifier.steps=1",
+    )
+    model = ClassifierModel.from_pretrained(adapted / "export")
+    assert torch.equal(model.encoder.trunk.embed.weight, after.trunk.embed.weight)
+    assert not torch.equal(model.encoder.whitening, after.whitening)
+    with pytest.raises(UserError, match=r"Set encoder\.kind=transformer"):
+        train_here(recipe_path, "masked", tmp_path / "other")
+
+
+def test_hidden_tokens_are_hidden() -> None:
+    """What the encoder makes of the visible tokens does not depend on the others, but the error does."""
+    torch.manual_seed(0)
+    settings = EncoderConfig(kind="transformer", width=32, heads=2, depth=2, block_dropout=0.0)
+    encoder = {"n_channels": 5, "n_samples": 42, "encoder": vars(settings)}
+    model = MaskedModel(encoder=encoder, decoder_width=32, decoder_depth=1)
+    trunk = model.trunk
+    assert trunk.num_tokens == 10
+    eeg = torch.randn(2, 5, 42)
+    order = torch.stack([torch.randperm(10), torch.randperm(10)])
+    changed = eeg.clone()
+    for segment in range(2):
+        for token in order[segment, 3:].tolist():
+            changed[segment, :, 4 * token : 4 * token + 4] += 9.0
+    mean, whitening = model.encoder.channel_mean, model.encoder.whitening
+    seen = [trunk.encode(trunk.tokens(x, mean, whitening), order[:, :3]) for x in (eeg, changed)]
+    assert torch.equal(seen[0], seen[1])
+    assert (model(changed, order, 3) > model(eeg, order, 3) + 10).all()
+    # Computing activations again in the backward pass changes no gradient.
+    gradients = []
+    for checkpointing in (False, True):
+        trunk.checkpointing = checkpointing
+        model.zero_grad()
+        model(eeg, order, 3).mean().backward()
+        gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_the_classifier_learns_and_exports(
+    train_here: Train, recipe_path: Path, study_folder: Path, tmp_path: Path
+) -> None:
+    stage = train_here(recipe_path, "classifier", tmp_path / "run")
+    state = read_state(latest_checkpoint(stage / "checkpoints"))
+    assert state.best is not None
+    assert state.best > 0.4  # chance 0.25
+    model = ClassifierModel.from_pretrained(stage / "export")
+    dataset = Dataset.open(study_folder)
+    rows = dataset.rows("val")
+    eeg = torch.stack([torch.from_numpy(dataset.eeg(int(row))) for row in rows])
+    right = (model(eeg).argmax(1).numpy() == dataset.index.label[rows]).mean()
+    assert right == pytest.approx(state.best)
+
+
+def test_a_share_of_labels_is_drawn_per_class() -> None:
+    label = np.array([0] * 40 + [1] * 20 + [2] * 3)
+    rows = np.arange(63)
+    chosen = labelled_rows(rows, label, 0.1, seed=5)
+    assert np.bincount(label[chosen]).tolist() == [4, 2, 1]
+    assert np.array_equal(chosen, labelled_rows(rows, label, 0.1, seed=5))
+    assert not np.array_equal(chosen, labelled_rows(rows, label, 0.1, seed=6))
+    assert labelled_rows(rows, label, 1.0, seed=5) is rows
+
+
+@pytest.fixture(scope="module")
+def run_with_semantic(train_here: Train, recipe_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("diffusion") / "run"
+    train_here(recipe_path, "semantic", run, "semantic.initialise_from=null", "semantic.steps=4")
+    return run
+
+
+@pytest.mark.parametrize("trained", ["cross-attention", "lora"])
+def test_diffusion_fine_tunes_what_it_says(
+    trained: str, train_here: Train, recipe_path: Path, run_with_semantic: Path, tiny_diffusion_folder: Path
+) -> None:
+    from diffusers import UNet2DConditionModel
+
+    overrides = (f"diffusion.trained={trained}", "diffusion.alignment_weight=0.1", f"diffusion.zero_stage={1}")
+    recipe = load_recipe(recipe_path, overrides)
+    folder = run_with_semantic.parent / trained
+    folder.mkdir()
+    (folder / "semantic").symlink_to(run_with_semantic / "semantic")
+    (folder / "config.yaml").write_bytes((run_with_semantic / "config.yaml").read_bytes())
+    stage = train_here(recipe_path, "diffusion", folder, *overrides)
+    model = EEGDiffusion.from_pretrained(stage / "export")
+    SemanticModel.from_pretrained(stage / "export")
+    before = UNet2DConditionModel.from_pretrained(tiny_diffusion_folder / "unet").state_dict()
+    after = model.unet.state_dict()
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert all(".attn2." in name for name in moved)
+    lines = (stage / "metrics.jsonl").read_text()
+    assert '"alignment"' in lines
+    assert '"val_condition_gain"' in lines
+    assert recipe.diffusion.trained == trained
+
+
+def test_lora_merges_to_the_same_function(tiny_diffusion_folder: Path) -> None:
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(tiny_diffusion_folder / "unet")
+    choose_trained(unet, "lora", lora_rank=4)
+    trained = [name for name, p in unet.named_parameters() if p.requires_grad]
+    assert trained
+    assert all("lora_" in name for name in trained)
+    for name, parameter in unet.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.3)
+    inputs = (torch.randn(2, 4, 8, 8), torch.tensor([5, 900]), torch.randn(2, 24, 32))
+    with torch.no_grad():
+        assert torch.allclose(merged(unet)(*inputs).sample, unet(*inputs).sample, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_the_noise_schedule_is_that_of_diffusers(kind: str) -> None:
+    from diffusers import DDPMScheduler
+    from diffusers.training_utils import compute_snr
+
+    config = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": kind}
+    ours, theirs = NoiseSchedule(config), DDPMScheduler.from_config(config)
+    latents, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
+    timesteps = torch.tensor([0, 421, 999])
+    assert torch.allclose(ours.add_noise(latents, noise, timesteps), theirs.add_noise(latents, noise, timesteps))
+    target = noise if kind == "epsilon" else theirs.get_velocity(latents, noise, timesteps)
+    assert torch.allclose(ours.target(latents, noise, timesteps), target)
+    snr = compute_snr(theirs, timesteps)
+    weight = snr.clamp(max=5.0) / (snr if kind == "epsilon" else snr + 1)
+    assert torch.allclose(ours.min_snr_weight(timesteps, 5.0), weight)
+    with pytest.raises(UserError, match="only epsilon and v_prediction"):
+        NoiseSchedule({**config, "prediction_type": "sample"})
+
+
+def test_a_batch_is_cut_in_order(study_folder: Path) -> None:
+    from neuroimagen.data_shards.fetch import Reader
+    from neuroimagen.data_shards.plan import SequentialPlan
+
+    batch = Reader(Dataset.open(study_folder), SequentialPlan(np.arange(12), 12), image_size_px=16).read(np.arange(12))
+    parts = list(cut_batch(batch, 3))
+    assert [start for start, _ in parts] == [0, 4, 8]
+    assert torch.equal(torch.cat([part.eeg for _, part in parts]), batch.eeg)
+    assert all(part.images is not None and len(part.images) == len(part) == 4 for _, part in parts)

@@ -1,0 +1,73 @@
+"""A search's file: what is refused, with which words, and that the shipped ones are valid."""
+
+from pathlib import Path
+
+import pytest
+
+from neuroimagen.data_shards.errors import UserError
+from neuroimagen.launch import cli
+from neuroimagen.tune.config import GuidanceSearch, MarginSearch, default_recipe, dump_search, load_search, search_of
+
+RECIPES = Path(cli.__file__).resolve().parent / "recipes"
+MARGIN = {"recipe": "r.yaml", "space": {"contrastive.margin": {"low": 0.1, "high": 1.0}}}
+GUIDANCE = {"space": {"reconstruct.guidance": {"low": 1.0, "high": 9.0}}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "words"),
+    [
+        ("margin", {"num_trails": 3}, "did you mean 'num_trials'"),
+        ("margin", {"space": {"contrastive.margn": [1]}}, "did you mean 'contrastive.margin'"),
+        ("margin", {"space": {"saliency.steps": [1]}}, "no key of the recipe's contrastive or encoder"),
+        ("margin", {"space": {"contrastive.margin": {"low": 1.0, "high": 0.1}}}, "must be below"),
+        ("margin", {"space": {}}, "space is empty"),
+        ("margin", {"sampler": "grid"}, "give it `points`"),
+        ("margin", {"scheduler": "asap"}, "scheduler"),
+        ("margin", {"scheduler": "pbt", "space": {"encoder.feature_size": [8, 16]}}, "would not fit"),
+        ("margin", {"num_trials": 0}, "at least 1"),
+        ("guidance", {"objective": {"fid": 1.0}}, "no metric 'fid'"),
+        ("guidance", {"objective": {"ssim": -1.0}}, "weights above 0"),
+        ("guidance", {"pareto": ["ssim", "ssim"]}, "two different metrics"),
+        ("guidance", {"space": {"reconstruct.split": ["val", "test"]}}, "not for a search to choose"),
+        ("guidance", {"num_reports": 1000}, "num_reports"),
+    ],
+)
+def test_a_wrong_search_is_refused_in_one_line(kind: str, change: dict, words: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(UserError, match=words) as refused:
+        search_of((MARGIN if kind == "margin" else GUIDANCE) | change, kind, where="search.yaml")
+    assert str(refused.value).startswith("search.yaml: ")
+
+
+@pytest.mark.parametrize(("kind", "tree"), [("margin", MARGIN), ("guidance", GUIDANCE)])
+def test_a_search_survives_its_record(kind: str, tree: dict) -> None:  # type: ignore[type-arg]
+    tree = tree | {
+        "space": tree["space"] | {f"{'contrastive.positives' if kind == 'margin' else 'reconstruct.steps'}": [1, 2]}
+    }
+    search = search_of(tree, kind, where="x")
+    assert search_of(dump_search(search), kind, where="x") == search
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("tune-*.yaml")), ids=lambda path: path.stem)
+def test_shipped_searches_are_valid(path: Path) -> None:
+    kind = "margin" if "margin" in path.stem else "guidance"
+    search = load_search(path, kind)
+    assert isinstance(search, MarginSearch if kind == "margin" else GuidanceSearch)
+    if isinstance(search, MarginSearch):
+        default_recipe(search, path.parent, ["data.path=data"])
+
+
+def test_values_that_no_trial_could_take_are_refused_before_any_starts(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("data: {path: data}\n")
+    search = search_of(MARGIN | {"space": {"contrastive.distance": ["manhattan"]}}, "margin", where="x")
+    with pytest.raises(UserError, match=r"space\.contrastive\.distance: .*manhattan"):
+        default_recipe(search, tmp_path, [])
+    mixed = search_of(MARGIN | {"space": {"contrastive.distance": ["manhattan", "cosine"]}}, "margin", where="x")
+    assert default_recipe(mixed, tmp_path, []).data.path == "data"  # that trial fails alone
+
+
+def test_a_missing_run_or_data_set_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give --run DIR"):
+        default_recipe(search_of(dict(GUIDANCE), "guidance", where="x"), tmp_path, [])
+    (tmp_path / "r.yaml").write_text("seed: 0\n")
+    with pytest.raises(UserError, match="names no data set"):
+        default_recipe(search_of(MARGIN, "margin", where="x"), tmp_path, [])

@@ -1,0 +1,92 @@
+"""A search's folder: whole records, one search at a time, resumed by the same search only."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from neuroimagen.data_shards.errors import UserError
+from neuroimagen.trainer.config import Recipe
+from neuroimagen.tune.config import search_of
+from neuroimagen.tune.records import SearchFolder, TrialRecord, add_line, locked, open_search, read_lines, read_search
+
+SEARCH = search_of({"recipe": "r", "space": {"contrastive.margin": [0.1, 0.5]}}, "margin", where="x")
+
+
+def test_records_are_read_as_written(tmp_path: Path) -> None:
+    folder = SearchFolder(tmp_path)
+    record = TrialRecord(
+        name="trials/0003",
+        values={"contrastive.margin": 0.5, "contrastive.positives": "all"},
+        seed=4,
+        state="stopped",
+        figures={"knn_accuracy": 0.25},
+        curve=((3, 0.1), (6, 0.25)),
+        steps=6,
+    )
+    folder.write(record)
+    folder.write(replace(record, name="trials/0001", state="running"))
+    folder.write(replace(record, name="confirm/best-1000"))
+    assert folder.read("trials/0003") == record
+    assert [item.name for item in folder.records()] == ["trials/0001", "trials/0003"]
+    assert [item.is_over for item in folder.records()] == [False, True]
+    (tmp_path / "trials" / "0003" / "trial.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        folder.records()
+
+
+def test_a_line_cut_short_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    add_line(path, {"a": 1})
+    with path.open("a") as file:
+        file.write('{"a": 2')
+    assert read_lines(path) == [{"a": 1}]
+    assert read_lines(tmp_path / "absent") == []
+
+
+def test_two_searches_in_one_folder_are_refused(tmp_path: Path) -> None:
+    holder = (
+        "import sys, time; from neuroimagen.tune.records import SearchFolder, locked\n"
+        "with locked(SearchFolder(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", holder, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"process {other.pid} is searching"), locked(SearchFolder(tmp_path)):
+            pass
+    finally:
+        other.kill()
+        other.wait()
+    with locked(SearchFolder(tmp_path)):  # the lock went with its process
+        pass
+
+
+def test_a_search_is_resumed_by_itself_only(tmp_path: Path) -> None:
+    folder = SearchFolder(tmp_path / "out")
+    with locked(folder):
+        open_search(folder, SEARCH, Recipe(), resume=False)
+    assert read_search(folder) == (SEARCH, Recipe())
+    with pytest.raises(UserError, match="Go on with --resume"):
+        open_search(folder, SEARCH, Recipe(), resume=False)
+    open_search(folder, replace(SEARCH, num_trials=99), Recipe(), resume=True)  # longer is the same search
+    for other, recipe, words in (
+        (replace(SEARCH, seed=1), Recipe(), "seed"),
+        (SEARCH, Recipe(seed=1), "seed"),
+        (replace(SEARCH, objective="accuracy"), Recipe(), "objective"),
+    ):
+        with pytest.raises(UserError, match=words):
+            open_search(folder, other, recipe, resume=True)
+    guidance = search_of({"space": {"reconstruct.guidance": [1.0, 2.0]}}, "guidance", where="x")
+    with pytest.raises(UserError, match="another kind"):
+        open_search(folder, guidance, Recipe(), resume=True)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="something else"):
+        open_search(SearchFolder(tmp_path), SEARCH, Recipe(), resume=False)
+    assert json.loads(json.dumps([path.name for path in tmp_path.iterdir()])) == ["thesis.tex"]

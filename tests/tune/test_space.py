@@ -1,0 +1,79 @@
+"""A space's values: within bounds, on the recipe's terms, every combination once."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neuroimagen.trainer.config import load_recipe
+from neuroimagen.tune.space import Parameter, grid_points, num_combinations, overrides
+
+
+@settings(deadline=None)
+@given(
+    low=st.floats(1e-6, 1e3),
+    factor=st.floats(1.01, 1e6),
+    value=st.floats(allow_nan=False, allow_infinity=False),
+    log=st.booleans(),
+)
+def test_rounded_values_lie_between_the_bounds(low: float, factor: float, value: float, log: bool) -> None:
+    parameter = Parameter(low=low, high=low * factor, log=log)
+    rounded = parameter.rounded(value)
+    assert low * (1 - 1e-5) <= rounded <= low * factor * (1 + 1e-5)
+    assert 0.0 <= parameter.position(rounded) <= 1.0
+
+
+def test_a_grid_is_every_combination_and_ends_at_the_bounds() -> None:
+    space = {
+        "a": Parameter(low=0.01, high=1.0, log=True, points=3),
+        "b": Parameter(choices=("x", None, True)),
+        "c": Parameter(low=1, high=4, whole=True, points=2),
+    }
+    points = grid_points(space)
+    assert len(points) == 18
+    assert len({tuple(point.items()) for point in points}) == 18
+    assert {point["a"] for point in points} == {0.01, 0.1, 1.0}
+    assert {point["c"] for point in points} == {1, 4}
+    assert num_combinations({key: space[key] for key in "bc"}) == 12
+    assert num_combinations(space) is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({}, "either choices, or low and high"),
+        ({"low": 0.1}, "either choices, or low and high"),
+        ({"low": 0.1, "high": 1.0, "choices": (1,)}, "either choices, or low and high"),
+        ({"low": 1.0, "high": 1.0}, "must be below"),
+        ({"low": 0.0, "high": 1.0, "log": True}, "logarithmic"),
+        ({"low": 0.5, "high": 3.0, "whole": True}, "not whole"),
+        ({"choices": (1, 1)}, "differ"),
+        ({"choices": (1, 2), "log": True}, "belong to a range"),
+    ],
+)
+def test_what_is_no_parameter_is_refused(keys: dict, words: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(ValueError, match=words):
+        Parameter(**keys)
+
+
+@settings(deadline=None)
+@given(
+    value=st.one_of(st.floats(1e-9, 1e9), st.integers(-5, 5), st.booleans(), st.none(), st.sampled_from(["1e3", "no"]))
+)
+def test_overrides_survive_yaml(value: object) -> None:
+    import yaml
+
+    (text,) = overrides({"contrastive.margin": value})
+    key, _, rest = text.partition("=")
+    assert key == "contrastive.margin"
+    assert yaml.safe_load(rest) == value
+    assert type(yaml.safe_load(rest)) is type(value)
+
+
+def test_overrides_are_what_recipes_take(tmp_path: object) -> None:
+    from pathlib import Path
+
+    path = Path(str(tmp_path)) / "recipe.yaml"
+    path.write_text("seed: 1\n")
+    values = {"contrastive.margin": 1e-05, "contrastive.positives": "all", "encoder.feature_size": 64}
+    recipe = load_recipe(path, overrides(values))
+    assert (recipe.contrastive.margin, recipe.contrastive.positives, recipe.encoder.feature_size) == (1e-05, "all", 64)

@@ -1,0 +1,1 @@
+"""Networks, stages, the one training loop, reconstruction, evaluation, report."""

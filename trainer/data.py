@@ -1,0 +1,139 @@
+"""What a stage sees of the data: its shapes, batches of any rows, and results gathered over ranks."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from neuroimagen.data_shards.dataset import Dataset
+from neuroimagen.data_shards.errors import UserError
+from neuroimagen.data_shards.fetch import Batch, Reader
+from neuroimagen.data_shards.latents import LatentStore
+from neuroimagen.data_shards.plan import Plan, SequentialPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """The sizes that networks are built for."""
+
+    n_channels: int
+    n_samples: int
+    num_classes: int
+    text_shape: tuple[int, int]
+    """(L, D) of the text encoder's hidden states."""
+    latent_shape: tuple[int, int, int] | None = None
+    """(C, h, w) of the VAE's latents, for stages that use them."""
+    embedding_size: int | None = None
+    """Length of the CLIP image embedding, for stages that use it."""
+
+    def of_latent(self, kind: str) -> tuple[int, ...]:
+        """Shape of one cached latent."""
+        if kind == "vae":
+            assert self.latent_shape is not None
+            return (2, *self.latent_shape)
+        if kind == "image":
+            assert self.embedding_size is not None
+            return (self.embedding_size,)
+        return self.text_shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchNeeds:
+    """What a stage's batches carry beside EEG and labels."""
+
+    latents: tuple[str, ...] = ()
+    """Kinds of cached latent."""
+    image_size_px: int | None = None
+    """Size of the stimuli, if they are needed."""
+
+
+class StageData:
+    """A data set as one rank of a stage sees it."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        needs: BatchNeeds,
+        latents: Mapping[str, LatentStore],
+        subjects: tuple[int, ...] | None,
+        device: torch.device,
+    ) -> None:
+        self.dataset = dataset
+        self.needs = needs
+        self.latents = latents
+        self.subjects = subjects
+        self.device = device
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world_size = dist.get_world_size() if dist.is_initialized() else 1
+
+    def rows(self, split: str) -> np.ndarray:
+        """Rows of one part, of the recipe's subjects. Training reads "train" and "val"; nothing here reads "test"."""
+        if split not in ("train", "val"):
+            raise ValueError(f"training looks at train and val only, not {split!r}")
+        rows = self.dataset.rows(split, self.subjects)
+        if len(rows) == 0:
+            raise UserError(
+                f"the data set has no {split} segments for subjects {self.subjects or 'all'}. Choose others."
+            )
+        return rows
+
+    def reader(self, plan: Plan) -> Reader:
+        """This rank's share of a plan's batches, with all that the stage needs."""
+        return Reader(
+            self.dataset,
+            plan,
+            rank=self.rank,
+            world_size=self.world_size,
+            latents=self.latents,
+            image_size_px=self.needs.image_size_px,
+        )
+
+    def share(self, rows: np.ndarray) -> np.ndarray:
+        """This rank's contiguous part of `rows`; the parts of all ranks in rank order are `rows`."""
+        start, stop = (len(rows) * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        return rows[start:stop]
+
+    def batches(self, rows: np.ndarray, batch_size: int, *, eeg_only: bool = False) -> Iterator[Batch]:
+        """`rows` in order, on this rank alone."""
+        if len(rows) == 0:
+            return
+        reader = Reader(
+            self.dataset,
+            SequentialPlan(rows, batch_size),
+            latents={} if eeg_only else self.latents,
+            image_size_px=None if eeg_only else self.needs.image_size_px,
+        )
+        for batch in reader.epoch(0):
+            yield to_device(batch, self.device)
+
+    def gather(self, share: Tensor) -> Tensor:
+        """Concatenate every rank's rows, in rank order, on the CPU; ranks may hold different numbers of them."""
+        if self.world_size == 1:
+            return share.detach().cpu()
+        sizes = torch.zeros(self.world_size, dtype=torch.int64, device=share.device)
+        sizes[self.rank] = len(share)
+        dist.all_reduce(sizes)
+        padded = share.new_zeros((int(sizes.max()), *share.shape[1:]))
+        padded[: len(share)] = share.detach()
+        parts = [torch.empty_like(padded) for _ in range(self.world_size)]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size].cpu() for part, size in zip(parts, sizes.tolist(), strict=True)])
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on `device` (unchanged on the CPU)."""
+    if device.type == "cpu":
+        return batch
+    from dataclasses import replace
+
+    moved = {
+        name: getattr(batch, name).to(device, non_blocking=True)
+        for name in ("eeg", "label", "subject", "stimulus", "images")
+        if getattr(batch, name) is not None
+    }
+    latents = {kind: values.to(device, non_blocking=True) for kind, values in batch.latents.items()}
+    return replace(batch, latents=latents, **moved)

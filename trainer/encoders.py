@@ -1,0 +1,209 @@
+"""EEG encoders f_θ: a segment, channels × samples, becomes a feature vector.
+
+Shapes: B segments, C channels, T samples, S spatial filters, F features.
+A trunk gets the segments as recorded, with the channels' mean [C] and the whitening matrix [C, C] that its first linear
+layer takes in: whitened channels themselves would cost C² multiplications a sample.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from neuroimagen.trainer.pretrained import PretrainedModule
+from neuroimagen.trainer.randomness import SampleDropout
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Which network reads the EEG, and how large it is."""
+
+    kind: Literal["lstm", "temporal_spatial", "transformer"] = "temporal_spatial"
+    """`lstm`: 128 hidden units, last step (Brain2Image). `temporal_spatial`: convolutions, faster and stronger (after
+    NICE). `transformer`: tokens of time, the one that the masked stage can pre-train (after DreamDiffusion).
+    """
+    feature_size: int = 128
+    """Length of the feature vector; the paper's neighbours use 128."""
+    spatial_filters: int = 48
+    """temporal_spatial: virtual channels that the electrodes are mixed into before any filter in time."""
+    temporal_filters: int = 64
+    """temporal_spatial: filters in time of each of the three layers."""
+    kernel_samples: int = 17
+    """temporal_spatial: length of the first filter; the layers after it are half as long, on a coarser grid."""
+    stride_samples: int = 4
+    """temporal_spatial: samples from one output of the first filter to the next."""
+    token_samples: int = 4
+    """transformer: samples a token, over all channels."""
+    width: int = 128
+    """transformer: size of a token."""
+    depth: int = 4
+    """transformer: number of blocks."""
+    heads: int = 4
+    """transformer: heads of attention."""
+    block_dropout: float = 0.1
+    """transformer: dropout after each block's dense layers."""
+    dropout: float = 0.25
+    """Share of the last layer's inputs that are zeroed in training."""
+    whiten: bool = True
+    """Decorrelate the channels by the training part's covariance; false: only scale each to unit variance. Neighbouring
+    electrodes record nearly the same: what tells the pictures apart lies in small differences between them, which
+    gradient descent finds late when a few common directions hold most of the variance.
+    """
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value) is int and value < 1:
+                raise ValueError(f"encoder.{field.name} must be at least 1, got {value}")
+        for name in ("dropout", "block_dropout"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"encoder.{name} must lie in [0, 1), got {getattr(self, name)}")
+
+
+LEAST_VARIANCE = 0.1
+"""Smallest variance, of a mean channel's 1, that whitening scales up to 1."""
+
+
+class LSTMTrunk(nn.Module):
+    """One LSTM layer; the hidden state after the last sample (Palazzo et al. 2017, Brain2Image)."""
+
+    def __init__(self, config: EncoderConfig, *, n_channels: int, n_samples: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(n_channels, config.feature_size, batch_first=True)
+        self.dropout = SampleDropout(config.dropout)
+        self.head = nn.Linear(config.feature_size, config.feature_size)
+
+    def forward(self, eeg: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
+        x = whitening @ (eeg - mean[:, None])
+        _, (hidden, _) = self.lstm(x.transpose(1, 2))
+        return self.head(self.dropout(hidden[-1]))
+
+
+class TemporalSpatialTrunk(nn.Module):
+    """A linear mix of the electrodes, then three strided filters in time, then one linear layer over what is left of
+    time.
+
+    A spatial and a temporal filter are both linear and commute. Mixing 128 electrodes into 48 virtual channels first
+    leaves every later convolution that much less to do: about 8 M multiply-adds a segment of 128 × 440 in place of
+    some 100 M. GroupNorm, not BatchNorm: the result for a segment must not depend on how a batch is cut over ranks.
+    """
+
+    def __init__(self, config: EncoderConfig, *, n_channels: int, n_samples: int) -> None:
+        super().__init__()
+        kernel, stride = config.kernel_samples, config.stride_samples
+        half = max(3, (kernel // 2) | 1)
+        filters = config.temporal_filters
+        self.spatial = nn.Parameter(torch.empty(config.spatial_filters, n_channels))
+        nn.init.kaiming_uniform_(self.spatial, a=math.sqrt(5))  # as torch's own convolutions
+        # No biases: the norms bring their own, and would take most of these out again.
+        self.layers = nn.ModuleList(
+            [
+                nn.Conv1d(config.spatial_filters, filters, kernel, stride=stride, padding=kernel // 2, bias=False),
+                nn.Conv1d(filters, filters, half, stride=2, padding=half // 2, bias=False),
+                nn.Conv1d(filters, filters, half, stride=2, padding=half // 2, bias=False),
+            ]
+        )
+        groups = 8 if filters % 8 == 0 else 1
+        self.norms = nn.ModuleList([nn.GroupNorm(groups, filters) for _ in self.layers])
+        n_steps = n_samples
+        for layer_stride, size in ((stride, kernel), (2, half), (2, half)):
+            n_steps = (n_steps + 2 * (size // 2) - size) // layer_stride + 1
+        if n_steps < 1:
+            raise ValueError(
+                f"segments of {n_samples} samples are too short for a stride of {stride}; lower encoder.stride_samples"
+            )
+        self.dropout = SampleDropout(config.dropout)
+        self.pool = nn.AvgPool1d(min(10, n_samples), ceil_mode=True)
+        pooled = -(-n_samples // min(10, n_samples))
+        self.head = nn.Linear(filters * n_steps + config.spatial_filters * pooled, config.feature_size)
+
+    def forward(self, eeg: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
+        mix = self.spatial @ whitening
+        x = F.conv1d(eeg, mix[:, :, None], bias=-(mix @ mean))  # [B, S, T]
+        linear = self.pool(x).flatten(1)
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = F.gelu(norm(layer(x)))
+        return self.head(self.dropout(torch.cat([x.flatten(1), linear], dim=1)))
+
+
+def _build_trunk(config: EncoderConfig, *, n_channels: int, n_samples: int) -> nn.Module:
+    if config.kind == "transformer":
+        from neuroimagen.trainer.encoders_masked import TransformerTrunk  # which needs this module's names
+
+        return TransformerTrunk(config, n_channels=n_channels, n_samples=n_samples)
+    trunk = LSTMTrunk if config.kind == "lstm" else TemporalSpatialTrunk
+    return trunk(config, n_channels=n_channels, n_samples=n_samples)
+
+
+class EEGEncoder(PretrainedModule):
+    """f_θ: EEG [B, C, T] float → features [B, F] float32.
+
+    The channels are centred and whitened first, by the mean and the covariance of the training part
+    (`fit_normalisation`); both are buffers, so an exported encoder takes the data set's own units.
+    """
+
+    model_type: ClassVar[str] = "eeg-encoder"
+    channel_mean: Tensor
+    whitening: Tensor
+
+    def __init__(self, *, n_channels: int, n_samples: int, encoder: dict[str, Any]) -> None:
+        super().__init__()
+        settings = EncoderConfig(**encoder)
+        self.config = {"n_channels": n_channels, "n_samples": n_samples, "encoder": asdict(settings)}
+        self.n_channels = n_channels
+        self.n_samples = n_samples
+        self.feature_size = settings.feature_size
+        self.whiten = settings.whiten
+        self.register_buffer("channel_mean", torch.zeros(n_channels))
+        self.register_buffer("whitening", torch.eye(n_channels))
+        self.trunk = _build_trunk(settings, n_channels=n_channels, n_samples=n_samples)
+
+    def forward(self, eeg: Tensor) -> Tensor:
+        if eeg.shape[1:] != (self.n_channels, self.n_samples):
+            raise ValueError(
+                f"EEG of {tuple(eeg.shape[1:])} channels × samples given to an encoder for "
+                f"({self.n_channels}, {self.n_samples})"
+            )
+        return self.trunk(eeg, self.channel_mean, self.whitening)
+
+    @torch.no_grad()
+    def fit_normalisation(self, segments: Iterable[Tensor]) -> None:
+        """Set the channels' mean and the whitening matrix from batches of training segments, each [B, C, T]."""
+        count = 0
+        total = torch.zeros(self.n_channels, dtype=torch.float64)
+        products = torch.zeros(self.n_channels, self.n_channels, dtype=torch.float64)
+        for batch in segments:
+            values = batch.detach().cpu().double().transpose(0, 1).flatten(1)  # [C, B·T]
+            count += values.shape[1]
+            total += values.sum(dim=1)
+            products += values @ values.T
+        if count == 0:
+            raise ValueError("no segments to fit the normalisation on")
+        mean = total / count
+        covariance = products / count - torch.outer(mean, mean)
+        self.channel_mean.copy_(mean)
+        self.whitening.copy_(whitening_matrix(covariance, decorrelate=self.whiten))
+
+
+def whitening_matrix(covariance: Tensor, *, decorrelate: bool) -> Tensor:
+    """W [C, C] with W Σ Wᵀ = 1 for a covariance Σ [C, C] float64, symmetric up to the channels' scales (ZCA-cor: Kessy,
+    Lewin, Strimmer 2018); without `decorrelate` only the scales, diag(1/σ).
+
+    A flat channel carries nothing: it is left at unit scale instead of being blown up. Neither are directions with less
+    than LEAST_VARIANCE of a channel's mean variance, which hold rounding and amplifier noise.
+    """
+    std = covariance.diagonal().clamp_min(0).sqrt()
+    std = torch.where(std > 1e-6 * std.max().clamp_min(1e-12), std, torch.ones_like(std))
+    if not decorrelate:
+        return torch.diag(1 / std)
+    variances, directions = torch.linalg.eigh(covariance / torch.outer(std, std))
+    return directions @ torch.diag(variances.clamp_min(LEAST_VARIANCE).rsqrt()) @ directions.T @ torch.diag(1 / std)
+
+
+def build_encoder(config: EncoderConfig, *, n_channels: int, n_samples: int) -> EEGEncoder:
+    """A freshly initialised encoder for segments of `n_channels` × `n_samples`."""
+    return EEGEncoder(n_channels=n_channels, n_samples=n_samples, encoder=asdict(config))

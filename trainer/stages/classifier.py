@@ -1,0 +1,136 @@
+"""The classifier stage: EEG → class, by cross-entropy. A baseline, and what pre-trained encoders are measured by."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from neuroimagen.data_shards.fetch import Batch
+from neuroimagen.data_shards.plan import Plan, ShufflePlan
+from neuroimagen.trainer.data import BatchNeeds, StageData
+from neuroimagen.trainer.encoders import EEGEncoder
+from neuroimagen.trainer.pretrained import PretrainedModule
+from neuroimagen.trainer.randomness import StepRandom, derive_seed
+from neuroimagen.trainer.stages.base import (
+    Loss,
+    Phase,
+    Selection,
+    Stage,
+    StageConfig,
+    augment_eeg,
+    fit_encoder_normalisation,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig(StageConfig):
+    """The recipe's `classifier` section."""
+
+    batch_size: int = 64
+    """Segments a step, over all ranks."""
+    label_share: float = 1.0
+    """Share of each class's training segments that are used, at least one; the same ones for one seed of the recipe."""
+    initialise_from: str | None = None
+    """Stage of the same run (`masked`, `contrastive`), or folder of another run's, whose exported encoder f_θ starts
+    from; null: from scratch.
+    """
+    refit_normalisation: bool = False
+    """Fit the channels' mean and covariance anew where f_θ starts from another: for a new subject, or another cap."""
+    finetune_encoder: bool = True
+    """Train f_θ with the last layer; false: a linear probe."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.label_share <= 1.0:
+            raise ValueError(f"label_share must lie in (0, 1], got {self.label_share}")
+
+
+class ClassifierModel(PretrainedModule):
+    """EEG [B, C, T] → logits [B, K]."""
+
+    model_type: ClassVar[str] = "eeg-classifier"
+
+    def __init__(self, *, encoder: dict[str, Any], num_classes: int) -> None:
+        super().__init__()
+        self.config = {"encoder": encoder, "num_classes": num_classes}
+        self.encoder = EEGEncoder(**encoder)
+        self.norm = nn.LayerNorm(self.encoder.feature_size)
+        self.head = nn.Linear(self.encoder.feature_size, num_classes)
+
+    def forward(self, eeg: Tensor) -> Tensor:
+        return self.head(self.norm(self.encoder(eeg)))
+
+
+class ClassifierStage(Stage):
+    name = "classifier"
+    selection = Selection("accuracy", "max")
+
+    def __init__(
+        self,
+        config: ClassifierConfig,
+        *,
+        encoder: dict[str, Any],
+        initial_encoder: EEGEncoder | None,
+        num_classes: int,
+    ) -> None:
+        self.config: ClassifierConfig = config
+        model = ClassifierModel(encoder=encoder, num_classes=num_classes)
+        self._fit_normalisation = initial_encoder is None
+        if initial_encoder is not None:
+            model.encoder.load_state_dict(initial_encoder.state_dict())
+        model.encoder.requires_grad_(config.finetune_encoder)
+        self.networks = {"model": model}
+        self.phases = (Phase("model", self._loss),)
+        self.needs = BatchNeeds()
+
+    @property
+    def global_batch_size(self) -> int:
+        return self.config.batch_size
+
+    def plan(self, data: StageData, seed: int) -> Plan:
+        rows = labelled_rows(data.rows("train"), data.dataset.index.label, self.config.label_share, seed)
+        return ShufflePlan(rows, seed, self.global_batch_size, drop_last=True)
+
+    def prepare(self, data: StageData) -> None:
+        model = self.networks["model"]
+        assert isinstance(model, ClassifierModel)
+        if self._fit_normalisation or self.config.refit_normalisation:
+            fit_encoder_normalisation(model.encoder, data)
+
+    def _loss(self, networks: Mapping[str, nn.Module], batch: Batch, random: StepRandom) -> Loss:
+        logits = networks["model"](augment_eeg(batch.eeg, self.config.augment, random)).float()
+        right = (logits.detach().argmax(1) == batch.label).float().mean()
+        return F.cross_entropy(logits, batch.label), {"train_accuracy": right}
+
+    @torch.no_grad()
+    def validate(self, networks: Mapping[str, nn.Module], data: StageData) -> dict[str, float]:
+        """Share of validation segments whose class has the highest logit, and the mean cross-entropy."""
+        results = [torch.empty(0, 2, device=data.device)]
+        for batch in data.batches(data.share(data.rows("val")), 64, eeg_only=True):
+            logits = networks["model"](batch.eeg).float()
+            right = (logits.argmax(1) == batch.label).float()
+            results.append(torch.stack([right, F.cross_entropy(logits, batch.label, reduction="none")], dim=1))
+        accuracy, loss = data.gather(torch.cat(results)).double().mean(0).tolist()
+        return {"accuracy": accuracy, "loss": loss}
+
+    def exported(self, networks: Mapping[str, nn.Module]) -> PretrainedModule:
+        model = networks["model"]
+        assert isinstance(model, ClassifierModel)
+        return model
+
+
+def labelled_rows(rows: np.ndarray, label: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """`share` of each class's rows, rounded, at least one; in the order of `rows`."""
+    if share == 1.0:
+        return rows
+    chosen = []
+    for value in np.unique(label[rows]):
+        own = rows[label[rows] == value]
+        count = max(1, round(share * len(own)))
+        drawn = np.random.default_rng(derive_seed(seed, "labels", int(value))).permutation(len(own))[:count]
+        chosen.append(own[np.sort(drawn)])
+    return np.sort(np.concatenate(chosen))

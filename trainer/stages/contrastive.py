@@ -1,0 +1,174 @@
+"""The contrastive stage: f_θ, an EEG encoder whose features of one class lie together.
+
+Semi-hard triplet loss max(0, β + ‖f(x_a) − f(x_p)‖² − ‖f(x_a) − f(x_n)‖²) over the global batch (Lan et al. 2023, eq.
+1; negatives as in FaceNet, Schroff et al. 2015).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from neuroimagen.data_shards.fetch import Batch
+from neuroimagen.data_shards.plan import BalancedPlan, Plan
+from neuroimagen.kernels.semihard import SemiHardTripletLoss
+from neuroimagen.trainer.data import BatchNeeds, StageData
+from neuroimagen.trainer.encoders import EEGEncoder
+from neuroimagen.trainer.pretrained import PretrainedModule
+from neuroimagen.trainer.randomness import StepRandom
+from neuroimagen.trainer.stages.base import (
+    Loss,
+    Phase,
+    Selection,
+    Stage,
+    StageConfig,
+    augment_eeg,
+    fit_encoder_normalisation,
+)
+
+CENTROID_SEGMENTS = 4096
+"""Training segments, at most, that validation compares with: for class centroids and for nearest neighbours."""
+NEIGHBOURS = 15
+"""Training segments that vote on the class of a validation segment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig(StageConfig):
+    """The recipe's `contrastive` section."""
+
+    margin: float = 1.0
+    """β, in units of the distance: 1.0 on squared L2 (EEG2Image), 0.2 on unit-norm embeddings (FaceNet)."""
+    distance: Literal["sqeuclidean", "euclidean", "cosine"] = "sqeuclidean"
+    unit_norm: bool = True
+    """Scale embeddings to length 1 before the loss (the exported encoder gives them unscaled)."""
+    num_classes: int = 32
+    """P: classes a global batch."""
+    num_samples: int = 8
+    """K: segments of each class in a global batch."""
+    positives: int | Literal["all"] = "all"
+    """Positives of each anchor that are mined for: all of its class in the batch, or this many drawn at random."""
+    reduction: Literal["pairs", "active"] = "pairs"
+    """The loss is divided by all pairs, or by those that still violate the margin."""
+    backend: Literal["auto", "torch", "triton"] = "auto"
+    """Which implementation mines."""
+    initialise_from: str | None = None
+    """Stage of the same run (`masked`), or folder of another run's, whose exported encoder f_θ starts from; null: from
+    scratch.
+    """
+    refit_normalisation: bool = False
+    """Fit the channels' mean and covariance anew where f_θ starts from another: for a new subject, or another cap."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.margin < 0:
+            raise ValueError(f"margin must not be negative, got {self.margin}")
+        if self.num_classes < 2 or self.num_samples < 2:
+            raise ValueError("num_classes and num_samples must be at least 2: a triplet needs two classes and a pair")
+        if self.gradient_accumulation > 1:
+            raise ValueError("contrastive.gradient_accumulation must be 1: triplets are mined over the whole batch")
+        if self.positives != "all" and self.positives < 1:
+            raise ValueError(f"positives must be all, or at least 1; got {self.positives}")
+
+
+class ContrastiveStage(Stage):
+    name = "contrastive"
+    selection = Selection("accuracy", "max")
+
+    def __init__(self, config: ContrastiveConfig, *, encoder: EEGEncoder, fit_normalisation: bool = True) -> None:
+        """`fit_normalisation`: of an encoder made afresh; a trained one keeps its own."""
+        self.config: ContrastiveConfig = config
+        self._fit_normalisation = fit_normalisation
+        self.networks = {"encoder": encoder}
+        self.phases = (Phase("encoder", self._loss),)
+        self.needs = BatchNeeds()
+        # DeepSpeed averages the ranks' gradients.
+        self._triplet_loss = SemiHardTripletLoss(
+            margin=config.margin,
+            distance=config.distance,
+            reduction=config.reduction,
+            positives=config.positives,
+            backend=config.backend,
+            gradients="mean",
+        )
+
+    @property
+    def global_batch_size(self) -> int:
+        return self.config.num_classes * self.config.num_samples
+
+    def plan(self, data: StageData, seed: int) -> Plan:
+        rows = data.rows("train")
+        labels = data.dataset.index.label[rows]
+        return BalancedPlan(rows, labels, self.config.num_classes, self.config.num_samples, seed)
+
+    def prepare(self, data: StageData) -> None:
+        encoder = self.networks["encoder"]
+        assert isinstance(encoder, EEGEncoder)
+        if self._fit_normalisation or self.config.refit_normalisation:
+            fit_encoder_normalisation(encoder, data)
+
+    def _embed(self, encoder: nn.Module, eeg: Tensor) -> Tensor:
+        features = encoder(eeg)
+        return F.normalize(features, dim=1) if self.config.unit_norm else features
+
+    def _loss(self, networks: Mapping[str, nn.Module], batch: Batch, random: StepRandom) -> Loss:
+        eeg = augment_eeg(batch.eeg, self.config.augment, random)
+        return self._triplet_loss(self._embed(networks["encoder"], eeg), batch.label), {}
+
+    @torch.no_grad()
+    def validate(self, networks: Mapping[str, nn.Module], data: StageData) -> dict[str, float]:
+        """Shares of validation segments whose class is found among training segments.
+
+        accuracy: by the nearest class centroid. knn_accuracy: by a vote of the nearest segments. retrieval_top1: the
+        nearest segment is of the same class.
+        """
+        encoder = networks["encoder"]
+        assert isinstance(encoder, EEGEncoder)
+        train_rows, val_rows = data.rows("train"), data.rows("val")
+        train_rows = train_rows[:: -(-len(train_rows) // CENTROID_SEGMENTS)]
+        parts = []
+        for rows in (train_rows, val_rows):
+            share = [self._embed(encoder, batch.eeg) for batch in data.batches(data.share(rows), 64, eeg_only=True)]
+            empty = torch.empty(0, encoder.feature_size, device=data.device)
+            parts.append(data.gather(torch.cat([empty, *share])).double())
+        label = data.dataset.index.label
+        found = (parts[0], label[train_rows], parts[1], label[val_rows])
+        return {
+            "accuracy": centroid_accuracy(*found),
+            "knn_accuracy": neighbour_accuracy(*found, num_neighbours=NEIGHBOURS),
+            "retrieval_top1": neighbour_accuracy(*found, num_neighbours=1),
+        }
+
+    def exported(self, networks: Mapping[str, nn.Module]) -> PretrainedModule:
+        encoder = networks["encoder"]
+        assert isinstance(encoder, EEGEncoder)
+        return encoder
+
+
+def centroid_accuracy(embeddings: Tensor, labels: np.ndarray, queries: Tensor, query_labels: np.ndarray) -> float:
+    """Share of `queries` [N, F] that lie nearest (L2) to the mean of the `embeddings` [M, F] of their own class."""
+    classes, positions = np.unique(labels, return_inverse=True)
+    member = F.one_hot(torch.from_numpy(positions), len(classes)).to(embeddings.dtype)  # [M, classes]
+    centroids = (member.T @ embeddings) / member.sum(0)[:, None]
+    nearest = torch.cdist(queries, centroids).argmin(dim=1).numpy()
+    return float(np.mean(classes[nearest] == query_labels))
+
+
+def neighbour_accuracy(
+    embeddings: Tensor, labels: np.ndarray, queries: Tensor, query_labels: np.ndarray, *, num_neighbours: int
+) -> float:
+    """Share of `queries` [N, F] whose class has most of the nearest (L2) `embeddings` [M, F].
+
+    Of classes with equally many votes, the one whose nearest voter is nearest wins.
+    """
+    num_neighbours = min(num_neighbours, len(embeddings))
+    classes, positions = np.unique(labels, return_inverse=True)
+    nearest = torch.cdist(queries, embeddings).topk(num_neighbours, dim=1, largest=False).indices  # nearest first
+    voters = F.one_hot(torch.from_numpy(positions)[nearest], len(classes)).double()  # [N, neighbours, classes]
+    # Together the voters' ranks weigh less than one vote, and a nearer voter more than all that follow it.
+    order = 2.0 ** -torch.arange(1, num_neighbours + 1, dtype=torch.float64)
+    votes = voters.sum(dim=1) + 0.5 * (voters * order[:, None]).sum(dim=1)
+    return float(np.mean(classes[votes.argmax(dim=1).numpy()] == query_labels))

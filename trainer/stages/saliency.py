@@ -1,0 +1,201 @@
+"""The saliency stage: a small picture of the stimulus's layout, drawn from EEG features by a conditional GAN.
+
+L_D = hinge on DiffAugment'ed pictures; L_G = α1·hinge + α2·mode seeking + α3·(1 − SSIM) (Lan et al. 2023, §3.2), and
+optionally a pixel term of ours, weight 0 in the paper's recipe.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuroimagen.data_shards.fetch import Batch
+from neuroimagen.data_shards.plan import Plan, ShufflePlan
+from neuroimagen.trainer.data import BatchNeeds, StageData
+from neuroimagen.trainer.encoders import EEGEncoder
+from neuroimagen.trainer.pretrained import PretrainedModule
+from neuroimagen.trainer.randomness import StepRandom, derive_seed
+from neuroimagen.trainer.saliency import (
+    Discriminator,
+    SaliencyModel,
+    diff_augment,
+    discriminator_hinge,
+    generator_hinge,
+    mode_seeking,
+    pixel_correlation,
+    ssim,
+)
+from neuroimagen.trainer.stages.base import (
+    Loss,
+    Phase,
+    Selection,
+    Stage,
+    StageConfig,
+    augment_eeg,
+    fit_encoder_normalisation,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaliencyConfig(StageConfig):
+    """The recipe's `saliency` section."""
+
+    learning_rate: float = 3e-4
+    adam_betas: tuple[float, float] = (0.5, 0.99)
+    discriminator_learning_rate: float = 3e-4
+    batch_size: int = 64
+    """Segments a step, over all ranks."""
+    image_size_px: int = 64
+    """Side of the map."""
+    noise_size: int = 128
+    """Length of z."""
+    generator_hidden_size: int = 256
+    """Units of G's dense layers."""
+    generator_width: int = 128
+    """Channels of G's smallest layer (8 × 8); halved at every doubling of the side."""
+    discriminator_width: int = 64
+    """Channels of D's smallest layer (4 × 4); halved at every doubling of the side."""
+    adversarial_weight: float = 1.0
+    """α1."""
+    mode_seeking_weight: float = 1.0
+    """α2."""
+    ssim_weight: float = 1.0
+    """α3."""
+    pixel_weight: float = 0.0
+    """Weight of mean |image − G|, ours: a steadier gradient when training must be short."""
+    initialise_from: str | None = "contrastive"
+    """Stage of the same run whose exported encoder f_θ starts from; null: from scratch."""
+    finetune_encoder: bool = True
+    """Train f_θ with G. The triplet loss keeps the class and drops the layout, which the map needs."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("adversarial_weight", "mode_seeking_weight", "ssim_weight", "pixel_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.adversarial_weight + self.ssim_weight + self.pixel_weight == 0:
+            raise ValueError("at least one of adversarial_weight, ssim_weight and pixel_weight must be positive")
+        size = self.image_size_px
+        if size < 16 or size & (size - 1):
+            raise ValueError(f"image_size_px must be a power of two, at least 16, got {size}")
+
+
+def pixels(images: Tensor) -> Tensor:
+    """uint8 pictures → float in [-1, 1]."""
+    return images.float() / 127.5 - 1.0
+
+
+class SaliencyStage(Stage):
+    name = "saliency"
+    selection = Selection("ssim", "max")
+
+    def __init__(self, config: SaliencyConfig, *, encoder: dict[str, Any], initial_encoder: EEGEncoder | None) -> None:
+        self.config: SaliencyConfig = config
+        model = SaliencyModel(
+            encoder=encoder,
+            noise_size=config.noise_size,
+            image_size_px=config.image_size_px,
+            width=config.generator_width,
+            hidden_size=config.generator_hidden_size,
+        )
+        self._fit_normalisation = initial_encoder is None
+        if initial_encoder is not None:
+            model.encoder.load_state_dict(initial_encoder.state_dict())
+        model.encoder.requires_grad_(config.finetune_encoder)
+        discriminator = Discriminator(
+            feature_size=model.encoder.feature_size,
+            image_size_px=config.image_size_px,
+            width=config.discriminator_width,
+        )
+        self.networks = {"generator": model, "discriminator": discriminator}
+        self.phases = (
+            Phase("discriminator", self._discriminator_loss),
+            Phase("generator", self._generator_loss),
+        )
+        self.needs = BatchNeeds(image_size_px=config.image_size_px)
+
+    @property
+    def global_batch_size(self) -> int:
+        return self.config.batch_size
+
+    def learning_rate(self, network: str) -> float:
+        return self.config.discriminator_learning_rate if network == "discriminator" else self.config.learning_rate
+
+    def plan(self, data: StageData, seed: int) -> Plan:
+        return ShufflePlan(data.rows("train"), seed, self.global_batch_size, drop_last=True)
+
+    def prepare(self, data: StageData) -> None:
+        model = self.networks["generator"]
+        assert isinstance(model, SaliencyModel)
+        if self._fit_normalisation:
+            fit_encoder_normalisation(model.encoder, data)
+
+    def _discriminator_loss(self, networks: Mapping[str, nn.Module], batch: Batch, random: StepRandom) -> Loss:
+        eeg = augment_eeg(batch.eeg, self.config.augment, random)
+        with torch.no_grad():
+            z = random.normal("z-discriminator", self.config.noise_size)
+            fake, features = networks["generator"](eeg, z, return_features=True)
+        assert batch.images is not None
+        real = diff_augment(pixels(batch.images), random, "real")
+        fake = diff_augment(fake, random, "fake-discriminator")
+        # One call of the network a backward pass: correct at every ZeRO stage, and one large convolution beats two.
+        scores = networks["discriminator"](torch.cat([real, fake]), features.repeat(2, 1))
+        real_scores, fake_scores = scores.chunk(2)
+        loss = discriminator_hinge(real_scores, fake_scores)
+        figures = {"real_score": real_scores.mean(), "fake_score": fake_scores.mean()}
+        return loss, {name: value.detach() for name, value in figures.items()}
+
+    def _generator_loss(self, networks: Mapping[str, nn.Module], batch: Batch, random: StepRandom) -> Loss:
+        config = self.config
+        eeg = augment_eeg(batch.eeg, config.augment, random)
+        draws = 2 if config.mode_seeking_weight > 0 else 1
+        z = torch.cat([random.normal(f"z-{draw}", config.noise_size) for draw in range(draws)])
+        images, features = networks["generator"](eeg, z, return_features=True)
+        first = images[: len(eeg)]
+        assert batch.images is not None
+        real = pixels(batch.images)
+        loss = images.new_zeros(())
+        figures: dict[str, Tensor] = {}
+        if config.adversarial_weight > 0:
+            judged = diff_augment(first, random, "fake-generator")
+            # The features tell D what to look for; the encoder is not to please D by moving them.
+            figures["adversarial"] = generator_hinge(networks["discriminator"](judged, features.detach()))
+            loss = loss + config.adversarial_weight * figures["adversarial"]
+        if config.mode_seeking_weight > 0:
+            figures["mode_seeking"] = mode_seeking(first, images[len(eeg) :], *z.chunk(2))
+            loss = loss + config.mode_seeking_weight * figures["mode_seeking"]
+        if config.ssim_weight > 0:
+            figures["ssim"] = ssim(first, real).mean()
+            loss = loss + config.ssim_weight * (1.0 - figures["ssim"])
+        if config.pixel_weight > 0:
+            figures["pixel"] = (first - real).abs().mean()
+            loss = loss + config.pixel_weight * figures["pixel"]
+        return loss, {name: value.detach() for name, value in figures.items()}
+
+    @torch.no_grad()
+    def validate(self, networks: Mapping[str, nn.Module], data: StageData) -> dict[str, float]:
+        """Mean SSIM and PixCorr of one map a validation segment with its stimulus, at the map's size."""
+        model = networks["generator"]
+        rows = data.share(data.rows("val"))
+        similarities = [torch.empty(0, 2, device=data.device)]
+        for batch in data.batches(rows, 64):
+            assert batch.images is not None
+            # Noise by row: the same map for a segment whatever the batch or the rank.
+            z = torch.stack([row_noise(int(row), self.config.noise_size) for row in batch.rows]).to(data.device)
+            images, real = model(batch.eeg, z), pixels(batch.images)
+            similarities.append(torch.stack([ssim(images, real), pixel_correlation(images, real)], dim=1))
+        mean_ssim, mean_correlation = data.gather(torch.cat(similarities)).double().mean(0).tolist()
+        return {"ssim": mean_ssim, "pixcorr": mean_correlation}
+
+    def exported(self, networks: Mapping[str, nn.Module]) -> PretrainedModule:
+        model = networks["generator"]
+        assert isinstance(model, SaliencyModel)
+        return model
+
+
+def row_noise(row: int, noise_size: int) -> Tensor:
+    """Standard normal [noise_size] that belongs to a row of the index."""
+    generator = torch.Generator().manual_seed(derive_seed("validation-noise", row))
+    return torch.randn(noise_size, generator=generator)

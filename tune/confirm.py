@@ -1,0 +1,113 @@
+"""The best setting against the default, with fresh seeds: what a search found is believed only after this."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from neuroimagen.tune.config import Search
+from neuroimagen.tune.objective import pareto_front
+from neuroimagen.tune.records import TrialRecord
+from neuroimagen.tune.space import Value
+
+FIRST_FRESH_SEED = 1000
+"""Fresh seeds are the recipe's plus this and the numbers after it; no trial of the search had one."""
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A mean over seeds with Student's 95 % interval (None for a single seed)."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One objective of the best setting and of the default, over the same fresh seeds."""
+
+    objective: str
+    seeds: tuple[int, ...]
+    best_values: tuple[float, ...]
+    default_values: tuple[float, ...]
+    best: Interval
+    default: Interval
+    difference: Interval
+    """Best minus default, in pairs of equal seeds."""
+
+    @property
+    def verdict(self) -> str:
+        low, high = self.difference.low, self.difference.high
+        if low is None or high is None:
+            return "one fresh seed: no interval, so no claim"
+        if low > 0:
+            return "better than the default"
+        if high < 0:
+            return "worse than the default"
+        return "not shown to be better than the default: the interval of the difference holds 0"
+
+
+def student_interval(values: Sequence[float]) -> Interval:
+    """Mean of independent values and its 95 % interval, t-distributed with n − 1 degrees of freedom."""
+    mean, n = float(np.mean(values)), len(values)
+    if n < 2:
+        return Interval(mean=mean, low=None, high=None, n=n)
+    from scipy.stats import t
+
+    half = float(t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return Interval(mean=mean, low=mean - half, high=mean + half, n=n)
+
+
+def best_trial(records: Sequence[TrialRecord], search: Search) -> TrialRecord | None:
+    """The best of the trials that ran to their end, the earliest of equals; None when there is none.
+
+    Of a Pareto front the one with the highest mean of both figures, each scaled to the range that the trials span.
+    """
+    finished = [r for r in records if r.state == "finished" and all(name in r.figures for name in search.objectives)]
+    if not finished:
+        return None
+    points = np.array([[record.figures[name] for name in search.objectives] for record in finished])
+    if len(search.objectives) == 1:
+        return finished[int(points[:, 0].argmax())]
+    span = np.ptp(points, axis=0)
+    scaled = ((points - points.min(axis=0)) / np.where(span > 0, span, 1)).mean(axis=1)
+    front = sorted(pareto_front([(float(x), float(y)) for x, y in points]))
+    return finished[front[int(scaled[front].argmax())]]
+
+
+def fresh_trials(
+    best: dict[str, Value], default: dict[str, Value], *, base_seed: int, num_seeds: int
+) -> list[TrialRecord]:
+    """The runs to make: best and default with every fresh seed. Their names hold the seed."""
+    seeds = [base_seed + FIRST_FRESH_SEED + number for number in range(num_seeds)]
+    return [
+        TrialRecord(name=f"confirm/{who}-{seed}", values=values, seed=seed)
+        for seed in seeds
+        for who, values in (("best", best), ("default", default))
+    ]
+
+
+def compare(records: Sequence[TrialRecord], objective: str) -> Comparison | None:
+    """The comparison over the seeds with which both have finished; None without any."""
+    figures: dict[str, dict[int, float]] = {"best": {}, "default": {}}
+    for record in records:
+        who = record.name.removeprefix("confirm/").partition("-")[0]
+        if record.state == "finished" and objective in record.figures:
+            figures[who][record.seed] = record.figures[objective]
+    seeds = sorted(figures["best"].keys() & figures["default"].keys())
+    if not seeds:
+        return None
+    best, default = ([figures[who][seed] for seed in seeds] for who in ("best", "default"))
+    return Comparison(
+        objective=objective,
+        seeds=tuple(seeds),
+        best_values=tuple(best),
+        default_values=tuple(default),
+        best=student_interval(best),
+        default=student_interval(default),
+        difference=student_interval([x - y for x, y in zip(best, default, strict=True)]),
+    )

@@ -1,0 +1,147 @@
+"""What a search varies: keys of the recipe and the values each may take."""
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+Value = bool | int | float | str | None
+Values = Mapping[str, Value]
+"""Key of the recipe → value: what one trial tries."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """The values of one key: some choices, or the numbers between two bounds."""
+
+    choices: tuple[Value, ...] | None = None
+    """These values. Numbers in ascending order are neighbours of each other to the estimator, other values are not."""
+    low: float | None = None
+    high: float | None = None
+    """Both bounds belong to the range."""
+    log: bool = False
+    """Even on a logarithmic scale."""
+    whole: bool = False
+    """Whole numbers only."""
+    points: int | None = None
+    """Values that a grid takes from a range, evenly spaced."""
+
+    def __post_init__(self) -> None:
+        if (self.choices is None) == (self.low is None) or (self.low is None) != (self.high is None):
+            raise ValueError("give either choices, or low and high")
+        if self.choices is not None:
+            if not self.choices or len({repr(choice) for choice in self.choices}) < len(self.choices):
+                raise ValueError("choices must be at least one, and differ")
+            if self.log or self.whole or self.points is not None:
+                raise ValueError("log, whole and points belong to a range, not to choices")
+            return
+        low, high = self.bounds
+        if not low < high or not math.isfinite(high - low):
+            raise ValueError(f"low {low} must be below high {high}")
+        if self.log and low <= 0:
+            raise ValueError(f"a logarithmic range cannot begin at {low}")
+        if self.whole and not (low.is_integer() and high.is_integer()):
+            raise ValueError(f"the bounds {low} and {high} are not whole")
+        if self.points is not None and self.points < 2:
+            raise ValueError(f"a grid takes at least 2 points from a range, not {self.points}")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """(low, high) of a range."""
+        assert self.low is not None
+        assert self.high is not None
+        return float(self.low), float(self.high)
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the choices are numbers in ascending order."""
+        values = self.choices or ()
+        numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+        return len(numbers) == len(values) > 0 and numbers == sorted(numbers)
+
+    @property
+    def is_range(self) -> bool:
+        return self.choices is None
+
+    def extremes(self) -> list[Value]:
+        """Every choice, or both ends of the range: if these are valid, so is what lies between."""
+        return list(self.choices) if self.choices is not None else [self.rounded(bound) for bound in self.bounds]
+
+    def rounded(self, value: float) -> int | float:
+        """A number of the range as the recipe gets it: within the bounds, whole if asked, else six digits."""
+        low, high = self.bounds
+        value = min(max(value, low), high)
+        return round(value) if self.whole else float(f"{value:.6g}")
+
+    def grid(self) -> list[Value]:
+        """The values that an exhaustive grid takes."""
+        if self.choices is not None:
+            return list(self.choices)
+        if self.points is None:
+            raise ValueError("a grid needs `points` of a range, or choices")
+        low, high = self.bounds
+        shares = [number / (self.points - 1) for number in range(self.points)]
+        values = [low * (high / low) ** share if self.log else low + (high - low) * share for share in shares]
+        return list(dict.fromkeys(self.rounded(value) for value in values))
+
+    def position(self, value: Value) -> float:
+        """Where a value lies between 0 and 1, for plots."""
+        if self.choices is not None:
+            return self.choices.index(value) / max(1, len(self.choices) - 1) if value in self.choices else 0.5
+        assert isinstance(value, int | float)
+        (low, high), number = self.bounds, float(value)
+        if self.log:
+            low, high, number = math.log(low), math.log(high), math.log(max(number, low))
+        return min(max((number - low) / (high - low), 0.0), 1.0)
+
+
+Space = Mapping[str, Parameter]
+
+
+def grid_points(space: Space) -> list[dict[str, Value]]:
+    """Every combination of the parameters' grid values; the last key varies fastest."""
+    keys = list(space)
+    return [dict(zip(keys, values, strict=True)) for values in itertools.product(*(space[key].grid() for key in keys))]
+
+
+def num_combinations(space: Space) -> int | None:
+    """How many settings there are; None when a range makes them endless."""
+    counts = []
+    for parameter in space.values():
+        if parameter.choices is not None:
+            counts.append(len(parameter.choices))
+        elif parameter.whole:
+            low, high = parameter.bounds
+            counts.append(int(high - low) + 1)
+        else:
+            return None
+    return math.prod(counts)
+
+
+def overrides(values: Mapping[str, Any]) -> list[str]:
+    """Values as `--set` takes them: ["contrastive.margin=0.5", …]."""
+    return [f"{key}={_yaml(value)}" for key, value in values.items()]
+
+
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000).splitlines()[0]
+
+
+def same_setting(first: Values, second: Values) -> bool:
+    """Whether two settings are one; 1 and 1.0 are."""
+    return dict(first) == dict(second)
+
+
+def label(values: Values) -> str:
+    """A setting in one line, without the sections' names where that is clear."""
+    return ", ".join(f"{key.rpartition('.')[2]} {show(value)}" for key, value in values.items())
+
+
+def show(value: Value) -> str:
+    """A value as tables show it."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower() if value is not None else "null"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
