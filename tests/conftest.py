@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -116,3 +117,37 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     yield mount
     for place in mounted:
         subprocess.run(["umount", place], check=True)
+
+
+@pytest.fixture(scope="session")
+def _gloo_group() -> Iterator[dict[str, str]]:
+    """A gloo group of this process alone; its environment as a launcher would set it.
+
+    One group for the whole session: DeepSpeed keeps the groups of the first engine in its modules, and an engine built
+    after they are gone fails on them.
+    """
+    import torch.distributed as dist
+
+    from neuroimagen.launch.deepspeed import free_port
+    from neuroimagen.trainer.engine import init_gloo
+
+    values = {
+        **{"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"},
+        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())},
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setenv(name, value)
+        init_gloo()
+    yield values
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def one_rank(_gloo_group: dict[str, str]) -> Iterator[None]:
+    """This process as the only rank of a job, for one module: processes that later tests start are not to see it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in _gloo_group.items():
+            patch.setenv(name, value)
+        yield

@@ -1,8 +1,5 @@
 """`bench train`: both loops do the same steps, and the figures are those of the two."""
 
-import os
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -13,25 +10,11 @@ from neuroimagen.trainer.stages.registry import build_stage
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def alone() -> Iterator[None]:
-    import deepspeed
-    import torch.distributed as dist
-
-    before = dict(os.environ)
-    train.alone()
-    yield
-    dist.destroy_process_group()
-    deepspeed.comm.comm.cdb = None
-    os.environ.clear()
-    os.environ.update(before)
-
-
 def flat(stage: Stage) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in stage.networks["encoder"].parameters()])
 
 
-def test_both_loops_train_alike(alone: None) -> None:
+def test_both_loops_train_alike(one_rank: None) -> None:
     stages = [build_stage(train.recipe_of("contrastive"), "contrastive", train.SHAPES) for _ in range(2)]
     steps = (train.engine_step(stages[0], CPU), train.bare_step(stages[1], CPU))
     # The bare loop keeps the peak learning rate: told apart from the engine's warm-up, the networks move alike.
@@ -46,7 +29,7 @@ def test_both_loops_train_alike(alone: None) -> None:
     assert moved > 0.98
 
 
-def test_figures_are_of_the_blocks(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_are_of_the_blocks(one_rank: None, monkeypatch: pytest.MonkeyPatch) -> None:
     durations = iter([1.0] + [0.002, 0.001, 0.001, 0.002] * 9)
     next(durations)
     monkeypatch.setattr(train, "timed", lambda step, count, device: next(durations))

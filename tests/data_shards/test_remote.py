@@ -40,8 +40,7 @@ class Server:
         self._lock = threading.Lock()
         self._ended = threading.Event()
         handler = type("Handler", (_Handler,), {"owner": self})
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._http.daemon_threads = True
+        self._http = _HTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
         threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -58,6 +57,11 @@ class Server:
             number = sum(earlier == path for earlier, _, _ in self.requests)
             self.requests.append((path, start, stop))
         return self.fault(path, number)
+
+
+class _HTTPServer(ThreadingHTTPServer):
+    request_queue_size = 64  # with the default of 5, connections of several ranks at once wait a second and more
+    daemon_threads = True
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -133,7 +137,7 @@ def options(tmp_path: Path) -> RemoteOptions:
         cache_bytes=1 << 20,
         block_bytes=10_000,
         backoff_s=0.01,
-        timeout_s=2.0,
+        timeout_s=60.0,
         connections=3,
     )
 
@@ -173,7 +177,7 @@ def test_a_url_opens_like_a_folder_and_the_cache_spares_the_network(server: Any,
 def test_what_passes_is_borne(server: Any, options: RemoteOptions, fault: str) -> None:
     """The first two requests of every file fail; retries, and CRCs, make it good."""
     options = RemoteOptions(
-        **{**options.__dict__, "timeout_s": 0.3 if fault == "stall" else 2.0, "block_bytes": 40_000}
+        **{**options.__dict__, "timeout_s": 0.5 if fault == "stall" else 60.0, "block_bytes": 40_000}
     )
     worst = 1 if fault == "corrupt" else 2
     server.fault = lambda path, number: fault if number < worst and not path.endswith("dataset.json") else None

@@ -1,10 +1,7 @@
 """A small study whose EEG tells class and layout, its cached text latents, and one rank of a process group."""
 
 import io
-import os
-import socket
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -134,36 +131,6 @@ def recipe_path(tmp_path_factory: pytest.TempPathFactory, study_folder: Path, ti
     path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
     path.write_text(RECIPE.format(data=study_folder, model=tiny_diffusion_folder), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def one_rank() -> Iterator[None]:
-    """This process as the only rank of a gloo group, as a launcher would start it; undone after the module."""
-    import torch.distributed as dist
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    values = {
-        **{"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"},
-        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
-            patch.setenv(name, value)
-        import deepspeed
-        from deepspeed.utils import groups
-
-        from neuroimagen.trainer.engine import init_gloo
-
-        before = dict(vars(groups))
-        init_gloo()
-        yield
-        dist.destroy_process_group()
-        # So that the next module may begin anew: DeepSpeed keeps its groups in the module.
-        vars(groups).update(before)
-        deepspeed.comm.comm.cdb = None
 
 
 @pytest.fixture(scope="module")

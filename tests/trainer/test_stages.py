@@ -26,9 +26,6 @@ Train = Callable[..., Path]
 RECIPES = Path(cli.__file__).parent / "recipes"
 TRANSFORMER = ("encoder.kind=transformer", "encoder.width=32", "encoder.heads=2", "encoder.depth=2")
 
-# In a process of its own (make test-all): DeepSpeed keeps groups of an earlier module of the fast suite alive.
-pytestmark = pytest.mark.slow
-
 
 @pytest.mark.parametrize("name", STAGE_NAMES)
 def test_a_recipe_at_real_sizes_runs_dry(name: str) -> None:
