@@ -119,17 +119,12 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
         subprocess.run(["umount", place], check=True)
 
 
-@pytest.fixture(scope="session")
-def _gloo_group() -> Iterator[dict[str, str]]:
-    """A gloo group of this process alone; its environment as a launcher would set it.
-
-    One group for the whole session: DeepSpeed keeps the groups of the first engine in its modules, and an engine built
-    after they are gone fails on them.
-    """
+@pytest.fixture(scope="module")
+def one_rank() -> Iterator[None]:
+    """This process as the only rank of a gloo group, as a launcher would start it; undone after the module."""
     import torch.distributed as dist
 
     from neuroimagen.launch.deepspeed import free_port
-    from neuroimagen.trainer.engine import init_gloo
 
     values = {
         **{"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"},
@@ -139,15 +134,16 @@ def _gloo_group() -> Iterator[dict[str, str]]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in values.items():
             patch.setenv(name, value)
+        import deepspeed
+        from deepspeed.utils import groups
+
+        from neuroimagen.trainer.engine import init_gloo
+
+        # DeepSpeed keeps the groups it made in its modules and would use them after their end. Nothing else in a
+        # session may start it in this process: what a module finds here is what it leaves.
+        before = dict(vars(groups))
         init_gloo()
-    yield values
-    dist.destroy_process_group()
-
-
-@pytest.fixture(scope="module")
-def one_rank(_gloo_group: dict[str, str]) -> Iterator[None]:
-    """This process as the only rank of a job, for one module: processes that later tests start are not to see it."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in _gloo_group.items():
-            patch.setenv(name, value)
         yield
+        dist.destroy_process_group()
+        vars(groups).update(before)
+        deepspeed.comm.comm.cdb = None

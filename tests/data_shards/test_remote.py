@@ -1,9 +1,12 @@
 """Data sets behind a URL, served by an HTTP server that fails, stalls, truncates and corrupts as it is told."""
 
+import json
 import multiprocessing
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -62,6 +65,9 @@ class Server:
 class _HTTPServer(ThreadingHTTPServer):
     request_queue_size = 64  # with the default of 5, connections of several ranks at once wait a second and more
     daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        pass  # a client that has given up on a stalled answer
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -243,30 +249,18 @@ def test_the_cache_keeps_its_bound(server: Any, options: RemoteOptions) -> None:
         RemoteOptions(cache_folder=options.cache_folder, cache_bytes=10, block_bytes=5)
 
 
-def _read_all(url: str, options: RemoteOptions, rank: int, results: Any) -> None:
-    dataset = Dataset.open(url, remote_options=options)
-    plan = BlockShufflePlan(np.arange(200), dataset.index.shard, 3, 16, window_shards=1)
-    batches = list(Reader(dataset, plan, rank=rank, world_size=4).epoch(0))
-    results.put((rank, [batch.rows.tolist() for batch in batches], [float(batch.eeg.sum()) for batch in batches]))
-
-
 def test_ranks_of_a_node_share_one_cache(server: Any, options: RemoteOptions) -> None:
     """Four processes read one plan at once: together they fetch every block once."""
-    processes = multiprocessing.get_context("spawn")
-    results = processes.Queue()
-    url = f"{server.url}/data"
-    ranks = [processes.Process(target=_read_all, args=(url, options, rank, results)) for rank in range(4)]
-    for process in ranks:
-        process.start()
-    answers = {rank: (rows, sums) for rank, rows, sums in (results.get(timeout=300) for _ in ranks)}
-    for process in ranks:
-        process.join()
+    script = Path(__file__).with_name("remote_rank.py")
+    command = [sys.executable, str(script), f"{server.url}/data", str(options.cache_folder)]
+    ranks = [subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE) for rank in range(4)]
+    answers = [json.loads(process.communicate(timeout=300)[0]) for process in ranks]
     plan = BlockShufflePlan(np.arange(200), server.local.index.shard, 3, 16, window_shards=1)
     for step in range(plan.steps_per_epoch):
-        assert [row for rank in range(4) for row in answers[rank][0][step]] == plan.batch(0, step).tolist()
+        assert [row for rank in range(4) for row in answers[rank]["rows"][step]] == plan.batch(0, step).tolist()
     for rank in range(4):
         near = Reader(server.local, plan, rank=rank, world_size=4).epoch(0)
-        assert answers[rank][1] == [float(batch.eeg.sum()) for batch in near]
+        assert answers[rank]["sums"] == [float(batch.eeg.sum()) for batch in near]
     tars = [request for request in server.requests if request[0].endswith(".tar")]
     assert len(tars) == len(set(tars))
     assert server.count("parquet") == 2

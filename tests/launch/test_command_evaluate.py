@@ -49,7 +49,7 @@ def test_evaluate_then_report(run: Path, tiny_diffusion_folder: Path, capsys: py
     [
         (["--set", "evaluate.n_ways=3"], "evaluate.n_way"),
         (["--set", "evaluate.n_way=1"], "at least 2"),
-        (["--set", "evaluate.classifier=nowhere"], "nowhere"),
+        (["--set", "evaluate.classifier=no/such/folder"], "no/such/folder"),
         (["--data", "nowhere"], "nowhere"),
     ],
 )
