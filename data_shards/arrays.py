@@ -7,7 +7,6 @@
 Without a split column the parts are 80/10/10 % by image.
 """
 
-import csv
 import dataclasses
 import re
 from collections.abc import Iterator
@@ -16,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from neuroimagen.data_shards.class_names import class_caption
+from neuroimagen.data_shards.csv_table import read_csv_table
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.data_shards.restricted_npy import load_npy
-from neuroimagen.data_shards.schema import SPLITS, ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
+from neuroimagen.data_shards.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
 from neuroimagen.data_shards.splits import SplitRule, split_of_segments
 from neuroimagen.data_shards.stimuli_store import decode_image
 from neuroimagen.data_shards.tables import file_sha256
@@ -47,22 +47,7 @@ class LabelTable:
     @classmethod
     def read(cls, path: Path) -> "LabelTable":
         """Read a CSV (or, by its name, a TSV). Raises UserError naming column and line."""
-        try:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-                rows = list(reader)
-                names = set(reader.fieldnames or ())
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"cannot read {path}: {error}") from None
-        if missing := {"image", "class"} - names:
-            raise UserError(
-                f"{path} has no column {sorted(missing)[0]!r}; it needs image and class, and may have {_OPTIONAL}."
-            )
-        for line, row in enumerate(rows, start=2):
-            if any(not row[name] for name in ("image", "class")):
-                raise UserError(f"{path}, line {line}: image or class is empty.")
-            if "split" in names and row["split"] not in SPLITS:
-                raise UserError(f"{path}, line {line}: split {row['split']!r} is not one of {', '.join(SPLITS)}.")
+        rows, names = read_csv_table(path, ("image", "class"), _OPTIONAL)
 
         def numbers(name: str, default: int) -> np.ndarray:
             values = np.full(len(rows), default, dtype=np.int64)

@@ -1,5 +1,6 @@
 """Outputs appear whole or not at all: written under a temporary sibling name, synced, renamed."""
 
+import fcntl
 import os
 import shutil
 import uuid
@@ -68,3 +69,29 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def held_folder(folder: Path, *, doing: str, option: str) -> Iterator[None]:
+    """Hold a folder for one job, which is `doing` something in it; the lock ends with the process.
+
+    Raises UserError, naming the process, if another job has it: `option` is what another folder is chosen with.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}. Choose another {option}.") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise UserError(
+                f"process {file.read().strip() or '?'} is {doing} in {folder} now. Wait for it, or choose another "
+                f"{option}."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -6,7 +6,6 @@ Each recording is filtered and resampled as a whole, cut around its events, and 
 All segments are held in memory (float32), one recording's raw data at a time.
 """
 
-import csv
 import dataclasses
 import re
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from neuroimagen.data_shards.arrays import ArraySource, LabelTable
+from neuroimagen.data_shards.csv_table import read_csv_table
 from neuroimagen.data_shards.errors import UserError
-from neuroimagen.data_shards.schema import SPLITS, DatasetMetadata
+from neuroimagen.data_shards.schema import DatasetMetadata
 
 _BIDS_ENDINGS = (".vhdr", ".edf", ".bdf", ".set", ".fif")
 _MICROVOLT = 1e6
@@ -199,20 +199,7 @@ def _find_recordings(given: tuple[Path, ...]) -> list[Path]:
 
 
 def _read_events(path: Path) -> dict[str, dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-            rows = list(reader)
-            names = set(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-    if missing := {"event", "image", "class"} - names:
-        raise UserError(f"{path} has no column {sorted(missing)[0]!r}; it needs event, image and class.")
-    for line, row in enumerate(rows, start=2):
-        if any(not row[name] for name in ("event", "image", "class")):
-            raise UserError(f"{path}, line {line}: event, image or class is empty.")
-        if "split" in names and row["split"] not in SPLITS:
-            raise UserError(f"{path}, line {line}: split {row['split']!r} is not one of {', '.join(SPLITS)}.")
+    rows, _ = read_csv_table(path, ("event", "image", "class"), ("caption", "split"))
     if len({row["event"] for row in rows}) != len(rows):
         raise UserError(f"{path}: an event stands there twice.")
     return {row["event"]: row for row in rows}

@@ -1,42 +1,29 @@
 """Fixtures that tests of several folders share."""
 
-import importlib.util
 import io
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from tiny_models import build_tiny_blip_folder, build_tiny_diffusion_folder
 
 
 @pytest.fixture(scope="session")
-def tiny_models() -> ModuleType:
-    """tests/tiny_models.py; by path, because tests/ is on no import path."""
-    spec = importlib.util.spec_from_file_location("tiny_models", Path(__file__).with_name("tiny_models.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["tiny_models"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="session")
-def tiny_diffusion_folder(tiny_models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_diffusion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random-weight model folder in Stable Diffusion's layout, with clip/ and classifier/. Read only."""
     from neuroimagen.data_shards.stimuli import CLASSES
 
     folder = tmp_path_factory.mktemp("models") / "tiny-diffusion"
-    return tiny_models.build_tiny_diffusion_folder(folder, class_names=[item.wnid for item in CLASSES])
+    return build_tiny_diffusion_folder(folder, class_names=[item.wnid for item in CLASSES])
 
 
 @pytest.fixture(scope="session")
-def tiny_blip_folder(tiny_models: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_blip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random-weight BLIP captioner. Read only."""
-    return tiny_models.build_tiny_blip_folder(tmp_path_factory.mktemp("models") / "tiny-blip")
+    return build_tiny_blip_folder(tmp_path_factory.mktemp("models") / "tiny-blip")
 
 
 @pytest.fixture(scope="session")

@@ -250,8 +250,6 @@ def _draw_subjects(plt: Any, averages: Averages) -> Any:
 
 
 def _draw_maps(plt: Any, averages: Averages, info: Any) -> Any:
-    import mne
-
     samples = np.linspace(0, len(averages.times_ms) - 1, NUM_MAPS + 2).round().astype(int)[1:-1]
     rows = [*averages.subject_mean, averages.evoked] if len(averages.subjects) > 1 else [averages.evoked]
     titles = [*(f"subject {subject}" for subject in averages.subjects), "all"][-len(rows) :]
@@ -259,17 +257,7 @@ def _draw_maps(plt: Any, averages: Averages, info: Any) -> Any:
     limit = float(max(np.abs(row[:, samples]).max() for row in rows))
     for line, (row, title) in enumerate(zip(rows, titles, strict=True)):
         for axis, sample in zip(axes[line], samples, strict=True):
-            mne.viz.plot_topomap(
-                row[:, sample],
-                info,
-                axes=axis,
-                show=False,
-                sensors=False,
-                contours=0,
-                res=48,
-                vlim=(-limit, limit),
-                cmap="RdBu_r",
-            )
+            plots.draw_scalp_map(axis, row[:, sample], info, limit=limit, contours=0, pixels=48)
             if line == 0:
                 axis.set_title(f"{averages.times_ms[sample]:.0f} ms", loc="center", fontsize=8, fontweight="normal")
         axes[line, 0].text(-0.1, 0.5, title, transform=axes[line, 0].transAxes, ha="right", va="center", fontsize=8)

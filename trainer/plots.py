@@ -242,25 +242,30 @@ def _position_colours(info: Any, num_channels: int) -> list[Any]:
     return [tuple(colour) for colour in 0.15 + 0.7 * shares]
 
 
-def _scalp_maps(evoked: Floats, times: Floats, peaks: Sequence[int], info: Any) -> str:
+def draw_scalp_map(axis: Any, values: Floats, info: Any, *, limit: float, contours: int, pixels: int) -> None:
+    """One value a channel of `info`, as a map of the head; colours end at ± `limit`."""
     import mne
 
+    mne.viz.plot_topomap(
+        values,
+        info,
+        axes=axis,
+        show=False,
+        sensors=False,
+        contours=contours,
+        res=pixels,
+        vlim=(-limit, limit),
+        cmap="RdBu_r",
+    )
+
+
+def _scalp_maps(evoked: Floats, times: Floats, peaks: Sequence[int], info: Any) -> str:
     plt = pyplot()
     limit = float(np.abs(evoked[:, peaks]).max())
     with plt.rc_context(STYLE | {"axes.edgecolor": MUTED}):  # the head's outline
         figure, axes = plt.subplots(1, len(peaks), figsize=(1.9 * len(peaks), 2.1), squeeze=False)
         for axis, peak in zip(axes[0], peaks, strict=True):
-            mne.viz.plot_topomap(
-                evoked[:, peak],
-                info,
-                axes=axis,
-                show=False,
-                sensors=False,
-                contours=4,
-                res=64,
-                vlim=(-limit, limit),
-                cmap="RdBu_r",
-            )
+            draw_scalp_map(axis, evoked[:, peak], info, limit=limit, contours=4, pixels=64)
             axis.set_title(f"{times[peak]:.0f} ms", loc="center", fontsize=8.5, fontweight="normal")
         return themed_svg(figure, "scalp")
 

@@ -8,7 +8,6 @@
 """
 
 import dataclasses
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -16,13 +15,13 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from neuroimagen.data_shards.errors import UserError
-from neuroimagen.data_shards.files import atomic_path
+from neuroimagen.data_shards.files import atomic_path, held_folder
 from neuroimagen.trainer.config import Recipe, difference, dump_recipe, load_recipe
 
 PACKAGES = ("neuroimagen", "torch", "deepspeed", "numpy", "safetensors", "diffusers", "transformers", "triton")
@@ -54,27 +53,9 @@ class StageFolder:
         return self.export.is_dir()
 
 
-@contextmanager
-def locked(folder: StageFolder) -> Iterator[None]:
+def locked(folder: StageFolder) -> AbstractContextManager[None]:
     """Hold a stage's folder for one job; raises UserError if another job has it. The lock ends with the process."""
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        file = (folder.path / ".lock").open("a+", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {folder.path}: {error.strerror or error}. Choose another --run.") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise UserError(
-                f"process {file.read().strip() or '?'} is training in {folder.path} now. Wait for it, or choose "
-                "another --run."
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    return held_folder(folder.path, doing="training", option="--run")
 
 
 def open_stage_folder(folder: StageFolder, recipe: Recipe, *, num_ranks: int, resume: bool) -> None:

@@ -10,17 +10,15 @@ results.json, trials.csv, table.txt, report.html, best.yaml
 """
 
 import dataclasses
-import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
 from neuroimagen.data_shards.errors import UserError
-from neuroimagen.data_shards.files import atomic_path
+from neuroimagen.data_shards.files import atomic_path, held_folder
 from neuroimagen.trainer.config import Recipe, difference, dump_recipe, load_recipe
 from neuroimagen.tune.config import Search, dump_search, search_of
 from neuroimagen.tune.space import Value
@@ -153,27 +151,9 @@ class SearchFolder:
         return [self.read(f"{group}/{path.parent.name}") for path in paths]
 
 
-@contextmanager
-def locked(folder: SearchFolder) -> Iterator[None]:
+def locked(folder: SearchFolder) -> AbstractContextManager[None]:
     """Hold a search's folder; raises UserError if another search has it. The lock ends with the process."""
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        file = (folder.path / ".lock").open("a+", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {folder.path}: {error.strerror or error}. Choose another --out.") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise UserError(
-                f"process {file.read().strip() or '?'} is searching in {folder.path} now. Wait for it, or choose "
-                "another --out."
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    return held_folder(folder.path, doing="searching", option="--out")
 
 
 MAY_CHANGE = ("num_trials", "confirm_seeds", "max_retries", "cpus_per_rank", "gpus_per_rank", "launcher")

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from neuroimagen.launch.commands.options import add_cpu
+
 HELP = "Compute what training needs of the stimuli and captions once: VAE latents, CLIP text and image embeddings."
 EPILOG = """\
 examples:
@@ -32,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clip", type=Path, metavar="PATH", help="a CLIP model for 'image' (default: MODEL/clip)")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="pictures a step (default: 32)")
     parser.add_argument("--dtype", choices=DTYPES, default="float16", help="of the stored numbers (default: float16)")
-    parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
+    add_cpu(parser)
     parser.add_argument("--check", action="store_true", help="afterwards recompute a sample of each kind and compare")
 
 

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from neuroimagen.launch.commands.options import add_cpu, add_set
+
 HELP = "Measure a run's reconstructions on the test part, beside ablations, floor, oracle and nuisance rows."
 EPILOG = """\
 examples:
@@ -27,14 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="data set, if it is not where the run's config.yaml says"
     )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change values of the recipe, for instance evaluate.n_way=10",
-    )
+    add_set(parser, example="evaluate.n_way=10")
     parser.add_argument(
         "--controls",
         nargs="?",
@@ -45,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--baselines", action="store_true", help="add decoders from scikit-learn and pyriemann on the same split"
     )
-    parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
+    add_cpu(parser)
 
 
 def run(args: argparse.Namespace) -> int | None:

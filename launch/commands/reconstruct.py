@@ -4,6 +4,8 @@ import argparse
 import time
 from pathlib import Path
 
+from neuroimagen.launch.commands.options import add_cpu, add_set
+
 HELP = "Draw pictures from a run's EEG: the model's own, its ablations, and the oracle and floor rows."
 EPILOG = """\
 examples:
@@ -33,15 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--strength", type=float, metavar="X", help="noise on the saliency map, 0 to 1 (reconstruct.strength)"
     )
     parser.add_argument("--guidance", type=float, metavar="X", help="classifier-free guidance (reconstruct.guidance)")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change values of the recipe, for instance reconstruct.steps=50",
-    )
-    parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
+    add_set(parser, example="reconstruct.steps=50")
+    add_cpu(parser)
     parser.add_argument("--overwrite", action="store_true", help="make rows again that were made with other settings")
 
 

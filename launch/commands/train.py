@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from neuroimagen.launch.commands.options import add_set
+
 HELP = "Train a stage: its ranks start through DeepSpeed's launcher; checkpoints, metrics and export go to RUN/STAGE."
 EPILOG = """\
 examples:
@@ -25,14 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the recipe (YAML)")
     parser.add_argument("--run", type=Path, metavar="DIR", help="the run's folder; required except for --dry-run")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change values of the recipe, for instance contrastive.margin=0.5",
-    )
+    add_set(parser, example="contrastive.margin=0.5")
     parser.add_argument(
         "--num-ranks",
         type=int,

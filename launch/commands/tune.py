@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from neuroimagen.launch.commands.options import add_set
+
 HELP = "Search settings with Ray Tune: they see the validation part only, and end in a recipe."
 EPILOG = """\
 examples:
@@ -23,14 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the search (YAML)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the search's folder")
     parser.add_argument("--run", type=Path, metavar="DIR", help="guidance: the trained run")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change values of the recipe that trials start from, for instance data.path=data/cvpr40",
-    )
+    add_set(parser, example="data.path=data/cvpr40", recipe="the recipe that trials start from")
     parser.add_argument("--resume", action="store_true", help="go on with the search in DIR")
     parser.add_argument("--trials", type=int, metavar="N", help="settings to try (num_trials)")
     parser.add_argument("--concurrent", type=int, metavar="N", help="trials at once (default: as many as fit)")

@@ -1,28 +1,15 @@
 """The audit of a split: each check on columns with and without the fault, and on whole data sets."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+import simulated_run
 
 from neuroimagen.data_shards import audit
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.launch.cli import main
 
-
-def load_run_fixture() -> ModuleType:
-    path = Path(__file__).parents[1] / "trainer" / "run_fixture.py"
-    spec = importlib.util.spec_from_file_location("run_fixture", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-run_fixture = load_run_fixture()
 PARTS = np.array([0, 0, 1, 2, 2])
 
 
@@ -92,7 +79,7 @@ def test_classes_without_training_segments() -> None:
 
 @pytest.mark.parametrize("block_design", [True, False])
 def test_time_tells_the_class_in_blocks_only(tmp_path: Path, block_design: bool) -> None:
-    run_fixture.write_dataset(tmp_path / "data", num_images=18, block_design=block_design)
+    simulated_run.write_dataset(tmp_path / "data", num_images=18, block_design=block_design)
     found = {finding.check: finding for finding in audit.audit(Dataset.open(tmp_path / "data"))}
     assert found["stimuli"].level == found["segments"].level == "good"
     assert found["time"].level == ("problem" if block_design else "good")
@@ -110,7 +97,7 @@ def test_an_unknown_order_is_said_to_be_unknown() -> None:
 def test_the_command_says_what_drift_can_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import json
 
-    run_fixture.write_dataset(tmp_path / "data", num_images=12, block_design=True, signal=0.0, drift=3.0)
+    simulated_run.write_dataset(tmp_path / "data", num_images=12, block_design=True, signal=0.0, drift=3.0)
     assert main(["data", "audit", str(tmp_path / "data"), "--json", str(tmp_path / "audit.json")]) == 1
     printed = capsys.readouterr().out
     assert "PROBLEM" in printed

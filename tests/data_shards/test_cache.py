@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_models import build_tiny_diffusion_folder
 
 from neuroimagen.data_shards.cache import CachedLatents, LatentCache, applicable_kinds
 from neuroimagen.data_shards.dataset import Dataset
@@ -140,11 +141,11 @@ def test_dataset_finds_its_latents(cached: tuple, tiny_diffusion_folder: Path, t
         assert dataset.latents(kind, model=str(moved)).folder == stores[kind].store.folder
 
 
-def test_another_model_is_never_served(cached: tuple, tiny_models, tmp_path: Path) -> None:
+def test_another_model_is_never_served(cached: tuple, tmp_path: Path) -> None:
     from neuroimagen.data_shards.stimuli import CLASSES
 
     dataset, _, stores = cached
-    other = tiny_models.build_tiny_diffusion_folder(
+    other = build_tiny_diffusion_folder(
         tmp_path / "tiny-diffusion", class_names=[item.wnid for item in CLASSES], seed=1
     )
     for kind in ("vae", "text-class", "image"):

@@ -94,7 +94,7 @@ def test_an_npz_reads_like_an_npy(arrays: Path) -> None:
     ("edit", "message"),
     [
         (lambda rows: rows.pop(), "40 segments and 39 rows"),
-        (lambda rows: rows[3].update({"class": ""}), "line 5: image or class is empty"),
+        (lambda rows: rows[3].update({"class": ""}), "line 5: class is empty"),
         (lambda rows: rows[3].update(subject="one"), "line 5: subject 'one' is no whole number"),
         (lambda rows: rows[3].update(image="none.png"), r"1 of 21 pictures .* can't be read: none\.png \(No such file"),
         (lambda rows: rows[3].update(image="../table.csv"), "outside the image folder"),

@@ -1,31 +1,19 @@
 """`neuroimagen evaluate` and `report` as a user types them."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import simulated_run
 
 from neuroimagen.launch.cli import main
 
 
-def load_run_fixture() -> ModuleType:
-    path = Path(__file__).parents[1] / "trainer" / "run_fixture.py"
-    spec = importlib.util.spec_from_file_location("run_fixture", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run_fixture = load_run_fixture()
     folder = tmp_path_factory.mktemp("commands")
-    scenes = run_fixture.write_dataset(folder / "data")
-    return run_fixture.write_run(folder / "run", folder / "data", scenes)
+    scenes = simulated_run.write_dataset(folder / "data")
+    return simulated_run.write_run(folder / "run", folder / "data", scenes)
 
 
 def test_evaluate_then_report(run: Path, tiny_diffusion_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,10 @@
 """Controls on studies of known truth, and the verdict that follows from them."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+import simulated_run
 from scipy import stats
 
 from neuroimagen.data_shards.dataset import Dataset
@@ -15,20 +14,8 @@ from neuroimagen.trainer.results import Result, find
 from neuroimagen.trainer.verdict import drift_share, verdict
 
 
-def load_run_fixture() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("run_fixture", Path(__file__).with_name("run_fixture.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-run_fixture = load_run_fixture()
-
-
 def results_of(folder: Path, **study: object) -> list[Result]:
-    run_fixture.write_dataset(folder / "data", num_images=18, **study)
+    simulated_run.write_dataset(folder / "data", num_images=18, **study)
     dataset = Dataset.open(folder / "data")
     summaries = eeg_rows.summarise_segments(dataset, encoder=None)
     results = eeg_rows.eeg_results(dataset, summaries, num_resamples=300, seed=0)

@@ -1,11 +1,10 @@
 """Views of a data set: the averages behind them, and the files."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+import simulated_run
 from PIL import Image
 
 from neuroimagen.data_shards.dataset import Dataset
@@ -14,19 +13,10 @@ from neuroimagen.trainer import plots
 from neuroimagen.trainer.data_views import average
 
 
-def load_run_fixture() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("run_fixture", Path(__file__).with_name("run_fixture.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("views") / "data"
-    load_run_fixture().write_dataset(folder)
+    simulated_run.write_dataset(folder)
     return folder
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import build_tiny_diffusion_folder
 
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.trainer.diffusion import LatentDiffusion, load_latent_diffusion, model_digest, num_denoising_steps
@@ -143,9 +144,9 @@ def test_low_precision_is_close(tiny_diffusion_folder: Path, diffusion: LatentDi
     assert (rounded - exact).abs().mean() < 0.05 * exact.abs().mean()
 
 
-def test_other_sizes_and_prediction_types(tiny_models, tmp_path: Path) -> None:
+def test_other_sizes_and_prediction_types(tmp_path: Path) -> None:
     """Eight latent channels, v-prediction: nothing is assumed."""
-    folder = tiny_models.build_tiny_diffusion_folder(
+    folder = build_tiny_diffusion_folder(
         tmp_path / "model", class_names=["a", "b"], latent_channels=8, prediction_type="v_prediction"
     )
     diffusion = load_latent_diffusion(folder)

@@ -1,15 +1,14 @@
 """Evaluation of a finished run: what results.json holds, what is refused, and verdicts on studies of known truth."""
 
 import csv
-import importlib.util
 import json
 import math
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+import simulated_run
 
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.errors import UserError
@@ -30,18 +29,6 @@ EEG_ROWS = {
 }
 
 
-def load_run_fixture() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("run_fixture", Path(__file__).with_name("run_fixture.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-run_fixture = load_run_fixture()
-
-
 @pytest.fixture(scope="module")
 def config(tiny_diffusion_folder: Path) -> EvaluateConfig:
     return EvaluateConfig(
@@ -55,8 +42,8 @@ def config(tiny_diffusion_folder: Path) -> EvaluateConfig:
 def finished(tmp_path_factory: pytest.TempPathFactory, config: EvaluateConfig) -> tuple[Path, Path, list[Result]]:
     """Run folder, data set and results; read only."""
     folder = tmp_path_factory.mktemp("finished")
-    scenes = run_fixture.write_dataset(folder / "data")
-    run = run_fixture.write_run(folder / "run", folder / "data", scenes)
+    scenes = simulated_run.write_dataset(folder / "data")
+    run = simulated_run.write_run(folder / "run", folder / "data", scenes)
     return run, folder / "data", evaluate_run(run, Dataset.open(folder / "data"), config)
 
 
@@ -95,7 +82,7 @@ def test_figures_are_those_of_the_pictures(finished: tuple[Path, Path, list[Resu
     assert value("chance", "accuracy") == 1 / 12  # the classifier knows twelve classes, and all take part
     assert value("chance_eeg", "accuracy") == 1 / 6
     assert value("chance", "within_class_top1") == 0.5
-    assert value("ceiling", "accuracy") == run_fixture.STUDY["ceiling"]["accuracy"]
+    assert value("ceiling", "accuracy") == simulated_run.STUDY["ceiling"]["accuracy"]
     assert value("full_over_ceiling", "accuracy") == pytest.approx(value("full", "accuracy") / 0.86)
     assert value("full_minus_semantic_only", "ssim") == pytest.approx(
         value("full", "ssim") - value("semantic_only", "ssim")
@@ -269,7 +256,7 @@ def test_shuffling_keeps_the_test_part_and_every_subjects_labels() -> None:
 def test_the_verdict_on_drift_in_studies_of_known_truth(
     tmp_path: Path, signal: float, drift: float, block_design: bool, heading: str
 ) -> None:
-    run_fixture.write_dataset(tmp_path / "data", num_images=12, signal=signal, drift=drift, block_design=block_design)
+    simulated_run.write_dataset(tmp_path / "data", num_images=12, signal=signal, drift=drift, block_design=block_design)
     dataset = Dataset.open(tmp_path / "data")
     results = eeg_rows.eeg_results(
         dataset, eeg_rows.summarise_segments(dataset, encoder=None), num_resamples=300, seed=0

@@ -1,29 +1,16 @@
 """The model of drift: finds drift that is there, none that is not, and never takes a class for it."""
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+import simulated_run
 
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.trainer import phantom
 from neuroimagen.trainer.controls import sessions_of
 from neuroimagen.trainer.segment_features import bin_means, remove_trend, slow_features
-
-
-def load_run_fixture() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("run_fixture", Path(__file__).with_name("run_fixture.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-run_fixture = load_run_fixture()
 
 
 def make_sessions(num_subjects: int = 3, num_blocks: int = 12, block_size: int = 20) -> phantom.Sessions:
@@ -107,7 +94,7 @@ def test_windows_of_a_phantom_are_the_bin_means_of_its_segments() -> None:
 
 
 def test_a_phantom_data_set_has_everything_but_the_eeg(tmp_path: Path) -> None:
-    run_fixture.write_dataset(tmp_path / "data", num_images=8, block_design=True, drift=2.0)
+    simulated_run.write_dataset(tmp_path / "data", num_images=8, block_design=True, drift=2.0)
     (tmp_path / "data" / "latents").mkdir()
     dataset = Dataset.open(tmp_path / "data")
     rows = np.arange(len(dataset))

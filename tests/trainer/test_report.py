@@ -1,16 +1,15 @@
 """The report: self-contained, complete, and alive in a browser; examples chosen by their stated rank."""
 
-import importlib.util
 import json
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+import simulated_run
 from PIL import Image
 
 from neuroimagen.data_shards.dataset import Dataset
@@ -20,24 +19,12 @@ from neuroimagen.trainer.evaluate import EvaluateConfig, evaluate_run
 from neuroimagen.trainer.report import Item, choose_examples, write_report
 
 
-def load_run_fixture() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("run_fixture", Path(__file__).with_name("run_fixture.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-run_fixture = load_run_fixture()
-
-
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory, tiny_diffusion_folder: Path) -> tuple[Path, Path]:
     """An evaluated run with its report, and the data set; read only."""
     folder = tmp_path_factory.mktemp("reported")
-    scenes = run_fixture.write_dataset(folder / "data")
-    run = run_fixture.write_run(folder / "run", folder / "data", scenes)
+    scenes = simulated_run.write_dataset(folder / "data")
+    run = simulated_run.write_run(folder / "run", folder / "data", scenes)
     classifier, clip = (str(tiny_diffusion_folder / name) for name in ("classifier", "clip"))
     dataset = Dataset.open(folder / "data")
     evaluate_run(run, dataset, EvaluateConfig(classifier=classifier, clip=clip, num_resamples=100))

@@ -1,13 +1,12 @@
 """Several runs beside each other: figures, paired differences, files that need no other."""
 
-import importlib.util
 import json
 import re
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import simulated_run
 
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.launch.cli import main
@@ -15,21 +14,11 @@ from neuroimagen.trainer.evaluate import EvaluateConfig, evaluate_run
 from neuroimagen.trainer.results import find, read_results
 
 
-def load_run_fixture() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("run_fixture", Path(__file__).with_name("run_fixture.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny_diffusion_folder: Path) -> list[Path]:
     """Two runs on one data set, the second with fewer classes right; read only."""
-    run_fixture = load_run_fixture()
     folder = tmp_path_factory.mktemp("compared")
-    scenes = run_fixture.write_dataset(folder / "data")
+    scenes = simulated_run.write_dataset(folder / "data")
     config = EvaluateConfig(
         classifier=str(tiny_diffusion_folder / "classifier"),
         clip=str(tiny_diffusion_folder / "clip"),
@@ -37,7 +26,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_diffusion_folder: Path) 
     )
     made = []
     for name, right in (("good", 0.9), ("poor", 0.1)):
-        run = run_fixture.write_run(folder / name, folder / "data", scenes, right=right, stages=False)
+        run = simulated_run.write_run(folder / name, folder / "data", scenes, right=right, stages=False)
         for other in ("full_detailed", "semantic_only_detailed", "oracle_class", "random_class", "perfect_saliency"):
             shutil.rmtree(run / "reconstructions" / other)
         evaluate_run(run, Dataset.open(folder / "data"), config)

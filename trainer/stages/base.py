@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroimagen.data_shards.fetch import Batch
-from neuroimagen.data_shards.plan import Plan
+from neuroimagen.data_shards.plan import Plan, ShufflePlan
 from neuroimagen.trainer.data import BatchNeeds, StageData
 from neuroimagen.trainer.encoders import EEGEncoder
 from neuroimagen.trainer.pretrained import PretrainedModule
@@ -141,9 +141,9 @@ class Stage(ABC):
     def global_batch_size(self) -> int:
         """Segments a step, over all ranks."""
 
-    @abstractmethod
     def plan(self, data: StageData, seed: int) -> Plan:
-        """The order of the training part; every global batch has `global_batch_size` rows."""
+        """The order of the training part, here shuffled; every global batch has `global_batch_size` rows."""
+        return ShufflePlan(data.rows("train"), seed, self.global_batch_size, drop_last=True)
 
     @abstractmethod
     def prepare(self, data: StageData) -> None:

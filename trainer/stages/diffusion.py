@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuroimagen.data_shards.fetch import Batch
-from neuroimagen.data_shards.plan import Plan, ShufflePlan
 from neuroimagen.trainer.data import BatchNeeds, StageData
 from neuroimagen.trainer.eeg_diffusion import EEGDiffusion, NoiseSchedule, Trained, choose_trained
 from neuroimagen.trainer.pretrained import PretrainedModule
@@ -92,9 +91,6 @@ class DiffusionStage(Stage):
     @property
     def global_batch_size(self) -> int:
         return self.config.batch_size
-
-    def plan(self, data: StageData, seed: int) -> Plan:
-        return ShufflePlan(data.rows("train"), seed, self.global_batch_size, drop_last=True)
 
     def prepare(self, data: StageData) -> None:
         """Encode the empty caption, once."""

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.data_shards.fetch import Batch
-from neuroimagen.data_shards.plan import Plan, ShufflePlan
 from neuroimagen.trainer.data import BatchNeeds, StageData
 from neuroimagen.trainer.encoders import EEGEncoder
 from neuroimagen.trainer.encoders_masked import MaskedModel, TransformerTrunk
@@ -74,9 +73,6 @@ class MaskedStage(Stage):
     @property
     def global_batch_size(self) -> int:
         return self.config.batch_size
-
-    def plan(self, data: StageData, seed: int) -> Plan:
-        return ShufflePlan(data.rows("train"), seed, self.global_batch_size, drop_last=True)
 
     def prepare(self, data: StageData) -> None:
         model = self.networks["model"]

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from neuroimagen.data_shards.fetch import Batch
-from neuroimagen.data_shards.plan import Plan, ShufflePlan
 from neuroimagen.trainer.data import BatchNeeds, StageData
 from neuroimagen.trainer.encoders import EEGEncoder
 from neuroimagen.trainer.pretrained import PretrainedModule
@@ -122,9 +121,6 @@ class SaliencyStage(Stage):
 
     def learning_rate(self, network: str) -> float:
         return self.config.discriminator_learning_rate if network == "discriminator" else self.config.learning_rate
-
-    def plan(self, data: StageData, seed: int) -> Plan:
-        return ShufflePlan(data.rows("train"), seed, self.global_batch_size, drop_last=True)
 
     def prepare(self, data: StageData) -> None:
         model = self.networks["generator"]

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from neuroimagen.data_shards.fetch import Batch
 from neuroimagen.data_shards.latents import LatentStore
-from neuroimagen.data_shards.plan import Plan, ShufflePlan
 from neuroimagen.trainer.data import BatchNeeds, StageData
 from neuroimagen.trainer.encoders import EEGEncoder
 from neuroimagen.trainer.pretrained import PretrainedModule
@@ -155,9 +154,6 @@ class SemanticStage(Stage):
     @property
     def global_batch_size(self) -> int:
         return self.config.batch_size
-
-    def plan(self, data: StageData, seed: int) -> Plan:
-        return ShufflePlan(data.rows("train"), seed, self.global_batch_size, drop_last=True)
 
     @property
     def _model(self) -> SemanticModel:

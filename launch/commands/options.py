@@ -1,0 +1,20 @@
+"""Options that several commands have, each with one meaning."""
+
+import argparse
+
+
+def add_set(parser: argparse.ArgumentParser, *, example: str, recipe: str = "the recipe") -> None:
+    """--set KEY=VALUE …: changes of the recipe, for `load_recipe`."""
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"change values of {recipe}, for instance {example}",
+    )
+
+
+def add_cpu(parser: argparse.ArgumentParser) -> None:
+    """--cpu."""
+    parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
