@@ -51,6 +51,13 @@ def _check_step(step: int, steps_per_epoch: int) -> None:
         raise IndexError(f"step {step} is outside 0..{steps_per_epoch - 1}")
 
 
+def _num_steps(num_rows: int, global_batch_size: int, drop_last: bool) -> int:
+    full, rest = divmod(num_rows, global_batch_size)
+    if drop_last and full == 0:
+        raise UserError(f"{num_rows} segments do not fill a global batch of {global_batch_size}. Make it smaller.")
+    return full if drop_last or rest == 0 else full + 1
+
+
 class SequentialPlan:
     """Every row once, in the order given; the last batch may be shorter."""
 
@@ -77,16 +84,11 @@ class ShufflePlan:
         self.rows = _check_rows(rows, global_batch_size)
         self.seed = seed
         self.global_batch_size = global_batch_size
-        self.drop_last = drop_last
-        if drop_last and len(self.rows) < global_batch_size:
-            raise UserError(
-                f"{len(self.rows)} segments do not fill a global batch of {global_batch_size}. Make it smaller."
-            )
+        self._num_steps = _num_steps(len(self.rows), global_batch_size, drop_last)
 
     @property
     def steps_per_epoch(self) -> int:
-        full, rest = divmod(len(self.rows), self.global_batch_size)
-        return full if self.drop_last or rest == 0 else full + 1
+        return self._num_steps
 
     def batch(self, epoch: int, step: int) -> np.ndarray:
         _check_step(step, self.steps_per_epoch)
@@ -106,7 +108,8 @@ class BlockShufflePlan:
     where S is a multiple of the number of nodes, a node reads its own streams' shards only (ranks take contiguous
     slices). It belongs to the plan, not to the run: any number of ranks gets the same batches.
 
-    A step costs O(batch · log shards); the first step of an epoch O(shards) once.
+    With `drop_last` the epoch ends with the last full batch. A step costs O(batch · log shards); the first step of an
+    epoch O(shards) once.
     """
 
     def __init__(
@@ -118,6 +121,7 @@ class BlockShufflePlan:
         *,
         window_shards: int = 4,
         num_streams: int = 1,
+        drop_last: bool = False,
     ) -> None:
         self.rows = _check_rows(rows, global_batch_size)
         shard = np.asarray(shard)
@@ -131,6 +135,7 @@ class BlockShufflePlan:
             order = np.lexsort((self.rows, shard))
             self.rows, shard = self.rows[order], shard[order]
         self.seed, self.global_batch_size = seed, global_batch_size
+        self._num_steps = _num_steps(len(self.rows), global_batch_size, drop_last)
         self._num_streams = num_streams
         _, self._first, self._count = np.unique(shard, return_index=True, return_counts=True)
         self._window = max(1, round(window_shards * len(self.rows) / len(self._first)))
@@ -138,7 +143,7 @@ class BlockShufflePlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self.rows) // self.global_batch_size)
+        return self._num_steps
 
     def batch(self, epoch: int, step: int) -> np.ndarray:
         _check_step(step, self.steps_per_epoch)

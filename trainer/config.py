@@ -13,6 +13,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from neuroimagen.data_shards.errors import UserError
+from neuroimagen.trainer.data import OrderConfig
 from neuroimagen.trainer.encoders import EncoderConfig
 from neuroimagen.trainer.picture_rows import EvaluateConfig
 from neuroimagen.trainer.reconstruct import ReconstructConfig
@@ -35,6 +36,7 @@ class DataConfig:
     n_channels: int | None = None
     n_samples: int | None = None
     num_classes: int | None = None
+    order: OrderConfig = field(default_factory=OrderConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.data_shards.fetch import Batch, Reader
 from neuroimagen.data_shards.latents import LatentStore
-from neuroimagen.data_shards.plan import Plan, SequentialPlan
+from neuroimagen.data_shards.plan import BlockShufflePlan, Plan, SequentialPlan, ShufflePlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,28 @@ class BatchNeeds:
     """Size of the stimuli, if they are needed."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class OrderConfig:
+    """In which order training reads. It is for the stages that shuffle; contrastive batches are class-balanced."""
+
+    kind: Literal["shuffled", "windowed", "resampled"] = "shuffled"
+    """shuffled: over the whole part. windowed: within a window that moves over the shards, for data sets behind a URL
+    that the cache cannot hold; as exact. resampled: the webdataset library's stream, shards with replacement; a
+    resumed run sees other samples than one never stopped.
+    """
+    window_shards: int = 4
+    """windowed: shards read at a time."""
+    num_streams: int = 1
+    """windowed: sets of shards that every batch takes equal parts of; a multiple of the number of nodes."""
+    shuffle_buffer: int = 1000
+    """resampled: samples held to be shuffled."""
+
+    def __post_init__(self) -> None:
+        for name in ("window_shards", "num_streams", "shuffle_buffer"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"order.{name} must be at least 1, got {getattr(self, name)}")
+
+
 class StageData:
     """A data set as one rank of a stage sees it."""
 
@@ -61,8 +84,10 @@ class StageData:
         latents: Mapping[str, LatentStore],
         subjects: tuple[int, ...] | None,
         device: torch.device,
+        order: OrderConfig | None = None,
     ) -> None:
         self.dataset = dataset
+        self.order = order or OrderConfig()
         self.needs = needs
         self.latents = latents
         self.subjects = subjects
@@ -81,16 +106,38 @@ class StageData:
             )
         return rows
 
+    def shuffled(self, rows: np.ndarray, seed: int, global_batch_size: int) -> Plan:
+        """`rows` in the recipe's order, full batches only. Raises UserError if they do not fill one."""
+        if self.order.kind == "windowed":
+            return BlockShufflePlan(
+                rows,
+                self.dataset.index.shard[rows],
+                seed,
+                global_batch_size,
+                window_shards=self.order.window_shards,
+                num_streams=self.order.num_streams,
+                drop_last=True,
+            )
+        return ShufflePlan(rows, seed, global_batch_size, drop_last=True)
+
     def reader(self, plan: Plan) -> Reader:
         """This rank's share of a plan's batches, with all that the stage needs."""
-        return Reader(
-            self.dataset,
-            plan,
-            rank=self.rank,
-            world_size=self.world_size,
-            latents=self.latents,
-            image_size_px=self.needs.image_size_px,
-        )
+        options: dict[str, Any] = {
+            **{"rank": self.rank, "world_size": self.world_size},
+            **{"latents": self.latents, "image_size_px": self.needs.image_size_px},
+        }
+        if self.order.kind == "resampled" and isinstance(plan, ShufflePlan):
+            from neuroimagen.data_shards.webdataset_source import ResampledReader
+
+            return ResampledReader(
+                self.dataset,
+                plan.rows,
+                plan.global_batch_size,
+                seed=plan.seed,
+                shuffle=self.order.shuffle_buffer,
+                **options,
+            )
+        return Reader(self.dataset, plan, **options)
 
     def share(self, rows: np.ndarray) -> np.ndarray:
         """This rank's contiguous part of `rows`; the parts of all ranks in rank order are `rows`."""

@@ -57,7 +57,14 @@ def train(recipe: Recipe, name: str, folder: StageFolder, *, device: torch.devic
     dataset, shapes, latents = open_inputs(recipe, name)
     stage = build_stage(recipe, name, shapes, initial=load_initial(recipe, name, folder.run))
     config = stage.config
-    data = StageData(dataset, needs=stage.needs, latents=latents, subjects=recipe.data.subjects, device=device)
+    data = StageData(
+        dataset,
+        needs=stage.needs,
+        latents=latents,
+        subjects=recipe.data.subjects,
+        device=device,
+        order=recipe.data.order,
+    )
     plan = stage.plan(data, derive_seed(recipe.seed, name, "plan") % 2**31)
     checkpoints = Checkpoints(folder.checkpoints, ranks=ranks, keep=config.keep_checkpoints)
     newest = latest_checkpoint(folder.checkpoints)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroimagen.data_shards.fetch import Batch
-from neuroimagen.data_shards.plan import Plan, ShufflePlan
+from neuroimagen.data_shards.plan import Plan
 from neuroimagen.trainer.data import BatchNeeds, StageData
 from neuroimagen.trainer.encoders import EEGEncoder
 from neuroimagen.trainer.pretrained import PretrainedModule
@@ -143,7 +143,7 @@ class Stage(ABC):
 
     def plan(self, data: StageData, seed: int) -> Plan:
         """The order of the training part, here shuffled; every global batch has `global_batch_size` rows."""
-        return ShufflePlan(data.rows("train"), seed, self.global_batch_size, drop_last=True)
+        return data.shuffled(data.rows("train"), seed, self.global_batch_size)
 
     @abstractmethod
     def prepare(self, data: StageData) -> None:

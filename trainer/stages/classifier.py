@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuroimagen.data_shards.fetch import Batch
-from neuroimagen.data_shards.plan import Plan, ShufflePlan
+from neuroimagen.data_shards.plan import Plan
 from neuroimagen.trainer.data import BatchNeeds, StageData
 from neuroimagen.trainer.encoders import EEGEncoder
 from neuroimagen.trainer.pretrained import PretrainedModule
@@ -93,7 +93,7 @@ class ClassifierStage(Stage):
 
     def plan(self, data: StageData, seed: int) -> Plan:
         rows = labelled_rows(data.rows("train"), data.dataset.index.label, self.config.label_share, seed)
-        return ShufflePlan(rows, seed, self.global_batch_size, drop_last=True)
+        return data.shuffled(rows, seed, self.global_batch_size)
 
     def prepare(self, data: StageData) -> None:
         model = self.networks["model"]
