@@ -27,8 +27,9 @@ class EMA:
             copied.copy_(buffer)
 
     def state(self) -> dict[str, Tensor]:
-        """The average's tensors by name."""
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+        """Copies of the average's tensors, on the CPU, by name: what comes later does not change them."""
+        state = self.network.state_dict()
+        return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         self.network.load_state_dict(dict(state))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.errors import UserError
@@ -125,6 +127,45 @@ def test_a_resumed_run_ends_like_one_never_stopped(
     assert read_state(latest_checkpoint(run / stage / "checkpoints")).step in (3, 6)
     torch.manual_seed(99)  # whatever this process drew meanwhile must not matter
     resumed = train_here(recipe_path, stage, run, *common, resume=True)
+    assert same_files(resumed / "export", whole / "export")
+    assert metrics(resumed) == metrics(whole)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_a_checkpoint_holds_the_step_it_was_begun_at_however_long_it_takes_to_write(
+    zero_stage: int, train_here: Train, recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three steps are taken while the checkpoint of step 3 is on its way to the disk."""
+    common = ("semantic.initialise_from=null", "semantic.ema_decay=0.8", f"semantic.zero_stage={zero_stage}")
+    common += ("semantic.steps=8", "semantic.validate_every=3", "semantic.checkpoint_every=3")
+    whole = train_here(recipe_path, "semantic", tmp_path / "whole", *common)
+    may_write = threading.Event()
+
+    def late(*args: Any, **kwargs: Any) -> None:
+        assert may_write.wait(120)
+        save_file(*args, **kwargs)
+
+    def until_six(*args: Any, **kwargs: Any) -> Any:
+        if args[4] == 6:
+            raise KeyboardInterrupt
+        figures = real(*args, **kwargs)
+        if args[4] == 5:
+            may_write.set()
+        return figures
+
+    real = loop.train_step
+    monkeypatch.setattr(loop, "train_step", until_six)
+    monkeypatch.setattr(checkpoint, "save_file", late)
+    with pytest.raises(KeyboardInterrupt):
+        train_here(recipe_path, "semantic", tmp_path / "run", *common)
+    monkeypatch.undo()
+    for thread in threading.enumerate():
+        if thread.name == "neuroimagen-checkpoint":
+            thread.join()
+    newest = latest_checkpoint(tmp_path / "run" / "semantic" / "checkpoints")
+    assert newest is not None
+    assert read_state(newest).step == 3
+    resumed = train_here(recipe_path, "semantic", tmp_path / "run", *common, resume=True)
     assert same_files(resumed / "export", whole / "export")
     assert metrics(resumed) == metrics(whole)
 
