@@ -71,13 +71,14 @@ class MarginSearch(SearchConfig):
     """The recipe that trials start from, relative to this file. What it says is the default."""
     objective: Literal["knn_accuracy", "retrieval_top1", "accuracy"] = "knn_accuracy"
     """Validation figure to raise; the contrastive stage measures all three against the training part."""
-    scheduler: Literal["asha", "pbt", "none"] = "asha"
-    """asha: stop trials behind the others, at once. pbt: population-based training, schedules; trials go on from each
+    scheduler: Literal["asha", "asha_promoting", "pbt", "none"] = "asha"
+    """asha: stop trials behind the others, at once. asha_promoting: let every trial rest at a rung, and the best of a
+    rung go on from their checkpoints. pbt: population-based training, schedules; trials go on from each
     other's checkpoints. none: every trial to its end."""
     grace_steps: int | None = None
-    """asha: steps that every trial gets. pbt: steps between two exchanges. null: validate_every."""
+    """asha, asha_promoting: steps that every trial gets. pbt: steps between two exchanges. null: validate_every."""
     reduction_factor: int = 3
-    """asha: of so many trials at a rung, one goes on."""
+    """asha, asha_promoting: of so many trials at a rung, one goes on."""
     num_ranks: int | None = 1
     """Ranks of each trial; null: not said, for a launcher that decides it."""
     launcher: tuple[str, ...] | None = None

@@ -26,7 +26,7 @@ class Resources:
 
 
 class TrialSource(Searcher):  # type: ignore[misc]
-    """Hands out trials: those that were interrupted first, then new ones."""
+    """Hands out trials: those that were interrupted first, then those that are promoted, then new ones."""
 
     def __init__(
         self,
@@ -34,22 +34,38 @@ class TrialSource(Searcher):  # type: ignore[misc]
         pending: Sequence[TrialRecord],
         fresh: Callable[[], TrialRecord | None],
         constants: dict[str, Any],
+        promoted: Callable[[bool], TrialRecord | None] | None = None,
     ) -> None:
+        """`promoted`: gives a trial that rests and may go on, its argument says whether nothing else is left to do;
+        None where a trial that was stopped is over.
+        """
         super().__init__(metric="value", mode="max")
         self._folder = folder
         self._pending = list(pending)
         self._fresh = fresh
+        self._promoted = promoted
         self._constants = constants
+        self._at_work: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        record = self._pending.pop(0) if self._pending else self._fresh()
+        record = self._pending.pop(0) if self._pending else None
+        if record is None and self._promoted is not None:
+            record = self._promoted(False)
+        if record is None:
+            record = self._fresh()
+        if record is None and self._promoted is not None:
+            if self._at_work:
+                return None  # it may yet let another trial go on
+            record = self._promoted(True)
         if record is None:
             return str(Searcher.FINISHED)
         self._folder.write(record)
+        self._at_work.add(trial_id)
         return {**self._constants, **trial_config(record)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: the recorder tells the proposals, with the whole curve."""
+        """The recorder tells the proposals, with the whole curve."""
+        self._at_work.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: a search goes on from its records, never from a pickle."""
@@ -75,12 +91,14 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self._curves: dict[str, dict[int, float]] = {}
         self._retries: dict[str, int] = {}
         self._begun: dict[str, float] = {}
-        self._num_over = 0
+        """Ray's id → when it first started."""
+        self._over: set[str] = set()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         name = self._names.setdefault(trial.trial_id, trial.config["trial"])
-        self._curves.setdefault(name, {})
-        self._begun.setdefault(name, time.monotonic())
+        if name not in self._curves:  # one that is promoted has a curve already
+            self._curves[name] = dict(self._folder.read(name).curve)
+        self._begun.setdefault(trial.trial_id, time.monotonic())
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -111,20 +129,21 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         name = self._names[trial.trial_id]
         result = trial.last_result or {}
         curve = tuple(sorted(self._curves[name].items()))
+        before = self._folder.read(name)
         record = replace(
-            self._folder.read(name),
+            before,
             figures={key: float(value) for key, value in result.get("figures", {}).items()},
             curve=curve,
             steps=curve[-1][0] if curve else 0,
-            seconds=round(time.monotonic() - self._begun[name], 2),
+            seconds=round(before.seconds + time.monotonic() - self._begun[trial.trial_id], 2),
             num_starts=self._folder.trial(name).num_starts,
             retries=self._retries.get(name, 0),
             **changes,
         )
         self._folder.write(record)
         self._tell(record)
-        self._num_over += 1
-        print(f"[{self._num_over}/{self._total}] {describe(record)}", flush=True)
+        self._over.add(name)
+        print(f"[{len(self._over)}/{self._total}] {describe(record)}", flush=True)
 
 
 def describe(record: TrialRecord) -> str:

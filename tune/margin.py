@@ -14,12 +14,12 @@ from neuroimagen.data_shards.files import atomic_path
 from neuroimagen.data_shards.sealed import seal
 from neuroimagen.trainer.config import Recipe, dump_recipe, load_recipe
 from neuroimagen.trainer.rank_status import read_statuses
-from neuroimagen.trainer.run_folder import StageFolder
+from neuroimagen.trainer.run_folder import StageFolder, locked
 from neuroimagen.tune.config import MarginSearch
 from neuroimagen.tune.objective import Validation, selected, validation_of
 from neuroimagen.tune.records import SearchFolder, add_line, read_lines, read_search
 from neuroimagen.tune.space import Values, overrides
-from neuroimagen.tune.trial import MetricsTail, TrialProcess, trial_command, trial_environment
+from neuroimagen.tune.trial import STOP_GRACE_SECONDS, MetricsTail, TrialProcess, trial_command, trial_environment
 
 STAGE = "contrastive"
 POLL_SECONDS = 0.1
@@ -96,6 +96,8 @@ class MarginTrial(tune.Trainable):  # type: ignore[misc]
         with atomic_path(path) as temporary:
             temporary.write_text(dump_recipe(recipe), encoding="utf-8")
         self._run = self._trial.newest_run
+        if self._trial.num_starts > 1:
+            wait_until_free(StageFolder(self._run, STAGE))
         metrics = StageFolder(self._run, STAGE).metrics
         self._seen = [v for line in read_lines(metrics) if (v := validation_of(line)) and v.step <= self._after]
         self._tail = MetricsTail(metrics, after=self._after)
@@ -159,6 +161,22 @@ class MarginTrial(tune.Trainable):  # type: ignore[misc]
         if self._process is not None:
             self._process.stop()
             self._process = None
+
+
+def wait_until_free(folder: StageFolder) -> None:
+    """Wait for the command that trained here before: one that was told to stop is saving its checkpoint, elsewhere.
+
+    Raises UserError if it has not left after all the time that it was given.
+    """
+    deadline = time.monotonic() + STOP_GRACE_SECONDS + 10.0
+    while True:
+        try:
+            with locked(folder):
+                return
+        except UserError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_SECONDS)
 
 
 def own_name(folder: SearchFolder, trial_id: str, configured: str) -> str:

@@ -3,7 +3,9 @@
 import contextlib
 import logging
 import os
+import shlex
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +68,12 @@ def ray_session(*, num_cpus: int, address: str | None) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _runtime_env(python: str) -> dict[str, str] | None:
+    """What Ray is to start workers with: it writes Python's path into a shell command without quoting it."""
+    quoted = shlex.quote(python)
+    return None if quoted == python else {"py_executable": quoted}
+
+
 def _start_own_cluster(folder: Path, num_cpus: int) -> None:
     import ray
 
@@ -80,6 +88,7 @@ def _start_own_cluster(folder: Path, num_cpus: int) -> None:
                 object_store_memory=100 << 20,
                 _temp_dir=str(folder / str(attempt)),
                 _node_ip_address="127.0.0.1",
+                runtime_env=_runtime_env(sys.executable),
             )
             return
         except Exception as error:  # Ray raises Exception itself when its processes take more than 30 s to start

@@ -47,9 +47,9 @@ class TrialRecord:
     steps: int = 0
     """Training steps or pictures spent."""
     seconds: float = 0.0
-    """Between its first start in the last session and its end."""
+    """Between its first start in the last session and its end, without the time it rested before a promotion."""
     num_starts: int = 0
-    """More than 1: its worker died, or the search was interrupted, or the trial was paused."""
+    """More than 1: its worker died, or the search was interrupted, or the trial was paused or promoted."""
     retries: int = 0
     """Starts after the death of a worker."""
     message: str = ""

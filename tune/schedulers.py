@@ -12,8 +12,8 @@ from neuroimagen.tune.space import Parameter, Space, Value
 def make_scheduler(search: Search, *, first: int, last: int, records: Sequence[TrialRecord] = ()) -> Any:
     """The scheduler of a search whose trials report "step" and "value"; None leaves every trial to its end.
 
-    first: steps (or pictures) at which a trial may first be stopped. last: of a whole trial. records: of trials that
-    are over, by whose curves later ones are judged.
+    first: steps (or pictures) at which a trial may first be stopped. last: of a whole trial. records: of trials of an
+    interrupted search, by whose curves later trials are judged.
     """
     from ray.tune.schedulers import AsyncHyperBandScheduler, PopulationBasedTraining
 
@@ -33,6 +33,8 @@ def make_scheduler(search: Search, *, first: int, last: int, records: Sequence[T
         for record in records:
             _replay(asha, record)
         return asha
+    if name == "asha_promoting":
+        return _promoting(first=first, last=last, factor=search.reduction_factor, records=records)
     if name == "pbt":
         return PopulationBasedTraining(
             **common,
@@ -43,6 +45,19 @@ def make_scheduler(search: Search, *, first: int, last: int, records: Sequence[T
             log_config=False,
         )
     return None
+
+
+def _promoting(*, first: int, last: int, factor: int, records: Sequence[TrialRecord]) -> Any:
+    """The scheduler with its rungs as an interrupted search left them."""
+    from neuroimagen.tune.promotion import PromotingScheduler, Rungs
+
+    rungs = Rungs(first=first, last=last, factor=factor)
+    for record in records:
+        for step, value in record.curve:
+            rungs.saw(record.name, step, value)
+        if not record.is_over:  # it was at work again after the curve that its record has
+            rungs.went_on(record.name)
+    return PromotingScheduler(rungs)
 
 
 def _replay(scheduler: Any, record: TrialRecord) -> None:

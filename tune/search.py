@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from neuroimagen.tune.records import SearchFolder, TrialRecord, locked, open_sea
 from neuroimagen.tune.result import final_values, write_result
 from neuroimagen.tune.schedulers import make_scheduler
 from neuroimagen.tune.space import Value
+
+_WITHOUT_LIMIT = 1_000_000
+"""Ray wants a number of trials; what ends the search is that there is none left to hand out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +108,7 @@ class _Runner:
         # Those that were interrupted are known to the proposals too, so that none is proposed again.
         for record in pending:
             proposals.tell(record)
-        remaining = 1_000_000 if limit is None else max(0, limit - len(records))
+        remaining = _WITHOUT_LIMIT if limit is None else max(0, limit - len(records))
         self._run(pending, fresh, proposals.tell, num_fresh=remaining, over=over)
 
     def _population(self, over: Sequence[TrialRecord], pending: Sequence[TrialRecord]) -> None:
@@ -166,8 +169,10 @@ class _Runner:
     ) -> None:
         from neuroimagen.tune.driver import Recorder, TrialSource, run_trials
 
+        scheduler = None if confirming else self._scheduler([*over, *pending])
+        rungs = getattr(scheduler, "rungs", None)
         num = len(pending) + num_fresh
-        if num == 0:
+        if num == 0 and rungs is None:
             return
         constants = dict(self._constants)
         if isinstance(self._config, GuidanceSearch):
@@ -177,14 +182,23 @@ class _Runner:
             from neuroimagen.tune.space import grid_points
 
             num = max(1, len(grid_points(self._config.space)) - len(over))
+
+        def promoted(nothing_else: bool) -> TrialRecord | None:
+            made = self._folder.records()
+            resting = {record.name: record for record in made if record.state == "stopped"}
+            name = rungs.next_promotion(resting)
+            if name is None and nothing_else and not any(record.state == "finished" for record in made):
+                name = rungs.furthest(resting)  # too few trials for the last rung: a search is to find something
+            return None if name is None else replace(resting[name], state="running")
+
         run_trials(
             self._trainable,
-            TrialSource(self._folder, pending, fresh, constants),
+            TrialSource(self._folder, pending, fresh, constants, None if rungs is None else promoted),
             Recorder(self._folder, tell, num),
             search=self._config,
             folder=self._folder,
-            num_trials=num,
-            scheduler=None if confirming else self._scheduler(over),
+            num_trials=num if rungs is None else _WITHOUT_LIMIT,
+            scheduler=scheduler,
             resources=self._resources,
         )
         self._require_done("confirm" if confirming else "trials")

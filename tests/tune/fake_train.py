@@ -14,8 +14,11 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import yaml
+
+from neuroimagen.data_shards.files import held_folder
 
 RANK = "import ctypes, signal, time; ctypes.CDLL(None).prctl(1, signal.SIGKILL); time.sleep(600)"
 
@@ -39,6 +42,11 @@ def main() -> int:
     if (stage / "export").is_dir():
         print("contrastive: already finished")
         return 0
+    with held_folder(stage, doing="training", option="--run"):
+        return train(args, recipe, settings, stage)
+
+
+def train(args: argparse.Namespace, recipe: dict[str, Any], settings: dict[str, Any], stage: Path) -> int:
     stop: list[int] = []
 
     def ask(signum: int, frame: FrameType | None) -> None:

@@ -1,0 +1,35 @@
+"""Ray's own cluster of a search."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ASK = """
+import sys
+import ray
+from neuroimagen.tune.ray_session import ray_session
+
+@ray.remote
+class Worker:  # as a trial is: an actor
+    def python(self):
+        return sys.executable
+
+if __name__ == "__main__":
+    with ray_session(num_cpus=1, address=None):
+        print("answer:", ray.get(Worker.remote().python.remote(), timeout=90))
+"""
+
+
+def test_workers_start_where_python_s_path_has_a_space(tmp_path: Path) -> None:
+    """A virtual environment like this one, at another place."""
+    place = tmp_path / "a folder"
+    (place / "bin").mkdir(parents=True)
+    here = Path(sys.executable).parent
+    (place / "bin" / "python").symlink_to((here / "python").resolve())
+    (place / "pyvenv.cfg").write_bytes((here.parent / "pyvenv.cfg").read_bytes())
+    (place / "lib").symlink_to(here.parent / "lib")
+    script = tmp_path / "ask.py"
+    script.write_text(ASK)
+    python = str(place / "bin" / "python")
+    done = subprocess.run([python, str(script)], capture_output=True, text=True, timeout=180, check=False)
+    assert f"answer: {python}" in done.stdout, done.stderr
