@@ -170,7 +170,7 @@ class _Runner:
         from neuroimagen.tune.driver import Recorder, TrialSource, run_trials
 
         scheduler = None if confirming else self._scheduler([*over, *pending])
-        rungs = getattr(scheduler, "rungs", None)
+        rungs: Any = getattr(scheduler, "rungs", None)
         num = len(pending) + num_fresh
         if num == 0 and rungs is None:
             return
