@@ -15,6 +15,9 @@ from neuroimagen.data_shards.errors import UserError
 _MAX_TEMP_PATH = 40
 """Ray's sockets lie some 60 characters below its folder, and a socket's path may have 107."""
 
+_PREFIX = "ni-ray-"
+"""Of the folders of our clusters; the number of the search's process follows."""
+
 START_ATTEMPTS = 3
 """Ray gives its own processes 30 s to start, which a busy machine can miss."""
 
@@ -59,13 +62,22 @@ def ray_session(*, num_cpus: int, address: str | None) -> Iterator[None]:
     # Another search, or anything else of the user's, may have a cluster here: this one is ours alone.
     os.environ.pop("RAY_ADDRESS", None)
     parent = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _MAX_TEMP_PATH else "/tmp"
-    folder = Path(tempfile.mkdtemp(prefix="ray-", dir=parent))
+    _remove_leavings(Path(parent))
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
     try:
         _start_own_cluster(folder, num_cpus)
         yield
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_leavings(parent: Path) -> None:
+    """Remove the folders of clusters whose search was killed; Ray's own processes end by themselves in a minute."""
+    for folder in parent.glob(f"{_PREFIX}*-*"):
+        pid = folder.name.removeprefix(_PREFIX).split("-")[0]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _runtime_env(python: str) -> dict[str, str] | None:

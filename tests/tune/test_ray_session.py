@@ -1,8 +1,11 @@
 """Ray's own cluster of a search."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+from neuroimagen.tune.ray_session import _remove_leavings
 
 ASK = """
 import sys
@@ -33,3 +36,13 @@ def test_workers_start_where_python_s_path_has_a_space(tmp_path: Path) -> None:
     python = str(place / "bin" / "python")
     done = subprocess.run([python, str(script)], capture_output=True, text=True, timeout=180, check=False)
     assert f"answer: {python}" in done.stdout, done.stderr
+
+
+def test_folders_of_killed_searches_are_removed_and_others_kept(tmp_path: Path) -> None:
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    names = (f"ni-ray-{done.pid}-abc", f"ni-ray-{os.getpid()}-abc", "ni-ray-x-abc", "ray-something")
+    for name in names:
+        (tmp_path / name / "session").mkdir(parents=True)
+    _remove_leavings(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])

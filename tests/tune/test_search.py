@@ -1,7 +1,9 @@
 """Whole searches through Ray and the command line, with a stand-in for the training command."""
 
+import contextlib
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -212,4 +214,63 @@ def test_a_population_goes_on_from_checkpoints(margin_search: Callable[..., Path
     assert {record.state for record in made} <= {"finished", "stopped"}
     assert any(record.num_starts > 1 for record in made)
     assert any(record.steps == 27 for record in made)
+    wait_for_silence(out)
+
+
+def workers_of(driver: subprocess.Popen[str], out: Path) -> list[psutil.Process]:
+    """Ray's workers that are at a trial of this driver's."""
+    starts = (line for path in out.glob("trials/*/starts.jsonl") for line in path.read_text().splitlines())
+    pids = {json.loads(line)["pid"] for line in starts}
+    try:
+        return [child for child in psutil.Process(driver.pid).children(recursive=True) if child.pid in pids]
+    except psutil.NoSuchProcess:
+        return []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheduler", ["asha", "asha_promoting"])
+def test_killed_at_random_moments_a_search_ends_complete_and_repeats_nothing(
+    scheduler: str, margin_search: Callable[..., Path], tmp_path: Path
+) -> None:
+    """kill -9 of the driver, of a worker, of the driver …, six times, each some seconds after the start."""
+    keys = {"num_trials": 8, "startup_trials": 4, "confirm_seeds": 1, "scheduler": scheduler}
+    search, out = margin_search(SPACE.replace(", 99", ""), wait=0.1, **keys), tmp_path / "out"
+    moments = random.Random(7)
+    finished: dict[str, tuple[TrialRecord, int]] = {}
+    killed = 0
+    for kill in range(6):
+        process = start(search, out, *(["--resume"] if (out / "search.json").is_file() else []))
+        until(lambda: (out / "search.json").is_file(), process, "the search's file")
+        if kill % 2 == 0:
+            time.sleep(moments.uniform(4.0, 14.0))
+        else:
+            while process.poll() is None and not workers_of(process, out):
+                time.sleep(0.1)
+            time.sleep(moments.uniform(0.0, 4.0))
+            with contextlib.suppress(psutil.NoSuchProcess, IndexError):
+                moments.choice(workers_of(process, out)).kill()
+                killed += 1
+            time.sleep(moments.uniform(0.5, 4.0))
+        if process.poll() is not None:
+            break  # done before it could be killed
+        process.kill()
+        process.wait()
+        wait_for_silence(out)
+        for record in records(out):
+            if record.state == "finished":
+                assert finished.setdefault(record.name, (record, starts(out, record.name)))[0] == record
+    assert killed, "no worker was hit"
+    last = start(search, out, "--resume")
+    said = finish(last)
+    assert last.returncode == 0, said
+    made = {record.name: record for record in records(out)}
+    assert sorted(made) == [f"trials/{number:04d}" for number in range(8)]
+    assert all(record.is_over for record in made.values())
+    for name, (record, count) in finished.items():
+        assert made[name] == record
+        assert starts(out, name) == count
+    for record in made.values():
+        steps = [step for step, _ in record.curve]
+        assert steps == list(range(3, record.steps + 1, 3))
+    assert (out / "best.yaml").is_file()
     wait_for_silence(out)
