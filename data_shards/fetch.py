@@ -6,7 +6,6 @@ Shapes: B segments of this rank's batch, C channels, T samples of time, S image 
 import dataclasses
 import itertools
 import logging
-import os
 import queue
 import sys
 import threading
@@ -30,8 +29,9 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 _MAX_CORRUPT_FRACTION = 0.01
 """With on_corrupt="skip", more damage than this is an error all the same: a broken disk must not go unnoticed."""
-_MAX_DECODE_THREADS = 4
-"""Four decode more than a training step consumes; the other cores are the model's."""
+_REMOTE_DECODE_THREADS = 4
+"""Of a data set behind a URL, where a thread mostly waits for a block. Of a local one a second thread gains nothing: a
+segment takes 35 µs, and the interpreter's lock is handed over at each of its three calls (`bench stream`)."""
 _SERIAL_ELEMENTS = 32_767
 """PyTorch spreads an element-wise operation over its thread pool from one more than this on; the reader must not take
 the training thread's cores for a 20 µs copy."""
@@ -92,8 +92,9 @@ class Reader:
 
     latents: kind → store; the batch carries the latents of its stimuli. image_size_px: also carry the pictures.
     prefetch_batches: how many finished batches may wait, as long as their EEG fits into `prefetch_bytes`.
-    decode_threads: how many share a batch; None means one a core, at most 4. pin_memory: page-locked EEG for fast
-    copies to a GPU; None means where there is one. The order is the plan's, and a start at any step costs nothing.
+    decode_threads: how many share a batch; None means one, or four for a data set behind a URL. pin_memory: page-locked
+    EEG for fast copies to a GPU; None means where there is one. The order is the plan's, and a start at any step costs
+    nothing.
 
     on_corrupt: a segment whose bytes are not what the index says is an error, or with "skip" replaced by the next sound
     segment of its class and part, which every number of ranks finds alike; `corrupt` lists what was replaced.
@@ -120,7 +121,7 @@ class Reader:
             raise UserError(f"prefetch_batches is {prefetch_batches}; it must be at least 1.")
         if decode_threads is not None and decode_threads < 1:
             raise UserError(f"decode_threads is {decode_threads}; it must be at least 1.")
-        self.decode_threads = decode_threads or min(_MAX_DECODE_THREADS, len(os.sched_getaffinity(0)))
+        self.decode_threads = decode_threads or (1 if dataset.remote is None else _REMOTE_DECODE_THREADS)
         self.dataset, self.plan = dataset, plan
         self.rank, self.world_size = rank, world_size
         self._latents = dict(latents or {})
@@ -206,7 +207,9 @@ class Reader:
     def _decode(self, rows: np.ndarray, eeg: torch.Tensor) -> None:
         """Read, check and decode segments into `eeg` [n, C, T]; where one is replaced, `rows` says by which."""
         # Piece p of segment i is pieces[p][i]: all the views are made here, at once.
-        pieces = [piece.unbind(0) for piece in eeg.flatten(1).split(_SERIAL_ELEMENTS, dim=1)]
+        # One piece where PyTorch has no thread pool to spread it over.
+        size = _SERIAL_ELEMENTS if torch.get_num_threads() > 1 else eeg[0].numel()
+        pieces = [piece.unbind(0) for piece in eeg.flatten(1).split(size, dim=1)]
         for position, row in enumerate(rows.tolist()):
             row, content = self._sound_segment(row)
             rows[position] = row
