@@ -21,7 +21,10 @@ from neuroimagen.trainer.report import RANK_RULE, THUMB_PX, Evaluated, Item, cho
 from neuroimagen.trainer.report_tables import escaped, figure_texts, is_share
 from neuroimagen.trainer.results import Result, find, metric_title, ordered_rows, row_of
 
-COMPARED_ROWS = ("full", "semantic_only", "saliency_only", "eeg_classifier", "linear_decoder", "leave_one_subject_out")
+COMPARED_ROWS = (
+    *("full", "semantic_only", "saliency_only", "eeg_classifier", "linear_decoder"),
+    *("leave_one_subject_out", "eeg_classifier_unseen_subject"),
+)
 MAX_SETTINGS = 40
 
 

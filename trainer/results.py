@@ -105,6 +105,11 @@ ROWS: Mapping[str, Row] = {
         text="the detrended linear decoder of all other subjects: neither drift nor block crosses from one to another",
         group="eeg",
     ),
+    "eeg_classifier_unseen_subject": Row(
+        title="nearest class centroid, unseen subject",
+        text="the contrastive stage trained anew without the subject, and the mean embeddings of all others' classes",
+        group="eeg",
+    ),
     "early_part_of_block": Row(
         title="early part of blocks",
         text="the linear decoder fitted on the first half of every block and scored on it",
