@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import simulated_run
+from browser import WIDTHS_PX, ask, needs_chromium
 
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.launch.cli import main
@@ -59,6 +60,31 @@ def test_a_comparison_of_two_runs(runs: list[Path], tmp_path: Path) -> None:
     assert len({line.count("|") for line in markdown.splitlines() if line.startswith("|")}) == 1
     latex = (out / "compare.tex").read_text(encoding="utf-8")
     assert {line.count("&") for line in latex.splitlines() if line.endswith(r"\\")} == {3}
+
+
+QUESTIONS = """
+found.rows = visible("tr[data-row]");
+const titles = [...document.getElementById("row").options].map((option) => option.value);
+found.titles = titles.length;
+change("row", "value", "class caption + saliency");
+found.rowsOfOne = visible("tr[data-row]");
+change("row", "value", "");
+found.rowsAgain = visible("tr[data-row]");
+found.verdicts = parts("#verdict article").length;
+"""
+
+
+@needs_chromium
+@pytest.mark.parametrize("width_px", WIDTHS_PX)
+def test_the_comparison_works_in_a_browser(runs: list[Path], tmp_path: Path, width_px: int) -> None:
+    assert main(["report", *map(str, runs), "--out", str(tmp_path / "comparison")]) == 0
+    found = ask(tmp_path / "comparison" / "compare.html", QUESTIONS, folder=tmp_path, width_px=width_px)
+    assert len(found["images"]) == 6 * 3
+    rows = json.loads((tmp_path / "comparison" / "compare.json").read_text())["rows"]
+    assert found["rows"] == found["rowsAgain"] == len(rows)
+    assert found["titles"] == 1 + len({row["title"] for row in rows})
+    assert found["rowsOfOne"] == sum(row["row"] == "full" for row in rows) == 5
+    assert found["verdicts"] >= 2
 
 
 def test_wrong_usage_is_said(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
