@@ -102,7 +102,7 @@ ROWS: Mapping[str, Row] = {
     ),
     "leave_one_subject_out": Row(
         title="unseen subject",
-        text="the detrended linear decoder of all other subjects: neither drift nor block crosses from one to another",
+        text="the detrended linear decoder of all other subjects: one subject's drift says nothing of another's",
         group="eeg",
     ),
     "eeg_classifier_unseen_subject": Row(

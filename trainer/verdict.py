@@ -201,11 +201,12 @@ def _layout(results: Sequence[Result]) -> Sentence | None:
             f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
             if found.low is not None
             else f"{found.value:+.3f}"
-        )
+        ).replace("-", "−")
 
+    points = f"{100 * accuracy.value:+.1f}".replace("-", "−")
     text = (
         f"Against the class caption alone, the saliency map changes SSIM by {signed(ssim)}, the pixel correlation by "
-        f"{signed(pixcorr)} and the accuracy by {100 * accuracy.value:+.1f} points."
+        f"{signed(pixcorr)} and the accuracy by {points} points."
     )
     if _above(ssim, 0) and _above(pixcorr, 0):
         return Sentence(heading="The saliency map brings the layout", text=text, tone="good")
