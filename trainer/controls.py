@@ -1,19 +1,29 @@
 """Controls that need no training of networks: what the block, the time, another subject or drift alone can tell.
 
-All of them score the class of the test segments by the linear decoder of trainer/eeg_rows.py, so they compare with
-`linear_decoder`. What the whole pipeline makes of a phantom is measured by launch/controls.py's run.
+`control_results` score the class of the test segments by the linear decoder of trainer/eeg_rows.py, so they compare
+with `linear_decoder`. What takes training (launch/controls.py) comes as `ControlRuns`.
 
 Legend: N segments, n test segments, K phantoms.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.progress import track
-from neuroimagen.trainer.eeg_rows import EegRow, SegmentSummaries, lda_predictions, row_results
+from neuroimagen.trainer.eeg_rows import (
+    EegRow,
+    SegmentSummaries,
+    centroid_predictions,
+    embed,
+    lda_predictions,
+    load_encoder,
+    row_results,
+)
 from neuroimagen.trainer.intervals import Estimate
 from neuroimagen.trainer.metrics import Floats, Integers
 from neuroimagen.trainer.phantom import Sessions, draw_phantom, fit_drift, phantom_windows
@@ -21,6 +31,20 @@ from neuroimagen.trainer.results import Result, result
 from neuroimagen.trainer.segment_features import NUM_COMPONENTS
 
 NUM_PHANTOMS = 20
+PHANTOM_ROW = "phantom_full"
+UNSEEN_SUBJECT_ROW = "eeg_classifier_unseen_subject"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlRuns:
+    """Runs that were trained as controls of another (launch/controls.py)."""
+
+    phantom: Path | None = None
+    """The whole pipeline, trained on a phantom."""
+    without_subject: Mapping[int, Path] = field(default_factory=dict)
+    """Subject → the contrastive stage trained on all others."""
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """Row → why there is no run to measure it by."""
 
 
 def control_results(
@@ -108,6 +132,40 @@ def left_out_predictions(features: Floats, labels: Integers, subjects: Integers,
         (guess,) = lda_predictions(standard[kept], [labels[kept]], np.zeros(kept.sum(), dtype=np.int64), own[kept])
         predicted[test_subjects == subject] = guess
     return predicted
+
+
+def unseen_subject_results(
+    dataset: Dataset,
+    summaries: SegmentSummaries,
+    runs: Mapping[int, Path],
+    *,
+    num_resamples: int,
+    seed: int,
+    device: str = "cpu",
+) -> list[Result]:
+    """Accuracy of the nearest class centroid where encoder and centroids come from all other subjects; `runs` as
+    ControlRuns.without_subject. Test segments of subjects without a run are left out."""
+    labels = dataset.index.label[summaries.rows].astype(np.int64)
+    subjects = dataset.index.subject[summaries.rows]
+    test_subjects = subjects[summaries.is_test]
+    predicted = np.full(len(test_subjects), -1, dtype=np.int64)
+    for subject, run in runs.items():
+        encoder = load_encoder(run, device=device)
+        assert encoder is not None  # a finished run's
+        own = summaries.is_test & (subjects == subject)
+        kept = own | (~summaries.is_test & (subjects != subject))
+        embeddings = embed(dataset, summaries.rows[kept], encoder, device=device)
+        predicted[test_subjects == subject] = centroid_predictions(embeddings, labels[kept], own[kept])
+    scored = np.isin(test_subjects, list(runs))
+    if not scored.any():
+        return []
+    text = (
+        "the class whose mean embedding over the training segments of all other subjects is nearest (squared L2), by a "
+        "contrastive stage trained anew without the subject; nothing is fitted to the subject, not even the scale of "
+        "its channels"
+    )
+    row = EegRow(name=UNSEEN_SUBJECT_ROW, predicted=predicted[scored], scored=scored, text=text)
+    return row_results(dataset, summaries, [row], num_resamples=num_resamples, seed=seed)
 
 
 def _parts_of_blocks(dataset: Dataset, summaries: SegmentSummaries) -> Sequence[EegRow]:

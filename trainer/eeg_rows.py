@@ -71,8 +71,7 @@ def summarise_segments(
         parts["window"].append(bin_means(eeg, bins))
         parts["detrended"].append(bin_means(residual, bins))
         if encoder is not None:
-            with torch.inference_mode():
-                parts["embeddings"].append(encoder(torch.from_numpy(eeg).to(device)).float().cpu().numpy())
+            parts["embeddings"].append(_features(encoder, eeg, device))
     return SegmentSummaries(
         rows=rows,
         is_test=np.arange(len(rows)) >= len(train),
@@ -88,6 +87,16 @@ def load_encoder(run: Path, *, device: str = "cpu") -> EEGEncoder | None:
     """The contrastive stage's f_θ, or None where that stage was not trained."""
     folder = run / "contrastive" / "export"
     return EEGEncoder.from_pretrained(folder, device=device) if folder.is_dir() else None
+
+
+def embed(dataset: Dataset, rows: Integers, encoder: EEGEncoder, *, device: str = "cpu") -> Floats:
+    """f(x) of the segments in `rows` [N] of the index, float32 [N, F]."""
+    return np.concatenate([_features(encoder, eeg, device) for eeg in _eeg_batches(dataset, rows)])
+
+
+def _features(encoder: EEGEncoder, eeg: np.ndarray, device: str) -> np.ndarray:
+    with torch.inference_mode():
+        return encoder(torch.from_numpy(eeg).to(device)).float().cpu().numpy()
 
 
 def _eeg_batches(dataset: Dataset, rows: Integers) -> Iterator[np.ndarray]:

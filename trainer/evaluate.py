@@ -17,7 +17,7 @@ from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.data_shards.files import atomic_path
 from neuroimagen.trainer.baselines import baseline_results
-from neuroimagen.trainer.controls import control_results
+from neuroimagen.trainer.controls import ControlRuns, control_results, unseen_subject_results
 from neuroimagen.trainer.eeg_retrieval import CANDIDATES, retrieval_results
 from neuroimagen.trainer.eeg_rows import (
     SegmentSummaries,
@@ -43,7 +43,16 @@ from neuroimagen.trainer.picture_rows import (
     picture_size,
 )
 from neuroimagen.trainer.provenance import provenance
-from neuroimagen.trainer.results import RESULTS_FILE, Result, find, p_result, result, text_table, write_results
+from neuroimagen.trainer.results import (
+    RESULTS_FILE,
+    Result,
+    find,
+    p_result,
+    result,
+    row_of,
+    text_table,
+    write_results,
+)
 from neuroimagen.trainer.verdict import verdict
 
 ITEMS_FILE = "items.csv"
@@ -61,14 +70,14 @@ def evaluate_run(
     subjects: Sequence[int] | None = None,
     device: str = "cpu",
     controls: bool = False,
-    phantom_run: Path | None = None,
+    control_runs: ControlRuns | None = None,
     baselines: bool = False,
 ) -> list[Result]:
     """Measure every row found in `run`, write the report/ files, return the results.
 
     `subjects` are those that the run was trained for (None: all). `controls` adds the rows of trainer/controls.py and
-    retrieval from the EEG; `phantom_run` is this run's pipeline trained on a phantom (launch/controls.py);
-    `baselines` adds the rows of trainer/baselines.py.
+    retrieval from the EEG; `control_runs` are those that launch/controls.py trained for this run; `baselines` adds the
+    rows of trainer/baselines.py.
 
     Raises UserError when a stage of the run chose its checkpoint by anything but the validation part.
     """
@@ -93,14 +102,26 @@ def evaluate_run(
         results += retrieval_results(dataset, summaries, judges, truth, config, texts)
     if baselines:
         results += baseline_results(dataset, summaries, num_resamples=config.num_resamples, seed=config.seed)
-    if phantom_run is not None:
-        results += _phantom_results(phantom_run, judges, truth, config, texts, subjects=subjects, device=device)
+    runs = control_runs or ControlRuns()
+    if runs.phantom is not None:
+        results += _phantom_results(runs.phantom, judges, truth, config, texts, subjects=subjects, device=device)
+    for other in runs.without_subject.values():
+        require_selection_on_validation(other)
+    results += unseen_subject_results(
+        dataset,
+        summaries,
+        runs.without_subject,
+        num_resamples=config.num_resamples,
+        seed=config.seed,
+        device=device,
+    )
     results += _differences(measured, results, texts, config)
 
     folder = run / "report"
     sentences = verdict(results)
     details = {
         "verdict": sentences,
+        "absent": dict(runs.absent),
         "table_metrics": TABLE_METRICS,
         "classes": [item.name for item in dataset.metadata.classes],
         "confusion": {name: _confusion(truth, row, len(judges.classes)) for name, row in measured.items()},
@@ -114,6 +135,7 @@ def evaluate_run(
         temporary.write_text(json.dumps(details, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     with atomic_path(folder / TABLE_FILE) as temporary:
         statements = "".join(f"\n{item['heading']}. {item['text']}\n" for item in sentences)
+        statements += "".join(f"\nNot measured: {row_of(row).title}, {why}.\n" for row, why in runs.absent.items())
         temporary.write_text(f"{text_table(results, TABLE_METRICS)}\n{statements}", encoding="utf-8")
     write_results(folder / RESULTS_FILE, results)
     return results

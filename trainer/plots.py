@@ -219,7 +219,7 @@ def _peaks(power: Floats, *, num_peaks: int, least_distance: int) -> list[int]:
 def _butterfly(evoked: Floats, times: Floats, power: Floats, marks: Floats, info: Any) -> str:
     plt = pyplot()
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(9.6, 3.0))
+        figure, axis = plt.subplots(figsize=(11.5, 3.2))
         colours = _position_colours(info, len(evoked))
         for channel, colour in zip(evoked, colours, strict=True):
             axis.plot(times, channel, color=colour, linewidth=0.6, alpha=0.75, rasterized=True)

@@ -22,7 +22,7 @@ from neuroimagen.data_shards.files import atomic_path
 from neuroimagen.trainer import plots
 from neuroimagen.trainer.evaluate import DETAILS_FILE, EEG_FILE, ITEMS_FILE
 from neuroimagen.trainer.manifest import read_picture
-from neuroimagen.trainer.report_tables import is_share, latex_table, markdown_report, table_view
+from neuroimagen.trainer.report_tables import absent_rows, is_share, latex_table, markdown_report, table_view
 from neuroimagen.trainer.results import RESULTS_FILE, Result, find, read_results
 
 RANK_METRICS = ("ssim", "pixcorr", "two_way_clip")
@@ -201,6 +201,7 @@ def _html(
         table=table_view(evaluated.results, evaluated.details["table_metrics"]),
         confusion=_confusion(evaluated),
         per_subject=_per_subject(evaluated.details),
+        absent=absent_rows(evaluated.details),
         shares=[metric for metric in evaluated.details["table_metrics"] if is_share(metric)],
         embedding=_embedding(evaluated),
         eeg=plots.eeg_figures(

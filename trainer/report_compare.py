@@ -21,7 +21,10 @@ from neuroimagen.trainer.report import RANK_RULE, THUMB_PX, Evaluated, Item, cho
 from neuroimagen.trainer.report_tables import escaped, figure_texts, is_share
 from neuroimagen.trainer.results import Result, find, metric_title, ordered_rows, row_of
 
-COMPARED_ROWS = ("full", "semantic_only", "saliency_only", "eeg_classifier", "linear_decoder", "leave_one_subject_out")
+COMPARED_ROWS = (
+    *("full", "semantic_only", "saliency_only", "eeg_classifier", "linear_decoder"),
+    *("leave_one_subject_out", "eeg_classifier_unseen_subject"),
+)
 MAX_SETTINGS = 40
 
 
@@ -129,10 +132,15 @@ def _differences(runs: Sequence[Evaluated], names: Sequence[str], metrics: Seque
                     "value": estimate.value,
                     "low": estimate.low,
                     "high": estimate.high,
-                    "clear": estimate.low is not None and (estimate.low > 0) == (estimate.high or 0) > 0,
+                    "clear": is_clear(estimate),
                 }
             )
     return found
+
+
+def is_clear(estimate: Estimate) -> bool:
+    """Whether the whole interval lies on one side of 0."""
+    return estimate.low is not None and estimate.high is not None and (estimate.low > 0 or estimate.high < 0)
 
 
 def _values(items: Sequence[Item], metric: str, keys: Sequence[str]) -> tuple[Floats, Integers]:
@@ -143,9 +151,9 @@ def _values(items: Sequence[Item], metric: str, keys: Sequence[str]) -> tuple[Fl
 def _signed(estimate: Estimate, scale: int) -> str:
     digits = 1 if scale == 100 else 3
     text = f"{scale * estimate.value:+.{digits}f}"
-    if estimate.low is None or estimate.high is None:
-        return text
-    return f"{text} [{scale * estimate.low:+.{digits}f}, {scale * estimate.high:+.{digits}f}]"
+    if estimate.low is not None and estimate.high is not None:
+        text += f" [{scale * estimate.low:+.{digits}f}, {scale * estimate.high:+.{digits}f}]"
+    return text.replace("-", "−")
 
 
 def _settings(runs: Sequence[Evaluated]) -> list[dict[str, Any]]:

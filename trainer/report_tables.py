@@ -80,6 +80,11 @@ def figure_texts(found: Result) -> tuple[str, str]:
     return text(found.value), f"{text(found.low)} – {text(found.high)}"
 
 
+def absent_rows(details: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Titles of the rows that were asked for and could not be measured, each with the reason."""
+    return [(row_of(row).title, reason) for row, reason in details.get("absent", {}).items()]
+
+
 def markdown_report(results: Sequence[Result], details: Mapping[str, Any], *, rank_rule: str) -> str:
     """report.md: verdict, table of the main metrics, picture, definitions."""
     metrics = details["table_metrics"]
@@ -93,6 +98,8 @@ def markdown_report(results: Sequence[Result], details: Mapping[str, Any], *, ra
         if any(cells):
             lines.append(f"| {row_of(name).title} | {' | '.join(cells)} |")
     lines += ["", "Figures in brackets are 95 % intervals by bootstrap over stimuli.", ""]
+    for title, reason in absent_rows(details):
+        lines += [f"Not measured: {title}, {reason}.", ""]
     lines += [
         f"![stimulus, saliency map, reconstruction of every class: {rank_rule}](grid.png)",
         "",

@@ -102,7 +102,12 @@ ROWS: Mapping[str, Row] = {
     ),
     "leave_one_subject_out": Row(
         title="unseen subject",
-        text="the detrended linear decoder of all other subjects: neither drift nor block crosses from one to another",
+        text="the detrended linear decoder of all other subjects: one subject's drift says nothing of another's",
+        group="eeg",
+    ),
+    "eeg_classifier_unseen_subject": Row(
+        title="nearest class centroid, unseen subject",
+        text="the contrastive stage trained anew without the subject, and the mean embeddings of all others' classes",
         group="eeg",
     ),
     "early_part_of_block": Row(

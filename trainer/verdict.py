@@ -12,6 +12,8 @@ Tone = Literal["good", "plain", "warning"]
 LITTLE, MOST = 0.2, 0.5
 """Shares of a result up to which drift explains little, and beyond which it explains most."""
 SIGNIFICANT = 0.01
+UNSEEN = {"leave_one_subject_out": "a linear decoder", "eeg_classifier_unseen_subject": "an encoder"}
+"""Rows scored on a subject that was left out of training, and what they are of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,9 +167,10 @@ def beyond_drift(results: Sequence[Result]) -> list[str]:
     """What was found that drift cannot bring about, in words."""
     chance = find(results, "chance_eeg", "accuracy") or find(results, "chance", "accuracy")
     found = []
-    unseen = find(results, "leave_one_subject_out", "accuracy")
-    if chance and unseen and _above(unseen, chance.value) and _is_significant(results, "leave_one_subject_out"):
-        found.append(f"a decoder that never saw the subject reaches {_percent(unseen)}")
+    for row, what in UNSEEN.items():
+        unseen = find(results, row, "accuracy")
+        if chance and unseen and _above(unseen, chance.value) and _is_significant(results, row):
+            found.append(f"{what} that never saw the subject reaches {_percent(unseen)}")
     within = find(results, "full", "within_class_two_way")
     if within and _above(within, 0.5) and _is_significant(results, "full", "within_class_p"):
         found.append(f"pictures of one class are told apart in {_percent(within)} of pairs")
@@ -198,11 +201,12 @@ def _layout(results: Sequence[Result]) -> Sentence | None:
             f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
             if found.low is not None
             else f"{found.value:+.3f}"
-        )
+        ).replace("-", "−")
 
+    points = f"{100 * accuracy.value:+.1f}".replace("-", "−")
     text = (
         f"Against the class caption alone, the saliency map changes SSIM by {signed(ssim)}, the pixel correlation by "
-        f"{signed(pixcorr)} and the accuracy by {100 * accuracy.value:+.1f} points."
+        f"{signed(pixcorr)} and the accuracy by {points} points."
     )
     if _above(ssim, 0) and _above(pixcorr, 0):
         return Sentence(heading="The saliency map brings the layout", text=text, tone="good")
@@ -223,15 +227,16 @@ def _within_class(results: Sequence[Result]) -> Sentence | None:
 
 
 def _across_subjects(results: Sequence[Result]) -> Sentence | None:
-    found = find(results, "leave_one_subject_out", "accuracy")
     chance = find(results, "chance_eeg", "accuracy") or find(results, "chance", "accuracy")
-    if found is None or chance is None:
+    figures = {row: found for row in UNSEEN if (found := find(results, row, "accuracy")) is not None}
+    if chance is None or not figures:
         return None
+    reached = ", and ".join(f"{UNSEEN[row]} gives {_percent(found)}" for row, found in figures.items())
     text = (
-        f"A decoder fitted on all other subjects gives {_percent(found)} on the one left out; guessing gives "
-        f"{100 * chance.value:.0f} %. Neither drift nor the order of recording crosses from subject to subject."
+        f"Trained on all other subjects, {reached} on the one left out; guessing gives {100 * chance.value:.0f} %. One "
+        "subject's drift says nothing of another's."
     )
-    if _above(found, chance.value) and _is_significant(results, "leave_one_subject_out"):
+    if any(_above(found, chance.value) and _is_significant(results, row) for row, found in figures.items()):
         return Sentence(heading="It carries over to unseen subjects", text=text, tone="good")
     return Sentence(heading="It does not carry over to unseen subjects", text=text, tone="plain")
 

@@ -15,7 +15,9 @@ examples:
 
 --controls adds what shows whether the result is the stimulus: a subject left out, the late part of blocks left out,
 block and time alone, phantom recordings with the drift of these and nothing of the stimulus, retrieval from the EEG,
-and the whole pipeline trained anew on a phantom (as long as training took; `quick` leaves that one out: minutes).
+and two that train anew: the whole pipeline on a phantom (as long as training took) and the encoder without one subject
+after the other (the contrastive stage once a subject). `quick` leaves these two out: minutes. RUN/controls/ keeps them;
+an interrupted one goes on where it stopped.
 
 Writes RUN/report/results.json (a list of {row, metric, value, low, high, n, definition}), items.csv (one line a
 picture) and details.json. A run whose checkpoints were chosen on the test part is refused. docs/evaluation.md defines
@@ -35,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=("all", "quick"),
         const="all",
-        help="all (default where nothing follows) or quick: without training the pipeline on a phantom",
+        help="all (default where nothing follows) or quick: without those that train networks",
     )
     parser.add_argument(
         "--baselines", action="store_true", help="add decoders from scikit-learn and pyriemann on the same split"
@@ -62,13 +64,11 @@ def run(args: argparse.Namespace) -> int | None:
     device = "cuda" if torch.cuda.is_available() and not args.cpu else "cpu"
     dataset = Dataset.open(data)
     require_selection_on_validation(args.run)
-    phantom_run = None
+    control_runs = None
     if args.controls == "all":
-        from neuroimagen.launch.controls import make_phantom_run
+        from neuroimagen.launch.controls import make_control_runs
 
-        phantom_run = make_phantom_run(args.run, dataset)
-        if phantom_run is None:
-            print("no phantom: the order of recording is unknown, or blocks are too short to see drift in")
+        control_runs = make_control_runs(args.run, dataset, subjects=recipe.data.subjects)
     evaluate_run(
         args.run,
         dataset,
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int | None:
         subjects=recipe.data.subjects,
         device=device,
         controls=args.controls is not None,
-        phantom_run=phantom_run,
+        control_runs=control_runs,
         baselines=args.baselines,
     )
     print((args.run / "report" / TABLE_FILE).read_text(encoding="utf-8"))

@@ -13,8 +13,11 @@ TEXT_KINDS = ("text-class", "text-detailed")
 PICTURE_KINDS = ("vae", "image")
 
 
-def write_study(out: Path, *, num_stimuli: int = 64) -> Path:
-    """Two subjects see every stimulus; class and layout are written into the EEG as ramps on their own channels."""
+def write_study(out: Path, *, num_stimuli: int = 64, block_size: int | None = None) -> Path:
+    """Two subjects see every stimulus; class and layout are written into the EEG as ramps on their own channels.
+
+    `block_size`: stimuli a block, in the order of the stimuli; None: the order of recording is not known.
+    """
     from neuroimagen.data_shards import stimuli
     from neuroimagen.data_shards.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
     from neuroimagen.data_shards.writer import DatasetWriter
@@ -48,11 +51,20 @@ def write_study(out: Path, *, num_stimuli: int = 64) -> Path:
                 )
             )
             amplitudes = np.concatenate([2.0 * np.eye(NUM_CLASSES)[label], 0.5 * stimuli.layout_features(scene)])
+            block, order = (-1, -1) if block_size is None else divmod(number, block_size)
             for subject in (1, 2):
                 eeg = (mixing * amplitudes) @ courses + rng.standard_normal((N_CHANNELS, N_SAMPLES)) + 3.0
                 split = ("train", "train", "train", "val", "test")[number // NUM_CLASSES % 5]
                 writer.add_segment(
-                    SegmentRecord(eeg=eeg.astype(np.float32), stimulus=key, label=label, subject=subject, split=split)
+                    SegmentRecord(
+                        eeg=eeg.astype(np.float32),
+                        stimulus=key,
+                        label=label,
+                        subject=subject,
+                        split=split,
+                        block=block,
+                        order=order,
+                    )
                 )
     return out
 

@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simulated_run
+import torch
 from scipy import stats
 
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.trainer import controls, eeg_rows
 from neuroimagen.trainer.eeg_retrieval import predicted_features
+from neuroimagen.trainer.encoders import EEGEncoder, EncoderConfig, build_encoder
 from neuroimagen.trainer.results import Result, find
 from neuroimagen.trainer.verdict import drift_share, verdict
 
@@ -110,3 +112,59 @@ def test_ridge_regression_finds_the_layout_and_the_left_out_subject_is_unseen() 
     predicted_labels = controls.left_out_predictions(features, swapped, subjects, is_test)
     second = subjects[is_test] == 2
     assert (predicted_labels[second] == swapped[is_test][second]).mean() < 0.3
+
+
+def write_encoder_run(folder: Path, dataset: Dataset, seed: int) -> Path:
+    torch.manual_seed(seed)
+    encoder = build_encoder(
+        EncoderConfig(feature_size=6, spatial_filters=4, temporal_filters=8, kernel_samples=5),
+        n_channels=dataset.metadata.n_channels,
+        n_samples=dataset.metadata.n_samples,
+    )
+    encoder.eval().save_pretrained(folder / "contrastive" / "export")
+    return folder
+
+
+def test_an_unseen_subject_s_centroids_come_from_the_others_through_its_own_encoder(tmp_path: Path) -> None:
+    simulated_run.write_dataset(tmp_path / "data", num_images=12, num_subjects=3)
+    dataset = Dataset.open(tmp_path / "data")
+    summaries = eeg_rows.summarise_segments(dataset, encoder=None)
+    runs = {subject: write_encoder_run(tmp_path / str(subject), dataset, subject) for subject in (1, 3)}
+    results = controls.unseen_subject_results(dataset, summaries, runs, num_resamples=50, seed=0)
+
+    index, hits = dataset.index, []
+    for subject, run in runs.items():
+        encoder = EEGEncoder.from_pretrained(run / "contrastive" / "export")
+
+        def embedding(row: int, encoder: EEGEncoder = encoder) -> np.ndarray:
+            return encoder(torch.from_numpy(dataset.eeg(row)[None])).detach().numpy()[0]
+
+        others = [row for row in dataset.rows("train") if index.subject[row] != subject]
+        known = np.stack([embedding(row) for row in others])
+        centroids = np.stack([known[index.label[others] == label].mean(axis=0) for label in range(6)])
+        for row in dataset.rows("test", [subject]):
+            nearest = ((centroids - embedding(row)) ** 2).sum(axis=1).argmin()
+            hits.append(nearest == index.label[row])
+    found = find(results, controls.UNSEEN_SUBJECT_ROW, "accuracy")
+    assert found is not None
+    assert found.n == len(hits)  # subject 2 has no run: its segments are not counted
+    assert found.value == pytest.approx(np.mean(hits))
+    assert found.low is not None
+    assert "trained anew without the subject" in found.definition
+    assert find(results, controls.UNSEEN_SUBJECT_ROW, "permutation_p") is not None
+    assert controls.unseen_subject_results(dataset, summaries, {}, num_resamples=50, seed=0) == []
+
+
+@pytest.mark.parametrize(("low", "p", "carries_over"), [(0.3, 0.0005, True), (0.3, 0.2, False), (0.1, 0.0005, False)])
+def test_the_verdict_counts_the_encoder_on_unseen_subjects(low: float, p: float, carries_over: bool) -> None:
+    def figure(row: str, metric: str, value: float, low: float | None = None, high: float | None = None) -> Result:
+        return Result(row=row, metric=metric, value=value, low=low, high=high, n=10, definition="")
+
+    results = [
+        figure("chance", "accuracy", 1 / 6),
+        figure(controls.UNSEEN_SUBJECT_ROW, "accuracy", 0.4, low, 0.5),
+        figure(controls.UNSEEN_SUBJECT_ROW, "permutation_p", p),
+    ]
+    (sentence,) = verdict(results)
+    assert (sentence["heading"] == "It carries over to unseen subjects") == carries_over
+    assert f"an encoder gives 40 % (95 % interval {100 * low:.0f} to 50 %)" in sentence["text"]

@@ -13,9 +13,11 @@ import simulated_run
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.trainer import eeg_rows, segment_features
+from neuroimagen.trainer.controls import ControlRuns
 from neuroimagen.trainer.evaluate import TABLE_METRICS, EvaluateConfig, evaluate_run
 from neuroimagen.trainer.features import classes_in_classifier
 from neuroimagen.trainer.metrics import DEFINITIONS
+from neuroimagen.trainer.report import write_report
 from neuroimagen.trainer.results import ROWS, Result, find, read_results, text_table
 from neuroimagen.trainer.verdict import verdict
 
@@ -279,3 +281,27 @@ def test_the_verdict_on_drift_in_studies_of_known_truth(
 def test_the_docs_name_every_row_and_metric() -> None:
     text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
     assert [name for name in (*ROWS, *DEFINITIONS) if f"`{name}`" not in text] == []
+
+
+def test_control_runs_become_rows_and_what_is_absent_has_a_reason(
+    finished: tuple[Path, Path, list[Result]], config: EvaluateConfig, tmp_path: Path
+) -> None:
+    run, data, _ = finished
+    copy, other = tmp_path / "run", tmp_path / "run" / "controls" / "without-subject-1"
+    shutil.copytree(run, copy)
+    shutil.copytree(run / "contrastive", other / "contrastive")
+    runs = ControlRuns(without_subject={1: other}, absent={"phantom_full": "the order of recording is unknown"})
+    results = evaluate_run(copy, Dataset.open(data), config, control_runs=runs)
+    found = find(results, "eeg_classifier_unseen_subject", "accuracy")
+    assert found is not None
+    assert found.n == 12  # one of two subjects
+    assert find(results, "phantom_full", "accuracy") is None
+    sentence = "Not measured: phantom, whole pipeline, the order of recording is unknown."
+    assert sentence in (copy / "report" / "table.txt").read_text()
+    page = write_report(copy, Dataset.open(data))
+    assert sentence in page.read_text()
+    assert sentence in (copy / "report" / "report.md").read_text()
+
+    (other / "contrastive" / "environment.json").write_text(json.dumps([{"selection_split": "test"}]))
+    with pytest.raises(UserError, match=r"without-subject-1.*would not be honest"):
+        evaluate_run(copy, Dataset.open(data), config, control_runs=runs)

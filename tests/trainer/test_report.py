@@ -1,15 +1,14 @@
 """The report: self-contained, complete, and alive in a browser; examples chosen by their stated rank."""
 
-import json
 import re
 import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 import simulated_run
+from browser import WIDTHS_PX, ask, needs_chromium
 from PIL import Image
 
 from neuroimagen.data_shards.dataset import Dataset
@@ -146,80 +145,31 @@ def test_scalp_maps_need_known_positions(
     assert "<svg" in figures.butterfly
 
 
-PROBE_BEFORE = """<script>
-window.problems = [];
-const source = (event) => String(event.message || event.target.src || event.target.href);
-addEventListener("error", (event) => problems.push(source(event)), true);
-addEventListener("unhandledrejection", (event) => problems.push(String(event.reason)));
-addEventListener("securitypolicyviolation", (event) => problems.push(event.blockedURI));
-for (const name of ["error", "warn"]) console[name] = (...words) => problems.push(words.join(" "));
-</script>"""
-PROBE_AFTER = """<script>
-const parts = (selector) => [...document.querySelectorAll(selector)];
-const visible = (selector) => parts(selector).filter((part) => part.offsetParent !== null).length;
-const change = (id, key, value) => {
-  const box = document.getElementById(id);
-  box[key] = value;
-  box.dispatchEvent(new Event("change"));
-};
-addEventListener("load", () => {
-  const found = { images: [...document.images].map((image) => image.complete && image.naturalWidth > 0) };
-  found.rows = visible(".class-row");
-  found.cards = visible("#cards figure");
-  change("filter-class", "value", "1");
-  found.rowsOfClass = visible(".class-row");
-  found.cardsOfClass = visible("#cards figure");
-  found.dimPoints = parts(".map circle.dim").length;
-  change("filter-subject", "value", "2");
-  found.cardsOfBoth = visible("#cards figure");
-  change("filter-class", "value", "");
-  change("filter-subject", "value", "");
-  found.cardsAgain = visible("#cards figure");
-  found.extra = [visible(".results thead th.extra")];
-  change("all-metrics", "checked", true);
-  found.extra.push(visible(".results thead th.extra"));
-  found.wide = document.documentElement.scrollWidth > innerWidth;
-  const loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
-  found.requests = loaded.filter((name) => !name.startsWith("data:"));
-  found.problems = problems;
-  const output = document.createElement("output");
-  output.textContent = JSON.stringify(found);
-  document.body.replaceChildren(output);
-});
-</script>"""
+QUESTIONS = """
+found.rows = visible(".class-row");
+found.cards = visible("#cards figure");
+change("filter-class", "value", "1");
+found.rowsOfClass = visible(".class-row");
+found.cardsOfClass = visible("#cards figure");
+found.dimPoints = parts(".map circle.dim").length;
+change("filter-subject", "value", "2");
+found.cardsOfBoth = visible("#cards figure");
+change("filter-class", "value", "");
+change("filter-subject", "value", "");
+found.cardsAgain = visible("#cards figure");
+found.extra = [visible(".results thead th.extra")];
+change("all-metrics", "checked", true);
+found.extra.push(visible(".results thead th.extra"));
+"""
 
 
-def chromium() -> str | None:
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-
-
-@pytest.mark.skipif(chromium() is None, reason="no Chromium on this machine (Debian: apt-get install chromium)")
-@pytest.mark.parametrize("width_px", [1280, 500])
+@needs_chromium
+@pytest.mark.parametrize("width_px", WIDTHS_PX)
 def test_the_page_works_in_a_browser(reported: tuple[Path, Path], tmp_path: Path, width_px: int) -> None:
-    text = (reported[0] / "report" / "report.html").read_text(encoding="utf-8")
-    page = tmp_path / "page.html"
-    page.write_text(text.replace("<style>", f"{PROBE_BEFORE}<style>", 1).replace("</body>", f"{PROBE_AFTER}</body>"))
-    browser = chromium()
-    assert browser is not None
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    options += [f"--window-size={width_px},1000", "--virtual-time-budget=10000"]
-    done = subprocess.run(
-        [browser, *options, "--dump-dom", page.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    output = re.search(r"<output>(.*?)</output>", done.stdout, flags=re.DOTALL)
-    assert output is not None, done.stderr[-2000:]
-    found = json.loads(output[1].replace("&quot;", '"').replace("&amp;", "&"))
-    assert found["problems"] == []
-    assert found["requests"] == []
-    assert all(found["images"])
+    found = ask(reported[0] / "report" / "report.html", QUESTIONS, folder=tmp_path, width_px=width_px)
     assert len(found["images"]) == 54
     assert (found["rows"], found["cards"], found["cardsAgain"]) == (6, 24, 24)
     assert (found["rowsOfClass"], found["cardsOfClass"], found["cardsOfBoth"]) == (1, 4, 2)
     assert found["dimPoints"] == 20  # of 24 test segments, all but the four of the class
     assert found["extra"][0] == 0
     assert found["extra"][1] >= 10
-    assert not found["wide"]  # nothing pushes the page wider than the window

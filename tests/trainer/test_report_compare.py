@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 import simulated_run
+from browser import WIDTHS_PX, ask, needs_chromium
 
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.launch.cli import main
 from neuroimagen.trainer.evaluate import EvaluateConfig, evaluate_run
+from neuroimagen.trainer.intervals import Estimate
+from neuroimagen.trainer.report_compare import is_clear
 from neuroimagen.trainer.results import find, read_results
 
 
@@ -51,6 +54,9 @@ def test_a_comparison_of_two_runs(runs: list[Path], tmp_path: Path) -> None:
     assert {"key": "encoder.kind", "values": ["temporal_spatial", "lstm"]} in view["settings"]
 
     page = (out / "compare.html").read_text(encoding="utf-8")
+    for difference in view["differences"]:
+        assert (f"<b>{difference['text']}</b>" in page) == difference["clear"]
+    assert {difference["clear"] for difference in view["differences"]} == {True, False}
     images = re.findall(r'<img src="([^"]+)"', page)
     assert len(images) == 6 * 3  # a class: the stimulus and what two runs draw
     assert all(source.startswith("data:image/") for source in images)
@@ -59,6 +65,40 @@ def test_a_comparison_of_two_runs(runs: list[Path], tmp_path: Path) -> None:
     assert len({line.count("|") for line in markdown.splitlines() if line.startswith("|")}) == 1
     latex = (out / "compare.tex").read_text(encoding="utf-8")
     assert {line.count("&") for line in latex.splitlines() if line.endswith(r"\\")} == {3}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "clear"), [(0.1, 0.3, True), (-0.3, -0.1, True), (-0.1, 0.1, False), (None, None, False)]
+)
+def test_a_difference_is_clear_where_its_interval_leaves_out_zero(
+    low: float | None, high: float | None, clear: bool
+) -> None:
+    assert is_clear(Estimate(value=0.0, low=low, high=high, n=3)) == clear
+
+
+QUESTIONS = """
+found.rows = visible("tr[data-row]");
+const titles = [...document.getElementById("row").options].map((option) => option.value);
+found.titles = titles.length;
+change("row", "value", "class caption + saliency");
+found.rowsOfOne = visible("tr[data-row]");
+change("row", "value", "");
+found.rowsAgain = visible("tr[data-row]");
+found.verdicts = parts("#verdict article").length;
+"""
+
+
+@needs_chromium
+@pytest.mark.parametrize("width_px", WIDTHS_PX)
+def test_the_comparison_works_in_a_browser(runs: list[Path], tmp_path: Path, width_px: int) -> None:
+    assert main(["report", *map(str, runs), "--out", str(tmp_path / "comparison")]) == 0
+    found = ask(tmp_path / "comparison" / "compare.html", QUESTIONS, folder=tmp_path, width_px=width_px)
+    assert len(found["images"]) == 6 * 3
+    rows = json.loads((tmp_path / "comparison" / "compare.json").read_text())["rows"]
+    assert found["rows"] == found["rowsAgain"] == len(rows)
+    assert found["titles"] == 1 + len({row["title"] for row in rows})
+    assert found["rowsOfOne"] == sum(row["row"] == "full" for row in rows) == 5
+    assert found["verdicts"] >= 2
 
 
 def test_wrong_usage_is_said(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
