@@ -64,15 +64,16 @@ def summarise_segments(
     parts: dict[str, list[np.ndarray]] = {name: [] for name in ("slow", "window", "detrended", "embeddings")}
     total = np.zeros((dataset.metadata.n_channels, dataset.metadata.n_samples))
     bins = num_bins(dataset.metadata.n_samples, dataset.metadata.sfreq)
-    for eeg in _eeg_batches(dataset, rows):
+    for batch, eeg in _eeg_batches(dataset, rows):
         total += eeg.sum(axis=0)
         mean, slope, residual = remove_trend(eeg)
         parts["slow"].append(slow_features(mean, slope, residual))
         parts["window"].append(bin_means(eeg, bins))
         parts["detrended"].append(bin_means(residual, bins))
         if encoder is not None:
+            subject = torch.from_numpy(dataset.index.subject[batch].astype(np.int64)).to(device)
             with torch.inference_mode():
-                parts["embeddings"].append(encoder(torch.from_numpy(eeg).to(device)).float().cpu().numpy())
+                parts["embeddings"].append(encoder(torch.from_numpy(eeg).to(device), subject).float().cpu().numpy())
     return SegmentSummaries(
         rows=rows,
         is_test=np.arange(len(rows)) >= len(train),
@@ -90,10 +91,12 @@ def load_encoder(run: Path, *, device: str = "cpu") -> EEGEncoder | None:
     return EEGEncoder.from_pretrained(folder, device=device) if folder.is_dir() else None
 
 
-def _eeg_batches(dataset: Dataset, rows: Integers) -> Iterator[np.ndarray]:
+def _eeg_batches(dataset: Dataset, rows: Integers) -> Iterator[tuple[Integers, np.ndarray]]:
+    """Some of the rows, and their EEG [n, C, T]."""
     starts = range(0, len(rows), _BATCH)
     for start in track(starts, total=len(starts), desc="reading EEG", unit="batch"):
-        yield np.stack([dataset.eeg(int(row)) for row in rows[start : start + _BATCH]])
+        batch = rows[start : start + _BATCH]
+        yield batch, np.stack([dataset.eeg(int(row)) for row in batch])
 
 
 # ------------------------------------------------------------------------------------------------------- predictions

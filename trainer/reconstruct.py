@@ -269,9 +269,9 @@ class Reconstructor:
 
     def maps(self, pictures: Sequence[Picture]) -> Tensor:
         """Saliency maps [n, 3, s, s] in [-1, 1], s the size that the generator draws."""
-        eeg = self._eeg([picture.row for picture in pictures])
+        rows = [picture.row for picture in pictures]
         z = self._normal("saliency", pictures, (self.saliency_model.noise_size,))
-        return self.saliency_model(eeg, z.to(self.device))
+        return self.saliency_model(self._eeg(rows), z.to(self.device), self._subjects(rows))
 
     # --- what a row is made from -----------------------------------------------------------------------------------
 
@@ -292,7 +292,7 @@ class Reconstructor:
                 semantic_model = self.fine_tuned_semantic_model
             else:
                 semantic_model = self.semantic_model if prompt == "semantic" else self.detailed_semantic_model
-            return semantic_model(self._eeg(rows))
+            return semantic_model(self._eeg(rows), self._subjects(rows))
         labels = self.dataset.index.label[rows] if prompt == "true class" else self._random_labels(pictures)
         captions, places = np.unique([self._class_captions[int(label)] for label in labels], return_inverse=True)
         return self.diffusion.prompt(captions.tolist())[torch.from_numpy(places).to(self.device)]
@@ -305,6 +305,10 @@ class Reconstructor:
 
     def _eeg(self, rows: Sequence[int] | np.ndarray) -> Tensor:
         return torch.from_numpy(np.stack([self.dataset.eeg(int(row)) for row in rows])).to(self.device)
+
+    def _subjects(self, rows: Sequence[int] | np.ndarray) -> Tensor:
+        """int64 [n]."""
+        return torch.from_numpy(self.dataset.index.subject[rows].astype(np.int64)).to(self.device)
 
     def _normal(self, purpose: str, pictures: Sequence[Picture], shape: tuple[int, ...]) -> Tensor:
         seeds = (self._seed(purpose, picture) for picture in pictures)

@@ -130,7 +130,7 @@ class DiffusionStage(Stage):
         timesteps = (random.uniform("timestep") * schedule.num_timesteps).long()
         dropped = random.uniform("condition") < config.condition_dropout
         noisy = schedule.add_noise(latents, noise, timesteps)
-        predicted, aligned = networks["model"](eeg, noisy, timesteps, dropped)
+        predicted, aligned = networks["model"](eeg, noisy, timesteps, dropped, batch.subject)
         loss = self._errors(predicted, latents, noise, timesteps).mean()
         if aligned is None:
             return loss, {}
@@ -152,7 +152,7 @@ class DiffusionStage(Stage):
                 errors = []
                 for drop in (False, True):
                     dropped = torch.full_like(timesteps, drop, dtype=torch.bool)
-                    predicted, _ = networks["model"](batch.eeg, noisy, timesteps, dropped)
+                    predicted, _ = networks["model"](batch.eeg, noisy, timesteps, dropped, batch.subject)
                     errors.append(self._errors(predicted, latents, noise, timesteps))
                 results.append(torch.stack(errors, dim=1))
         loss, without = data.gather(torch.cat(results)).double().mean(0).tolist()

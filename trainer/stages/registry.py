@@ -1,6 +1,5 @@
 """Makes the stage of a recipe by its name."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from neuroimagen.trainer.config import Recipe
 from neuroimagen.trainer.data import Shapes
 from neuroimagen.trainer.eeg_diffusion import NoiseSchedule
 from neuroimagen.trainer.embedded import resolve_model_path
-from neuroimagen.trainer.encoders import EEGEncoder
+from neuroimagen.trainer.encoders import EEGEncoder, encoder_arguments
 from neuroimagen.trainer.randomness import derive_seed
 from neuroimagen.trainer.run_folder import StageFolder
 from neuroimagen.trainer.stages.base import Stage, StageConfig
@@ -77,13 +76,16 @@ def build_stage(recipe: Recipe, name: str, shapes: Shapes, *, initial: Initial |
                 f"the encoder that {name} starts from reads {start.n_channels} channels × {start.n_samples} samples, "
                 f"the data set has {shapes.n_channels} × {shapes.n_samples}. Train the encoder on this data set."
             )
+        if recipe.encoder.subject_layers or start.subject_layers is not None:
+            assert shapes.subjects is not None
+            start = start.for_subjects(shapes.subjects, unknown_subject=recipe.encoder.unknown_subject)
+            if isinstance(initial, SemanticModel):
+                initial = initial.with_encoder(start)
         encoder: dict[str, Any] = start.config
     else:
-        encoder = {
-            "n_channels": shapes.n_channels,
-            "n_samples": shapes.n_samples,
-            "encoder": asdict(recipe.encoder),
-        }
+        encoder = encoder_arguments(
+            recipe.encoder, n_channels=shapes.n_channels, n_samples=shapes.n_samples, subjects=shapes.subjects
+        )
     if name == "masked":
         return MaskedStage(recipe.masked, encoder=encoder)
     if name == "contrastive":

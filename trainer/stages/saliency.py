@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from neuroimagen.data_shards.fetch import Batch
 from neuroimagen.trainer.data import BatchNeeds, StageData
-from neuroimagen.trainer.encoders import EEGEncoder
+from neuroimagen.trainer.encoders import EEGEncoder, Finetuned, choose_finetuned
 from neuroimagen.trainer.pretrained import PretrainedModule
 from neuroimagen.trainer.randomness import StepRandom, derive_seed
 from neuroimagen.trainer.saliency import (
@@ -66,8 +66,10 @@ class SaliencyConfig(StageConfig):
     """Weight of mean |image − G|, ours: a steadier gradient when training must be short."""
     initialise_from: str | None = "contrastive"
     """Stage of the same run whose exported encoder f_θ starts from; null: from scratch."""
-    finetune_encoder: bool = True
-    """Train f_θ with G. The triplet loss keeps the class and drops the layout, which the map needs."""
+    finetune_encoder: Finetuned = True
+    """Train f_θ with G. The triplet loss keeps the class and drops the layout, which the map needs. subject_layers: of
+    f_θ only the subjects' maps.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,7 +104,7 @@ class SaliencyStage(Stage):
         self._fit_normalisation = initial_encoder is None
         if initial_encoder is not None:
             model.encoder.load_state_dict(initial_encoder.state_dict())
-        model.encoder.requires_grad_(config.finetune_encoder)
+        choose_finetuned(model.encoder, config.finetune_encoder)
         discriminator = Discriminator(
             feature_size=model.encoder.feature_size,
             image_size_px=config.image_size_px,
@@ -132,7 +134,7 @@ class SaliencyStage(Stage):
         eeg = augment_eeg(batch.eeg, self.config.augment, random)
         with torch.no_grad():
             z = random.normal("z-discriminator", self.config.noise_size)
-            fake, features = networks["generator"](eeg, z, return_features=True)
+            fake, features = networks["generator"](eeg, z, batch.subject, return_features=True)
         assert batch.images is not None
         real = diff_augment(pixels(batch.images), random, "real")
         fake = diff_augment(fake, random, "fake-discriminator")
@@ -148,7 +150,7 @@ class SaliencyStage(Stage):
         eeg = augment_eeg(batch.eeg, config.augment, random)
         draws = 2 if config.mode_seeking_weight > 0 else 1
         z = torch.cat([random.normal(f"z-{draw}", config.noise_size) for draw in range(draws)])
-        images, features = networks["generator"](eeg, z, return_features=True)
+        images, features = networks["generator"](eeg, z, batch.subject, return_features=True)
         first = images[: len(eeg)]
         assert batch.images is not None
         real = pixels(batch.images)
@@ -180,7 +182,7 @@ class SaliencyStage(Stage):
             assert batch.images is not None
             # Noise by row: the same map for a segment whatever the batch or the rank.
             z = torch.stack([row_noise(int(row), self.config.noise_size) for row in batch.rows]).to(data.device)
-            images, real = model(batch.eeg, z), pixels(batch.images)
+            images, real = model(batch.eeg, z, batch.subject), pixels(batch.images)
             similarities.append(torch.stack([ssim(images, real), pixel_correlation(images, real)], dim=1))
         mean_ssim, mean_correlation = data.gather(torch.cat(similarities)).double().mean(0).tolist()
         return {"ssim": mean_ssim, "pixcorr": mean_correlation}
