@@ -4,6 +4,7 @@ from pathlib import Path
 
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.errors import UserError
+from neuroimagen.data_shards.joined import JoinedDataset
 from neuroimagen.data_shards.latents import LatentStore
 from neuroimagen.data_shards.model_folder import component_folder, image_size_px, read_config, vae_reduction
 from neuroimagen.data_shards.model_folder import text_shape as text_shape_of
@@ -33,6 +34,10 @@ def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, L
             "the recipe names no data set. Set data.path to the folder that `neuroimagen data ingest` made."
         )
     dataset = Dataset.open(recipe.data.path)
+    subjects = recipe.data.subjects or dataset.metadata.subjects
+    if name == "masked" and recipe.masked.more_data:
+        dataset = JoinedDataset([dataset, *(Dataset.open(path) for path in recipe.masked.more_data)])
+        subjects += dataset.subjects
     metadata = dataset.metadata
     found = {"n_channels": metadata.n_channels, "n_samples": metadata.n_samples, "num_classes": metadata.num_classes}
     for key, value in found.items():
@@ -62,7 +67,7 @@ def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, L
         text_shape=text_shape,
         latent_shape=latent_shape,
         embedding_size=embedding_size,
-        subjects=recipe.data.subjects or metadata.subjects,
+        subjects=subjects,
         **found,
     )
     return dataset, shapes, latents

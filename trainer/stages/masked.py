@@ -34,6 +34,10 @@ class MaskedConfig(StageConfig):
 
     batch_size: int = 256
     """Segments a step, over all ranks."""
+    more_data: tuple[str, ...] = ()
+    """Further data sets (folders or URLs) whose training parts join that of data.path, every segment once an epoch;
+    they need its sampling rate, its length or more, and its channels by name (data_shards/joined.py).
+    """
     mask_share: float = 0.75
     """Share of a segment's tokens that are hidden."""
     decoder_width: int = 64
