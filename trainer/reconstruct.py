@@ -33,6 +33,7 @@ from neuroimagen.trainer.diffusion import (
 )
 from neuroimagen.trainer.eeg_diffusion import UNET_FOLDER
 from neuroimagen.trainer.encoders import EEGEncoder
+from neuroimagen.trainer.pixels import from_uint8, to_uint8
 from neuroimagen.trainer.randomness import derive_seed
 from neuroimagen.trainer.saliency import SaliencyModel
 from neuroimagen.trainer.stages.semantic import SemanticModel
@@ -401,13 +402,3 @@ def resize(pictures: Tensor, size_px: int) -> Tensor:
     if pictures.shape[-1] == size_px:
         return pictures
     return F.interpolate(pictures, size=(size_px, size_px), mode="bilinear", align_corners=False, antialias=True)
-
-
-def from_uint8(pictures: Tensor) -> Tensor:
-    """Values in 0..255 → float32 in [-1, 1]."""
-    return (pictures / 127.5 - 1.0).float()
-
-
-def to_uint8(pictures: Tensor) -> np.ndarray:
-    """Pictures in [-1, 1] → uint8 in 0..255, rounded."""
-    return ((pictures.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to("cpu", torch.uint8).numpy()

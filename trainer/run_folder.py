@@ -4,6 +4,7 @@
 <run>/<stage>/config.yaml            the complete recipe of this stage
 <run>/<stage>/environment.json       versions, machine, ranks: one entry for each start
 <run>/<stage>/metrics.jsonl          one line for each logged step; tensorboard/ has the same
+<run>/<stage>/samples/               pictures drawn while it trained: step-<steps done>.png
 <run>/<stage>/checkpoints/, export/, logs/
 """
 
@@ -19,6 +20,9 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.data_shards.files import atomic_path, held_folder
@@ -41,6 +45,7 @@ class StageFolder:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.export = self.path / "export"
+        self.samples = self.path / "samples"
         self.logs = self.path / "logs"
 
     @property
@@ -144,6 +149,7 @@ class MetricsLog:
         _drop_lines_after(folder.metrics, resume_step)
         from torch.utils.tensorboard import SummaryWriter
 
+        self._samples = folder.samples
         self._file = folder.metrics.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder.tensorboard), purge_step=resume_step + 1)
 
@@ -153,6 +159,12 @@ class MetricsLog:
         self._file.flush()
         for name, value in figures.items():
             self._board.add_scalar(name, value, step)
+
+    def write_picture(self, step: int, picture: np.ndarray) -> None:
+        """Add what was drawn after `step` steps, uint8 [H, W, 3]: a file in samples/, and in TensorBoard."""
+        with atomic_path(self._samples / f"step-{step:08d}.png") as path:
+            Image.fromarray(picture).save(path, format="PNG")
+        self._board.add_image("samples", picture, step, dataformats="HWC")
 
     def close(self) -> None:
         self._file.close()

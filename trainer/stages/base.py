@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -101,6 +102,21 @@ class StageConfig:
             raise ValueError(f"gradient_clip must be positive, or null for none; got {self.gradient_clip}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class SampledStageConfig(StageConfig):
+    """What the section of a stage has that can draw while it trains."""
+
+    sample_every: int | None = None
+    """Steps from one drawing of validation segments to the next, in samples/ and TensorBoard; null for none."""
+    num_samples: int = 8
+    """Validation segments that are drawn, always the same."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_samples < 1 or (self.sample_every is not None and self.sample_every < 1):
+            raise ValueError("num_samples and sample_every must be at least 1 (sample_every: null for none)")
+
+
 Networks = Mapping[str, Callable[..., Tensor]]
 Loss = tuple[Tensor, dict[str, Tensor]]
 """A scalar to minimise and figures to log, each a scalar that is averaged over ranks."""
@@ -160,6 +176,21 @@ class Stage(ABC):
     def learning_rate(self, network: str) -> float:
         """Peak learning rate of one of the networks."""
         return self.config.learning_rate
+
+
+class SampledStage(Stage):
+    """A stage that can show what it draws so far."""
+
+    config: SampledStageConfig
+
+    def samples_due(self, step: int) -> bool:
+        """Whether to draw after `step` steps."""
+        every = self.config.sample_every
+        return every is not None and (step % every == 0 or step == self.config.steps)
+
+    @abstractmethod
+    def draw(self, networks: Mapping[str, nn.Module], eeg: Tensor, subject: Tensor, rows: np.ndarray) -> np.ndarray:
+        """Pictures uint8 [n, 3, S, S] of segments [n, C, T] of subjects [n]; `rows` of the index give the noise."""
 
 
 NORMALISATION_SEGMENTS = 512

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from neuroimagen.data_shards.fetch import Batch
 from neuroimagen.trainer.data import BatchNeeds, StageData
 from neuroimagen.trainer.encoders import EEGEncoder, Finetuned, choose_finetuned
+from neuroimagen.trainer.pixels import to_uint8
 from neuroimagen.trainer.pretrained import PretrainedModule
 from neuroimagen.trainer.randomness import StepRandom, derive_seed
 from neuroimagen.trainer.saliency import (
@@ -29,21 +31,23 @@ from neuroimagen.trainer.saliency import (
 from neuroimagen.trainer.stages.base import (
     Loss,
     Phase,
+    SampledStage,
+    SampledStageConfig,
     Selection,
-    Stage,
-    StageConfig,
     augment_eeg,
     fit_encoder_normalisation,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class SaliencyConfig(StageConfig):
+class SaliencyConfig(SampledStageConfig):
     """The recipe's `saliency` section."""
 
     learning_rate: float = 3e-4
     adam_betas: tuple[float, float] = (0.5, 0.99)
     discriminator_learning_rate: float = 3e-4
+    sample_every: int | None = 500
+    """Steps from one drawing of maps, below their stimuli, to the next; null for none."""
     batch_size: int = 64
     """Segments a step, over all ranks."""
     image_size_px: int = 64
@@ -88,7 +92,7 @@ def pixels(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1.0
 
 
-class SaliencyStage(Stage):
+class SaliencyStage(SampledStage):
     name = "saliency"
     selection = Selection("ssim", "max")
 
@@ -186,6 +190,11 @@ class SaliencyStage(Stage):
             similarities.append(torch.stack([ssim(images, real), pixel_correlation(images, real)], dim=1))
         mean_ssim, mean_correlation = data.gather(torch.cat(similarities)).double().mean(0).tolist()
         return {"ssim": mean_ssim, "pixcorr": mean_correlation}
+
+    def draw(self, networks: Mapping[str, nn.Module], eeg: Tensor, subject: Tensor, rows: np.ndarray) -> np.ndarray:
+        """The maps that validation judges."""
+        z = torch.stack([row_noise(row, self.config.noise_size) for row in rows.tolist()]).to(eeg.device)
+        return to_uint8(networks["generator"](eeg, z, subject))
 
     def exported(self, networks: Mapping[str, nn.Module]) -> PretrainedModule:
         model = networks["generator"]

@@ -5,7 +5,7 @@ They are the U-Net's cross-attention input, so the target is the whole last hidd
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -20,16 +20,19 @@ from neuroimagen.trainer.randomness import SampleDropout, StepRandom
 from neuroimagen.trainer.stages.base import (
     Loss,
     Phase,
+    SampledStage,
+    SampledStageConfig,
     Selection,
-    Stage,
-    StageConfig,
     augment_eeg,
     fit_encoder_normalisation,
 )
 
+if TYPE_CHECKING:
+    from neuroimagen.trainer.samples import PictureSampler
+
 
 @dataclass(frozen=True, kw_only=True)
-class SemanticConfig(StageConfig):
+class SemanticConfig(SampledStageConfig):
     """The recipe's `semantic` section."""
 
     target: Literal["text-class", "text-detailed", "text-blip"] = "text-class"
@@ -130,7 +133,7 @@ class SemanticModel(PretrainedModule):
         self.target_std.copy_(torch.where(constant, 0.0, std))
 
 
-class SemanticStage(Stage):
+class SemanticStage(SampledStage):
     selection = Selection("loss", "min")
 
     def __init__(
@@ -141,8 +144,11 @@ class SemanticStage(Stage):
         encoder: dict[str, Any],
         initial_encoder: EEGEncoder | None,
         text_shape: tuple[int, int],
+        sampler: "PictureSampler | None" = None,
     ) -> None:
+        """`sampler`: for `draw`."""
         self.name = name
+        self._sampler = sampler
         self.config: SemanticConfig = config
         model = SemanticModel(
             encoder=encoder,
@@ -208,6 +214,11 @@ class SemanticStage(Stage):
             )
         loss, accuracy = data.gather(torch.cat(results)).double().mean(0).tolist()
         return {"loss": loss, "accuracy": accuracy}
+
+    def draw(self, networks: Mapping[str, nn.Module], eeg: Tensor, subject: Tensor, rows: np.ndarray) -> np.ndarray:
+        """What the model folder makes of the hidden states alone, without a map."""
+        assert self._sampler is not None
+        return self._sampler.draw(networks["model"](eeg, subject), rows)
 
     def exported(self, networks: Mapping[str, nn.Module]) -> PretrainedModule:
         model = networks["model"]
