@@ -73,7 +73,7 @@ def train(recipe: Recipe, name: str, folder: StageFolder, *, device: torch.devic
         check_resumable(read_state(newest), state)
         state = checkpoints.load(newest, engines, averages)
 
-    log = MetricsLog(folder, resume_step=state.step) if ranks.is_first else None
+    log = MetricsLog(folder, recipe, resume_step=state.step) if ranks.is_first else None
     watch = LossWatch(config.divergence_factor, state.recent_losses)
     reader = data.reader(plan)
     clock = Clock(reader, stage.global_batch_size, state.step)
