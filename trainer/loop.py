@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -254,11 +254,14 @@ def write_samples(
 
 @contextmanager
 def evaluation(networks: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Networks in evaluation mode, and not compiled: for the few batches of other sizes it would not pay."""
     was_training = {key: network.training for key, network in networks.items()}
     for network in networks.values():
         network.eval()
+    compiled = any(network._compiled_call_impl is not None for network in networks.values())
     try:
-        yield
+        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+            yield
     finally:
         for key, network in networks.items():
             network.train(was_training[key])

@@ -64,6 +64,12 @@ class StageConfig:
     """Parts that a rank's share of a batch is cut into, one after the other, for one optimiser step."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 on GPUs that have it, fp32 elsewhere. fp16 scales the loss by itself. Weights stay float32."""
+    compile: bool = False
+    """torch.compile the networks' training passes: worth its minutes where a GPU waits for kernels to be started. Needs
+    ZeRO 2 or less, and for `inductor` a C++ compiler or a GPU's Triton.
+    """
+    compile_backend: Literal["inductor", "aot_eager", "eager"] = "inductor"
+    """Of torch.compile; the eager ones make nothing faster and show what does not compile."""
     on_bad_loss: Literal["stop", "skip"] = "stop"
     """What to do about a loss that is not finite or diverges: end the run, or leave the batch out and say so."""
     max_skipped: int = 20
@@ -92,6 +98,8 @@ class StageConfig:
             raise ValueError("learning_rate must be positive, weight_decay and warmup_steps at least 0")
         if self.offload_optimizer and self.zero_stage == 0:
             raise ValueError("offload_optimizer needs zero_stage 1 or more")
+        if self.compile and self.zero_stage == 3:
+            raise ValueError("compile needs zero_stage 2 or less: ZeRO 3 gathers weights in the middle of the networks")
         if self.on_bad_loss == "skip" and self.gradient_accumulation > 1:
             raise ValueError("on_bad_loss: skip needs gradient_accumulation 1: parts of a batch cannot be taken back")
         if self.divergence_factor is not None and self.divergence_factor <= 1:
