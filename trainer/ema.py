@@ -27,8 +27,9 @@ class EMA:
             copied.copy_(buffer)
 
     def state(self) -> dict[str, Tensor]:
-        """The average's tensors by name."""
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+        """Copies of the average's tensors by name, on the CPU: they are written while training changes the average."""
+        tensors = self.network.state_dict().items()
+        return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         self.network.load_state_dict(dict(state))
