@@ -134,6 +134,15 @@ class Dataset:
         """The folder or URL that it was opened from."""
         return str(self.folder) if self.remote is None else self.remote.url
 
+    @property
+    def sources(self) -> tuple["Dataset", ...]:
+        """The data sets that its rows lie in: itself alone, unless it is joined of several (joined.py)."""
+        return (self,)
+
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of each row: which of `sources` it lies in, and its row there."""
+        return np.zeros(len(rows), dtype=np.int64), rows
+
     @cached_property
     def digest(self) -> str:
         """16 hex digits that stand for the content of both tables, and through their CRCs for every sample."""

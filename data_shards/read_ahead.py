@@ -22,38 +22,49 @@ def planned_rows(
 ) -> Iterator[np.ndarray]:
     """int64 rows of this rank's part of each step from `start_step` on; remote blocks are fetched ahead."""
     parts = (rank_slice(plan.batch(epoch, step), rank, world_size) for step in range(start_step, plan.steps_per_epoch))
-    if isinstance(dataset.segments, RemoteShards):
-        return _fetching_ahead(dataset, dataset.segments, parts)
+    if any(source.remote is not None for source in dataset.sources):
+        return _fetching_ahead(dataset, parts)
     return parts
 
 
-def _fetching_ahead(dataset: Dataset, shards: RemoteShards, parts: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    options = dataset.remote.options if dataset.remote is not None else None
-    assert options is not None
-    limit = max(1, options.read_ahead_bytes // options.block_bytes)
-    coming: deque[tuple[np.ndarray, set[Block]]] = deque()
-    needed: dict[Block, int] = {}  # block → steps waiting for it
+_Place = tuple[RemoteShards, Block]
+
+
+def _fetching_ahead(dataset: Dataset, parts: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    options = [source.remote.options for source in dataset.sources if source.remote is not None]
+    limit = max(1, min(option.read_ahead_bytes // option.block_bytes for option in options))
+    coming: deque[tuple[np.ndarray, set[_Place]]] = deque()
+    needed: dict[_Place, int] = {}  # block → steps waiting for it
     while True:
         while len(coming) < _MAX_STEPS and (not coming or len(needed) < limit):
             rows = next(parts, None)
             if rows is None:
                 break
-            blocks = _blocks(dataset, shards, rows)
-            shards.prefetch(blocks.difference(needed))
-            for block in blocks:
-                needed[block] = needed.get(block, 0) + 1
+            blocks = _blocks(dataset, rows)
+            for shards, block in blocks.difference(needed):
+                shards.prefetch([block])
+            for place in blocks:
+                needed[place] = needed.get(place, 0) + 1
             coming.append((rows, blocks))
         if not coming:
             return
         rows, blocks = coming.popleft()
         yield rows
-        for block in blocks:
-            needed[block] -= 1
-            if not needed[block]:
-                del needed[block]
+        for place in blocks:
+            needed[place] -= 1
+            if not needed[place]:
+                del needed[place]
 
 
-def _blocks(dataset: Dataset, shards: RemoteShards, rows: np.ndarray) -> set[Block]:
-    index = dataset.index
-    places = zip(index.shard[rows].tolist(), index.offset[rows].tolist(), index.size[rows].tolist(), strict=True)
-    return {block for shard, offset, size in places for block in shards.blocks(shard, offset, size)}
+def _blocks(dataset: Dataset, rows: np.ndarray) -> set[_Place]:
+    found: set[_Place] = set()
+    part, own = dataset.locate(rows)
+    for number, source in enumerate(dataset.sources):
+        shards, index = source.segments, source.index
+        if isinstance(shards, RemoteShards):
+            there = own[part == number]
+            places = zip(
+                index.shard[there].tolist(), index.offset[there].tolist(), index.size[there].tolist(), strict=True
+            )
+            found |= {(shards, block) for place in places for block in shards.blocks(*place)}
+    return found

@@ -15,6 +15,7 @@ from neuroimagen.trainer.config import Recipe
 from neuroimagen.trainer.inputs import open_inputs
 from neuroimagen.trainer.run_folder import StageFolder, locked, open_stage_folder
 from neuroimagen.trainer.stages.registry import build_stage, load_initial, stage_config
+from neuroimagen.trainer.wandb_log import require_wandb
 
 WORKER = "neuroimagen.trainer.worker"
 
@@ -97,6 +98,8 @@ def check_inputs(recipe: Recipe, name: str, run: Path, num_ranks: int) -> None:
     from neuroimagen.trainer.data import StageData
     from neuroimagen.trainer.engine import engine_config
 
+    if recipe.log.wandb is not None:
+        require_wandb()
     dataset, shapes, latents = open_inputs(recipe, name)
     initial = load_initial(recipe, name, run)
     with torch.device("meta"):  # networks without weights: only their needs are asked for

@@ -55,6 +55,14 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """Where figures go beside metrics.jsonl and TensorBoard; nothing that is computed depends on it."""
+
+    wandb: str | None = None
+    """Project at Weights & Biases (needs `neuroimagen[wandb]`); null: not used."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A run's complete configuration."""
 
@@ -72,6 +80,7 @@ class Recipe:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     reconstruct: ReconstructConfig = field(default_factory=ReconstructConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
 
 Where = Callable[[tuple[str, ...]], str]

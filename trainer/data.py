@@ -25,6 +25,8 @@ class Shapes:
     num_classes: int
     text_shape: tuple[int, int]
     """(L, D) of the text encoder's hidden states."""
+    subjects: tuple[int, ...] | None = None
+    """Whom the segments are of; None where neither recipe nor data set says (a dry run)."""
     latent_shape: tuple[int, int, int] | None = None
     """(C, h, w) of the VAE's latents, for stages that use them."""
     embedding_size: int | None = None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.data_shards.frozen_models import TextEncoder, VaeEncoder, loading
@@ -40,16 +40,21 @@ class LatentDiffusion:
     """
 
     def __init__(
-        self, model: Path, *, device: torch.device, dtype: torch.dtype = torch.float32, unet: Path | None = None
+        self,
+        model: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        unet: Path | nn.Module | None = None,
     ) -> None:
-        """`unet`: a folder with a fine-tuned one, in place of the model's own."""
+        """`unet`: a fine-tuned one in place of the model's own: its folder, or itself, which is left as it is."""
         from diffusers import UNet2DConditionModel
 
         self.device = device
         self.dtype = dtype
         self.image_size_px = image_size_px(model)
         self.text_shape = text_shape(model)
-        unet_folder = unet or component_folder(model, "unet")
+        unet_folder = unet if isinstance(unet, Path) else component_folder(model, "unet")
         unet_config = read_config(unet_folder)
         size = self.image_size_px // vae_reduction(model)
         latent_channels = int(read_config(component_folder(model, "vae"))["latent_channels"])
@@ -67,6 +72,9 @@ class LatentDiffusion:
         self._scheduler_config = read_config(component_folder(model, "scheduler"), "scheduler_config.json")
         self.vae = VaeEncoder(model, device=device)
         self.text_encoder = TextEncoder(model, device=device)
+        if isinstance(unet, nn.Module):
+            self.unet: Any = unet
+            return
         with loading(unet_folder):
             network = UNet2DConditionModel.from_pretrained(unet_folder, use_safetensors=True, torch_dtype=dtype)
         self.unet = network.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)

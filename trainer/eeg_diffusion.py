@@ -38,12 +38,18 @@ class EEGDiffusion(PretrainedModule):
         self.register_buffer("unconditional", torch.zeros(semantic.text_shape))
 
     def forward(
-        self, eeg: Tensor, noisy: Tensor, timesteps: Tensor, dropped: Tensor | None = None
+        self,
+        eeg: Tensor,
+        noisy: Tensor,
+        timesteps: Tensor,
+        dropped: Tensor | None = None,
+        subject: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """What the U-Net predicts [B, C, h, w] for `noisy` latents at `timesteps` [B], and the features projected for
         alignment [B, P] if there is a projection. Where `dropped` [B] is true the condition is the empty caption's.
+        subject: int64 [B], for subject layers.
         """
-        features = self.semantic.encoder(eeg)
+        features = self.semantic.encoder(eeg, subject)
         hidden = self.semantic.from_features(features)
         if dropped is not None:
             hidden = torch.where(dropped[:, None, None], self.unconditional, hidden)

@@ -64,14 +64,14 @@ def summarise_segments(
     parts: dict[str, list[np.ndarray]] = {name: [] for name in ("slow", "window", "detrended", "embeddings")}
     total = np.zeros((dataset.metadata.n_channels, dataset.metadata.n_samples))
     bins = num_bins(dataset.metadata.n_samples, dataset.metadata.sfreq)
-    for eeg in _eeg_batches(dataset, rows):
+    for batch, eeg in _eeg_batches(dataset, rows):
         total += eeg.sum(axis=0)
         mean, slope, residual = remove_trend(eeg)
         parts["slow"].append(slow_features(mean, slope, residual))
         parts["window"].append(bin_means(eeg, bins))
         parts["detrended"].append(bin_means(residual, bins))
         if encoder is not None:
-            parts["embeddings"].append(_features(encoder, eeg, device))
+            parts["embeddings"].append(_features(encoder, eeg, dataset.index.subject[batch], device))
     return SegmentSummaries(
         rows=rows,
         is_test=np.arange(len(rows)) >= len(train),
@@ -91,18 +91,24 @@ def load_encoder(run: Path, *, device: str = "cpu") -> EEGEncoder | None:
 
 def embed(dataset: Dataset, rows: Integers, encoder: EEGEncoder, *, device: str = "cpu") -> Floats:
     """f(x) of the segments in `rows` [N] of the index, float32 [N, F]."""
-    return np.concatenate([_features(encoder, eeg, device) for eeg in _eeg_batches(dataset, rows)])
+    subjects = dataset.index.subject
+    return np.concatenate(
+        [_features(encoder, eeg, subjects[batch], device) for batch, eeg in _eeg_batches(dataset, rows)]
+    )
 
 
-def _features(encoder: EEGEncoder, eeg: np.ndarray, device: str) -> np.ndarray:
+def _features(encoder: EEGEncoder, eeg: np.ndarray, subject: np.ndarray, device: str) -> np.ndarray:
+    subjects = torch.from_numpy(subject.astype(np.int64)).to(device)
     with torch.inference_mode():
-        return encoder(torch.from_numpy(eeg).to(device)).float().cpu().numpy()
+        return encoder(torch.from_numpy(eeg).to(device), subjects).float().cpu().numpy()
 
 
-def _eeg_batches(dataset: Dataset, rows: Integers) -> Iterator[np.ndarray]:
+def _eeg_batches(dataset: Dataset, rows: Integers) -> Iterator[tuple[Integers, np.ndarray]]:
+    """Some of the rows, and their EEG [n, C, T]."""
     starts = range(0, len(rows), _BATCH)
     for start in track(starts, total=len(starts), desc="reading EEG", unit="batch"):
-        yield np.stack([dataset.eeg(int(row)) for row in rows[start : start + _BATCH]])
+        batch = rows[start : start + _BATCH]
+        yield batch, np.stack([dataset.eeg(int(row)) for row in batch])
 
 
 # ------------------------------------------------------------------------------------------------------- predictions

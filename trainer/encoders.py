@@ -2,11 +2,13 @@
 
 Shapes: B segments, C channels, T samples, S spatial filters, F features.
 A trunk gets the segments as recorded, with the channels' mean [C] and the whitening matrix [C, C] that its first linear
-layer takes in: whitened channels themselves would cost C² multiplications a sample.
+layer takes in: whitened channels themselves would cost C² multiplications a sample. With subject layers that matrix is
+each segment's own, [B, C, C].
 """
 
+import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal
 
@@ -14,8 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neuroimagen.data_shards.errors import UserError
 from neuroimagen.trainer.pretrained import PretrainedModule
 from neuroimagen.trainer.randomness import SampleDropout
+
+Finetuned = bool | Literal["subject_layers"]
+"""Which weights of f_θ a stage trains: all, none, or the subjects' maps only."""
+UnknownSubject = Literal["mean", "error"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +69,12 @@ class EncoderConfig:
     electrodes record nearly the same: what tells the pictures apart lies in small differences between them, which
     gradient descent finds late when a few common directions hold most of the variance.
     """
+    subject_layers: bool = False
+    """A linear map of the whitened channels for each subject, before the trunk (Défossez et al. 2023); it starts as the
+    identity.
+    """
+    unknown_subject: UnknownSubject = "mean"
+    """subject_layers: a subject without a map gets the mean of all maps, or is an error."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -72,9 +85,55 @@ class EncoderConfig:
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f"encoder.{name} must lie in [0, 1), got {getattr(self, name)}")
 
+    def stored(self) -> dict[str, Any]:
+        """As exports have it. Without subject layers nothing is said of them: such an export is read, and is the same
+        to the byte, before and after they came.
+        """
+        settings = asdict(self)
+        if not self.subject_layers:
+            del settings["subject_layers"], settings["unknown_subject"]
+        return settings
+
 
 LEAST_VARIANCE = 0.1
 """Smallest variance, of a mean channel's 1, that whitening scales up to 1."""
+
+
+class SubjectLayers(nn.Module):
+    """A_s = 1 + D_s, one [C, C] map for each subject s ("subject layer": Défossez et al. 2023, Nature Machine
+    Intelligence 5, §"Brain module").
+
+    D starts at 0 and is what is trained, so that weight decay draws a subject with little data towards the identity and
+    not towards silence.
+    """
+
+    subject_numbers: Tensor
+
+    def __init__(self, subjects: Sequence[int], n_channels: int, *, refuse_unknown: bool) -> None:
+        super().__init__()
+        if not subjects or len(set(subjects)) != len(subjects):
+            raise ValueError(f"subject layers need distinct subjects, got {list(subjects)}")
+        self.subjects = tuple(subjects)
+        self.refuse_unknown = refuse_unknown
+        self.offsets = nn.Parameter(torch.zeros(len(subjects), n_channels, n_channels))
+        # Not in the export: config.json says it.
+        self.register_buffer("subject_numbers", torch.tensor(self.subjects, dtype=torch.int64), persistent=False)
+
+    def forward(self, whitening: Tensor, subject: Tensor) -> Tensor:
+        """A_s · whitening [B, C, C] for the subjects int64 [B]; the mean of all A for a subject that has none.
+
+        Raises UserError naming that subject where `refuse_unknown`.
+        """
+        own = subject[:, None] == self.subject_numbers  # [B, subjects]
+        known = own.any(dim=1, keepdim=True)
+        if self.refuse_unknown and not known.is_meta and not known.all():
+            raise UserError(
+                f"subject {int(subject[~known[:, 0]][0])} has no subject layer; the encoder was trained on "
+                f"{list(self.subjects)}. Adapt it to the subject, or set encoder.unknown_subject=mean."
+            )
+        offsets = torch.cat([self.offsets, self.offsets.mean(dim=0, keepdim=True)])
+        place = torch.cat([own, ~known], dim=1).int().argmax(dim=1)
+        return (whitening + offsets @ whitening)[place]
 
 
 class LSTMTrunk(nn.Module):
@@ -135,8 +194,11 @@ class TemporalSpatialTrunk(nn.Module):
         self.head = nn.Linear(filters * n_steps + config.spatial_filters * pooled, config.feature_size)
 
     def forward(self, eeg: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
-        mix = self.spatial @ whitening
-        x = F.conv1d(eeg, mix[:, :, None], bias=-(mix @ mean))  # [B, S, T]
+        mix = self.spatial @ whitening  # [S, C], or a segment's own [B, S, C]
+        if mix.ndim == 2:
+            x = F.conv1d(eeg, mix[:, :, None], bias=-(mix @ mean))  # [B, S, T]
+        else:
+            x = mix @ eeg - (mix @ mean)[:, :, None]
         linear = self.pool(x).flatten(1)
         for layer, norm in zip(self.layers, self.norms, strict=True):
             x = F.gelu(norm(layer(x)))
@@ -202,7 +264,7 @@ def _build_trunk(config: EncoderConfig, *, n_channels: int, n_samples: int) -> n
 
 
 class EEGEncoder(PretrainedModule):
-    """f_θ: EEG [B, C, T] float → features [B, F] float32.
+    """f_θ: EEG [B, C, T] float, and with subject layers the subjects int64 [B] → features [B, F] float32.
 
     The channels are centred and whitened first, by the mean and the covariance of the training part
     (`fit_normalisation`); both are buffers, so an exported encoder takes the data set's own units.
@@ -212,10 +274,13 @@ class EEGEncoder(PretrainedModule):
     channel_mean: Tensor
     whitening: Tensor
 
-    def __init__(self, *, n_channels: int, n_samples: int, encoder: dict[str, Any]) -> None:
+    def __init__(
+        self, *, n_channels: int, n_samples: int, encoder: dict[str, Any], subjects: Sequence[int] | None = None
+    ) -> None:
+        """`subjects`: who has a subject layer, in this order; only and always with `encoder["subject_layers"]`."""
         super().__init__()
         settings = EncoderConfig(**encoder)
-        self.config = {"n_channels": n_channels, "n_samples": n_samples, "encoder": asdict(settings)}
+        self.config = encoder_arguments(settings, n_channels=n_channels, n_samples=n_samples, subjects=subjects)
         self.n_channels = n_channels
         self.n_samples = n_samples
         self.feature_size = settings.feature_size
@@ -223,14 +288,54 @@ class EEGEncoder(PretrainedModule):
         self.register_buffer("channel_mean", torch.zeros(n_channels))
         self.register_buffer("whitening", torch.eye(n_channels))
         self.trunk = _build_trunk(settings, n_channels=n_channels, n_samples=n_samples)
+        self.subject_layers: SubjectLayers | None = None
+        if settings.subject_layers:
+            refuse = settings.unknown_subject == "error"
+            self.subject_layers = SubjectLayers(self.config["subjects"], n_channels, refuse_unknown=refuse)
 
-    def forward(self, eeg: Tensor) -> Tensor:
+    def forward(self, eeg: Tensor, subject: Tensor | None = None) -> Tensor:
+        """`subject` is ignored without subject layers, so every caller may give it. Raises ValueError for segments of
+        another size, and where subject layers miss it.
+        """
         if eeg.shape[1:] != (self.n_channels, self.n_samples):
             raise ValueError(
                 f"EEG of {tuple(eeg.shape[1:])} channels × samples given to an encoder for "
                 f"({self.n_channels}, {self.n_samples})"
             )
-        return self.trunk(eeg, self.channel_mean, self.whitening)
+        return self.trunk(eeg, self.channel_mean, self.projection(subject))
+
+    def projection(self, subject: Tensor | None) -> Tensor:
+        """What is done to centred channels before the trunk: the whitening [C, C], or with subject layers A_s ·
+        whitening [B, C, C].
+        """
+        if self.subject_layers is None:
+            return self.whitening
+        if subject is None:
+            raise ValueError("the encoder has subject layers: give the segments' subjects")
+        projection: Tensor = self.subject_layers(self.whitening, subject)
+        return projection
+
+    def for_subjects(self, subjects: Sequence[int], *, unknown_subject: UnknownSubject = "mean") -> "EEGEncoder":
+        """This encoder with a subject layer for each of `subjects` as well, that of a new one at the mean of those it
+        has (the identity where it has none): until it is trained it computes the same. `unknown_subject`: of an encoder
+        that had none.
+        """
+        old = () if self.subject_layers is None else self.subject_layers.subjects
+        added = [subject for subject in subjects if subject not in old]
+        if not added:
+            return self
+        arguments: dict[str, Any] = copy.deepcopy(self.config)
+        if self.subject_layers is None:
+            arguments["encoder"] |= {"subject_layers": True, "unknown_subject": unknown_subject}
+        wider = EEGEncoder(**arguments | {"subjects": [*old, *added]})
+        assert wider.subject_layers is not None
+        weights = self.state_dict()
+        offsets = wider.subject_layers.offsets.detach()
+        if self.subject_layers is not None:
+            trained = self.subject_layers.offsets.detach()
+            offsets = torch.cat([trained, trained.mean(dim=0, keepdim=True).expand(len(added), -1, -1)])
+        wider.load_state_dict(weights | {"subject_layers.offsets": offsets})
+        return wider.train(self.training)
 
     @torch.no_grad()
     def fit_normalisation(self, segments: Iterable[Tensor]) -> None:
@@ -266,6 +371,34 @@ def whitening_matrix(covariance: Tensor, *, decorrelate: bool) -> Tensor:
     return directions @ torch.diag(variances.clamp_min(LEAST_VARIANCE).rsqrt()) @ directions.T @ torch.diag(1 / std)
 
 
-def build_encoder(config: EncoderConfig, *, n_channels: int, n_samples: int) -> EEGEncoder:
-    """A freshly initialised encoder for segments of `n_channels` × `n_samples`."""
-    return EEGEncoder(n_channels=n_channels, n_samples=n_samples, encoder=asdict(config))
+def encoder_arguments(
+    config: EncoderConfig, *, n_channels: int, n_samples: int, subjects: Sequence[int] | None
+) -> dict[str, Any]:
+    """The keyword arguments that EEGEncoder is made with, as JSON values; `subjects` only where it has their layers."""
+    arguments: dict[str, Any] = {"n_channels": n_channels, "n_samples": n_samples, "encoder": config.stored()}
+    if config.subject_layers:
+        if subjects is None:
+            raise ValueError("encoder.subject_layers needs to know the subjects")
+        arguments["subjects"] = list(subjects)
+    return arguments
+
+
+def build_encoder(
+    config: EncoderConfig, *, n_channels: int, n_samples: int, subjects: Sequence[int] | None = None
+) -> EEGEncoder:
+    """A freshly initialised encoder for segments of `n_channels` × `n_samples`, of `subjects`."""
+    return EEGEncoder(**encoder_arguments(config, n_channels=n_channels, n_samples=n_samples, subjects=subjects))
+
+
+def choose_finetuned(encoder: EEGEncoder, wanted: Finetuned) -> None:
+    """Let gradients reach what of an encoder is trained with a stage's own layers: all, nothing, or its subject layers
+    alone. Raises UserError where there are none.
+    """
+    encoder.requires_grad_(wanted is True)
+    if wanted == "subject_layers":
+        if encoder.subject_layers is None:
+            raise UserError(
+                "finetune_encoder: subject_layers needs an encoder that has them. Set encoder.subject_layers=true, or "
+                "finetune_encoder to true or false."
+            )
+        encoder.subject_layers.requires_grad_(True)

@@ -69,7 +69,7 @@ class TransformerTrunk(nn.Module):
         self.head = nn.Linear(config.width, config.feature_size)
 
     def tokens(self, eeg: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
-        """EEG [B, C, T] → whitened tokens [B, N, C · token_samples]."""
+        """EEG [B, C, T], whitening [C, C] or [B, C, C] → whitened tokens [B, N, C · token_samples]."""
         x = whitening @ (eeg[:, :, : self.num_tokens * self.token_samples] - mean[:, None])
         return x.unflatten(2, (self.num_tokens, self.token_samples)).transpose(1, 2).flatten(2)
 
@@ -109,13 +109,17 @@ class MaskedModel(PretrainedModule):
             raise ValueError("masked pre-training needs encoder.kind: transformer")
         return trunk
 
-    def forward(self, eeg: Tensor, order: Tensor, num_visible: int) -> Tensor:
+    def forward(self, eeg: Tensor, order: Tensor, num_visible: int, subject: Tensor | None = None) -> Tensor:
         """Mean squared error [B] of the hidden tokens. order: int64 [B, N], a permutation of the tokens each; the first
-        `num_visible` of it are seen.
+        `num_visible` of it are seen. subject: int64 [B], for subject layers.
         """
-        trunk = self.trunk
-        tokens = trunk.tokens(eeg, self.encoder.channel_mean, self.encoder.whitening)
-        seen = self.enter(trunk.encode(tokens, order[:, :num_visible]))  # [B, V, Wd]
+        trunk, mean = self.trunk, self.encoder.channel_mean
+        tokens = trunk.tokens(eeg, mean, self.encoder.whitening)
+        inputs = tokens
+        if self.encoder.subject_layers is not None:
+            # What is to be drawn stays as recorded: a map that shrank its own target would be a way to lose nothing.
+            inputs = trunk.tokens(eeg, mean, self.encoder.projection(subject))
+        seen = self.enter(trunk.encode(inputs, order[:, :num_visible]))  # [B, V, Wd]
         hidden = self.mask_token.expand(len(eeg), trunk.num_tokens - num_visible, -1)
         shuffled = torch.cat([seen, hidden.to(seen.dtype)], dim=1)
         x = torch.zeros_like(shuffled).scatter(1, order[:, :, None].expand_as(shuffled), shuffled) + self.position

@@ -95,6 +95,9 @@ def build_engines(stage: Stage, *, world_size: int, device: torch.device) -> dic
         engine, *_ = deepspeed.initialize(
             model=network, model_parameters=parameters, optimizer=optimizer, config=dict(settings)
         )
+        if config.compile:
+            # In place, so that names stay as they are; copies (averages, exports) are not compiled.
+            engine.module.compile(backend=config.compile_backend, dynamic=False)
         engine.trained_parameters = parameters
         engine.whole = [whole]  # in a list: a module as an attribute would become one of the engine's own
         engines[name] = engine

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.errors import UserError
+from neuroimagen.data_shards.joined import JoinedDataset
 from neuroimagen.data_shards.latents import LatentStore
 from neuroimagen.data_shards.model_folder import component_folder, image_size_px, read_config, vae_reduction
 from neuroimagen.data_shards.model_folder import text_shape as text_shape_of
@@ -33,6 +34,10 @@ def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, L
             "the recipe names no data set. Set data.path to the folder that `neuroimagen data ingest` made."
         )
     dataset = Dataset.open(recipe.data.path)
+    subjects = recipe.data.subjects or dataset.metadata.subjects
+    if name == "masked" and recipe.masked.more_data:
+        dataset = JoinedDataset([dataset, *(Dataset.open(path) for path in recipe.masked.more_data)])
+        subjects += dataset.subjects
     metadata = dataset.metadata
     found = {"n_channels": metadata.n_channels, "n_samples": metadata.n_samples, "num_classes": metadata.num_classes}
     for key, value in found.items():
@@ -58,7 +63,13 @@ def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, L
             text_shape = (shape[0], shape[1])
     _require("text_shape", recipe.model.text_shape, text_shape if latents else recipe.model.text_shape)
     _require("latent_shape", recipe.model.latent_shape, latent_shape or recipe.model.latent_shape)
-    shapes = Shapes(text_shape=text_shape, latent_shape=latent_shape, embedding_size=embedding_size, **found)
+    shapes = Shapes(
+        text_shape=text_shape,
+        latent_shape=latent_shape,
+        embedding_size=embedding_size,
+        subjects=subjects,
+        **found,
+    )
     return dataset, shapes, latents
 
 
@@ -77,12 +88,17 @@ def expected_shapes(recipe: Recipe, name: str) -> Shapes:
     """
     data, model = recipe.data, recipe.model
     sizes = {"n_channels": data.n_channels, "n_samples": data.n_samples, "num_classes": data.num_classes}
-    if None in sizes.values() and data.path is not None and (Path(data.path) / "dataset.json").is_file():
+    subjects = data.subjects
+    unsaid = None in sizes.values() or (recipe.encoder.subject_layers and subjects is None)
+    if unsaid and data.path is not None and (Path(data.path) / "dataset.json").is_file():
         from neuroimagen.data_shards.schema import read_metadata
 
         metadata = read_metadata(Path(data.path) / "dataset.json")
         sizes = {key: getattr(metadata, key) if value is None else value for key, value in sizes.items()}
+        subjects = subjects or metadata.subjects
     missing = [f"data.{key}" for key, value in sizes.items() if value is None]
+    if recipe.encoder.subject_layers and subjects is None:
+        missing.append("data.subjects")
     text_shape = model.text_shape or text_shape_of(Path(resolve_model_path(model.path)))
     latent_shape = model.latent_shape
     if latent_shape is None and name == "diffusion":
@@ -95,5 +111,6 @@ def expected_shapes(recipe: Recipe, name: str) -> Shapes:
         text_shape=text_shape,
         latent_shape=latent_shape,
         embedding_size=recipe.model.embedding_size,
+        subjects=subjects,
         **{key: int(value) for key, value in sizes.items() if value is not None},
     )

@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from neuroimagen.trainer.inputs import open_inputs
 from neuroimagen.trainer.loss_watch import LossWatch
 from neuroimagen.trainer.randomness import StepRandom, derive_seed, reseed_dropout
 from neuroimagen.trainer.run_folder import MetricsLog, StageFolder
-from neuroimagen.trainer.stages.base import Stage
+from neuroimagen.trainer.samples import draw_samples
+from neuroimagen.trainer.stages.base import SampledStage, Stage
 from neuroimagen.trainer.stages.registry import build_stage, load_initial
 
 
@@ -79,7 +80,7 @@ def train(recipe: Recipe, name: str, folder: StageFolder, *, device: torch.devic
         check_resumable(read_state(newest), state)
         state = checkpoints.load(newest, engines, averages)
 
-    log = MetricsLog(folder, resume_step=state.step) if ranks.is_first else None
+    log = MetricsLog(folder, recipe, resume_step=state.step) if ranks.is_first else None
     watch = LossWatch(config.divergence_factor, state.recent_losses)
     reader = data.reader(plan)
     clock = Clock(reader, stage.global_batch_size, state.step)
@@ -108,7 +109,7 @@ def train(recipe: Recipe, name: str, folder: StageFolder, *, device: torch.devic
             if log:
                 log.write(state.step, {**means, "learning_rate": learning_rate, **clock.read(state.step)})
         if state.step % config.validate_every == 0 or last:
-            networks = {key: averages[key].network if averages else net for key, net in whole_networks(engines).items()}
+            networks = judged_networks(engines, averages)
             validation = validate(stage, networks, data)
             clock.restart(state.step)
             if log:
@@ -118,6 +119,9 @@ def train(recipe: Recipe, name: str, folder: StageFolder, *, device: torch.devic
                 state.best, state.best_step = figure, state.step
                 best = folder.checkpoints / best_name(state.step)
                 ranks.attempt(partial(write_best, stage.exported(networks), best))
+        if isinstance(stage, SampledStage) and stage.samples_due(state.step):
+            ranks.attempt(partial(write_samples, stage, judged_networks(engines, averages), data, log, state.step))
+            clock.restart(state.step)
         stopping, writing = ranks.any(stop.requested, checkpoints.is_writing)
         if checkpoints.is_pending and not writing:
             checkpoints.commit()
@@ -241,13 +245,30 @@ def validate(stage: Stage, networks: Mapping[str, nn.Module], data: StageData) -
         return stage.validate(networks, data)
 
 
+def judged_networks(engines: Mapping[str, Any], averages: Mapping[str, EMA]) -> dict[str, nn.Module]:
+    """The networks that validation and samples are made with: the averaged ones if there are any."""
+    return {key: averages[key].network if averages else net for key, net in whole_networks(engines).items()}
+
+
+def write_samples(
+    stage: SampledStage, networks: Mapping[str, nn.Module], data: StageData, log: MetricsLog | None, step: int
+) -> None:
+    """Draw what the stage makes of a few validation segments, and keep it. On rank 0 alone."""
+    assert log is not None
+    with evaluation(networks):
+        log.write_picture(step, draw_samples(stage, networks, data))
+
+
 @contextmanager
 def evaluation(networks: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Networks in evaluation mode, and not compiled: for the few batches of other sizes it would not pay."""
     was_training = {key: network.training for key, network in networks.items()}
     for network in networks.values():
         network.eval()
+    compiled = any(network._compiled_call_impl is not None for network in networks.values())
     try:
-        yield
+        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+            yield
     finally:
         for key, network in networks.items():
             network.train(was_training[key])

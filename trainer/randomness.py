@@ -58,24 +58,28 @@ class SampleDropout(nn.Module):
     torch's own draws from each rank's generator, so the mask of a sample would change with the number of ranks.
     """
 
+    key: Tensor
+    first: Tensor
+
     def __init__(self, p: float) -> None:
         super().__init__()
         if not 0.0 <= p < 1.0:
             raise ValueError(f"dropout must lie in [0, 1), got {p}")
         self.p = p
-        self.key = 0
-        self.first = 0
+        # Tensors, not numbers: torch.compile would take a number for a constant and compile anew at every step.
+        self.register_buffer("key", torch.zeros((), dtype=torch.int64), persistent=False)
+        self.register_buffer("first", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def reseed(self, key: int, first: int) -> None:
         """Set this step's key and the position of the first sample of the next forward pass in the global batch."""
-        self.key, self.first = key, first
+        self.key.fill_(key)
+        self.first.fill_(first)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0:
             return x
         features = math.prod(x.shape[1:])
-        start = self.first * features
-        counter = torch.arange(start, start + x.numel(), device=x.device) + self.key
+        counter = torch.arange(x.numel(), device=x.device) + (self.first * features + self.key)
         return x * (_hash_to_unit(counter) >= self.p).view_as(x) / (1.0 - self.p)
 
     def extra_repr(self) -> str:

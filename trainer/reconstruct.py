@@ -33,6 +33,7 @@ from neuroimagen.trainer.diffusion import (
 )
 from neuroimagen.trainer.eeg_diffusion import UNET_FOLDER
 from neuroimagen.trainer.encoders import EEGEncoder
+from neuroimagen.trainer.pixels import from_uint8, to_uint8
 from neuroimagen.trainer.randomness import derive_seed
 from neuroimagen.trainer.saliency import SaliencyModel
 from neuroimagen.trainer.stages.semantic import SemanticModel
@@ -269,9 +270,9 @@ class Reconstructor:
 
     def maps(self, pictures: Sequence[Picture]) -> Tensor:
         """Saliency maps [n, 3, s, s] in [-1, 1], s the size that the generator draws."""
-        eeg = self._eeg([picture.row for picture in pictures])
+        rows = [picture.row for picture in pictures]
         z = self._normal("saliency", pictures, (self.saliency_model.noise_size,))
-        return self.saliency_model(eeg, z.to(self.device))
+        return self.saliency_model(self._eeg(rows), z.to(self.device), self._subjects(rows))
 
     # --- what a row is made from -----------------------------------------------------------------------------------
 
@@ -292,7 +293,7 @@ class Reconstructor:
                 semantic_model = self.fine_tuned_semantic_model
             else:
                 semantic_model = self.semantic_model if prompt == "semantic" else self.detailed_semantic_model
-            return semantic_model(self._eeg(rows))
+            return semantic_model(self._eeg(rows), self._subjects(rows))
         labels = self.dataset.index.label[rows] if prompt == "true class" else self._random_labels(pictures)
         captions, places = np.unique([self._class_captions[int(label)] for label in labels], return_inverse=True)
         return self.diffusion.prompt(captions.tolist())[torch.from_numpy(places).to(self.device)]
@@ -305,6 +306,10 @@ class Reconstructor:
 
     def _eeg(self, rows: Sequence[int] | np.ndarray) -> Tensor:
         return torch.from_numpy(np.stack([self.dataset.eeg(int(row)) for row in rows])).to(self.device)
+
+    def _subjects(self, rows: Sequence[int] | np.ndarray) -> Tensor:
+        """int64 [n]."""
+        return torch.from_numpy(self.dataset.index.subject[rows].astype(np.int64)).to(self.device)
 
     def _normal(self, purpose: str, pictures: Sequence[Picture], shape: tuple[int, ...]) -> Tensor:
         seeds = (self._seed(purpose, picture) for picture in pictures)
@@ -397,13 +402,3 @@ def resize(pictures: Tensor, size_px: int) -> Tensor:
     if pictures.shape[-1] == size_px:
         return pictures
     return F.interpolate(pictures, size=(size_px, size_px), mode="bilinear", align_corners=False, antialias=True)
-
-
-def from_uint8(pictures: Tensor) -> Tensor:
-    """Values in 0..255 → float32 in [-1, 1]."""
-    return (pictures / 127.5 - 1.0).float()
-
-
-def to_uint8(pictures: Tensor) -> np.ndarray:
-    """Pictures in [-1, 1] → uint8 in 0..255, rounded."""
-    return ((pictures.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to("cpu", torch.uint8).numpy()

@@ -4,6 +4,7 @@
 <run>/<stage>/config.yaml            the complete recipe of this stage
 <run>/<stage>/environment.json       versions, machine, ranks: one entry for each start
 <run>/<stage>/metrics.jsonl          one line for each logged step; tensorboard/ has the same
+<run>/<stage>/samples/               pictures drawn while it trained: step-<steps done>.png
 <run>/<stage>/checkpoints/, export/, logs/
 """
 
@@ -20,9 +21,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.data_shards.files import atomic_path, held_folder
 from neuroimagen.trainer.config import Recipe, difference, dump_recipe, load_recipe
+from neuroimagen.trainer.wandb_log import WandbLog
 
 PACKAGES = ("neuroimagen", "torch", "deepspeed", "numpy", "safetensors", "diffusers", "transformers", "triton")
 
@@ -41,6 +46,7 @@ class StageFolder:
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.export = self.path / "export"
+        self.samples = self.path / "samples"
         self.logs = self.path / "logs"
 
     @property
@@ -77,6 +83,9 @@ def open_stage_folder(folder: StageFolder, recipe: Recipe, *, num_ranks: int, re
                 f"{folder.path} was begun with another recipe: {'; '.join(changed[:5])}. Resume with the one in "
                 f"{folder.config}."
             )
+        if begun.log != recipe.log:  # which a resume may change
+            with atomic_path(folder.config) as path:
+                path.write_text(dump_recipe(dataclasses.replace(begun, log=recipe.log)), encoding="utf-8")
     else:
         _merge_run_recipe(folder.run / "config.yaml", folder.stage, recipe)
         with atomic_path(folder.config) as path:
@@ -138,12 +147,18 @@ def environment(num_ranks: int) -> dict[str, Any]:
 
 
 class MetricsLog:
-    """metrics.jsonl and TensorBoard, kept in step. Only rank 0 makes one."""
+    """metrics.jsonl, TensorBoard and, if the recipe says so, Weights & Biases, kept in step. Only rank 0 makes one."""
 
-    def __init__(self, folder: StageFolder, *, resume_step: int) -> None:
+    def __init__(self, folder: StageFolder, recipe: Recipe, *, resume_step: int) -> None:
+        self._wandb: WandbLog | None = None
+        if recipe.log.wandb is not None:
+            name = f"{folder.run.name}/{folder.stage}"
+            settings = dataclasses.asdict(recipe)
+            self._wandb = WandbLog(folder.path, project=recipe.log.wandb, name=name, recipe=settings)
         _drop_lines_after(folder.metrics, resume_step)
         from torch.utils.tensorboard import SummaryWriter
 
+        self._samples = folder.samples
         self._file = folder.metrics.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder.tensorboard), purge_step=resume_step + 1)
 
@@ -153,10 +168,22 @@ class MetricsLog:
         self._file.flush()
         for name, value in figures.items():
             self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.write(step, figures)
+
+    def write_picture(self, step: int, picture: np.ndarray) -> None:
+        """Add what was drawn after `step` steps, uint8 [H, W, 3]: a file in samples/, and in TensorBoard."""
+        with atomic_path(self._samples / f"step-{step:08d}.png") as path:
+            Image.fromarray(picture).save(path, format="PNG")
+        self._board.add_image("samples", picture, step, dataformats="HWC")
+        if self._wandb is not None:
+            self._wandb.write_picture(step, picture)
 
     def close(self) -> None:
         self._file.close()
         self._board.close()
+        if self._wandb is not None:
+            self._wandb.close()
 
 
 def _drop_lines_after(path: Path, step: int) -> None:

@@ -106,12 +106,12 @@ class SaliencyModel(PretrainedModule):
         self.encoder = EEGEncoder(**encoder)
         self.generator = Generator(feature_size=self.encoder.feature_size, **generator)
 
-    def forward(self, eeg: Tensor, z: Tensor, *, return_features: bool = False) -> Any:
+    def forward(self, eeg: Tensor, z: Tensor, subject: Tensor | None = None, *, return_features: bool = False) -> Any:
         """Maps [K·B, 3, S, S] for noise [K·B, Z]: K draws a segment, draw after draw; the encoder runs once.
 
-        With `return_features`: (maps, features [B, F] that they were drawn from).
+        With `return_features`: (maps, features [B, F] they were drawn from). subject: int64 [B], for subject layers.
         """
-        features = self.encoder(eeg)
+        features = self.encoder(eeg, subject)
         images = self.generator(z, features.repeat(len(z) // len(eeg), 1))
         return (images, features) if return_features else images
 

@@ -22,6 +22,7 @@ from neuroimagen.data_shards.block_cache import BlockCache
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.data_shards.fetch import Reader
+from neuroimagen.data_shards.joined import JoinedDataset
 from neuroimagen.data_shards.plan import BlockShufflePlan, ShufflePlan
 from neuroimagen.data_shards.remote_files import RemoteOptions, as_url
 from neuroimagen.data_shards.storage import CorruptSampleError
@@ -373,3 +374,17 @@ def test_killed_writers_leave_a_cache_that_works(tmp_path: Path) -> None:
     assert 10_000 <= sum(path.stat().st_size for path in blocks) <= 20_000
     for path in blocks:
         assert path.read_bytes() == bytes([int(path.name.split("-")[1])]) * 1000
+
+
+def test_a_remote_data_set_joins_a_local_one(server: Any, options: RemoteOptions, make_dataset: Any) -> None:
+    """Its blocks are fetched ahead as if it were alone: each once."""
+    here = make_dataset(40, n_channels=8, n_samples=40, seed=3, name="here")
+    near = JoinedDataset([here, server.local])
+    far = JoinedDataset([here, _open(server, options)])
+    plan = ShufflePlan(near.rows("train"), 0, 16)
+    for first, second in zip(Reader(far, plan).epoch(0), Reader(near, plan).epoch(0), strict=True):
+        assert torch.equal(first.rows, second.rows)
+        assert torch.equal(first.eeg, second.eeg)
+    tars = [request for request in server.requests if request[0].endswith(".tar")]
+    assert tars
+    assert len(tars) == len(set(tars)), "a block was fetched twice"

@@ -87,13 +87,13 @@ def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
 def test_metrics_beyond_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> None:
     folder = StageFolder(tmp_path, "contrastive")
     folder.path.mkdir()
-    log = MetricsLog(folder, resume_step=0)
+    log = MetricsLog(folder, Recipe(), resume_step=0)
     for step in (5, 10, 15):
         log.write(step, {"loss": 1.0 / step})
     log.close()
     with folder.metrics.open("a") as file:
         file.write('{"step": 20, "lo')  # killed while writing
-    log = MetricsLog(folder, resume_step=10)
+    log = MetricsLog(folder, Recipe(), resume_step=10)
     log.write(15, {"loss": 2.0})
     log.close()
     lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]

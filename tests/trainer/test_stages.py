@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.launch import cli
+from neuroimagen.trainer import loop
 from neuroimagen.trainer.checkpoint import latest_checkpoint, read_state
 from neuroimagen.trainer.config import load_recipe
 from neuroimagen.trainer.dry_run import dry_run
@@ -75,6 +77,44 @@ def test_masked_pre_training_and_what_starts_from_it(train_here: Train, recipe_p
     assert not torch.equal(model.encoder.whitening, after.whitening)
     with pytest.raises(UserError, match=r"Set encoder\.kind=transformer"):
         train_here(recipe_path, "masked", tmp_path / "other")
+
+
+def test_masked_pre_training_over_several_data_sets(
+    train_here: Train,
+    recipe_path: Path,
+    study_folder: Path,
+    make_tiny_dataset: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The further one's training part is read, its subjects have layers of their own, and a resume is exact."""
+    more = make_tiny_dataset(tmp_path / "more", num_stimuli=40, n_channels=8, n_samples=44)
+    common = (*TRANSFORMER, f"masked.more_data=[{more}]", "masked.steps=13", "masked.checkpoint_every=4")
+    common += ("encoder.subject_layers=true", "masked.batch_size=32", "masked.validate_every=4")
+    seen: set[int] = set()
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        seen.update(args[2].rows.tolist())
+        if args[4] == 6 and stopping:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    real, stopping = loop.train_step, False
+    monkeypatch.setattr(loop, "train_step", watched)
+    whole = train_here(recipe_path, "masked", tmp_path / "whole", *common)
+    dataset, further = Dataset.open(study_folder), Dataset.open(more)
+    expected = {*dataset.rows("train").tolist(), *(len(dataset) + further.rows("train")).tolist()}
+    assert len(seen) > 0.9 * len(expected)  # four epochs, each without another remainder
+    assert seen <= expected
+    encoder = EEGEncoder.from_pretrained(whole / "export")
+    assert encoder.config["subjects"] == [1, 2, 1_000_001, 1_000_002]
+    stopping = True
+    with pytest.raises(KeyboardInterrupt):
+        train_here(recipe_path, "masked", tmp_path / "run", *common)
+    stopping = False
+    resumed = train_here(recipe_path, "masked", tmp_path / "run", *common, resume=True)
+    for name in ("model.safetensors", "config.json"):
+        assert (resumed / "export" / name).read_bytes() == (whole / "export" / name).read_bytes()
 
 
 def test_hidden_tokens_are_hidden() -> None:

@@ -38,7 +38,15 @@ CPU = torch.device("cpu")
 STEPS = 4
 SEED = 11
 TOTAL = 16
-SHAPES = Shapes(n_channels=6, n_samples=40, num_classes=4, text_shape=(5, 7), latent_shape=(4, 8, 8), embedding_size=9)
+SHAPES = Shapes(
+    n_channels=6,
+    n_samples=40,
+    num_classes=4,
+    text_shape=(5, 7),
+    latent_shape=(4, 8, 8),
+    embedding_size=9,
+    subjects=tuple(range(12)),  # of 16: the others get the mean of their layers
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,7 @@ def recipe(stage: str, **settings: Any) -> Recipe:
     }
     if stage == "masked":
         small = replace(small, kind="transformer", width=32, heads=2, depth=2)
+    small = replace(small, subject_layers=stage in ("masked", "classifier"))
     accumulation = common.pop("gradient_accumulation", 1)
     mined = ContrastiveConfig(**common, num_classes=4, num_samples=4)
     common["gradient_accumulation"] = accumulation

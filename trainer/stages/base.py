@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -63,6 +64,12 @@ class StageConfig:
     """Parts that a rank's share of a batch is cut into, one after the other, for one optimiser step."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 on GPUs that have it, fp32 elsewhere. fp16 scales the loss by itself. Weights stay float32."""
+    compile: bool = False
+    """torch.compile the networks' training passes: worth its minutes where a GPU waits for kernels to be started. Needs
+    ZeRO 2 or less, and for `inductor` a C++ compiler or a GPU's Triton.
+    """
+    compile_backend: Literal["inductor", "aot_eager", "eager"] = "inductor"
+    """Of torch.compile; the eager ones make nothing faster and show what does not compile."""
     on_bad_loss: Literal["stop", "skip"] = "stop"
     """What to do about a loss that is not finite or diverges: end the run, or leave the batch out and say so."""
     max_skipped: int = 20
@@ -91,6 +98,8 @@ class StageConfig:
             raise ValueError("learning_rate must be positive, weight_decay and warmup_steps at least 0")
         if self.offload_optimizer and self.zero_stage == 0:
             raise ValueError("offload_optimizer needs zero_stage 1 or more")
+        if self.compile and self.zero_stage == 3:
+            raise ValueError("compile needs zero_stage 2 or less: ZeRO 3 gathers weights in the middle of the networks")
         if self.on_bad_loss == "skip" and self.gradient_accumulation > 1:
             raise ValueError("on_bad_loss: skip needs gradient_accumulation 1: parts of a batch cannot be taken back")
         if self.divergence_factor is not None and self.divergence_factor <= 1:
@@ -99,6 +108,21 @@ class StageConfig:
             raise ValueError(f"ema_decay must lie between 0 and 1, or be null for none; got {self.ema_decay}")
         if self.gradient_clip is not None and self.gradient_clip <= 0:
             raise ValueError(f"gradient_clip must be positive, or null for none; got {self.gradient_clip}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledStageConfig(StageConfig):
+    """What the section of a stage has that can draw while it trains."""
+
+    sample_every: int | None = None
+    """Steps from one drawing of validation segments to the next, in samples/ and TensorBoard; null for none."""
+    num_samples: int = 8
+    """Validation segments that are drawn, always the same."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_samples < 1 or (self.sample_every is not None and self.sample_every < 1):
+            raise ValueError("num_samples and sample_every must be at least 1 (sample_every: null for none)")
 
 
 Networks = Mapping[str, Callable[..., Tensor]]
@@ -160,6 +184,21 @@ class Stage(ABC):
     def learning_rate(self, network: str) -> float:
         """Peak learning rate of one of the networks."""
         return self.config.learning_rate
+
+
+class SampledStage(Stage):
+    """A stage that can show what it draws so far."""
+
+    config: SampledStageConfig
+
+    def samples_due(self, step: int) -> bool:
+        """Whether to draw after `step` steps."""
+        every = self.config.sample_every
+        return every is not None and (step % every == 0 or step == self.config.steps)
+
+    @abstractmethod
+    def draw(self, networks: Mapping[str, nn.Module], eeg: Tensor, subject: Tensor, rows: np.ndarray) -> np.ndarray:
+        """Pictures uint8 [n, 3, S, S] of segments [n, C, T] of subjects [n]; `rows` of the index give the noise."""
 
 
 NORMALISATION_SEGMENTS = 512

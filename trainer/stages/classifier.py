@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from neuroimagen.data_shards.fetch import Batch
 from neuroimagen.data_shards.plan import Plan
 from neuroimagen.trainer.data import BatchNeeds, StageData
-from neuroimagen.trainer.encoders import EEGEncoder
+from neuroimagen.trainer.encoders import EEGEncoder, Finetuned, choose_finetuned
 from neuroimagen.trainer.pretrained import PretrainedModule
 from neuroimagen.trainer.randomness import StepRandom, derive_seed
 from neuroimagen.trainer.stages.base import (
@@ -40,8 +40,8 @@ class ClassifierConfig(StageConfig):
     """
     refit_normalisation: bool = False
     """Fit the channels' mean and covariance anew where f_θ starts from another: for a new subject, or another cap."""
-    finetune_encoder: bool = True
-    """Train f_θ with the last layer; false: a linear probe."""
+    finetune_encoder: Finetuned = True
+    """Train f_θ with the last layer; false: a linear probe; subject_layers: of f_θ only the subjects' maps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +50,7 @@ class ClassifierConfig(StageConfig):
 
 
 class ClassifierModel(PretrainedModule):
-    """EEG [B, C, T] → logits [B, K]."""
+    """EEG [B, C, T], and with subject layers the subjects [B] → logits [B, K]."""
 
     model_type: ClassVar[str] = "eeg-classifier"
 
@@ -61,8 +61,8 @@ class ClassifierModel(PretrainedModule):
         self.norm = nn.LayerNorm(self.encoder.feature_size)
         self.head = nn.Linear(self.encoder.feature_size, num_classes)
 
-    def forward(self, eeg: Tensor) -> Tensor:
-        return self.head(self.norm(self.encoder(eeg)))
+    def forward(self, eeg: Tensor, subject: Tensor | None = None) -> Tensor:
+        return self.head(self.norm(self.encoder(eeg, subject)))
 
 
 class ClassifierStage(Stage):
@@ -82,7 +82,7 @@ class ClassifierStage(Stage):
         self._fit_normalisation = initial_encoder is None
         if initial_encoder is not None:
             model.encoder.load_state_dict(initial_encoder.state_dict())
-        model.encoder.requires_grad_(config.finetune_encoder)
+        choose_finetuned(model.encoder, config.finetune_encoder)
         self.networks = {"model": model}
         self.phases = (Phase("model", self._loss),)
         self.needs = BatchNeeds()
@@ -102,7 +102,8 @@ class ClassifierStage(Stage):
             fit_encoder_normalisation(model.encoder, data)
 
     def _loss(self, networks: Mapping[str, nn.Module], batch: Batch, random: StepRandom) -> Loss:
-        logits = networks["model"](augment_eeg(batch.eeg, self.config.augment, random)).float()
+        eeg = augment_eeg(batch.eeg, self.config.augment, random)
+        logits = networks["model"](eeg, batch.subject).float()
         right = (logits.detach().argmax(1) == batch.label).float().mean()
         return F.cross_entropy(logits, batch.label), {"train_accuracy": right}
 
@@ -111,7 +112,7 @@ class ClassifierStage(Stage):
         """Share of validation segments whose class has the highest logit, and the mean cross-entropy."""
         results = [torch.empty(0, 2, device=data.device)]
         for batch in data.batches(data.share(data.rows("val")), 64, eeg_only=True):
-            logits = networks["model"](batch.eeg).float()
+            logits = networks["model"](batch.eeg, batch.subject).float()
             right = (logits.argmax(1) == batch.label).float()
             results.append(torch.stack([right, F.cross_entropy(logits, batch.label, reduction="none")], dim=1))
         accuracy, loss = data.gather(torch.cat(results)).double().mean(0).tolist()

@@ -110,13 +110,13 @@ class ContrastiveStage(Stage):
         if self._fit_normalisation or self.config.refit_normalisation:
             fit_encoder_normalisation(encoder, data)
 
-    def _embed(self, encoder: nn.Module, eeg: Tensor) -> Tensor:
-        features = encoder(eeg)
+    def _embed(self, encoder: nn.Module, eeg: Tensor, subject: Tensor) -> Tensor:
+        features = encoder(eeg, subject)
         return F.normalize(features, dim=1) if self.config.unit_norm else features
 
     def _loss(self, networks: Mapping[str, nn.Module], batch: Batch, random: StepRandom) -> Loss:
         eeg = augment_eeg(batch.eeg, self.config.augment, random)
-        return self._triplet_loss(self._embed(networks["encoder"], eeg), batch.label), {}
+        return self._triplet_loss(self._embed(networks["encoder"], eeg, batch.subject), batch.label), {}
 
     @torch.no_grad()
     def validate(self, networks: Mapping[str, nn.Module], data: StageData) -> dict[str, float]:
@@ -131,7 +131,10 @@ class ContrastiveStage(Stage):
         train_rows = train_rows[:: -(-len(train_rows) // CENTROID_SEGMENTS)]
         parts = []
         for rows in (train_rows, val_rows):
-            share = [self._embed(encoder, batch.eeg) for batch in data.batches(data.share(rows), 64, eeg_only=True)]
+            share = [
+                self._embed(encoder, batch.eeg, batch.subject)
+                for batch in data.batches(data.share(rows), 64, eeg_only=True)
+            ]
             empty = torch.empty(0, encoder.feature_size, device=data.device)
             parts.append(data.gather(torch.cat([empty, *share])).double())
         label = data.dataset.index.label

@@ -8,8 +8,9 @@ drawn towards the CLIP image embedding of the stimulus (DreamDiffusion, Bai et a
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,15 +20,18 @@ from neuroimagen.trainer.data import BatchNeeds, StageData
 from neuroimagen.trainer.eeg_diffusion import EEGDiffusion, NoiseSchedule, Trained, choose_trained
 from neuroimagen.trainer.pretrained import PretrainedModule
 from neuroimagen.trainer.randomness import StepRandom
-from neuroimagen.trainer.stages.base import Loss, Phase, Selection, Stage, StageConfig, augment_eeg
+from neuroimagen.trainer.stages.base import Loss, Phase, SampledStage, SampledStageConfig, Selection, augment_eeg
 from neuroimagen.trainer.stages.semantic import SemanticModel
+
+if TYPE_CHECKING:
+    from neuroimagen.trainer.samples import PictureSampler
 
 VALIDATION_DRAWS = 4
 """Timesteps and noises that each validation segment is measured at; always the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionConfig(StageConfig):
+class DiffusionConfig(SampledStageConfig):
     """The recipe's `diffusion` section."""
 
     learning_rate: float = 1e-4
@@ -60,7 +64,7 @@ class DiffusionConfig(StageConfig):
             raise ValueError(f"min_snr_gamma must be positive, or null for none; got {self.min_snr_gamma}")
 
 
-class DiffusionStage(Stage):
+class DiffusionStage(SampledStage):
     name = "diffusion"
     selection = Selection("loss", "min")
 
@@ -74,7 +78,10 @@ class DiffusionStage(Stage):
         scaling_factor: float,
         embedding_size: int | None,
         model_folder: Path | None,
+        sampler: "PictureSampler | None" = None,
     ) -> None:
+        """`sampler`: for `draw`."""
+        self._sampler = sampler
         self.config: DiffusionConfig = config
         self._schedule = schedule
         self._scaling_factor = scaling_factor
@@ -130,7 +137,7 @@ class DiffusionStage(Stage):
         timesteps = (random.uniform("timestep") * schedule.num_timesteps).long()
         dropped = random.uniform("condition") < config.condition_dropout
         noisy = schedule.add_noise(latents, noise, timesteps)
-        predicted, aligned = networks["model"](eeg, noisy, timesteps, dropped)
+        predicted, aligned = networks["model"](eeg, noisy, timesteps, dropped, batch.subject)
         loss = self._errors(predicted, latents, noise, timesteps).mean()
         if aligned is None:
             return loss, {}
@@ -152,7 +159,7 @@ class DiffusionStage(Stage):
                 errors = []
                 for drop in (False, True):
                     dropped = torch.full_like(timesteps, drop, dtype=torch.bool)
-                    predicted, _ = networks["model"](batch.eeg, noisy, timesteps, dropped)
+                    predicted, _ = networks["model"](batch.eeg, noisy, timesteps, dropped, batch.subject)
                     errors.append(self._errors(predicted, latents, noise, timesteps))
                 results.append(torch.stack(errors, dim=1))
         loss, without = data.gather(torch.cat(results)).double().mean(0).tolist()
@@ -167,6 +174,13 @@ class DiffusionStage(Stage):
             place = (draw + torch.rand((), generator=generator).item()) / VALIDATION_DRAWS
             timesteps.append(int(place * self._schedule.num_timesteps))
         return torch.stack(noises).to(device), torch.tensor(timesteps, device=device)
+
+    def draw(self, networks: Mapping[str, nn.Module], eeg: Tensor, subject: Tensor, rows: np.ndarray) -> np.ndarray:
+        """Pictures of the U-Net as it is, from noise alone."""
+        model = networks["model"]
+        assert isinstance(model, EEGDiffusion)
+        assert self._sampler is not None
+        return self._sampler.draw(model.semantic(eeg, subject), rows, unet=model.unet)
 
     def exported(self, networks: Mapping[str, nn.Module]) -> PretrainedModule:
         model = networks["model"]

@@ -34,6 +34,10 @@ class MaskedConfig(StageConfig):
 
     batch_size: int = 256
     """Segments a step, over all ranks."""
+    more_data: tuple[str, ...] = ()
+    """Further data sets (folders or URLs) whose training parts join that of data.path, every segment once an epoch;
+    they need its sampling rate, its length or more, and its channels by name (data_shards/joined.py).
+    """
     mask_share: float = 0.75
     """Share of a segment's tokens that are hidden."""
     decoder_width: int = 64
@@ -82,7 +86,7 @@ class MaskedStage(Stage):
     def _loss(self, networks: Mapping[str, nn.Module], batch: Batch, random: StepRandom) -> Loss:
         eeg = augment_eeg(batch.eeg, self.config.augment, random)
         order = random.uniform("mask", self._num_tokens).argsort(dim=1)
-        loss: Tensor = networks["model"](eeg, order, self._num_visible).mean()
+        loss: Tensor = networks["model"](eeg, order, self._num_visible, batch.subject).mean()
         return loss, {}
 
     @torch.no_grad()
@@ -92,7 +96,7 @@ class MaskedStage(Stage):
         for batch in data.batches(data.share(data.rows("val")), 64, eeg_only=True):
             generator = [torch.Generator().manual_seed(int(row)) for row in batch.rows]
             order = torch.stack([torch.randperm(self._num_tokens, generator=one) for one in generator])
-            errors.append(networks["model"](batch.eeg, order.to(data.device), self._num_visible))
+            errors.append(networks["model"](batch.eeg, order.to(data.device), self._num_visible, batch.subject))
         return {"loss": data.gather(torch.cat(errors)).double().mean().item()}
 
     def exported(self, networks: Mapping[str, nn.Module]) -> PretrainedModule:

@@ -1,6 +1,5 @@
 """Makes the stage of a recipe by its name."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,11 @@ from neuroimagen.trainer.config import Recipe
 from neuroimagen.trainer.data import Shapes
 from neuroimagen.trainer.eeg_diffusion import NoiseSchedule
 from neuroimagen.trainer.embedded import resolve_model_path
-from neuroimagen.trainer.encoders import EEGEncoder
+from neuroimagen.trainer.encoders import EEGEncoder, encoder_arguments
 from neuroimagen.trainer.randomness import derive_seed
 from neuroimagen.trainer.run_folder import StageFolder
-from neuroimagen.trainer.stages.base import Stage, StageConfig
+from neuroimagen.trainer.samples import PictureSampler
+from neuroimagen.trainer.stages.base import SampledStageConfig, Stage, StageConfig
 from neuroimagen.trainer.stages.classifier import ClassifierStage
 from neuroimagen.trainer.stages.contrastive import ContrastiveStage
 from neuroimagen.trainer.stages.diffusion import DiffusionStage
@@ -77,13 +77,16 @@ def build_stage(recipe: Recipe, name: str, shapes: Shapes, *, initial: Initial |
                 f"the encoder that {name} starts from reads {start.n_channels} channels × {start.n_samples} samples, "
                 f"the data set has {shapes.n_channels} × {shapes.n_samples}. Train the encoder on this data set."
             )
+        if recipe.encoder.subject_layers or start.subject_layers is not None:
+            assert shapes.subjects is not None
+            start = start.for_subjects(shapes.subjects, unknown_subject=recipe.encoder.unknown_subject)
+            if isinstance(initial, SemanticModel):
+                initial = initial.with_encoder(start)
         encoder: dict[str, Any] = start.config
     else:
-        encoder = {
-            "n_channels": shapes.n_channels,
-            "n_samples": shapes.n_samples,
-            "encoder": asdict(recipe.encoder),
-        }
+        encoder = encoder_arguments(
+            recipe.encoder, n_channels=shapes.n_channels, n_samples=shapes.n_samples, subjects=shapes.subjects
+        )
     if name == "masked":
         return MaskedStage(recipe.masked, encoder=encoder)
     if name == "contrastive":
@@ -97,7 +100,14 @@ def build_stage(recipe: Recipe, name: str, shapes: Shapes, *, initial: Initial |
         return SaliencyStage(recipe.saliency, encoder=encoder, initial_encoder=start)
     if name in ("semantic", "semantic_detailed"):
         config = recipe.semantic if name == "semantic" else recipe.semantic_detailed
-        return SemanticStage(config, name=name, encoder=encoder, initial_encoder=start, text_shape=shapes.text_shape)
+        return SemanticStage(
+            config,
+            name=name,
+            encoder=encoder,
+            initial_encoder=start,
+            text_shape=shapes.text_shape,
+            sampler=_sampler(recipe, config),
+        )
     if name == "diffusion":
         semantic = initial if isinstance(initial, SemanticModel) else _untrained_semantic(recipe, encoder, shapes)
         return _build_diffusion(recipe, semantic.train(), shapes)
@@ -147,6 +157,20 @@ def _build_diffusion(recipe: Recipe, semantic: SemanticModel, shapes: Shapes) ->
         scaling_factor=scaling_factor,
         embedding_size=shapes.embedding_size,
         model_folder=folder,
+        sampler=_sampler(recipe, recipe.diffusion),
+    )
+
+
+def _sampler(recipe: Recipe, config: SampledStageConfig) -> PictureSampler | None:
+    """Draws the stage's samples by the recipe's `reconstruct` section; None without samples, and in a dry run."""
+    if config.sample_every is None or torch.get_default_device().type == "meta":
+        return None
+    drawing = recipe.reconstruct
+    return PictureSampler(
+        model=resolve_model_path(recipe.model.path),
+        steps=drawing.steps,
+        guidance=drawing.guidance,
+        scheduler=drawing.scheduler,
     )
 
 

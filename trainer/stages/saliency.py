@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from neuroimagen.data_shards.fetch import Batch
 from neuroimagen.trainer.data import BatchNeeds, StageData
-from neuroimagen.trainer.encoders import EEGEncoder
+from neuroimagen.trainer.encoders import EEGEncoder, Finetuned, choose_finetuned
+from neuroimagen.trainer.pixels import to_uint8
 from neuroimagen.trainer.pretrained import PretrainedModule
 from neuroimagen.trainer.randomness import StepRandom, derive_seed
 from neuroimagen.trainer.saliency import (
@@ -29,21 +31,23 @@ from neuroimagen.trainer.saliency import (
 from neuroimagen.trainer.stages.base import (
     Loss,
     Phase,
+    SampledStage,
+    SampledStageConfig,
     Selection,
-    Stage,
-    StageConfig,
     augment_eeg,
     fit_encoder_normalisation,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class SaliencyConfig(StageConfig):
+class SaliencyConfig(SampledStageConfig):
     """The recipe's `saliency` section."""
 
     learning_rate: float = 3e-4
     adam_betas: tuple[float, float] = (0.5, 0.99)
     discriminator_learning_rate: float = 3e-4
+    sample_every: int | None = 500
+    """Steps from one drawing of maps, below their stimuli, to the next; null for none."""
     batch_size: int = 64
     """Segments a step, over all ranks."""
     image_size_px: int = 64
@@ -66,8 +70,10 @@ class SaliencyConfig(StageConfig):
     """Weight of mean |image − G|, ours: a steadier gradient when training must be short."""
     initialise_from: str | None = "contrastive"
     """Stage of the same run whose exported encoder f_θ starts from; null: from scratch."""
-    finetune_encoder: bool = True
-    """Train f_θ with G. The triplet loss keeps the class and drops the layout, which the map needs."""
+    finetune_encoder: Finetuned = True
+    """Train f_θ with G. The triplet loss keeps the class and drops the layout, which the map needs. subject_layers: of
+    f_θ only the subjects' maps.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,7 +92,7 @@ def pixels(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1.0
 
 
-class SaliencyStage(Stage):
+class SaliencyStage(SampledStage):
     name = "saliency"
     selection = Selection("ssim", "max")
 
@@ -102,7 +108,7 @@ class SaliencyStage(Stage):
         self._fit_normalisation = initial_encoder is None
         if initial_encoder is not None:
             model.encoder.load_state_dict(initial_encoder.state_dict())
-        model.encoder.requires_grad_(config.finetune_encoder)
+        choose_finetuned(model.encoder, config.finetune_encoder)
         discriminator = Discriminator(
             feature_size=model.encoder.feature_size,
             image_size_px=config.image_size_px,
@@ -132,7 +138,7 @@ class SaliencyStage(Stage):
         eeg = augment_eeg(batch.eeg, self.config.augment, random)
         with torch.no_grad():
             z = random.normal("z-discriminator", self.config.noise_size)
-            fake, features = networks["generator"](eeg, z, return_features=True)
+            fake, features = networks["generator"](eeg, z, batch.subject, return_features=True)
         assert batch.images is not None
         real = diff_augment(pixels(batch.images), random, "real")
         fake = diff_augment(fake, random, "fake-discriminator")
@@ -148,7 +154,7 @@ class SaliencyStage(Stage):
         eeg = augment_eeg(batch.eeg, config.augment, random)
         draws = 2 if config.mode_seeking_weight > 0 else 1
         z = torch.cat([random.normal(f"z-{draw}", config.noise_size) for draw in range(draws)])
-        images, features = networks["generator"](eeg, z, return_features=True)
+        images, features = networks["generator"](eeg, z, batch.subject, return_features=True)
         first = images[: len(eeg)]
         assert batch.images is not None
         real = pixels(batch.images)
@@ -180,10 +186,15 @@ class SaliencyStage(Stage):
             assert batch.images is not None
             # Noise by row: the same map for a segment whatever the batch or the rank.
             z = torch.stack([row_noise(int(row), self.config.noise_size) for row in batch.rows]).to(data.device)
-            images, real = model(batch.eeg, z), pixels(batch.images)
+            images, real = model(batch.eeg, z, batch.subject), pixels(batch.images)
             similarities.append(torch.stack([ssim(images, real), pixel_correlation(images, real)], dim=1))
         mean_ssim, mean_correlation = data.gather(torch.cat(similarities)).double().mean(0).tolist()
         return {"ssim": mean_ssim, "pixcorr": mean_correlation}
+
+    def draw(self, networks: Mapping[str, nn.Module], eeg: Tensor, subject: Tensor, rows: np.ndarray) -> np.ndarray:
+        """The maps that validation judges."""
+        z = torch.stack([row_noise(row, self.config.noise_size) for row in rows.tolist()]).to(eeg.device)
+        return to_uint8(networks["generator"](eeg, z, subject))
 
     def exported(self, networks: Mapping[str, nn.Module]) -> PretrainedModule:
         model = networks["generator"]

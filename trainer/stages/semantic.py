@@ -5,7 +5,7 @@ They are the U-Net's cross-attention input, so the target is the whole last hidd
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,22 +14,25 @@ from torch import Tensor, nn
 from neuroimagen.data_shards.fetch import Batch
 from neuroimagen.data_shards.latents import LatentStore
 from neuroimagen.trainer.data import BatchNeeds, StageData
-from neuroimagen.trainer.encoders import EEGEncoder
+from neuroimagen.trainer.encoders import EEGEncoder, Finetuned, choose_finetuned
 from neuroimagen.trainer.pretrained import PretrainedModule
 from neuroimagen.trainer.randomness import SampleDropout, StepRandom
 from neuroimagen.trainer.stages.base import (
     Loss,
     Phase,
+    SampledStage,
+    SampledStageConfig,
     Selection,
-    Stage,
-    StageConfig,
     augment_eeg,
     fit_encoder_normalisation,
 )
 
+if TYPE_CHECKING:
+    from neuroimagen.trainer.samples import PictureSampler
+
 
 @dataclass(frozen=True, kw_only=True)
-class SemanticConfig(StageConfig):
+class SemanticConfig(SampledStageConfig):
     """The recipe's `semantic` section."""
 
     target: Literal["text-class", "text-detailed", "text-blip"] = "text-class"
@@ -45,8 +48,8 @@ class SemanticConfig(StageConfig):
     head_dropout: float = 0.1
     initialise_from: str | None = "contrastive"
     """Stage of the same run whose exported encoder f_θ starts from; null: from scratch."""
-    finetune_encoder: bool = True
-    """Train f_θ with the head."""
+    finetune_encoder: Finetuned = True
+    """Train f_θ with the head; subject_layers: of f_θ only the subjects' maps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,7 @@ class SemanticDetailedConfig(SemanticConfig):
 
 
 class SemanticModel(PretrainedModule):
-    """EEG [B, C, T] → hidden states [B, L, D] of the text encoder.
+    """EEG [B, C, T], and with subject layers the subjects [B] → hidden states [B, L, D] of the text encoder.
 
     Most positions of a short caption are padding, and most of a hidden state is common to all captions. The head
     therefore predicts standardised states; mean and standard deviation of the training part's targets are buffers, so
@@ -92,12 +95,19 @@ class SemanticModel(PretrainedModule):
         self.register_buffer("target_mean", torch.zeros(num_tokens, width))
         self.register_buffer("target_std", torch.ones(num_tokens, width))
 
-    def forward(self, eeg: Tensor) -> Tensor:
-        return self.from_features(self.encoder(eeg))
+    def forward(self, eeg: Tensor, subject: Tensor | None = None) -> Tensor:
+        return self.from_features(self.encoder(eeg, subject))
 
     def from_features(self, features: Tensor) -> Tensor:
         """The encoder's features [B, F] → hidden states [B, L, D]."""
         return self.head(features).unflatten(1, self.text_shape) * self.target_std + self.target_mean
+
+    def with_encoder(self, encoder: EEGEncoder) -> "SemanticModel":
+        """The same head on `encoder`, which computes the same (EEGEncoder.for_subjects)."""
+        if encoder is not self.encoder:
+            self.encoder = encoder
+            self.config = {**self.config, "encoder": encoder.config}
+        return self
 
     def standardised(self, difference: Tensor) -> Tensor:
         """A difference of hidden states [..., L, D] in units of the training targets' spread; 0 where that is 0."""
@@ -123,7 +133,7 @@ class SemanticModel(PretrainedModule):
         self.target_std.copy_(torch.where(constant, 0.0, std))
 
 
-class SemanticStage(Stage):
+class SemanticStage(SampledStage):
     selection = Selection("loss", "min")
 
     def __init__(
@@ -134,8 +144,11 @@ class SemanticStage(Stage):
         encoder: dict[str, Any],
         initial_encoder: EEGEncoder | None,
         text_shape: tuple[int, int],
+        sampler: "PictureSampler | None" = None,
     ) -> None:
+        """`sampler`: for `draw`."""
         self.name = name
+        self._sampler = sampler
         self.config: SemanticConfig = config
         model = SemanticModel(
             encoder=encoder,
@@ -146,7 +159,7 @@ class SemanticStage(Stage):
         self._fit_normalisation = initial_encoder is None
         if initial_encoder is not None:
             model.encoder.load_state_dict(initial_encoder.state_dict())
-        model.encoder.requires_grad_(config.finetune_encoder)
+        choose_finetuned(model.encoder, config.finetune_encoder)
         self.networks = {"model": model}
         self.phases = (Phase("model", self._loss),)
         self.needs = BatchNeeds(latents=(config.target,))
@@ -169,7 +182,7 @@ class SemanticStage(Stage):
 
     def _loss(self, networks: Mapping[str, nn.Module], batch: Batch, random: StepRandom) -> Loss:
         eeg = augment_eeg(batch.eeg, self.config.augment, random)
-        distance = self._distance(networks["model"](eeg), batch.latents[self.config.target])
+        distance = self._distance(networks["model"](eeg, batch.subject), batch.latents[self.config.target])
         if self.config.loss == "l2":
             distance = (distance + 1e-6).sqrt()  # away from 0, where the root has no gradient
         return distance.mean(), {}
@@ -192,7 +205,7 @@ class SemanticStage(Stage):
         candidates = self._model.standardised(store.get(stimuli[rows[first]]).to(data.device)).flatten(1)
         results = [torch.empty(0, 2, device=data.device)]
         for batch in data.batches(data.share(rows), 64):
-            predicted = model(batch.eeg)
+            predicted = model(batch.eeg, batch.subject)
             nearest = torch.cdist(self._model.standardised(predicted).flatten(1), candidates).argmin(1)
             own = np.searchsorted(texts, np.array([store.texts[i] for i in batch.stimulus.tolist()]))
             right = nearest == torch.from_numpy(own).to(data.device)
@@ -201,6 +214,11 @@ class SemanticStage(Stage):
             )
         loss, accuracy = data.gather(torch.cat(results)).double().mean(0).tolist()
         return {"loss": loss, "accuracy": accuracy}
+
+    def draw(self, networks: Mapping[str, nn.Module], eeg: Tensor, subject: Tensor, rows: np.ndarray) -> np.ndarray:
+        """What the model folder makes of the hidden states alone, without a map."""
+        assert self._sampler is not None
+        return self._sampler.draw(networks["model"](eeg, subject), rows)
 
     def exported(self, networks: Mapping[str, nn.Module]) -> PretrainedModule:
         model = networks["model"]
