@@ -121,7 +121,9 @@ class Reader:
             raise UserError(f"prefetch_batches is {prefetch_batches}; it must be at least 1.")
         if decode_threads is not None and decode_threads < 1:
             raise UserError(f"decode_threads is {decode_threads}; it must be at least 1.")
-        self.decode_threads = decode_threads or (1 if dataset.remote is None else _REMOTE_DECODE_THREADS)
+        self.decode_threads = decode_threads or (
+            _REMOTE_DECODE_THREADS if any(source.remote for source in dataset.sources) else 1
+        )
         self.dataset, self.plan = dataset, plan
         self.rank, self.world_size = rank, world_size
         self._latents = dict(latents or {})

@@ -131,6 +131,8 @@ class StageData:
         if self.order.kind == "resampled" and isinstance(plan, ShufflePlan):
             from neuroimagen.data_shards.webdataset_source import ResampledReader
 
+            if len(self.dataset.sources) > 1:
+                raise UserError("data.order.kind resampled streams one data set, not several. Choose windowed.")
             return ResampledReader(
                 self.dataset,
                 plan.rows,

@@ -22,7 +22,7 @@ class Answer(nn.Module):
         super().__init__()
         self.state = state
 
-    def forward(self, eeg: Tensor) -> Tensor:
+    def forward(self, eeg: Tensor, subject: Tensor | None = None) -> Tensor:
         return self.state.expand(len(eeg), -1, -1)
 
 
