@@ -34,6 +34,20 @@ def sum_over_ranks(value: Tensor, *, gradient_scale: float = 1) -> Tensor:
     return summed
 
 
+def gather_batch(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
+    """The global batch's embeddings (differentiable) and labels, and the row where this rank's begin."""
+    sizes = gather_sizes(embeddings.shape[0], embeddings.device)
+    labels = labels.to(embeddings.device, torch.int64)
+    return gather_rows(embeddings, sizes), gather_rows(labels, sizes), sum(sizes[: dist.get_rank()])
+
+
+def sum_of_ranks(total: Tensor, counts: Tensor, gradients: str) -> tuple[Tensor, Tensor]:
+    """A loss's sum and its counts over all ranks; `gradients`: "mean" where the engine will average them."""
+    counts = counts.clone()
+    dist.all_reduce(counts)
+    return sum_over_ranks(total, gradient_scale=dist.get_world_size() if gradients == "mean" else 1), counts
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: Tensor, sizes: list[int]) -> Tensor:  # type: ignore[no-untyped-def]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from neuroimagen.kernels import semihard_torch
 from neuroimagen.kernels.class_layout import PositiveSampler
-from neuroimagen.kernels.global_batch import gather_rows, gather_sizes, is_distributed, sum_over_ranks
+from neuroimagen.kernels.global_batch import gather_batch, is_distributed, sum_of_ranks
 from neuroimagen.kernels.mining_call import MiningCall, check_options, positives_limit
 
 REDUCTIONS = ("pairs", "active")
@@ -327,7 +327,7 @@ class SemiHardTripletLoss(torch.nn.Module):
         if candidates is not None:
             candidates = self._rows(candidates)
         elif distributed:
-            candidates, candidate_labels, anchor_offset = _global_batch(embeddings, labels)
+            candidates, candidate_labels, anchor_offset = gather_batch(embeddings, labels)
         rows_need_gradient = embeddings.requires_grad or (candidates is not None and candidates.requires_grad)
         total, counts, _, _ = semihard_loss_sum(
             embeddings,
@@ -347,7 +347,7 @@ class SemiHardTripletLoss(torch.nn.Module):
             # 2m.
             total = total / 2
         if distributed:
-            total, counts = _sum_of_ranks(total, counts, self.gradients)
+            total, counts = sum_of_ranks(total, counts, self.gradients)
         divisor = counts[0] if self.reduction == "pairs" else counts[1]
         return total / divisor.clamp_min(1)
 
@@ -355,17 +355,3 @@ class SemiHardTripletLoss(torch.nn.Module):
         if rows.dtype in (torch.float16, torch.bfloat16):
             rows = rows.float()
         return torch.nn.functional.normalize(rows, dim=1) if self.distance == "cosine" else rows
-
-
-def _global_batch(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, int]:
-    sizes = gather_sizes(embeddings.shape[0], embeddings.device)
-    offset = sum(sizes[: torch.distributed.get_rank()])
-    labels = labels.to(embeddings.device, torch.int64)
-    return gather_rows(embeddings, sizes), gather_rows(labels, sizes), offset
-
-
-def _sum_of_ranks(total: Tensor, counts: Tensor, gradients: str) -> tuple[Tensor, Tensor]:
-    counts = counts.clone()
-    torch.distributed.all_reduce(counts)
-    scale = torch.distributed.get_world_size() if gradients == "mean" else 1
-    return sum_over_ranks(total, gradient_scale=scale), counts

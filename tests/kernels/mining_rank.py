@@ -9,12 +9,18 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from neuroimagen.kernels.batch_hard import BatchHardTripletLoss
 from neuroimagen.kernels.semihard import SemiHardTripletLoss
 
 SETTINGS = {
     "pairs": {"margin": 0.5},
     "active-euclidean": {"margin": 0.3, "distance": "euclidean", "reduction": "active"},
     "cosine-mean": {"margin": 0.2, "distance": "cosine", "gradients": "mean"},
+    "hard": {"loss": BatchHardTripletLoss, "margin": 0.5},
+    "hard-active-cosine-mean": {
+        **{"loss": BatchHardTripletLoss, "margin": 0.3, "distance": "cosine"},
+        **{"reduction": "active", "gradients": "mean"},
+    },
 }
 
 
@@ -31,7 +37,8 @@ def encoder():
 def loss_and_gradient(settings, inputs, labels):
     """Loss, and the gradient of every parameter in one vector, of the rows that this process holds."""
     model = encoder()
-    loss = SemiHardTripletLoss(**settings)(model(inputs), labels)
+    options = dict(settings)
+    loss = options.pop("loss", SemiHardTripletLoss)(**options)(model(inputs), labels)
     loss.backward()
     return float(loss.detach()), torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).numpy()
 
@@ -53,6 +60,7 @@ def main(rank, sizes, rendezvous, out):
     if rank == len(sizes) - 1:
         broken[0, 0] = float("nan")
     results["broken/loss"] = np.float64(float(SemiHardTripletLoss()(broken, labels[mine])))
+    results["broken/hard loss"] = np.float64(float(BatchHardTripletLoss()(broken, labels[mine])))
     np.savez(out, **results)
     dist.destroy_process_group()
 

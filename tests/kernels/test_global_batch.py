@@ -56,7 +56,7 @@ def test_ranks_together_are_one_process_on_the_whole_batch(worker, tmp_path, siz
     first = sum(sizes[:-1])
     local = SemiHardTripletLoss()(inputs[first:], labels[first:])
     assert abs(ranks[-1]["local/loss"] - float(local)) < 1e-6
-    assert all(np.isnan(rank["broken/loss"]) for rank in ranks)
+    assert all(np.isnan(rank["broken/loss"]) and np.isnan(rank["broken/hard loss"]) for rank in ranks)
 
 
 def test_one_process_without_a_group_needs_none():

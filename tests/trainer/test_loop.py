@@ -16,6 +16,7 @@ from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.trainer import checkpoint, loop
 from neuroimagen.trainer.checkpoint import latest_checkpoint, read_state
+from neuroimagen.trainer.config import load_recipe
 from neuroimagen.trainer.encoders import EEGEncoder
 from neuroimagen.trainer.saliency import SaliencyModel
 from neuroimagen.trainer.stages.contrastive import centroid_accuracy
@@ -129,6 +130,16 @@ def test_a_resumed_run_ends_like_one_never_stopped(
     resumed = train_here(recipe_path, stage, run, *common, resume=True)
     assert same_files(resumed / "export", whole / "export")
     assert metrics(resumed) == metrics(whole)
+
+
+def test_the_other_mining_trains_other_features(
+    train_here: Train, recipe_path: Path, shared_run: Path, tmp_path: Path
+) -> None:
+    stage = train_here(recipe_path, "contrastive", tmp_path / "run", "contrastive.mining=batch-hard")
+    assert metrics(stage)[-1]["val_accuracy"] > 0.5  # chance 0.25
+    assert not same_files(stage / "export", shared_run / "contrastive" / "export")
+    with pytest.raises(UserError, match="batch-hard has no positives"):
+        load_recipe(recipe_path, ["contrastive.mining=batch-hard", "contrastive.positives=2"])
 
 
 @pytest.mark.parametrize("zero_stage", [0, 2])

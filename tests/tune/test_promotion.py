@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuroimagen.launch.cli import main
@@ -21,6 +21,7 @@ def test_rungs_lie_below_the_end() -> None:
     assert Rungs(first=50, last=20, factor=3).milestones == [50]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30, unique=True), st.integers(2, 4))
 def test_what_goes_on_is_what_algorithm_2_promotes(values: list[float], factor: int) -> None:
     """One trial at a time to the first rung, promotions as they come: a trial goes on as soon as it is in the top

@@ -6,7 +6,7 @@ Semi-hard triplet loss max(0, β + ‖f(x_a) − f(x_p)‖² − ‖f(x_a) − f
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from neuroimagen.data_shards.fetch import Batch
 from neuroimagen.data_shards.plan import BalancedPlan, Plan
+from neuroimagen.kernels.batch_hard import BatchHardTripletLoss
 from neuroimagen.kernels.semihard import SemiHardTripletLoss
 from neuroimagen.trainer.data import BatchNeeds, StageData
 from neuroimagen.trainer.encoders import EEGEncoder
@@ -49,12 +50,18 @@ class ContrastiveConfig(StageConfig):
     """P: classes a global batch."""
     num_samples: int = 8
     """K: segments of each class in a global batch."""
+    mining: Literal["semi-hard", "batch-hard"] = "semi-hard"
+    """semi-hard: for every pair the nearest negative that is farther than the positive. batch-hard: for every anchor
+    the farthest positive and the nearest negative (Hermans et al. 2017).
+    """
     positives: int | Literal["all"] = "all"
-    """Positives of each anchor that are mined for: all of its class in the batch, or this many drawn at random."""
+    """semi-hard: positives of each anchor that are mined for: all of its class in the batch, or this many drawn at
+    random.
+    """
     reduction: Literal["pairs", "active"] = "pairs"
-    """The loss is divided by all pairs, or by those that still violate the margin."""
+    """The loss is divided by all pairs (batch-hard: anchors), or by those that still violate the margin."""
     backend: Literal["auto", "torch", "triton"] = "auto"
-    """Which implementation mines."""
+    """semi-hard: which implementation mines."""
     initialise_from: str | None = None
     """Stage of the same run (`masked`), or folder of another run's, whose exported encoder f_θ starts from; null: from
     scratch.
@@ -72,6 +79,8 @@ class ContrastiveConfig(StageConfig):
             raise ValueError("contrastive.gradient_accumulation must be 1: triplets are mined over the whole batch")
         if self.positives != "all" and self.positives < 1:
             raise ValueError(f"positives must be all, or at least 1; got {self.positives}")
+        if self.mining == "batch-hard" and (self.positives != "all" or self.backend == "triton"):
+            raise ValueError("mining: batch-hard has no positives and no backend to choose; leave them as they are")
 
 
 class ContrastiveStage(Stage):
@@ -86,14 +95,15 @@ class ContrastiveStage(Stage):
         self.phases = (Phase("encoder", self._loss),)
         self.needs = BatchNeeds()
         # DeepSpeed averages the ranks' gradients.
-        self._triplet_loss = SemiHardTripletLoss(
-            margin=config.margin,
-            distance=config.distance,
-            reduction=config.reduction,
-            positives=config.positives,
-            backend=config.backend,
-            gradients="mean",
-        )
+        common: dict[str, Any] = {
+            **{"margin": config.margin, "distance": config.distance, "reduction": config.reduction},
+            "gradients": "mean",
+        }
+        self._triplet_loss: nn.Module
+        if config.mining == "batch-hard":
+            self._triplet_loss = BatchHardTripletLoss(**common)
+        else:
+            self._triplet_loss = SemiHardTripletLoss(positives=config.positives, backend=config.backend, **common)
 
     @property
     def global_batch_size(self) -> int:
