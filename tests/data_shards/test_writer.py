@@ -268,16 +268,20 @@ def test_a_disk_that_fills_late_keeps_what_is_finished(tmp_path: Path, monkeypat
 
 @pytest.mark.slow
 def test_killed_ten_times_the_simulation_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    size = ["--classes", "3", "--images-per-class", "150", "--channels", "16", "--shard-mib", "0.5"]
+    size = ["--classes", "3", "--images-per-class", "600", "--channels", "16", "--shard-mib", "0.5"]
     command = [sys.executable, "-m", "neuroimagen.launch.cli", "data", "simulate", "--format", "shards", *size, "--out"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*command, str(tmp_path / "undisturbed")], env=environment, check=True)
+    num_shards = len(list((tmp_path / "undisturbed").rglob("*.tar")))
+    assert num_shards > 20
     moments, part, killed = random.Random(0), tmp_path / ".killed.part", []
-    for _ in range(10):
+    for kill in range(10):
         process = subprocess.Popen([*command, str(tmp_path / "killed")], env=environment)
-        while not part.exists() and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(moments.uniform(0.5, 6.0))
+        wanted = int(num_shards * (kill + moments.random()) / 12)
+        while process.poll() is None and len(list((part / "done").glob("*"))) < wanted:
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0.0, 0.05))
+        assert process.poll() is None, "it was done before it was killed"
         process.send_signal(signal.SIGKILL)
         process.wait()
         killed.append(len(list((part / "done").glob("*"))))
