@@ -210,7 +210,7 @@ class Reader:
         """Read, check and decode segments into `eeg` [n, C, T]; where one is replaced, `rows` says by which."""
         # Piece p of segment i is pieces[p][i]: all the views are made here, at once.
         # One piece where PyTorch has no thread pool to spread it over.
-        size = _SERIAL_ELEMENTS if torch.get_num_threads() > 1 else eeg[0].numel()
+        size = _SERIAL_ELEMENTS if torch.get_num_threads() > 1 else eeg.shape[1] * eeg.shape[2]
         pieces = [piece.unbind(0) for piece in eeg.flatten(1).split(size, dim=1)]
         for position, row in enumerate(rows.tolist()):
             row, content = self._sound_segment(row)

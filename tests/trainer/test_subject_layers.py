@@ -33,7 +33,14 @@ TRANSFORMER = ("encoder.kind=transformer", "encoder.width=32", "encoder.heads=2"
 
 def make(kind: str = "temporal_spatial", *, subjects: tuple[int, ...] | None = (3, 1), **changes: object) -> EEGEncoder:
     """An encoder of 5 channels × 60 samples in evaluation mode, its normalisation fitted; the same weights always."""
-    settings = {"feature_size": 12, "spatial_filters": 8, "temporal_filters": 8, "width": 32, **changes}
+    settings = {
+        "feature_size": 12,
+        "spatial_filters": 8,
+        "temporal_filters": 8,
+        "width": 32,
+        "pool_samples": 9,
+        **changes,
+    }
     torch.manual_seed(0)
     encoder = build_encoder(
         EncoderConfig(kind=kind, subject_layers=subjects is not None, **settings),  # type: ignore[arg-type]
@@ -89,7 +96,8 @@ def test_a_segment_goes_through_its_subject_s_map(kind: str, tmp_path: Path) -> 
 
 
 def make_on_meta(kind: str) -> EEGEncoder:
-    config = EncoderConfig(kind=kind, feature_size=12, subject_layers=True, unknown_subject="error")  # type: ignore[arg-type]
+    settings = {"feature_size": 12, "pool_samples": 9, "subject_layers": True, "unknown_subject": "error"}
+    config = EncoderConfig(kind=kind, **settings)  # type: ignore[arg-type]
     return build_encoder(config, n_channels=5, n_samples=60, subjects=[1, 2])
 
 
