@@ -294,14 +294,3 @@ def _configuration(path: Path | None) -> dict[str, Any]:
         "shards": len(metadata.segment_shards),
         "gigabytes": sum(metadata.segment_shards) / 1e9,
     }
-
-
-def main() -> None:
-    """`python -m neuroimagen.benchmarks.million`."""
-    parser = argparse.ArgumentParser(description=HELP, epilog=EPILOG)
-    add_arguments(parser)
-    run(parser.parse_args())
-
-
-if __name__ == "__main__":
-    main()

@@ -240,14 +240,3 @@ def _print(dataset: Dataset, figures: dict[str, list[float]], threads: int) -> N
     for name, values in figures.items():
         median = statistics.median(values)
         print(f"{name:<30}{median:>12,.0f}{min(values):>10,.0f}{max(values):>10,.0f}{ours / median:>12.2f}")
-
-
-def main() -> None:
-    """`python -m neuroimagen.benchmarks.stream`."""
-    parser = argparse.ArgumentParser(description=HELP, epilog=EPILOG)
-    add_arguments(parser)
-    run(parser.parse_args())
-
-
-if __name__ == "__main__":
-    main()

@@ -17,6 +17,7 @@ from neuroimagen.data_shards.files import atomic_path
 from neuroimagen.data_shards.progress import track
 from neuroimagen.trainer import plots
 from neuroimagen.trainer.metrics import Floats, Integers
+from neuroimagen.trainer.pages import render_page
 
 MAX_CLASSES = 12
 NUM_MAPS = 10
@@ -300,21 +301,17 @@ def write_views(averages: Averages, out: Path, *, channel: str | None = None) ->
 
 
 def _html(averages: Averages, shown: Sequence[View]) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    folder = Path(__file__).resolve().parent
-    environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
     plt = plots.pyplot()
     with plt.rc_context(plots.STYLE):
         figures = [
             {"title": view.title, "text": view.text, "svg": plots.themed_svg(view.draw(plt), f"view-{number}")}
             for number, view in enumerate(shown)
         ]
-    return environment.get_template("data_views.html.j2").render(
+    return render_page(
+        Path(__file__).with_name("data_views.html.j2"),
         name=averages.dataset.metadata.name,
         summary=_summary(averages),
         figures=figures,
-        css=(folder / "report.css").read_text(encoding="utf-8"),
     )
 
 

@@ -22,6 +22,7 @@ from neuroimagen.data_shards.files import atomic_path
 from neuroimagen.trainer import plots
 from neuroimagen.trainer.evaluate import DETAILS_FILE, EEG_FILE, ITEMS_FILE
 from neuroimagen.trainer.manifest import read_picture
+from neuroimagen.trainer.pages import render_page
 from neuroimagen.trainer.report_tables import absent_rows, is_share, latex_table, markdown_report, table_view
 from neuroimagen.trainer.results import RESULTS_FILE, Result, find, read_results
 
@@ -159,16 +160,6 @@ def write_report(run: Path, dataset: Dataset) -> Path:
 def _html(
     evaluated: Evaluated, examples: Mapping[int, list[Item]], pictures: Mapping[int, list[list[np.ndarray]]]
 ) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    folder = Path(__file__).resolve().parent
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     metadata = evaluated.dataset.metadata
     study = metadata.provenance.get("study", {})
     start_ms = 1000 * metadata.preprocessing.get("window", [0])[0] / metadata.sfreq
@@ -189,7 +180,8 @@ def _html(
         }
         for label in examples
     ]
-    return environment.get_template("report.html.j2").render(
+    return render_page(
+        Path(__file__).with_name("report.html.j2"),
         run=evaluated.run.name,
         details=evaluated.details,
         hero=_hero(evaluated.results),
@@ -215,8 +207,7 @@ def _html(
         stages=_stages(evaluated.run),
         recipe=(evaluated.run / "config.yaml").read_text(encoding="utf-8"),
         commands=_commands(evaluated.run),
-        css=(folder / "report.css").read_text(encoding="utf-8"),
-        script=(folder / "report.js").read_text(encoding="utf-8"),
+        script=Path(__file__).with_name("report.js").read_text(encoding="utf-8"),
     )
 
 

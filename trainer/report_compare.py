@@ -17,6 +17,7 @@ from neuroimagen.data_shards.files import atomic_path
 from neuroimagen.trainer.config import difference, load_recipe
 from neuroimagen.trainer.intervals import Estimate, bootstrap_difference
 from neuroimagen.trainer.metrics import Floats, Integers
+from neuroimagen.trainer.pages import render_page
 from neuroimagen.trainer.report import RANK_RULE, THUMB_PX, Evaluated, Item, choose_examples, data_uri
 from neuroimagen.trainer.report_tables import escaped, figure_texts, is_share
 from neuroimagen.trainer.results import Result, find, metric_title, ordered_rows, row_of
@@ -197,21 +198,11 @@ def _pictures(runs: Sequence[Evaluated]) -> list[dict[str, Any]]:
 
 
 def _html(view: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]]) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    folder = Path(__file__).resolve().parent
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report_compare.html.j2").render(
+    return render_page(
+        Path(__file__).with_name("report_compare.html.j2"),
         **view,
         pictures=pictures,
         rank_rule=RANK_RULE,
-        css=(folder / "report.css").read_text(encoding="utf-8"),
     )
 
 

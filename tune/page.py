@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroimagen.trainer import plots
+from neuroimagen.trainer.pages import render_page
 from neuroimagen.tune.config import MarginSearch
 from neuroimagen.tune.confirm import Comparison
 from neuroimagen.tune.records import SearchFolder, TrialRecord, read_lines
@@ -17,15 +18,9 @@ WIDTH, HEIGHT, TOP, BOTTOM, SIDE = 1100, 370, 48, 26, 96
 
 def render(result: Result, folder: SearchFolder) -> str:
     """The page as text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    here = Path(__file__).resolve().parent
-    environment_ = Environment(
-        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     keys = list(result.search.space)
-    css = Path(plots.__file__).with_name("report.css").read_text(encoding="utf-8")
-    return environment_.get_template("page.html.j2").render(
+    return render_page(
+        Path(__file__).with_name("page.html.j2"),
         name=folder.path.name,
         kind=result.search.kind,
         best=result.best,
@@ -49,7 +44,6 @@ def render(result: Result, folder: SearchFolder) -> str:
         settings={key: show(value) for key, value in result.best_values.items()},
         recipe=_recipe(folder, result),
         commands=_commands(folder, result),
-        css=css,
     )
 
 
