@@ -61,7 +61,8 @@ class BlockCache:
             self._reserve(temporary, len(content))
             with temporary.open("r+b") as file:
                 file.write(content)
-            temporary.replace(self._blocks / name)
+            with _locked(self._folder / "lock"):  # a block that changes its name is not to escape who counts them
+                temporary.replace(self._blocks / name)
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise UserError(

@@ -106,7 +106,12 @@ def check_inputs(recipe: Recipe, name: str, run: Path, num_ranks: int) -> None:
         stage = build_stage(recipe, name, shapes, initial=initial and initial.to("meta"))
     engine_config(stage.config, global_batch_size=stage.global_batch_size, world_size=num_ranks)
     data = StageData(
-        dataset, needs=stage.needs, latents=latents, subjects=recipe.data.subjects, device=torch.device("cpu")
+        dataset,
+        needs=stage.needs,
+        latents=latents,
+        subjects=recipe.data.subjects,
+        device=torch.device("cpu"),
+        order=recipe.data.order,
     )
     stage.plan(data, recipe.seed)
     data.rows("val")
@@ -134,7 +139,10 @@ class Progress:
 
         self._path = folder.metrics
         self._name = folder.stage
+        self._file_id: int | None = None
         self._position = 0
+        self._validated = 0
+        """The last step whose validation was shown."""
         self._steps = steps
         self._began: tuple[float, int] | None = None
         """Time and step of the first line seen: what the time left is reckoned from."""
@@ -143,11 +151,14 @@ class Progress:
 
     def update(self) -> None:
         """Show what the ranks have logged since the last call."""
-        if not self._path.is_file():
+        try:
+            file = self._path.open(encoding="utf-8")
+        except FileNotFoundError:
             return
-        if self._path.stat().st_size < self._position:
-            self._position = 0  # rewritten by a resume
-        with self._path.open(encoding="utf-8") as file:
+        with file:
+            status = os.fstat(file.fileno())
+            if status.st_ino != self._file_id or status.st_size < self._position:
+                self._file_id, self._position = status.st_ino, 0  # a resume puts another file in its place
             file.seek(self._position)
             while (line := file.readline()).endswith("\n"):
                 self._show(json.loads(line))
@@ -157,7 +168,10 @@ class Progress:
         step = figures.pop("step")
         self._bar.update(step - self._bar.n)
         validation = {key: value for key, value in figures.items() if key.startswith("val_")}
+        if validation and step <= self._validated:
+            return  # of before the resume
         if validation:
+            self._validated = step
             text = ", ".join(f"{key.removeprefix('val_')} {value:.4g}" for key, value in validation.items())
             if self._bar.disable:
                 print(f"{self._name}: step {step}, validation {text}", flush=True)

@@ -388,3 +388,38 @@ def test_a_remote_data_set_joins_a_local_one(server: Any, options: RemoteOptions
     tars = [request for request in server.requests if request[0].endswith(".tar")]
     assert tars
     assert len(tars) == len(set(tars)), "a block was fetched twice"
+
+
+def test_a_block_that_changes_its_name_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eviction lists the folder; what is renamed between the listing and the look at its size would escape it."""
+    cache = BlockCache(tmp_path, 5_000)
+    for number in range(4):
+        cache.add(f"block-{number}", bytes(1_000))
+    writing = threading.Event()
+    renamed = threading.Event()
+    real_replace, real_scandir = Path.replace, os.scandir
+
+    def replace(self: Path, target: Path) -> Path:
+        if target.name == "slow":
+            writing.set()
+            time.sleep(0.2)  # the other thread is to be at its listing
+        done = real_replace(self, target)
+        renamed.set()
+        return done
+
+    def scandir(path: Path) -> list[os.DirEntry[str]]:
+        entries = list(real_scandir(path))
+        renamed.wait(0.5)
+        return entries
+
+    monkeypatch.setattr(Path, "replace", replace)
+    monkeypatch.setattr(os, "scandir", scandir)
+    slow = threading.Thread(target=cache.add, args=("slow", bytes(1_000)))
+    slow.start()
+    assert writing.wait(10)
+    renamed.clear()
+    cache.add("last", bytes(1_000))
+    slow.join()
+    monkeypatch.undo()
+    assert sum(path.stat().st_size for path in (tmp_path / "blocks").iterdir()) <= 5_000
+    assert int((tmp_path / "used").read_text()) >= sum(p.stat().st_size for p in (tmp_path / "blocks").iterdir())

@@ -32,3 +32,26 @@ def test_off_a_terminal_progress_is_a_line_now_and_then(
         "about 3 min left",
         "saliency: step 40, validation ssim 0.25",
     ]
+
+
+def test_a_log_that_a_resume_replaces_is_followed_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The new file is as long as the old one, and the old position is in the middle of one of its lines."""
+    folder = StageFolder(tmp_path, "semantic")
+    folder.path.mkdir()
+    progress = Progress(folder, 100)
+
+    def line(step: int, loss: float) -> str:
+        return json.dumps({"step": step, "val_loss": loss}) + "\n"
+
+    folder.metrics.write_text(line(10, 0.5) + line(20, 0.4))
+    progress.update()
+    part = tmp_path / "part"
+    part.write_text(line(10, 0.5) + line(20, 0.4321) + line(30, 0.2))
+    part.replace(folder.metrics)
+    progress.update()
+    progress.close()
+    assert capsys.readouterr().out.splitlines() == [
+        "semantic: step 10, validation loss 0.5",
+        "semantic: step 20, validation loss 0.4",
+        "semantic: step 30, validation loss 0.2",
+    ]
