@@ -3,6 +3,7 @@
 SIZES are the local batches, for instance 5,0,9.
 """
 
+import os
 import sys
 
 import numpy as np
@@ -62,7 +63,10 @@ def main(rank, sizes, rendezvous, out):
     results["broken/loss"] = np.float64(float(SemiHardTripletLoss()(broken, labels[mine])))
     results["broken/hard loss"] = np.float64(float(BatchHardTripletLoss()(broken, labels[mine])))
     np.savez(out, **results)
+    dist.barrier()
     dist.destroy_process_group()
+    # gloo's threads may still be ending when the interpreter's own teardown destroys them, which aborts the process.
+    os._exit(0)
 
 
 if __name__ == "__main__":
