@@ -2,10 +2,15 @@
 
 Every stimulus and every distinct caption goes through its encoder once, not once a segment. Encoders run in float32 and
 the result is rounded once, on storing. latents.py has the format, latent_writer.py how an interrupted job continues.
+
+The encoder never waits: threads read, decode and resize the pictures of the coming batches, another writes the last
+shard, and latents leave the device once a shard. None of it changes a number.
 """
 
 import dataclasses
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +20,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from neuroimagen.data_shards.ahead import ahead
 from neuroimagen.data_shards.errors import UserError
-from neuroimagen.data_shards.frozen_models import Captioner, ImageEncoder, TextEncoder, VaeEncoder
+from neuroimagen.data_shards.frozen_models import (
+    Captioner,
+    ImageEncoder,
+    TextEncoder,
+    VaeEncoder,
+    exact_convolutions,
+)
 from neuroimagen.data_shards.latent_kinds import DTYPES, KINDS, encoder_identity, require_kind
 from neuroimagen.data_shards.latent_writer import LatentWriter
 from neuroimagen.data_shards.latents import (
@@ -35,17 +47,20 @@ from neuroimagen.data_shards.model_folder import (
 )
 from neuroimagen.data_shards.progress import track
 from neuroimagen.data_shards.ranks import Ranks
+from neuroimagen.data_shards.stimuli_store import square_image
 
 CHECK_TOLERANCE = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 2e-4}
-"""Largest difference that `check_latents` accepts, relative to the latent's largest number: the rounding of the stored
-dtype, and what another device or library version may do to float32."""
+"""Largest difference that `LatentCache.check` accepts, relative to the latent's largest number: the rounding of the
+stored dtype, and what another device or library version may do to float32. Convolutions in TF32, PyTorch's default on
+GPUs, keep within the first two, so only latents stored as float32 are made without; the VAE in bfloat16 would not."""
 
 
 class Stimuli(StimulusTable, Protocol):
     """Stimuli with their pictures."""
 
-    def image(self, index: int) -> Image.Image: ...
-    def images(self, indices: Sequence[int] | np.ndarray, size_px: int) -> np.ndarray: ...
+    def image(self, index: int) -> Image.Image:
+        """RGB, in its own size. Called by several threads at once."""
+        ...
 
 
 class CacheableDataset(Protocol):
@@ -124,22 +139,32 @@ class LatentCache:
         writer = LatentWriter(root, metadata, items)
         pending = writer.pending(rank=self._ranks.rank, world_size=self._ranks.world_size)
         batches = [(shard, rows) for shard in pending for rows in self._batches(writer.rows(shard))]
+        self._load_encoders(kind)
         latents: list[torch.Tensor] = []
         texts: list[str] = []
-        for shard, rows in track(batches, desc=f"cache {kind}", unit="batch"):
-            try:
-                encoded, captions = self._encode(kind, items, rows)
-            except torch.OutOfMemoryError as error:
-                raise UserError(
-                    f"{self._batch_size} items at once do not fit into the memory of {self._ranks.device}. Lower "
-                    "--batch-size; finished shards are kept."
-                ) from error
-            latents.append(encoded.cpu())
-            texts.extend(captions)
-            if rows[-1] == writer.rows(shard)[-1]:
-                writer.write(shard, torch.cat(latents), texts or None)
-                latents.clear()
-                texts.clear()
+        written: Future[None] | None = None
+        inputs = ahead(lambda batch: self._pictures(kind, batch[1]), batches)
+        with closing(inputs), ThreadPoolExecutor(1) as writing:
+            for (shard, rows), pictures in track(
+                zip(batches, inputs, strict=True), total=len(batches), desc=f"cache {kind}", unit="batch"
+            ):
+                try:
+                    encoded, captions = self._encode(kind, items, rows, pictures)
+                except torch.OutOfMemoryError as error:
+                    raise UserError(
+                        f"{self._batch_size} items at once do not fit into the memory of {self._ranks.device}. Lower "
+                        "--batch-size; finished shards are kept."
+                    ) from error
+                latents.append(encoded)
+                texts.extend(captions)
+                if rows[-1] == writer.rows(shard)[-1]:
+                    if written is not None:
+                        written.result()  # its error ends the job here; at most one shard waits for the disk
+                    written = writing.submit(writer.write, shard, torch.cat(latents), list(texts) or None)
+                    latents.clear()
+                    texts.clear()
+            if written is not None:
+                written.result()
         self._ranks.wait()
         if self._ranks.rank == 0:
             writer.finish()
@@ -158,8 +183,13 @@ class LatentCache:
         first_stimulus = {int(row): stimulus for stimulus, row in reversed(list(enumerate(items.latent_of)))}
         stimuli = [first_stimulus[int(row)] for row in rows]
         stored = cached.store.get(stimuli).flatten(1)
-        again = torch.cat([self._encode(cached.kind, items, batch)[0].cpu() for batch in self._batches(rows.tolist())])
-        again = again.flatten(1)
+        self._load_encoders(cached.kind)
+        again = torch.cat(
+            [
+                self._encode(cached.kind, items, batch, self._pictures(cached.kind, batch))[0].cpu()
+                for batch in self._batches(rows.tolist())
+            ]
+        ).flatten(1)
         difference = (stored - again).abs().amax(1) / again.abs().amax(1).clamp(min=1e-12)
         worst = int(difference.argmax())
         if not difference[worst] <= CHECK_TOLERANCE[metadata.dtype]:
@@ -204,23 +234,60 @@ class LatentCache:
             "max_new_tokens": Captioner.MAX_NEW_TOKENS,
         }
 
-    def _encode(self, kind: str, items: LatentItems, rows: Sequence[int]) -> tuple[torch.Tensor, list[str]]:
-        """Latents float32 [len(rows), *shape], and the captions that were made on the way (BLIP's only)."""
+    def _load_encoders(self, kind: str) -> None:
+        """In this thread: the libraries load in one thread only."""
+        source, output = KINDS[kind].source, KINDS[kind].output
+        if output == "posterior":
+            _ = self._vae
+        elif output == "embedding":
+            _ = self._image_encoder
+        else:
+            _ = self._text_encoder
+            if source == "blip caption" and output == "hidden":
+                _ = self._captioner
+
+    def _pictures(self, kind: str, rows: Sequence[int]) -> torch.Tensor | None:
+        """What the encoder sees of the pictures, on the CPU: uint8 [n, 3, S, S] for the VAE, float32 for the others.
+
+        None where captions are encoded. Runs in several threads.
+        """
         stimuli, source, output = self._dataset.stimuli, KINDS[kind].source, KINDS[kind].output
         if output == "posterior":
-            pictures = torch.from_numpy(stimuli.images(list(rows), self._vae.image_size_px))
-            return self._vae.posterior(pictures.float() / 127.5 - 1), []
-        if output == "embedding":
-            return self._image_encoder.encode([stimuli.image(row) for row in rows]), []
-        if source != "blip caption":
-            assert items.texts is not None
-            captions, made = [items.texts[row] for row in rows], []
-        elif output == "hidden":
-            captions = made = self._captioner.caption([stimuli.image(row) for row in rows])
+            size_px = self._vae.image_size_px
+            # Not stimuli.images(): what it keeps in memory would never be asked for again.
+            pictures = torch.from_numpy(np.stack([square_image(stimuli.image(row), size_px) for row in rows]))
+        elif output == "embedding":
+            pictures = self._image_encoder.pixels([stimuli.image(row) for row in rows])
+        elif source == "blip caption" and output == "hidden":
+            pictures = self._captioner.pixels([stimuli.image(row) for row in rows])
         else:
-            captions = made = [self._blip_captions[row] for row in rows]
-        hidden, pooled = self._text_encoder.encode(captions)
-        return (hidden if output == "hidden" else pooled), made
+            return None
+        # Pinned, the copy to the device does not stop what runs there.
+        return pictures.pin_memory() if self._ranks.device.type == "cuda" else pictures
+
+    def _encode(
+        self, kind: str, items: LatentItems, rows: Sequence[int], pictures: torch.Tensor | None
+    ) -> tuple[torch.Tensor, list[str]]:
+        """Latents float32 [len(rows), *shape] on the device, and the captions made on the way (BLIP's only)."""
+        with exact_convolutions() if self._dtype == "float32" else nullcontext():
+            source, output = KINDS[kind].source, KINDS[kind].output
+            if output == "posterior":
+                assert pictures is not None
+                pixels = pictures.to(self._ranks.device, non_blocking=True).float() / 127.5 - 1
+                return self._vae.posterior(pixels), []
+            if output == "embedding":
+                assert pictures is not None
+                return self._image_encoder.encode(pictures), []
+            if source != "blip caption":
+                assert items.texts is not None
+                captions, made = [items.texts[row] for row in rows], []
+            elif output == "hidden":
+                assert pictures is not None
+                captions = made = self._captioner.caption(pictures)
+            else:
+                captions = made = [self._blip_captions[row] for row in rows]
+            hidden, pooled = self._text_encoder.encode(captions)
+            return (hidden if output == "hidden" else pooled), made
 
     @cached_property
     def _vae(self) -> VaeEncoder:

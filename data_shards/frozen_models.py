@@ -55,8 +55,28 @@ def load_transformer(model_class: Any, folder: Path) -> Any:
     return model.eval().requires_grad_(False)
 
 
+SLICE_PIXELS = 4 * 512 * 512
+"""Pixels that go through a VAE at once. Stable Diffusion's decoder has feature maps of 1 KiB a pixel (256 channels in
+float32), several alive at a time, and a few pictures of 512 px keep a GPU busy: more at once only costs memory."""
+
+
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Convolutions in full float32. PyTorch's default on GPUs that have TF32 rounds their inputs to 10 bits."""
+    cudnn: Any = torch.backends.cudnn  # a module that makes itself an object, which type checkers do not see
+    before = cudnn.conv.fp32_precision
+    cudnn.conv.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        cudnn.conv.fp32_precision = before
+
+
 class VaeEncoder:
-    """AutoencoderKL: pictures to the mean and standard deviation of their latents' posterior, and back."""
+    """AutoencoderKL: pictures to the mean and standard deviation of their latents' posterior, and back.
+
+    Batches of any size go through in slices of SLICE_PIXELS.
+    """
 
     def __init__(self, model: Path, *, device: torch.device) -> None:
         from diffusers import AutoencoderKL
@@ -70,13 +90,15 @@ class VaeEncoder:
         self.image_size_px = image_size_px(model)
         self.scaling_factor = float(self.vae.config.scaling_factor)
         self.shift = float(self.vae.config.shift_factor or 0.0)
+        self.slice_pictures = max(1, SLICE_PIXELS // self.image_size_px**2)
+        """Pictures that go through at once."""
 
     @torch.inference_mode()
     def posterior(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pictures float32 [B, 3, S, S] in [-1, 1] → mean and std of their latents [B, 2, C, h, w], not scaled."""
         pixels = pixels.to(self.device, memory_format=torch.channels_last)
-        posterior = self.vae.encode(pixels).latent_dist
-        return torch.stack([posterior.mean, posterior.std], dim=1)
+        posteriors = [self.vae.encode(part).latent_dist for part in pixels.split(self.slice_pictures)]
+        return torch.cat([torch.stack([posterior.mean, posterior.std], dim=1) for posterior in posteriors])
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pictures float32 [B, 3, S, S] in [-1, 1] → mode of their latents [B, C, h, w], scaled for the U-Net."""
@@ -86,7 +108,8 @@ class VaeEncoder:
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Scaled latents [B, C, h, w] → pictures float32 [B, 3, S, S], about [-1, 1]."""
         latents = latents.to(self.device, torch.float32) / self.scaling_factor + self.shift
-        return self.vae.decode(latents.to(memory_format=torch.channels_last)).sample
+        latents = latents.to(memory_format=torch.channels_last)
+        return torch.cat([self.vae.decode(part).sample for part in latents.split(self.slice_pictures)])
 
 
 class TextEncoder:
@@ -129,11 +152,16 @@ class ImageEncoder:
             self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
         self.device = device
 
+    def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """RGB pictures of any size → what the tower sees, float32 [B, 3, s, s] on the CPU."""
+        pixels: torch.Tensor = self.processor(images=list(images), return_tensors="pt").pixel_values
+        return pixels
+
     @torch.inference_mode()
-    def encode(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """RGB pictures of any size → projected embeddings float32 [B, P], not normalised."""
-        pixels = self.processor(images=list(images), return_tensors="pt").pixel_values
-        return self.clip.visual_projection(self.clip.vision_model(pixel_values=pixels.to(self.device)).pooler_output)
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """`pixels` → projected embeddings float32 [B, P], not normalised."""
+        pixels = pixels.to(self.device, non_blocking=True)
+        return self.clip.visual_projection(self.clip.vision_model(pixel_values=pixels).pooler_output)
 
 
 class Captioner:
@@ -152,11 +180,18 @@ class Captioner:
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.device = device
 
+    def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """RGB pictures of any size → what BLIP sees, float32 [B, 3, s, s] on the CPU."""
+        pixels: torch.Tensor = self.processor(images=list(images), return_tensors="pt").pixel_values
+        return pixels
+
     @torch.inference_mode()
-    def caption(self, images: Sequence[Image.Image]) -> list[str]:
-        """RGB pictures of any size → one caption each."""
-        pixels = self.processor(images=list(images), return_tensors="pt").pixel_values
+    def caption(self, pixels: torch.Tensor) -> list[str]:
+        """`pixels` → one caption each."""
         tokens = self.blip.generate(
-            pixels.to(self.device), num_beams=self.NUM_BEAMS, max_new_tokens=self.MAX_NEW_TOKENS, do_sample=False
+            pixels.to(self.device, non_blocking=True),
+            num_beams=self.NUM_BEAMS,
+            max_new_tokens=self.MAX_NEW_TOKENS,
+            do_sample=False,
         )
         return [caption.strip() for caption in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]

@@ -1,5 +1,6 @@
 """The latent cache: numbers against direct calls of the libraries, identity of what made them, interruption, ranks."""
 
+import copy
 import dataclasses
 import errno
 import io
@@ -16,16 +17,20 @@ import pytest
 import torch
 from tiny_models import build_tiny_diffusion_folder
 
-from neuroimagen.data_shards.cache import CachedLatents, LatentCache, applicable_kinds
+from neuroimagen.data_shards.cache import CHECK_TOLERANCE, CachedLatents, LatentCache, applicable_kinds
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.errors import UserError
+from neuroimagen.data_shards.frozen_models import VaeEncoder
 from neuroimagen.data_shards.latent_kinds import KINDS
+from neuroimagen.data_shards.latent_writer import LatentWriter
 from neuroimagen.data_shards.latents import LatentStore
 from neuroimagen.data_shards.ranks import Ranks
 from neuroimagen.data_shards.remote_files import RemoteOptions
 from neuroimagen.data_shards.schema import metadata_digest
+from neuroimagen.data_shards.stimuli import draw_scene, sample_scene
 from neuroimagen.data_shards.storage import CorruptSampleError
 from neuroimagen.data_shards.verify import verify
+from neuroimagen.trainer.embedded import embedded_model_path
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +195,7 @@ def test_two_fitting_stores_are_refused(dataset: Dataset, tiny_diffusion_folder:
 def test_stored_dtypes(dataset: Dataset, tiny_diffusion_folder: Path, dtype: str, tolerance: float) -> None:
     cache = LatentCache(dataset, tiny_diffusion_folder, dtype=dtype)
     made = cache.cache("pooled-class")
-    direct, _ = cache._encode("pooled-class", cache._metadata("pooled-class")[1], range(12))
+    direct, _ = cache._encode("pooled-class", cache._metadata("pooled-class")[1], range(12), None)
     error = (made.store.get(range(12)) - direct).abs()
     assert (error <= tolerance * direct.abs()).all()
     assert cache.check(made) <= max(tolerance, 1e-6)
@@ -244,11 +249,11 @@ def test_finished_shards_are_not_computed_again(
     computed: list[int] = []
     encode = LatentCache._encode
 
-    def failing_encode(self: LatentCache, kind: str, items: object, rows: range) -> object:
+    def failing_encode(self: LatentCache, kind: str, items: object, rows: range, pictures: object) -> object:
         if len(computed) == 7:
             raise RuntimeError("the device went away")
         computed.extend(rows)
-        return encode(self, kind, items, rows)
+        return encode(self, kind, items, rows, pictures)
 
     monkeypatch.setattr(LatentCache, "_encode", failing_encode)
     with pytest.raises(RuntimeError, match="went away"):
@@ -289,6 +294,122 @@ def test_shards_are_plain_webdataset_tars(cached: tuple) -> None:
     assert member.name == f"{store.stimulus_keys[0]}.latent.npy"
     assert array.dtype == np.float16
     assert np.array_equal(array.astype(np.float32), store.get([0])[0].numpy())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_threads_change_no_byte(
+    dataset: Dataset, tiny_diffusion_folder: Path, tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store that one thread makes, batch after batch and shard after shard, is the one that many make."""
+    cache = LatentCache(dataset, tiny_diffusion_folder, batch_size=3, shard_items=5, dtype=dtype)
+    metadata, items = cache._metadata("vae")
+    vae = VaeEncoder(tiny_diffusion_folder, device=torch.device("cpu"))
+    writer = LatentWriter(tmp_path, metadata, items)
+    for shard in range(3):
+        rows = list(writer.rows(shard))
+        batches = [dataset.stimuli.images(rows[first : first + 3], 32) for first in range(0, len(rows), 3)]
+        latents = [vae.posterior(torch.from_numpy(images).float() / 127.5 - 1) for images in batches]
+        writer.write(shard, torch.cat(latents))
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2, 3})
+    assert folder_bytes(cache.cache("vae").store.folder) == folder_bytes(writer.finish().folder)
+
+
+def test_shards_are_written_while_the_next_is_encoded(
+    dataset: Dataset, tiny_diffusion_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first shard's writing ends only once the second's encoding has begun: in one thread that would never be."""
+    second = threading.Event()
+    encode, write = LatentCache._encode, LatentWriter.write
+
+    def telling_encode(self: LatentCache, kind: str, items: object, rows: range, pictures: object) -> object:
+        if rows[0] >= 5:
+            second.set()
+        return encode(self, kind, items, rows, pictures)
+
+    def waiting_write(self: LatentWriter, shard: int, *content: object) -> None:
+        assert second.wait(60)
+        write(self, shard, *content)
+
+    monkeypatch.setattr(LatentCache, "_encode", telling_encode)
+    monkeypatch.setattr(LatentWriter, "write", waiting_write)
+    assert LatentCache(dataset, tiny_diffusion_folder, batch_size=3, shard_items=5).cache("vae").made
+
+
+def test_a_damaged_picture_is_named_whichever_thread_reads_it(dataset: Dataset, tiny_diffusion_folder: Path) -> None:
+    stimuli = dataset.stimuli
+    (shard,) = (dataset.folder / "stimuli").glob("*.tar")
+    content = bytearray(shard.read_bytes())
+    content[int(stimuli.offset[9]) + 40] ^= 1
+    shard.unlink()  # a new file: the old one may be mapped
+    shard.write_bytes(content)
+    with pytest.raises(CorruptSampleError, match=rf"stimulus {stimuli.keys[9]} .* is damaged"):
+        LatentCache(Dataset.open(dataset.folder), tiny_diffusion_folder, batch_size=2).cache("vae")
+
+
+class TestPrecision:
+    """Which arithmetic keeps the VAE's latents within what storing may cost; on the trained VAE that ships."""
+
+    @pytest.fixture(scope="class")
+    def vae(self) -> VaeEncoder:
+        return VaeEncoder(embedded_model_path(), device=torch.device("cpu"))
+
+    @pytest.fixture(scope="class")
+    def pixels(self) -> torch.Tensor:
+        rng = np.random.default_rng(0)
+        drawn = np.stack([draw_scene(sample_scene(rng), 64) for _ in range(16)]).transpose(0, 3, 1, 2)
+        return torch.from_numpy(drawn.copy()).float() / 127.5 - 1
+
+    @staticmethod
+    def error(latents: torch.Tensor, exact: torch.Tensor) -> float:
+        """As LatentCache.check measures it."""
+        difference = (latents - exact).flatten(1).abs().amax(1) / exact.flatten(1).abs().amax(1)
+        return float(difference.max())
+
+    def test_tf32_convolutions_do_for_float16_not_for_float32(self, vae: VaeEncoder, pixels: torch.Tensor) -> None:
+        """Emulated: inputs and weights rounded to 10 bits, sums in float32, as tensor cores do."""
+
+        def tf32(values: torch.Tensor) -> torch.Tensor:
+            return ((values.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+        exact = vae.posterior(pixels)
+        rounded = copy.deepcopy(vae)
+        for module in rounded.vae.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.weight.data = tf32(module.weight.data)
+                module.register_forward_pre_hook(lambda _, args: (tf32(args[0]),))
+        error = self.error(rounded.posterior(pixels), exact)
+        assert CHECK_TOLERANCE["float32"] < error < CHECK_TOLERANCE["float16"] / 2
+
+    def test_bfloat16_does_not_do(self, vae: VaeEncoder, pixels: torch.Tensor) -> None:
+        low = copy.deepcopy(vae.vae).to(torch.bfloat16)
+        with torch.inference_mode():
+            mean = low.encode(pixels.bfloat16()).latent_dist.mean
+        assert self.error(mean.float(), vae.posterior(pixels)[:, 0]) > 2 * CHECK_TOLERANCE["float16"]
+
+    def test_slices_are_the_whole(self, vae: VaeEncoder, pixels: torch.Tensor) -> None:
+        sliced = copy.deepcopy(vae)
+        assert (sliced.image_size_px, sliced.slice_pictures) == (64, 256)
+        sliced.slice_pictures = 5
+        torch.testing.assert_close(sliced.posterior(pixels), vae.posterior(pixels), rtol=1e-4, atol=1e-4)
+        latents = vae.encode(pixels)
+        torch.testing.assert_close(sliced.decode(latents), vae.decode(latents), rtol=1e-4, atol=1e-4)
+
+    def test_exact_convolutions_are_for_float32_stores_only(
+        self, dataset: Dataset, tiny_diffusion_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = torch.backends.cudnn.conv.fp32_precision
+        seen: list[str] = []
+        posterior = VaeEncoder.posterior
+
+        def seeing_posterior(self: VaeEncoder, pixels: torch.Tensor) -> torch.Tensor:
+            seen.append(torch.backends.cudnn.conv.fp32_precision)
+            return posterior(self, pixels)
+
+        monkeypatch.setattr(VaeEncoder, "posterior", seeing_posterior)
+        for dtype in ("float16", "float32"):
+            LatentCache(dataset, tiny_diffusion_folder, dtype=dtype).cache("vae")
+        assert seen == [before, "ieee"]
+        assert torch.backends.cudnn.conv.fp32_precision == before
 
 
 def test_check_agrees_with_what_was_cached(cached: tuple) -> None:
@@ -390,8 +511,8 @@ def test_nan_names_the_stimulus_and_leaves_nothing(
 ) -> None:
     encode = LatentCache._encode
 
-    def overflowing_encode(self: LatentCache, kind: str, items: object, rows: range) -> object:
-        latents, texts = encode(self, kind, items, rows)
+    def overflowing_encode(self: LatentCache, kind: str, items: object, rows: range, pictures: object) -> object:
+        latents, texts = encode(self, kind, items, rows, pictures)
         latents = latents.clone()
         latents[4, 0, 0, 0, 0] = 1e6  # finite, but not in float16
         return latents, texts
