@@ -12,9 +12,11 @@ TARGETS: dict[str, str] = {
     "verdicts": "verdicts on simulated studies with known truth: signal, drift, both",
     "stream": "samples a second of the reader beside other loaders",
     "million": "a large data set: memory over an epoch, first batch, resume at 90 %%, planning, the index",
-    "train": "a training step beside a bare PyTorch loop, waiting for data, two ranks beside one",
+    "train": "a training step beside a bare PyTorch loop, cached latents, waiting for data, two ranks beside one",
+    "real-size": "training steps at real size on a GPU: share of its peak, data, memory, diffusers' own loop",
 }
-"""Target → one line of help. neuroimagen.benchmarks.<target> has HELP, EPILOG, add_arguments(parser), run(args)."""
+"""Target → one line of help. neuroimagen.benchmarks.<target>, - as _, has HELP, EPILOG, add_arguments(parser),
+run(args)."""
 
 HELP = "Measure parts of neuroimagen beside others, in one run on this machine."
 EPILOG = """examples:
@@ -38,7 +40,7 @@ def run(args: argparse.Namespace) -> int | None:
 
 
 def _module(target: str) -> Any:
-    return importlib.import_module(f"neuroimagen.benchmarks.{target}")
+    return importlib.import_module(f"neuroimagen.benchmarks.{target.replace('-', '_')}")
 
 
 class _TargetParser(argparse.ArgumentParser):

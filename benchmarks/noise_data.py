@@ -1,0 +1,91 @@
+"""A data set of noise on disk, with latents of noise: what reading costs does not depend on what is read."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from neuroimagen.data_shards.dataset import Dataset
+from neuroimagen.data_shards.latent_writer import LatentWriter
+from neuroimagen.data_shards.latents import SHARD_ITEMS, LatentItems, LatentMetadata, LatentStore
+from neuroimagen.data_shards.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
+from neuroimagen.data_shards.writer import DatasetWriter
+from neuroimagen.trainer.data import Shapes
+
+VALIDATION_SHARE = 16
+"""One segment of each class in this many is for validation."""
+
+
+def write_noise(
+    folder: Path, shapes: Shapes, *, num_segments: int, num_stimuli: int | None = None, picture_px: int = 64
+) -> Dataset:
+    """Segments of white noise, classes in turn, each of one of `num_stimuli` JPEG pictures (default: one a class)."""
+    rng = np.random.default_rng(0)
+    classes = tuple(ClassInfo(name=f"class {label}") for label in range(shapes.num_classes))
+    metadata = DatasetMetadata(
+        name="noise", n_channels=shapes.n_channels, n_samples=shapes.n_samples, sfreq=1000.0, classes=classes
+    )
+    num_stimuli = num_stimuli or len(classes)
+    with DatasetWriter(folder, metadata) as writer:
+        for number in range(num_stimuli):
+            label = number % len(classes)
+            writer.add_stimulus(
+                StimulusRecord(
+                    key=f"s{number}",
+                    image=_picture(rng, picture_px),
+                    extension="jpg",
+                    label=label,
+                    caption=f"an image of {classes[label].name}",
+                )
+            )
+        for number in range(num_segments):
+            stimulus = number % num_stimuli
+            eeg = rng.standard_normal((shapes.n_channels, shapes.n_samples), dtype=np.float32)
+            last = number // len(classes) % VALIDATION_SHARE == VALIDATION_SHARE - 1
+            writer.add_segment(
+                SegmentRecord(
+                    eeg=eeg,
+                    stimulus=f"s{stimulus}",
+                    label=stimulus % len(classes),
+                    subject=1,
+                    split="val" if last else "train",
+                )
+            )
+    return Dataset.open(folder)
+
+
+def _picture(rng: np.random.Generator, size_px: int) -> bytes:
+    """Smooth colours as JPEG, about as large as a photograph's: white noise would take several times as long."""
+    coarse = Image.fromarray(rng.integers(0, 256, (size_px // 8, size_px // 8, 3), dtype=np.uint8))
+    content = io.BytesIO()
+    coarse.resize((size_px, size_px), Image.Resampling.BICUBIC).save(content, format="JPEG", quality=90)
+    return content.getvalue()
+
+
+def write_noise_latents(dataset: Dataset, kind: str, shape: tuple[int, ...]) -> LatentStore:
+    """A store of `kind` in the data set's folder, float16 as `neuroimagen cache` writes it, holding noise."""
+    items = LatentItems.of(dataset.stimuli, kind)
+    metadata = LatentMetadata(
+        kind=kind,
+        model_id="noise",
+        revision="0" * 64,
+        preprocessing={},
+        shape=shape,
+        dtype="float16",
+        inputs=items.digest,
+        shard_items=SHARD_ITEMS,
+    )
+    writer = LatentWriter(dataset.folder / "latents", metadata, items)
+    generator = torch.Generator().manual_seed(0)
+    for shard in writer.pending():
+        # Not negative, because a VAE's latents carry a standard deviation.
+        writer.write(shard, torch.rand(len(writer.rows(shard)), *shape, generator=generator))
+    return writer.finish()
+
+
+def open_noise_latents(dataset: Dataset, kind: str) -> LatentStore:
+    """What `write_noise_latents` left."""
+    (folder,) = (dataset.folder / "latents").glob(f"{kind}-noise-*")
+    return LatentStore.open(folder)
