@@ -13,6 +13,8 @@ TARGETS: dict[str, str] = {
     "stream": "samples a second of the reader beside other loaders",
     "million": "a large data set: memory over an epoch, first batch, resume at 90 %%, planning, the index",
     "train": "a training step beside a bare PyTorch loop, cached latents, waiting for data, two ranks beside one",
+    "pretraining": "few labels: a classifier that starts from masked pre-training beside one from scratch",
+    "finetuning": "diffusion fine-tuning on EEG beside the frozen model: identification, accuracy, PixCorr, SSIM",
     "real-size": "training steps at real size on a GPU: share of its peak, data, memory, diffusers' own loop",
 }
 """Target → one line of help. neuroimagen.benchmarks.<target>, - as _, has HELP, EPILOG, add_arguments(parser),

@@ -1,0 +1,134 @@
+"""What studies over seeds share: real commands in a folder a seed, a file of figures that grows, means with intervals.
+
+A study asks whether one arm is better than another. Its seed is that of the simulated data and of all training, so the
+arms of a seed share everything but what is asked about, and the difference is taken within the seed.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from neuroimagen.benchmarks.machine import describe
+from neuroimagen.data_shards.errors import UserError
+from neuroimagen.data_shards.files import atomic_path
+from neuroimagen.trainer.intervals import bootstrap_difference, bootstrap_mean
+from neuroimagen.trainer.metrics import Floats, Integers
+from neuroimagen.tune.confirm import student_interval
+
+Figures = dict[str, Any]
+Measure = Callable[[int, Path], Figures]
+"""(seed, folder of its own) → the figures of a study. On a folder that it was interrupted in it goes on."""
+
+
+def add_study_arguments(parser: argparse.ArgumentParser, *, seeds: Sequence[int]) -> None:
+    """Options that every study has."""
+    shown = ", ".join(map(str, seeds))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds), metavar="N", help=f"default: {shown}")
+    parser.add_argument(
+        "--work", type=Path, metavar="DIR", help="keep data and runs here, and go on with what is there (default: a "
+        "temporary folder)",
+    )  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file, seed by seed")
+
+
+def recipe_path(name: str) -> Path:
+    """A recipe that comes with neuroimagen."""
+    from neuroimagen.launch import cli
+
+    return Path(cli.__file__).resolve().parent / "recipes" / name
+
+
+def neuroimagen(*words: str) -> None:
+    """Run a command as a person would. Raises UserError with the end of what it said if it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "neuroimagen.launch.cli", *words], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise UserError(f"neuroimagen {' '.join(words)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+def simulate(data: Path, seed: int, options: Sequence[str]) -> None:
+    """The study's data set, unless it is there."""
+    if not (data / "dataset.json").is_file():
+        neuroimagen("data", "simulate", "--out", str(data), "--format", "shards", "--seed", str(seed), *options)
+
+
+def train(stage: str, recipe: Path, run: Path, settings: Sequence[str]) -> None:
+    """Train a stage of `run` on one rank, unless it is trained; goes on where it was interrupted."""
+    if not (run / stage / "export").is_dir():
+        one_rank = ("--num-ranks", "1", "--resume")
+        neuroimagen("train", stage, "--config", str(recipe), "--run", str(run), *one_rank, "--set", *settings)
+
+
+def measured(configuration: Figures, seeds: Sequence[int], measure: Measure, args: argparse.Namespace) -> list[Figures]:
+    """The figures of every seed, in the order of `seeds`; those that `args.json` has are not measured again.
+
+    Raises UserError where that file holds a study of another configuration.
+    """
+    report: Figures = {"configuration": configuration, "machine": describe(torch.device("cpu"), ("neuroimagen", "torch", "numpy")), "studies": []}
+    if args.json and args.json.is_file():
+        before = json.loads(args.json.read_text(encoding="utf-8"))
+        if before.get("configuration") != configuration:
+            raise UserError(f"{args.json} holds figures of another configuration. Choose another --json.")
+        report = before
+    found: dict[int, Figures] = {study["seed"]: study for study in report["studies"]}
+    with tempfile.TemporaryDirectory(prefix="study-") as scratch:
+        for seed in seeds:
+            if seed in found:
+                continue
+            started = time.perf_counter()
+            figures = measure(seed, (args.work or Path(scratch)).resolve() / f"seed-{seed}")
+            found[seed] = {"seed": seed, **figures, "seconds": round(time.perf_counter() - started, 1)}
+            report["studies"] = [found[number] for number in sorted(found)]
+            write_report(report, args.json)
+    return [found[seed] for seed in seeds]
+
+
+def write_report(report: Figures, path: Path | None) -> None:
+    """Write the file of figures, whole or not at all; nothing without a path."""
+    if path is not None:
+        with atomic_path(path) as temporary:
+            temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def add_summary(summary: Figures, path: Path | None) -> None:
+    """Put the figures over seeds into the file that `measured` wrote."""
+    if path is not None:
+        write_report(json.loads(path.read_text(encoding="utf-8")) | {"over_seeds": summary}, path)
+
+
+def over_seeds(values: Sequence[float]) -> Figures:
+    """Mean over seeds and Student's 95 % interval with n − 1 degrees of freedom."""
+    return asdict(student_interval(values))
+
+
+def paired(first: Floats, second: Floats, stimuli: Integers) -> Figures:
+    """Two arms on the same segments: both means and their difference, 95 % intervals by bootstrap over stimuli.
+
+    first, second: a figure of each segment, [N]; stimuli: which stimulus it answered, [N].
+    """
+    difference = bootstrap_difference(first, stimuli, second, stimuli)
+    arms = (bootstrap_mean(values.astype(np.float64), stimuli) for values in (first, second))
+    keys = ("value", "low", "high")
+    return {
+        name: {key: getattr(estimate, key) for key in keys}
+        for name, estimate in zip(("first", "second", "difference"), (*arms, difference), strict=True)
+    }
+
+
+def percent(entry: Figures, *, centre: str = "mean", digits: int = 1) -> str:
+    """ "12.3 [10.0, 14.6]" of an entry of shares, in per cent."""
+    value = f"{100 * entry[centre]:.{digits}f}"
+    if entry["low"] is None:
+        return value
+    return f"{value} [{100 * entry['low']:.{digits}f}, {100 * entry['high']:.{digits}f}]"
