@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,18 +168,26 @@ class Dataset:
 
     def eeg_bytes(self, row: int) -> memoryview:
         """The stored float16 data of a segment, [C, T] in C order, after the CRC and header checks."""
-        index = self.index
-        if SPLITS[index.split_code[row]] in sealed_parts():
-            raise SealedPartError(f"segment {segment_key(row)} of {self.folder}")
-        shard, offset = int(index.shard[row]), int(index.offset[row])
-        content = self.segments.read_checked(shard, offset, int(index.size[row]), int(index.crc32[row]))
-        # Every .eeg.npy of a data set has one shape and dtype, so its header is one constant: comparing bytes is both
-        # the strictest check and the cheapest.
-        if content is None:
-            raise self._corrupt(row, "its CRC differs from the index")
-        if content[: len(self._npy_header)] != self._npy_header:
-            raise self._corrupt(row, "it is not a float16 array of the data set's shape")
-        return content[len(self._npy_header) :]
+        return next(self.eeg_contents(np.array([row])))
+
+    def eeg_contents(self, rows: np.ndarray) -> Iterator[memoryview]:
+        """The same of several segments, one after the other."""
+        index, header = self.index, self._npy_header
+        for part in sealed_parts():
+            hidden = rows[index.split_code[rows] == SPLITS.index(part)]
+            if len(hidden):
+                raise SealedPartError(f"segment {segment_key(int(hidden[0]))} of {self.folder}")
+        # As lists: taking a number out of an array costs as much as all the checks of a segment but its CRC.
+        columns = (index.shard, index.offset, index.size, index.crc32)
+        places = zip(*(column[rows].tolist() for column in columns), strict=True)
+        for position, content in enumerate(self.segments.read_all_checked(places)):
+            # Every .eeg.npy of a data set has one shape and dtype, so its header is one constant: comparing bytes is
+            # both the strictest check and the cheapest.
+            if content is None:
+                raise self._corrupt(int(rows[position]), "its CRC differs from the index")
+            if content[: len(header)] != header:
+                raise self._corrupt(int(rows[position]), "it is not a float16 array of the data set's shape")
+            yield content[len(header) :]
 
     def eeg(self, row: int) -> np.ndarray:
         """float32 [C, T] of one segment."""

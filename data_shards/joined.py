@@ -7,7 +7,7 @@ Shapes: C channels, T samples, of the first data set; segments are [C, T] whiche
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -90,11 +90,10 @@ class JoinedDataset(Dataset):
             rows += [part.rows("train") + start for part, start in zip(self.parts[1:], self._starts[1:-1], strict=True)]
         return np.concatenate(rows)
 
-    def eeg_bytes(self, row: int) -> memoryview:
+    def eeg_contents(self, rows: np.ndarray) -> Iterator[memoryview]:
         """float16 data [C, T] in C order; of a further data set its channels put in order, its end cut off."""
-        (part,), (own,) = self.locate(np.array([row]))
-        content = self.parts[part].eeg_bytes(int(own))
-        return self._layouts[part].arrange(content)
+        for part, own in zip(*(place.tolist() for place in self.locate(rows)), strict=True):
+            yield self._layouts[part].arrange(self.parts[part].eeg_bytes(own))
 
 
 class _Layout:

@@ -9,13 +9,16 @@ import numpy as np
 
 _NUM_ROUNDS = 8
 _ODD = np.uint64(0x9E3779B97F4A7C15)
+_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_27, _30, _31 = np.uint64(27), np.uint64(30), np.uint64(31)
+_ROUNDS = _ODD * np.arange(1, _NUM_ROUNDS + 1, dtype=np.uint64)[:, None]
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
     """SplitMix64's finaliser: uint64 → uint64, bijective, every input bit stirs every output bit."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    values = (values ^ (values >> _30)) * _FIRST
+    values = (values ^ (values >> _27)) * _SECOND
+    return values ^ (values >> _31)
 
 
 def derive_key(*parts: int | np.ndarray) -> np.ndarray:
@@ -33,28 +36,36 @@ def permute(places: np.ndarray, length: int | np.ndarray, key: np.ndarray) -> np
     places: int64, each in 0..length-1; length ≥ 1 and key (uint64) broadcast with it. Returns int64 of the broadcast
     shape. Cost: O(1) a place.
     """
-    places, lengths, keys = np.broadcast_arrays(places, np.asarray(length, dtype=np.int64), key)
-    result = places.astype(np.uint64).reshape(-1)
-    lengths_flat = lengths.astype(np.uint64).reshape(-1)
-    keys_flat = keys.reshape(-1)
-    a = np.ceil(np.sqrt(lengths_flat.astype(np.float64))).astype(np.uint64)
-    b = -(-lengths_flat.astype(np.int64) // a.astype(np.int64))
-    b = b.astype(np.uint64)
-    result = _feistel(result, a, b, keys_flat)
-    outside = np.flatnonzero(result >= lengths_flat)
-    while outside.size:
+    shape = np.broadcast_shapes(np.shape(places), np.shape(length), np.shape(key))
+    flat = np.broadcast_to(places, shape).astype(np.uint64).reshape(-1)
+    # Of one element each where they are the same for all places: a batch's cost is that of some hundred calls on short
+    # arrays, so what need not be computed a place is not.
+    lengths, keys = _flat(np.asarray(length, dtype=np.int64), shape), _flat(key, shape)
+    a = np.ceil(np.sqrt(lengths.astype(np.float64))).astype(np.int64)
+    b = -(-lengths // a)
+    sizes = (lengths.astype(np.uint64), a.astype(np.uint64), b.astype(np.uint64))
+    result = _feistel(flat, *sizes[1:], keys)
+    outside = np.flatnonzero(result >= sizes[0])
+    if outside.size:
         # Walk on along the cycle until back inside; a × b exceeds the length by less than a, so this is rare and short.
-        result[outside] = _feistel(result[outside], a[outside], b[outside], keys_flat[outside])
-        outside = outside[result[outside] >= lengths_flat[outside]]
-    return result.astype(np.int64).reshape(places.shape)
+        every_length, every_a, every_b, every_key = (np.broadcast_to(part, flat.shape) for part in (*sizes, keys))
+    while outside.size:
+        result[outside] = _feistel(result[outside], every_a[outside], every_b[outside], every_key[outside])
+        outside = outside[result[outside] >= every_length[outside]]
+    return result.astype(np.int64).reshape(shape)
+
+
+def _flat(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """[1] of a single number, else `values` broadcast to `shape` in one dimension."""
+    return values.reshape(1) if values.size == 1 else np.broadcast_to(values, shape).reshape(-1)
 
 
 def _feistel(values: np.ndarray, a: np.ndarray, b: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """One pass over Z_a × Z_b, flat uint64 in and out, values < a·b."""
+    """One pass over Z_a × Z_b, flat uint64 in and out, values < a·b. a, b and keys have one element, or one a value."""
     with np.errstate(over="ignore"):
-        left, right = values // b, values % b  # left < a, right < b
-        for turn in range(_NUM_ROUNDS):
-            stirred = _mix(right + _mix(keys + _ODD * np.uint64(turn + 1)))
+        left, right = np.divmod(values, b)  # left < a, right < b
+        for round_keys in _mix(keys + _ROUNDS):
+            stirred = _mix(right + round_keys)
             # uint64 modulo a small number: the bias is below a / 2^64.
             left, right = right, (left + stirred % a) % a
             a, b = b, a

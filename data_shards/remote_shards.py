@@ -3,14 +3,14 @@
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from neuroimagen.data_shards.block_cache import BlockCache
 from neuroimagen.data_shards.checksum import crc32
 from neuroimagen.data_shards.remote_files import RemoteFiles
-from neuroimagen.data_shards.storage import CorruptSampleError
+from neuroimagen.data_shards.storage import CorruptSampleError, Place
 from neuroimagen.data_shards.tar import shard_name
 
 _MAX_MAPPED = 32
@@ -67,6 +67,10 @@ class RemoteShards:
             for block in self.blocks(shard, offset, size):
                 self._forget(block)
         return None
+
+    def read_all_checked(self, places: Iterable[Place]) -> Iterator[memoryview | None]:
+        """`read_checked` of several places, one after the other."""
+        return (self.read_checked(*place) for place in places)
 
     def view(self, shard: int) -> memoryview:
         """The whole shard."""

@@ -3,13 +3,16 @@
 import mmap
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from neuroimagen.data_shards.checksum import crc32
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.data_shards.tar import shard_name
+
+Place = tuple[int, int, int, int]
+"""Shard, offset, size, CRC-32."""
 
 
 class CorruptSampleError(UserError):
@@ -35,6 +38,10 @@ class Shards(Protocol):
 
     def read_checked(self, shard: int, offset: int, size: int, checksum: int) -> memoryview | None:
         """The same bytes, or None if their CRC-32 is not `checksum`."""
+        ...
+
+    def read_all_checked(self, places: Iterable[Place]) -> Iterator[memoryview | None]:
+        """`read_checked` of several places, one after the other."""
         ...
 
 
@@ -77,8 +84,14 @@ class ShardFolder:
 
     def read_checked(self, shard: int, offset: int, size: int, checksum: int) -> memoryview | None:
         """The same bytes, or None if their CRC-32 is not `checksum`."""
-        content = self.read(shard, offset, size)
-        return content if crc32(content) == checksum else None
+        return next(self.read_all_checked([(shard, offset, size, checksum)]))
+
+    def read_all_checked(self, places: Iterable[Place]) -> Iterator[memoryview | None]:
+        """`read_checked` of several places, one after the other; a loop, because a call more costs a tenth of a CRC."""
+        view = self.view
+        for shard, offset, size, checksum in places:
+            content = view(shard)[offset : offset + size]
+            yield content if crc32(content) == checksum else None
 
     def _open(self, shard: int) -> memoryview:
         path, expected = self.path(shard), self._shard_bytes[shard]

@@ -10,7 +10,6 @@ import io
 import json
 import random
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -21,6 +20,7 @@ from neuroimagen.data_shards.checksum import crc32
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.data_shards.fetch import Batch, Reader
+from neuroimagen.data_shards.filling import Fillable, Filled
 from neuroimagen.data_shards.permutation import derive_key
 from neuroimagen.data_shards.plan import Plan, SequentialPlan, rank_slice
 from neuroimagen.data_shards.schema import SPLITS, npy_header, segment_key
@@ -134,25 +134,26 @@ class ResampledReader(Reader):
         self._wanted = np.zeros(len(dataset), dtype=bool)
         self._wanted[rows] = True
 
-    def _batches(self, epoch: int, start_step: int, decoders: ThreadPoolExecutor) -> Iterator[Batch]:
+    def _fillings(self, epoch: int, start_step: int) -> Iterator[Fillable[Batch]]:
         seed = int(derive_key(self._seed, epoch, start_step, self.rank)) >> 1
         stream = iter(resampled_samples(self.dataset, seed=seed, shuffle=self._shuffle))
         num_steps = int(self._wanted.sum()) // self.plan.global_batch_size
         size = len(rank_slice(np.arange(self.plan.global_batch_size), self.rank, self.world_size))
-        metadata = self.dataset.metadata
         for _ in range(start_step, num_steps):
-            rows = np.empty(size, dtype=np.int64)
-            eeg = self._buffers.take((size, metadata.n_channels, metadata.n_samples))
-            position = 0
-            while position < size:
-                row, content = self._checked(next(stream))
-                if self._wanted[row]:
-                    stored = np.frombuffer(content, dtype="<f2", offset=len(content) - eeg[0].numel() * 2)
-                    target = eeg[position].view(-1).numpy()
-                    np.multiply(stored, self.dataset.index.scale[row], out=target, dtype=np.float32)
-                    rows[position] = row
-                    position += 1
-            yield self._joined(rows, eeg)
+            yield Filled(self._next_batch(stream, size))  # one stream, so one thread at a time
+
+    def _next_batch(self, stream: Iterator[dict[str, Any]], size: int) -> Batch:
+        rows, eeg = np.empty(size, dtype=np.int64), self.buffer(size)
+        position = 0
+        while position < size:
+            row, content = self._checked(next(stream))
+            if self._wanted[row]:
+                stored = np.frombuffer(content, dtype="<f2", offset=len(content) - eeg[0].numel() * 2)
+                target = eeg[position].view(-1).numpy()
+                np.multiply(stored, self.dataset.index.scale[row], out=target, dtype=np.float32)
+                rows[position] = row
+                position += 1
+        return self.joined(rows, eeg)
 
     def _checked(self, sample: dict[str, Any]) -> tuple[int, bytes]:
         """Row and .eeg.npy of a sample of the stream, which must be as the index says."""
