@@ -6,19 +6,23 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 _STORED_EXPONENT = 15
-"""Stored values stay below 2^15, in float16's normal range down to 2^-29 of the segment's largest value."""
+"""Stored values stay below 2^15, in float16's range and clear of its end."""
 
 
 def encode_eeg(eeg: np.ndarray) -> tuple[np.ndarray, float]:
     """float32 [C, T], finite → (float16 [C, T], scale) with eeg ≈ stored × scale.
 
-    scale = 2^(e - 15), where 2^e is the smallest power of two above max|eeg|. The error is at most 2^-11 of each
-    value, or 2^-40 of the segment's largest value, whichever is larger. scale is 1 for a segment of zeros.
+    scale is 1 where 1 ≤ max|eeg| < 2^15, as of standardised EEG and of microvolts, because reading is faster where
+    nothing need be multiplied; and of a segment of zeros. Otherwise it is 2^(e - 15), where 2^e is the smallest power
+    of two above max|eeg|. The error is at most 2^-11 of each value, or 2^-25 of the segment's largest value, whichever
+    is larger: the second is half a step of a 24-bit amplifier whose range is that value.
     """
     largest = float(np.max(np.abs(eeg)))
+    exponent = int(np.frexp(largest)[1])
+    if largest == 0 or 1 <= exponent <= _STORED_EXPONENT:
+        return eeg.astype("<f2"), 1.0
     # The bounds keep the scale and its inverse normal numbers of float32.
-    exponent = min(max(int(np.frexp(largest)[1]) - _STORED_EXPONENT, -100), 112) if largest > 0 else 0
-    scale = 2.0**exponent
+    scale = 2.0 ** min(max(exponent - _STORED_EXPONENT, -100), 112)
     return (eeg.astype(np.float32, copy=False) * np.float32(1 / scale)).astype("<f2"), scale
 
 

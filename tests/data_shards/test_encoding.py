@@ -16,7 +16,15 @@ def test_error_is_within_half_a_unit_of_float16(exponent: int, seed: int) -> Non
     assert np.isfinite(stored).all()
     assert np.frexp(scale)[0] == 0.5  # a power of two
     largest = np.abs(eeg).max()
-    assert (np.abs(decode_eeg(stored, scale) - eeg) <= np.abs(eeg) * 2.0**-11 + largest * 2.0**-38).all()
+    assert (np.abs(decode_eeg(stored, scale) - eeg) <= np.maximum(np.abs(eeg) * 2.0**-11, largest * 2.0**-25)).all()
+
+
+@pytest.mark.parametrize(
+    ("largest", "expected"),
+    [(1.0, 1.0), (4.5, 1.0), (32767.9, 1.0), (0.0, 1.0), (0.99, 2.0**-15), (32768.0, 2.0), (3e-5, 2.0**-30)],
+)
+def test_amplitudes_that_need_no_scale_have_none(largest: float, expected: float) -> None:
+    assert encode_eeg(np.array([[largest, -largest / 3]], dtype=np.float32))[1] == expected
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -1.0, 32767.0, -32768.0, 2.0**-100, 3e38, 65504.0, 1 / 3])

@@ -73,8 +73,8 @@ def test_a_kept_batch_is_never_overwritten_and_a_dropped_one_is_reused(make_data
 @pytest.mark.parametrize("decode_threads", [1, 3])
 def test_parts_of_a_batch_meet_in_the_order_of_the_plan(make_dataset, decode_threads: int) -> None:
     """Batches of several parts, with a remainder, decoded by threads that overtake each other."""
-    dataset = make_dataset(400)
-    plan = ShufflePlan(np.arange(400), 0, 150)
+    dataset = make_dataset(700)
+    plan = ShufflePlan(np.arange(700), 0, 300)
     for step, batch in enumerate(Reader(dataset, plan, decode_threads=decode_threads).epoch(1)):
         rows = plan.batch(1, step)
         assert batch.rows.tolist() == rows.tolist()
