@@ -30,6 +30,7 @@ from neuroimagen.data_shards.tables import (
     check_range,
     check_stimulus_texts,
     numpy_column,
+    read_row_groups,
     read_table,
     split_codes,
 )
@@ -238,21 +239,39 @@ def _read_index(folder: Path, metadata: DatasetMetadata, stimuli: Stimuli) -> In
     path = folder / "index.parquet"
     where = str(path)
     # Keys follow from the row, so 10 million of them need not be held as text; `data verify` compares them.
-    table = read_table(
+    names = [name for name in INDEX_SCHEMA.names if name != "key"]
+    groups = read_row_groups(
         path,
         INDEX_SCHEMA,
         num_rows=metadata.num_segments,
         sha256=_table_digest(metadata, "index.parquet", folder),
-        columns=[name for name in INDEX_SCHEMA.names if name != "key"],
+        columns=names,
+        repeating=["split"],
     )
-    header = len(npy_header(metadata.n_channels, metadata.n_samples))
-    size = header + 2 * metadata.n_channels * metadata.n_samples
-    check_locations(table, shard_bytes=metadata.segment_shards, where=where, expected_size=size)
-    columns = {name: numpy_column(table, name) for name in table.column_names if name != "split"}
-    check_range(columns["label"], low=0, high=metadata.num_classes, what="label", where=where)
-    check_range(columns["stimulus"], low=0, high=len(stimuli), what="stimulus", where=where)
-    if not (np.isfinite(columns["scale"]).all() and (columns["scale"] > 0).all()):
-        raise UserError(f"{where}: a scale is not a positive number.")
-    if (stimuli.labels[columns["stimulus"]] != columns["label"]).any():
-        raise UserError(f"{where}: labels of segments and of their stimuli disagree.")
-    return Index(**columns, split_code=split_codes(table, where=where))
+    size = len(npy_header(metadata.n_channels, metadata.n_samples)) + 2 * metadata.n_channels * metadata.n_samples
+    shard_bytes = np.asarray(metadata.segment_shards, dtype=np.int64)
+    columns: dict[str, np.ndarray] | None = None
+    start = 0
+    for group in groups:
+        columns = columns or _empty_columns(metadata.num_segments, where)
+        check_locations(group, shard_bytes=shard_bytes, where=where, expected_size=size, first_row=start)
+        found = {name: numpy_column(group, name) for name in names if name != "split"}
+        check_range(found["label"], low=0, high=metadata.num_classes, what="label", where=where)
+        check_range(found["stimulus"], low=0, high=len(stimuli), what="stimulus", where=where)
+        if not (np.isfinite(found["scale"]).all() and (found["scale"] > 0).all()):
+            raise UserError(f"{where}: a scale is not a positive number.")
+        if (stimuli.labels[found["stimulus"]] != found["label"]).any():
+            raise UserError(f"{where}: labels of segments and of their stimuli disagree.")
+        found["split_code"] = split_codes(group, where=where)
+        for name, values in found.items():
+            columns[name][start : start + len(values)] = values
+        start += len(group)
+    return Index(**(columns or _empty_columns(0, where)))
+
+
+def _empty_columns(num_rows: int, where: str) -> dict[str, np.ndarray]:
+    types = {field.name: field.type.to_pandas_dtype() for field in INDEX_SCHEMA if field.name not in ("key", "split")}
+    try:
+        return {name: np.empty(num_rows, dtype) for name, dtype in {**types, "split_code": np.int8}.items()}
+    except MemoryError:
+        raise UserError(f"{where} has {num_rows:,} rows, more than this machine's memory holds.") from None

@@ -58,6 +58,7 @@ def _with_value(column: str, row: int, value: object) -> Callable[[pa.Table], pa
         ("shard", 99, "shard numbers run from 0 to 99"),
         ("shard", -1, "shard numbers run from -1"),
         ("offset", 1 << 60, "row 3 claims"),
+        ("offset", (1 << 63) - 512, "row 3 claims"),  # with the size it would overflow to where no limit is passed
         ("offset", -512, "row 3 claims"),
         ("offset", 513, "row 3 claims"),
         ("size", 2**31 - 1, "row 3 claims"),
