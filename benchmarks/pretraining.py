@@ -64,8 +64,8 @@ class PretrainingStudy:
 
 STUDY = PretrainingStudy(
     simulate=("--images-per-class", "120", "--subjects", "4", "--channels", "32", "--snr", "10"),
-    learning_rates=(5e-4, 1e-3, 3e-3),
-    steps=(150, 400),
+    learning_rates=(1e-3, 3e-3),
+    steps=(150, 450),
 )
 TINY = PretrainingStudy(
     simulate=("--images-per-class", "6", "--subjects", "2", "--channels", "8", "--classes", "4"),
@@ -113,13 +113,12 @@ def measure(seed: int, folder: Path, plan: PretrainingStudy) -> Figures:
             run = folder / f"{arm}-{rate:g}-{steps}"
             setting = (f"classifier.learning_rate={rate}", f"classifier.steps={steps}")
             train("classifier", recipe, run, (*common, start, *setting))
-            tried.append({"learning_rate": rate, "steps": steps, "run": run, **best_validation(run / "classifier")})
+            tried.append(
+                {"learning_rate": rate, "steps": steps, "run": run.name, **best_validation(run / "classifier")}
+            )
         chosen[arm] = {"tried": tried, "best": tried[best_of([entry["val_accuracy"] for entry in tried])]}
-    return test_figures(Dataset.open(data), chosen, label_share(recipe, common), seed)
-
-
-def label_share(recipe: Path, settings: Sequence[str]) -> float:
-    return load_recipe(recipe, settings).classifier.label_share
+    share = load_recipe(recipe, common).classifier.label_share
+    return test_figures(Dataset.open(data), folder, chosen, share, seed)
 
 
 def best_of(accuracies: Sequence[float]) -> int:
@@ -134,24 +133,20 @@ def best_validation(stage: Path) -> Figures:
     return {"best_step": best.step, "val_accuracy": best.figures["accuracy"]}
 
 
-def test_figures(dataset: Dataset, chosen: Figures, share: float, seed: int) -> Figures:
+def test_figures(dataset: Dataset, folder: Path, chosen: Figures, share: float, seed: int) -> Figures:
     """The only look at the test part."""
     index, rows = dataset.index, dataset.rows("test")
     labels, stimuli = index.label[rows].astype(np.int64), index.stimulus[rows].astype(np.int64)
     train_rows = dataset.rows("train")
     labelled = labelled_rows(train_rows, index.label, share, seed)
-    hits = {arm: classify(dataset, rows, chosen[arm]["best"]["run"]) == labels for arm in ARMS}
+    hits = {arm: classify(dataset, rows, folder / chosen[arm]["best"]["run"]) == labels for arm in ARMS}
     linear = (linear_predictions(dataset, labelled, rows) == labels).mean()
     comparison = paired(hits["pretrained"].astype(float), hits["scratch"].astype(float), stimuli)
-    for arm in ARMS:
-        for entry in chosen[arm]["tried"]:
-            entry["run"] = entry["run"].name if isinstance(entry["run"], Path) else entry["run"]
-    ceiling = dataset.metadata.provenance["study"]["ceiling"]
     return {
         "accuracy": dict(zip((*ARMS, "difference"), comparison.values(), strict=True)),
         "linear_decoder": float(linear),
         "chance": 1 / dataset.metadata.num_classes,
-        "ceiling": ceiling["accuracy"],
+        "ceiling": dataset.metadata.provenance["study"]["ceiling"]["accuracy"],
         "num_segments": {"unlabelled": len(train_rows), "labelled": len(labelled), "test": len(rows)},
         "num_test_stimuli": len(np.unique(stimuli)),
         "chosen": {arm: chosen[arm]["best"] for arm in ARMS},

@@ -75,7 +75,8 @@ def measured(configuration: Figures, seeds: Sequence[int], measure: Measure, arg
 
     Raises UserError where that file holds a study of another configuration.
     """
-    report: Figures = {"configuration": configuration, "machine": describe(torch.device("cpu"), ("neuroimagen", "torch", "numpy")), "studies": []}
+    machine = describe(torch.device("cpu"), ("neuroimagen", "torch", "numpy"))
+    report: Figures = {"configuration": configuration, "machine": machine, "studies": []}
     if args.json and args.json.is_file():
         before = json.loads(args.json.read_text(encoding="utf-8"))
         if before.get("configuration") != configuration:
