@@ -1,213 +1,131 @@
 """Semi-hard triplet loss, forward and backward: time and peak memory of ours beside what is public, and the device's
 roofs.
 
-Each method first runs alone in a process of its own, which tells its peak memory above the inputs or how it fails
-(memory limit, time limit). Those that survive then take turns in one process; figures are medians over the turns, with
-the smallest and the largest. On a GPU, memory is PyTorch's own count of the largest allocation.
+Each method first runs alone (mining_worker.py), which tells its peak memory above the inputs or how it fails: memory
+limit, time limit, an error of its own. Those that survive then take turns in one process; figures are medians over the
+turns, with the smallest and the largest. What fails for N rows is not tried with more. On a GPU, memory is PyTorch's
+own count of the largest allocation. Nothing here needs more than PyTorch and Triton.
 """
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
-import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from neuroimagen.benchmarks.mining_methods import Method, methods
+from neuroimagen.benchmarks.machine import describe
+from neuroimagen.benchmarks.mining_methods import methods
+from neuroimagen.benchmarks.mining_worker import STARTING_SECONDS, Case, Figures, Worker, best_of
 
-HELP = "semi-hard mining and its loss beside sentence-transformers, pytorch-metric-learning and the dense formula"
+HELP = "semi-hard mining and its loss beside sentence-transformers, pytorch-metric-learning and plain PyTorch"
 EPILOG = """examples:
   neuroimagen bench mining
   neuroimagen bench mining --sizes 2048 --repeats 9
   neuroimagen bench mining --sizes 4096 16384 65536 --classes 16384 --positives 4 --json mining.json --plot mining.png
+  neuroimagen bench mining --full --json benchmarks/results/mining-h100.json
+  neuroimagen bench mining --full --features 128 --json benchmarks/results/mining-h100-128.json
+
+--full is the comparison for a GPU: N 1,024 to 131,072, D 128, 512 and 1,024, 40 and 1,000 classes, 1, 4, 8 and all
+positives, ten seconds a pass at most. `python -m neuroimagen.benchmarks.mining` is the same command, for a machine that
+has PyTorch and Triton and little else.
 """
-Figures = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """N unit-norm rows of D features in `classes` equal classes, spread around class centres."""
-
-    size: int
-    features: int
-    classes: int
-    positives: str | int
-    device: str
-    threads: int
-    seed: int = 0
-
-    def inputs(self) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(self.seed)
-        labels = torch.arange(self.size) % self.classes
-        centres = torch.randn(self.classes, self.features, generator=generator)
-        rows = centres[labels] + 2 * torch.randn(self.size, self.features, generator=generator)
-        return torch.nn.functional.normalize(rows, dim=1).to(self.device), labels.to(self.device)
+PACKAGES = ("neuroimagen", "torch", "triton", "numpy", "pytorch-metric-learning", "sentence-transformers")
+DEFAULTS: dict[str, Any] = {
+    "sizes": [512, 2048], "features": [128], "classes": [40], "positives": ["all"], "time_limit": 120.0,
+}  # fmt: skip
+FULL: dict[str, Any] = {
+    "sizes": [1024, 4096, 16384, 65536, 131072],
+    "features": [128, 512, 1024],
+    "classes": [40, 1000],
+    "positives": ["all", "1", "4", "8"],
+    "time_limit": 10.0,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[512, 2048], metavar="N", help="rows (default: 512 2048)"
-    )
-    parser.add_argument("--features", type=int, nargs="+", default=[128], metavar="D", help="features (default: 128)")
-    parser.add_argument("--classes", type=int, nargs="+", default=[40], metavar="C", help="classes (default: 40)")
-    parser.add_argument(
-        "--positives", nargs="+", default=["all"], metavar="K", help='positives an anchor, or "all" (default: all)'
-    )
+    parser.add_argument("--full", action="store_true", help="the whole comparison for a GPU; other options go first")
+    parser.add_argument("--sizes", type=int, nargs="+", metavar="N", help="rows (default: 512 2048)")
+    parser.add_argument("--features", type=int, nargs="+", metavar="D", help="features (default: 128)")
+    parser.add_argument("--classes", type=int, nargs="+", metavar="C", help="classes (default: 40)")
+    parser.add_argument("--positives", nargs="+", metavar="K", help='positives an anchor, or "all" (default: all)')
     parser.add_argument("--repeats", type=int, default=5, metavar="R", help="turns of each method (default: 5)")
     parser.add_argument("--threads", type=int, default=1, metavar="T", help="PyTorch's threads on a CPU (default: 1)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     parser.add_argument(
         "--memory-gb", type=float, default=8, metavar="GB", help="address space of a method on the CPU (default: 8)"
     )
-    parser.add_argument(
-        "--time-limit", type=float, default=120, metavar="S", help="seconds one pass may take (default: 120)"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
+    parser.add_argument("--time-limit", type=float, metavar="S", help="seconds one pass may take (default: 120)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file, case by case")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw time and memory over N (PNG or SVG)")
-    parser.add_argument("--probe", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.probe:
-        print(json.dumps(_probe_here(json.loads(args.probe))))
-        return
+    preset = FULL if args.full else DEFAULTS
+    chosen = {name: getattr(args, name) or value for name, value in preset.items()}
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(args.threads)
-    report: Figures = {"configuration": _configuration(device, args.threads, args.repeats), "roofs": roofs(device)}
+    settings = {"threads": args.threads, "repeats": args.repeats, "time_limit": chosen["time_limit"]}
+    report: Figures = {
+        "configuration": {**describe(torch.device(device), PACKAGES), **settings},
+        "roofs": roofs(device),
+        "cases": [],
+    }
     print(json.dumps(report))
-    report["cases"] = []
-    for size in args.sizes:
-        for features in args.features:
-            for classes in args.classes:
-                for positives in args.positives:
-                    case = Case(
-                        size=size,
-                        features=features,
-                        classes=min(classes, size),
-                        positives=positives if positives == "all" else int(positives),
-                        device=device,
-                        threads=args.threads,
-                    )
-                    figures = measure(case, repeats=args.repeats, memory_gb=args.memory_gb, time_limit=args.time_limit)
-                    _print(case, figures, report["roofs"])
-                    report["cases"].append({**asdict(case), "methods": figures})
+    failed: dict[tuple[Any, ...], Figures] = {}
+    with Worker() as worker:
+        # Sizes inside: what fails for one is not tried with the next.
+        for features, classes, positives in product(chosen["features"], chosen["classes"], chosen["positives"]):
+            for size in sorted(chosen["sizes"]):
+                case = Case(
+                    size=size,
+                    features=features,
+                    classes=min(classes, size),
+                    positives=positives if positives == "all" else int(positives),
+                    device=device,
+                    threads=args.threads,
+                )
+                known = {key[-1]: why for key, why in failed.items() if key[:-1] == (features, classes, positives)}
+                figures = measure(worker, case, args.repeats, args.memory_gb, chosen["time_limit"], known)
+                for name, found in figures.items():
+                    if "failed" in found and name not in known:
+                        failed[features, classes, positives, name] = {"failed": f"{found['failed']} at N={size}"}
+                show(case, figures, report["roofs"])
+                report["cases"].append({**asdict(case), "methods": figures})
+                if args.json:
+                    args.json.parent.mkdir(parents=True, exist_ok=True)
+                    args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         print(f"figures: {args.json}")
     if args.plot:
         plot(report, args.plot)
         print(f"plot: {args.plot}")
 
 
-def measure(case: Case, *, repeats: int, memory_gb: float, time_limit: float) -> dict[str, Figures]:
-    """Method → its figures, or {"failed": why}."""
-    chosen = [method for method in methods(case.device) if case.positives == "all" or not method.all_pairs]
-    figures = {method.name: _probe(method, case, memory_gb=memory_gb, time_limit=time_limit) for method in chosen}
-    rows, labels = case.inputs()
-    rows.requires_grad_()
-    running = {m.name: m.build(case.positives) for m in chosen if "failed" not in figures[m.name]}
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in running}
-    for turn in range(repeats + 1):
-        for name, function in running.items():
-            forward, backward, value = _timed_pass(function, rows, labels)
-            if turn:
-                times[name].append((forward, backward))
-                figures[name]["loss"] = value
-    for name, values in times.items():
-        parts = zip(*values, strict=True)
-        for part, seconds in zip(("forward", "backward"), parts, strict=True):
-            figures[name][f"{part}_ms"] = _summary(seconds)
-        figures[name]["total_ms"] = _summary([sum(value) for value in values])
+def measure(
+    worker: Worker, case: Case, repeats: int, memory_gb: float, time_limit: float, known: dict[str, Figures]
+) -> dict[str, Figures]:
+    """Method → its figures, or {"failed": why}; `known`: those that are not to be tried."""
+    chosen = [m.name for m in methods(case.device) if case.positives == "all" or not m.all_pairs]
+    figures: dict[str, Figures] = {}
+    patience = 3 * time_limit + STARTING_SECONDS
+    for name in chosen:
+        question = {"case": asdict(case), "probe": name, "memory_gb": memory_gb}
+        found = known.get(name) or worker.ask(question, time_limit=patience)
+        if found.get("seconds", 0) > time_limit:
+            found = {"failed": f"more than {time_limit:g} s"}
+        figures[name] = dict(found)
+        if case.device == "cpu":
+            worker.close()  # the next one's memory is its own
+    running = [name for name in chosen if "failed" not in figures[name]]
+    question = {"case": asdict(case), "methods": running, "repeats": repeats}
+    seconds = sum(figures[name]["seconds"] for name in running)
+    timed = worker.ask(question, time_limit=3 * (repeats + 1) * seconds + STARTING_SECONDS)
+    for name in running:
+        figures[name] |= {"failed": timed["failed"]} if "failed" in timed else timed[name]
     return figures
-
-
-def _timed_pass(
-    function: Callable[[Tensor, Tensor], Tensor], rows: Tensor, labels: Tensor
-) -> tuple[float, float, float]:
-    """Seconds of the forward pass, of the backward pass, and the loss."""
-    rows.grad = None
-    started = _now(rows)
-    loss = function(rows, labels)
-    middle = _now(rows)
-    loss.backward()
-    return middle - started, _now(rows) - middle, float(loss.detach())
-
-
-def _now(rows: Tensor) -> float:
-    if rows.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def _summary(seconds: list[float] | tuple[float, ...]) -> dict[str, float]:
-    return {
-        "median": round(1e3 * statistics.median(seconds), 3),
-        "min": round(1e3 * min(seconds), 3),
-        "max": round(1e3 * max(seconds), 3),
-    }
-
-
-def _probe(method: Method, case: Case, *, memory_gb: float, time_limit: float) -> Figures:
-    """Peak memory of one pass in a process of its own."""
-    question = json.dumps({"method": method.name, "case": asdict(case), "memory_gb": memory_gb})
-    command = [sys.executable, "-m", "neuroimagen.benchmarks.mining", "--probe", question]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=time_limit + 60)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"more than {time_limit:.0f} s"}
-    if done.returncode:
-        return {"failed": f"ended with code {done.returncode}"}
-    answer: Figures = json.loads(done.stdout.splitlines()[-1])
-    if answer.get("seconds", 0) > time_limit:
-        return {"failed": f"more than {time_limit:.0f} s"}
-    return answer
-
-
-def _probe_here(question: Figures) -> Figures:
-    case = Case(**question["case"])
-    torch.set_num_threads(case.threads)
-    function = next(m for m in methods(case.device) if m.name == question["method"]).build(case.positives)
-    # A small pass first: what libraries allocate once is not the method's.
-    small = Case(**{**question["case"], "size": min(256, case.size), "classes": min(40, case.classes)})
-    rows, labels = small.inputs()
-    _timed_pass(function, rows.requires_grad_(), labels)
-    rows, labels = case.inputs()
-    rows.requires_grad_()
-    if case.device == "cpu":
-        import resource
-
-        limit = int(question["memory_gb"] * 2**30)
-        resource.setrlimit(resource.RLIMIT_AS, (_status_bytes("VmSize") + limit, resource.RLIM_INFINITY))
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here
-        before = _status_bytes("VmRSS")
-    else:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    try:
-        forward, backward, _ = _timed_pass(function, rows, labels)
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
-            raise
-        return {"failed": f"out of memory ({question['memory_gb']:g} GB)" if case.device == "cpu" else "out of memory"}
-    after = _status_bytes("VmHWM") if case.device == "cpu" else torch.cuda.max_memory_allocated()
-    return {"peak_mb": round((after - before) / 1e6, 1), "seconds": round(forward + backward, 4)}
-
-
-def _status_bytes(field: str) -> int:
-    """A figure of /proc/self/status (VmSize, VmRSS, VmHWM)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(field + ":")).split()[1])
 
 
 def roofs(device: str) -> Figures:
@@ -216,49 +134,20 @@ def roofs(device: str) -> Figures:
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     source = torch.zeros((1 << 30 if device == "cuda" else 1 << 27) // 4, device=device)
     target = torch.empty_like(source)
-    product = _best_of(lambda: torch.mm(a, b), a)
-    copy = _best_of(lambda: target.copy_(source), a)
-    return {
+    seconds = best_of(lambda: torch.mm(a, b), a)
+    copy = best_of(lambda: target.copy_(source), a)
+    found = {
         "product": f"{size}³ {str(dtype).removeprefix('torch.')}",
-        "tflops": round(2 * size**3 / product / 1e12, 3),
+        "tflops": round(2 * size**3 / seconds / 1e12, 3),
         "copy_gb_per_s": round(2 * source.nbytes / copy / 1e9, 1),
     }
+    if device == "cuda":  # the worker is to have all of the memory
+        del a, b, source, target
+        torch.cuda.empty_cache()
+    return found
 
 
-def _best_of(function: Callable[[], Tensor], where: Tensor, repeats: int = 7) -> float:
-    times = []
-    for _ in range(repeats):
-        started = _now(where)
-        function()
-        times.append(_now(where) - started)
-    return min(times)
-
-
-def _configuration(device: str, threads: int, repeats: int) -> Figures:
-    versions = {}
-    for package in ("neuroimagen", "torch", "triton", "numpy", "pytorch-metric-learning", "sentence-transformers"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    name = torch.cuda.get_device_name() if device == "cuda" else _processor()
-    return {
-        "device": name,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "threads": threads,
-        "repeats": repeats,
-        "versions": versions,
-    }
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-
-
-def _print(case: Case, figures: dict[str, Figures], roof: Figures) -> None:
+def show(case: Case, figures: dict[str, Figures], roof: Figures) -> None:
     product_ms = 2e3 * case.size**2 * case.features / (roof["tflops"] * 1e12)
     print(
         f"\nN={case.size} D={case.features} classes={case.classes} positives={case.positives} on {case.device}; "
@@ -313,7 +202,9 @@ def plot(report: Figures, path: Path) -> None:
 
 def main() -> None:
     """`python -m neuroimagen.benchmarks.mining`."""
-    parser = argparse.ArgumentParser(description=HELP, epilog=EPILOG)
+    parser = argparse.ArgumentParser(
+        description=HELP, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_arguments(parser)
     run(parser.parse_args())
 

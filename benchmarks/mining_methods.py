@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from neuroimagen.benchmarks.mining_chunked import ChunkedLoss
 from neuroimagen.kernels.semihard import SemiHardTripletLoss
 from neuroimagen.kernels.semihard_reference import tensorflow_addons_loss
 
@@ -30,7 +31,9 @@ class Method:
 
 
 def methods(device: str) -> list[Method]:
-    """Those that are installed and run on `device`, ours first."""
+    """Those that are installed and run on `device`, ours first. `neuroimagen torch` is chunked PyTorch as well, with
+    its gradient formed by hand; `chunked PyTorch` is what one would write.
+    """
     ours = [Method(name="neuroimagen torch", build=partial(_ours, "torch", "exact"), all_pairs=False)]
     if device == "cuda":
         triton = [
@@ -46,7 +49,17 @@ def methods(device: str) -> list[Method]:
             Method(name="PML TripletMarginMiner", build=partial(_metric_learning, "margin"), same_loss=False),
             Method(name="PML BatchEasyHardMiner", build=partial(_metric_learning, "easy-hard"), same_loss=False),
         ]
-    return [*ours, *peers, Method(name="dense, TensorFlow Addons", build=_dense)]
+    plain = [
+        Method(name="dense, TensorFlow Addons", build=_dense),
+        Method(name="chunked PyTorch", build=ChunkedLoss, all_pairs=False),
+    ]
+    if device == "cuda":
+        # Not on a CPU: it would want a C++ compiler there.
+        plain += [
+            Method(name="dense, compiled", build=_dense_compiled),
+            Method(name="chunked PyTorch, compiled", build=partial(ChunkedLoss, compiled=True), all_pairs=False),
+        ]
+    return [*ours, *peers, *plain]
 
 
 def _ours(backend: str, precision: str, positives: str | int) -> LossFunction:
@@ -84,3 +97,8 @@ def _mined(miner: Callable[..., object], loss: Callable[..., Tensor], embeddings
 
 def _dense(_: str | int) -> LossFunction:
     return partial(tensorflow_addons_loss, margin=1.0)
+
+
+def _dense_compiled(_: str | int) -> LossFunction:
+    compiled: LossFunction = torch.compile(partial(tensorflow_addons_loss, margin=1.0), dynamic=False)
+    return compiled

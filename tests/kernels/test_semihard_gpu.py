@@ -1,0 +1,141 @@
+"""The compiled kernels on a GPU: equal to the interpreted ones on the lattice, right at size, frugal, repeatable.
+
+`pytest tests/kernels/test_semihard_gpu.py` is all that a GPU machine with PyTorch and Triton needs to run.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from neuroimagen.kernels.semihard import SemiHardTripletLoss, choose_backend, mine_semihard
+from neuroimagen.kernels.semihard_reference import reference_loss, reference_mine
+
+SCRIPT = Path(__file__).parent / "lattice_results.py"
+SPEC = importlib.util.spec_from_file_location("lattice_results", SCRIPT)
+assert SPEC is not None
+assert SPEC.loader is not None
+lattice_results = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(lattice_results)
+
+
+def obstacle():
+    """Why the compiled kernels cannot run here, or nothing."""
+    if not torch.cuda.is_available():
+        return "no GPU: the kernels are interpreted (test_semihard_triton.py) and compiled for other machines only"
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return "TRITON_INTERPRET=1: nothing would be compiled"
+    try:
+        choose_backend("triton", torch.device("cuda"), 4)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+needs_gpu = pytest.mark.skipif(bool(obstacle()), reason=obstacle() or "runs here")
+
+
+@cache
+def interpreted():
+    """The results of a process of its own: an interpreted kernel cannot be compiled."""
+    # Without a GPU in sight, so that the tensors are the CPU's.
+    environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", lattice_results.CASES)
+def test_interpreted_results_are_the_definition_s(name):
+    """What the compiled kernels are compared with is right itself: indices, ties, fallbacks, loss and gradient."""
+    rows, labels = lattice_results.lattice_case(name)
+    leaf = rows.double().requires_grad_()
+    loss = reference_loss(leaf, labels, margin=0.1)
+    loss.backward()
+    expected = reference_mine(rows, labels)
+    for precision in ("fast", "exact"):
+        found = interpreted()[f"{name}, {precision}"]
+        assert [(*triplet[:3], bool(triplet[3])) for triplet in found["triplets"]] == expected
+        assert found["loss"][0][0] == pytest.approx(float(loss.detach()), abs=1e-6)
+        assert (torch.tensor(found["gradient"]) - leaf.grad).abs().max() < 1e-6
+
+
+@needs_gpu
+def test_compiled_and_interpreted_agree_on_the_lattice():
+    compiled = lattice_results.results(torch.device("cuda"))
+    assert compiled.keys() == interpreted().keys()
+    for case, found in compiled.items():
+        expected = interpreted()[case]
+        assert found["triplets"] == expected["triplets"], case
+        assert found["loss"][0][0] == pytest.approx(expected["loss"][0][0], abs=1e-6), case
+        difference = torch.tensor(found["gradient"]) - torch.tensor(expected["gradient"])
+        assert difference.abs().max() < 1e-6, case
+
+
+def large_batch(num_rows, num_features=128, num_classes=1000):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(num_rows) % num_classes
+    centres = torch.randn(num_classes, num_features, generator=generator)
+    rows = centres[labels] + 2 * torch.randn(num_rows, num_features, generator=generator)
+    return torch.nn.functional.normalize(rows, dim=1).cuda(), labels.cuda()
+
+
+@needs_gpu
+@pytest.mark.parametrize("num_features", [128, 512, 1024])
+@pytest.mark.parametrize("precision", ["fast", "exact"])
+def test_random_pairs_of_a_large_batch_are_right(precision, num_features):
+    """N = 65,536: of 1,000 pairs, each choice keeps the definition in float64, up to the precision."""
+    rows, labels = large_batch(65_536, num_features)
+    mined = mine_semihard(
+        rows, labels, positives=4, precision=precision, backend="triton", generator=torch.Generator().manual_seed(1)
+    )
+    assert len(mined.anchor) == 4 * len(rows)
+    chosen = torch.randperm(len(mined.anchor), generator=torch.Generator().manual_seed(2))[:1000].cuda()
+    tolerance = 2e-3 if precision == "fast" else 1e-5  # of the largest squared distance
+    for pairs in chosen.split(50):
+        anchor, positive, negative = (part[pairs] for part in mined)
+        distance = torch.cdist(rows[anchor].double(), rows.double()).square()
+        slack = tolerance * float(distance.max())
+        same = labels[anchor][:, None] == labels[None]
+        assert not same.gather(1, negative[:, None]).any()
+        near, far = (distance.gather(1, column[:, None]) for column in (positive, negative))
+        others = distance.masked_fill(same, -torch.inf)
+        fallback = mined.is_fallback[pairs][:, None]
+        assert (fallback | (far > near - slack)).all()
+        assert not (~fallback & (others > near + slack) & (others < far - slack)).any()
+        assert not (fallback & ((others > near + slack) | (others > far + slack))).any()
+
+
+@needs_gpu
+def test_memory_is_that_of_inputs_and_lists():
+    """Forward and backward at N = 65,536, D = 128, K = 4 stay below 100 MB beyond the inputs: no N × N, no T × D."""
+    rows, labels = large_batch(65_536)
+    rows.requires_grad_()
+    loss = SemiHardTripletLoss(margin=1.0, positives=4, backend="triton")
+    loss(*(tensor[:4096].detach() for tensor in (rows, labels)))  # what is allocated once
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    loss(rows, labels).backward()
+    gradient_bytes = 4 * rows.numel()
+    assert torch.cuda.max_memory_allocated() - before < 100e6 + gradient_bytes
+
+
+@needs_gpu
+def test_the_same_bits_every_time():
+    rows, labels = large_batch(16_384)
+    outcomes = []
+    for _ in range(2):
+        leaf = rows.clone().requires_grad_()
+        loss = SemiHardTripletLoss(margin=1.0, backend="triton")(leaf, labels)
+        loss.backward()
+        outcomes.append((loss.detach(), leaf.grad))
+    assert torch.equal(outcomes[0][0], outcomes[1][0])
+    assert torch.equal(outcomes[0][1], outcomes[1][1])
