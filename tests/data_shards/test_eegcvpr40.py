@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stored_eeg import assert_as_stored
 
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.eegcvpr40 import EegCvpr40Options, EegCvpr40Source
@@ -70,7 +71,7 @@ def test_reads_what_the_published_loader_reads(study, tmp_path: Path, subject: i
             rows = dataset.rows(part)
             assert len(rows) == len(expected)
             for row, (eeg, wnid, image, of_subject) in zip(rows, expected, strict=True):
-                np.testing.assert_allclose(dataset.eeg(row), eeg.numpy(), rtol=2.0**-11, atol=1e-9)
+                assert_as_stored(dataset.eeg(row), eeg.numpy())
                 assert dataset.metadata.classes[dataset.index.label[row]].wnid == wnid
                 assert dataset.stimuli.keys[dataset.index.stimulus[row]] == image
                 assert dataset.index.subject[row] == of_subject

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stored_eeg import assert_as_stored
 
 from neuroimagen.data_shards.encoding import RoundTripError, decode_eeg, encode_eeg
 
@@ -15,8 +16,7 @@ def test_error_is_within_half_a_unit_of_float16(exponent: int, seed: int) -> Non
     assert stored.dtype == np.float16
     assert np.isfinite(stored).all()
     assert np.frexp(scale)[0] == 0.5  # a power of two
-    largest = np.abs(eeg).max()
-    assert (np.abs(decode_eeg(stored, scale) - eeg) <= np.maximum(np.abs(eeg) * 2.0**-11, largest * 2.0**-25)).all()
+    assert_as_stored(decode_eeg(stored, scale), eeg)
 
 
 @pytest.mark.parametrize(

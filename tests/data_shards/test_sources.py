@@ -8,6 +8,7 @@ from typing import Any
 import mne
 import numpy as np
 import pytest
+from stored_eeg import assert_as_stored
 
 from neuroimagen.data_shards.arrays import ArraySource, LabelTable, load_segments
 from neuroimagen.data_shards.errors import UserError
@@ -69,7 +70,7 @@ def test_arrays_become_a_data_set(arrays: Path) -> None:
     assert list(verify(arrays / "out")) == []
     eeg = np.load(arrays / "eeg.npy")
     for row in range(40):
-        np.testing.assert_allclose(dataset.eeg(row), eeg[row], rtol=2.0**-11)
+        assert_as_stored(dataset.eeg(row), eeg[row])
     assert [info.name for info in dataset.metadata.classes] == ["cat", "dog"]
     assert dataset.stimuli.keys[1] == "set_1_1"
     assert dataset.stimuli.detailed_captions[3] == "number 3"
@@ -184,7 +185,7 @@ def test_things_eeg2_keeps_or_averages_repetitions(things: Path, repetitions: st
     rows = np.flatnonzero((dataset.index.subject == 2) & (dataset.index.stimulus == picture))
     expected = raw if repetitions == "keep" else raw.mean(axis=0, keepdims=True)
     for row, eeg in zip(rows, expected, strict=True):
-        np.testing.assert_allclose(dataset.eeg(row), eeg, rtol=2.0**-10)
+        assert_as_stored(dataset.eeg(row), eeg, roundings=2)
 
 
 def test_things_eeg2_names_what_is_wrong(things: Path, tmp_path: Path) -> None:

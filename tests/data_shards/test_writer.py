@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stored_eeg import assert_as_stored
 
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.encoding import decode_eeg
@@ -298,4 +299,4 @@ def test_reopened_data_set_reads_single_segments(make_dataset) -> None:
     for row in range(12):
         rng.integers(9)
         eeg = rng.standard_normal((5, 33)).astype(np.float32) * np.float32(10.0 ** (row % 7 - 3))
-        np.testing.assert_allclose(dataset.eeg(row), eeg, rtol=2.0**-11, atol=0)
+        assert_as_stored(dataset.eeg(row), eeg)
