@@ -5,7 +5,8 @@ encoder.
 """
 
 from collections.abc import Sequence
-from functools import cached_property
+from contextlib import nullcontext
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,8 @@ from neuroimagen.data_shards.model_folder import (
     text_shape,
     vae_reduction,
 )
+from neuroimagen.trainer.batch_by_memory import MAX_PICTURES, fitting_batch_size, free_bytes, peak_bytes
+from neuroimagen.trainer.shared_stem import SharedStem
 
 SchedulerName = Literal["ddim", "dpm-solver++"]
 COMPONENTS: tuple[Literal["vae", "unet", "text_encoder", "tokenizer", "scheduler"], ...] = (
@@ -37,6 +40,7 @@ class LatentDiffusion:
     """VAE, U-Net, text encoder and noise schedule of a model folder, for inference.
 
     The VAE and the text encoder run in float32; the U-Net in `dtype`. Noise and the steps of the scheduler are float32.
+    Convolutions run channels-last, attention through PyTorch's fused kernels (diffusers' own default).
     """
 
     def __init__(
@@ -46,8 +50,12 @@ class LatentDiffusion:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         unet: Path | nn.Module | None = None,
+        compile_backend: str | None = None,
     ) -> None:
-        """`unet`: a fine-tuned one in place of the model's own: its folder, or itself, which is left as it is."""
+        """`unet`: a fine-tuned one in place of the model's own: its folder, or itself, which is left as it is.
+
+        compile_backend: torch.compile's for the U-Net and the VAE's decoder, anew for each size of batch; None: none.
+        """
         from diffusers import UNet2DConditionModel
 
         self.device = device
@@ -72,12 +80,17 @@ class LatentDiffusion:
         self._scheduler_config = read_config(component_folder(model, "scheduler"), "scheduler_config.json")
         self.vae = VaeEncoder(model, device=device)
         self.text_encoder = TextEncoder(model, device=device)
+        self._stem: SharedStem | None = None
         if isinstance(unet, nn.Module):
             self.unet: Any = unet
             return
         with loading(unet_folder):
             network = UNet2DConditionModel.from_pretrained(unet_folder, use_safetensors=True, torch_dtype=dtype)
         self.unet = network.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self._stem = SharedStem(self.unet)
+        if compile_backend is not None:
+            self.unet.compile(backend=compile_backend, dynamic=False)
+            self.vae.vae.decoder.compile(backend=compile_backend, dynamic=False)
 
     @cached_property
     def unconditional(self) -> Tensor:
@@ -131,7 +144,8 @@ class LatentDiffusion:
         noise: standard normal [B, C, h, w]. hidden: conditioning [B, L, D]. Without `start`, sampling begins at pure
         noise. With `start` (scaled latents [B, C, h, w]) it begins at start + noise, `strength` of the way up the
         schedule (SDEdit, Meng et al. 2022; diffusers' img2img): strength·steps denoising steps, rounded down.
-        ε = ε(∅) + guidance · (ε(h) − ε(∅)) (Ho and Salimans 2022); both come from one pass over a doubled batch.
+        ε = ε(∅) + guidance · (ε(h) − ε(∅)) (Ho and Salimans 2022); both come from one pass over a doubled batch, whose
+        halves share what does not depend on h (shared_stem.py).
         """
         solver = self.make_scheduler(scheduler, steps)
         timesteps = solver.timesteps
@@ -149,22 +163,48 @@ class LatentDiffusion:
         context = hidden.to(self.device, self.dtype)
         if guided:
             context = torch.cat([self.unconditional.to(self.dtype).expand_as(context), context])
-        for timestep in timesteps:
-            model_input = solver.scale_model_input(torch.cat([latents, latents]) if guided else latents, timestep)
-            model_input = model_input.to(self.dtype, memory_format=torch.channels_last)
-            predicted = self.unet(model_input, timestep, encoder_hidden_states=context, return_dict=False)[0].float()
-            if guided:
-                unconditional, conditional = predicted.chunk(2)
-                predicted = unconditional + guidance * (conditional - unconditional)
-            latents = solver.step(predicted, timestep, latents, return_dict=False)[0]
+        # The U-Net takes its timestep from the device: a copy at each step would wait for all that runs there.
+        with self._stem.sharing(guided) if self._stem else nullcontext():
+            for timestep, on_device in zip(timesteps, timesteps.to(self.device), strict=True):
+                model_input = solver.scale_model_input(torch.cat([latents, latents]) if guided else latents, timestep)
+                model_input = model_input.to(self.dtype, memory_format=torch.channels_last)
+                predicted = self.unet(model_input, on_device, encoder_hidden_states=context, return_dict=False)[0]
+                predicted = predicted.float()
+                if guided:
+                    unconditional, conditional = predicted.chunk(2)
+                    predicted = unconditional + guidance * (conditional - unconditional)
+                latents = solver.step(predicted, timestep, latents, return_dict=False)[0]
         return latents
+
+    def largest_batch_size(self, *, guidance: float, scheduler: SchedulerName) -> int:
+        """Pictures that `denoise` and `decode` do at once within the memory that is free now; MAX_PICTURES on a CPU."""
+        if self.device.type != "cuda":
+            return MAX_PICTURES
+
+        def denoise_zeros(count: int) -> None:
+            noise, hidden = torch.zeros(count, *self.latent_shape), torch.zeros(count, *self.text_shape)
+            self.denoise(noise, hidden, steps=1, guidance=guidance, scheduler=scheduler)
+
+        # Not compiled: that would take minutes for sizes that are never drawn, and compiled passes need no more.
+        with torch.compiler.set_stance("force_eager"):
+            denoise_zeros(1)  # the first pass also allocates what the libraries keep
+            unet = [peak_bytes(partial(denoise_zeros, count), self.device) for count in (1, 2)]
+            vae = peak_bytes(lambda: self.decode(torch.zeros(1, *self.latent_shape)), self.device)
+        return fitting_batch_size(
+            free_bytes(self.device), unet=(unet[0], unet[1]), vae=vae, vae_slice=self.vae.slice_pictures
+        )
 
 
 def load_latent_diffusion(
-    path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, unet: Path | None = None
+    path: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    unet: Path | None = None,
+    compile_backend: str | None = None,
 ) -> LatentDiffusion:
     """The latent diffusion model in a folder of diffusers' layout; UserError when it is none, or is damaged."""
-    return LatentDiffusion(path, device=torch.device(device), dtype=dtype, unet=unet)
+    return LatentDiffusion(path, device=torch.device(device), dtype=dtype, unet=unet, compile_backend=compile_backend)
 
 
 def num_denoising_steps(steps: int, strength: float) -> int:

@@ -24,6 +24,7 @@ from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.data_shards.model_folder import folders_digest, image_size_px
 from neuroimagen.data_shards.schema import segment_key
+from neuroimagen.trainer.batch_by_memory import MAX_PICTURES
 from neuroimagen.trainer.diffusion import (
     LatentDiffusion,
     SchedulerName,
@@ -98,10 +99,16 @@ class ReconstructConfig:
     scheduler: SchedulerName = "dpm-solver++"
     seed: int = 0
     """Of the noise."""
-    batch_size: int = 32
-    """Pictures drawn at once on a device. Changes speed, and the pictures by rounding only."""
+    batch_size: int | None = None
+    """Pictures drawn at once on a device; null: 32, or fewer where a GPU's free memory says so. Changes speed, and
+    the pictures by rounding only.
+    """
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the U-Net; VAE and text encoder stay in float32."""
+    compile: bool = False
+    """torch.compile the U-Net and the VAE's decoder: worth its minutes where a GPU draws many pictures. Needs a C++
+    compiler or a GPU's Triton. Changes speed, and the pictures by rounding only.
+    """
     saliency: str = "saliency"
     """The run's stage that makes saliency maps."""
     semantic: str = "semantic"
@@ -112,9 +119,11 @@ class ReconstructConfig:
     """The run's stage that fine-tuned the U-Net, if there is one."""
 
     def __post_init__(self) -> None:
-        for name in ("samples", "steps", "batch_size"):
+        for name in ("samples", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"reconstruct.{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"reconstruct.batch_size must be at least 1, or null, got {self.batch_size}")
         if not 0.0 < self.strength <= 1.0:
             raise ValueError(f"reconstruct.strength must lie in (0, 1], got {self.strength}")
         if num_denoising_steps(self.steps, self.strength) < 1:
@@ -158,9 +167,11 @@ class Reconstructor:
         self._loaded: dict[str | Path, Any] = {}
 
     def with_config(self, config: ReconstructConfig) -> "Reconstructor":
-        """The same under other settings. Both use the models that either has loaded; `dtype` must be the same."""
-        if config.dtype != self.config.dtype:
-            raise UserError("reconstruct.dtype cannot differ between reconstructors that share their models.")
+        """The same under other settings. Both use the models that either has loaded, so `dtype` and `compile` must be
+        the same."""
+        for setting in ("dtype", "compile"):
+            if getattr(config, setting) != getattr(self.config, setting):
+                raise UserError(f"reconstruct.{setting} cannot differ between reconstructors that share their models.")
         other = copy.copy(self)
         other.config = config
         return other
@@ -241,6 +252,16 @@ class Reconstructor:
             raise UserError(f"the data set has no {self.config.split} segments of subjects {self.subjects or 'all'}.")
         return [Picture(row=int(row), sample=sample) for row in rows for sample in range(self.num_samples(name))]
 
+    def batch_size(self, name: str) -> int:
+        """Pictures of a row to draw at once: as configured, else by the memory that is free now."""
+        if self.config.batch_size is not None:
+            return self.config.batch_size
+        if ROWS[name].prompt is None:
+            return MAX_PICTURES
+        return self._diffusion_of(name).largest_batch_size(
+            guidance=self.config.guidance, scheduler=self.config.scheduler
+        )
+
     @torch.inference_mode()
     def draw(self, name: str, pictures: Sequence[Picture]) -> np.ndarray:
         """Pictures of a row, uint8 [n, 3, S, S]."""
@@ -252,8 +273,7 @@ class Reconstructor:
             if spec.start == "stimulus":
                 start = self.diffusion.decode(self.diffusion.encode(start))
             return to_uint8(start)
-        diffusion = self.fine_tuned_diffusion if spec.prompt == "fine_tuned" else self.diffusion
-        latents = diffusion.denoise(
+        latents = self._diffusion_of(name).denoise(
             self.noise(pictures),
             self._hidden(spec.prompt, pictures, rows),
             steps=config.steps,
@@ -318,22 +338,28 @@ class Reconstructor:
     def _seed(self, purpose: str, picture: Picture) -> int:
         return derive_seed(self.config.seed, "reconstruct", purpose, segment_key(picture.row), picture.sample)
 
+    def _diffusion_of(self, name: str) -> LatentDiffusion:
+        return self.fine_tuned_diffusion if ROWS[name].prompt == "fine_tuned" else self.diffusion
+
     @property
     def diffusion(self) -> LatentDiffusion:
-        dtype = getattr(torch, self.config.dtype)
-        model: LatentDiffusion = self._load(
-            "diffusion", lambda: load_latent_diffusion(self.model, device=self.device, dtype=dtype)
-        )
+        model: LatentDiffusion = self._load("diffusion", lambda: self._load_diffusion(None))
         return model
 
     @property
     def fine_tuned_diffusion(self) -> LatentDiffusion:
         unet = self.export("fine_tuned") / UNET_FOLDER
-        dtype = getattr(torch, self.config.dtype)
-        model: LatentDiffusion = self._load(
-            unet, lambda: load_latent_diffusion(self.model, device=self.device, dtype=dtype, unet=unet)
-        )
+        model: LatentDiffusion = self._load(unet, lambda: self._load_diffusion(unet))
         return model
+
+    def _load_diffusion(self, unet: Path | None) -> LatentDiffusion:
+        return load_latent_diffusion(
+            self.model,
+            device=self.device,
+            dtype=getattr(torch, self.config.dtype),
+            unet=unet,
+            compile_backend="inductor" if self.config.compile else None,
+        )
 
     @property
     def fine_tuned_semantic_model(self) -> SemanticModel:

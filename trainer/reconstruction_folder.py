@@ -3,6 +3,9 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +20,9 @@ from neuroimagen.data_shards.ranks import Ranks
 from neuroimagen.data_shards.schema import segment_key
 from neuroimagen.trainer.manifest import MANIFEST_FILE
 from neuroimagen.trainer.reconstruct import ROWS, Picture, Reconstructor
+
+_BATCH_SIZE_FILE = "batch_size.txt"
+"""In the hidden folder of a row that is being made, where the batch size was not configured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +59,15 @@ def write_row(
         first_of_file.setdefault(file, picture)
     unique = list(first_of_file)
     size = reconstructor.config.batch_size
-    batches = [unique[first : first + size] for first in range(0, len(unique), size)]
     try:
         part.mkdir(parents=True, exist_ok=True)
+        if size is None and ranks.rank == 0:
+            _choose_batch_size(reconstructor, name, part)
         ranks.wait()  # every rank has seen that the row is not made yet
-        for batch in track(batches[ranks.rank :: ranks.world_size], desc=f"draw {name}", unit="batch"):
-            # Whole batches are drawn again: their composition, and so every rounding, is that of an undisturbed run.
-            if not all((part / file).is_file() for file in batch):
-                drawn = reconstructor.draw(name, [first_of_file[file] for file in batch])
-                for file, picture in zip(batch, drawn, strict=True):
-                    _write_png(part / file, picture)
+        if size is None:
+            size = int((part / _BATCH_SIZE_FILE).read_text(encoding="utf-8"))
+        batches = [unique[first : first + size] for first in range(0, len(unique), size)]
+        _draw_batches(reconstructor, name, part, first_of_file, batches[ranks.rank :: ranks.world_size])
         ranks.wait()
         if ranks.rank == 0:
             items = [_item(reconstructor, picture, file) for picture, file in zip(pictures, files, strict=True)]
@@ -72,7 +77,7 @@ def write_row(
         ranks.wait()
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"{reconstructor.config.batch_size} pictures at once do not fit into the memory of {ranks.device}. Lower "
+            f"{size or 1} pictures at once do not fit into the memory of {ranks.device}. Lower "
             "reconstruct.batch_size, or set reconstruct.dtype to bfloat16; what is drawn already is kept."
         ) from error
     except OSError as error:
@@ -81,6 +86,36 @@ def write_row(
             "it continues where it stopped."
         ) from error
     return WrittenRow(name=name, folder=folder, num_pictures=len(pictures), made=True)
+
+
+def _choose_batch_size(reconstructor: Reconstructor, name: str, part: Path) -> None:
+    """Put it down: whoever continues the row draws batches of the same composition, whatever memory is free then."""
+    if not (part / _BATCH_SIZE_FILE).is_file():
+        with atomic_path(part / _BATCH_SIZE_FILE) as path:
+            path.write_text(f"{reconstructor.batch_size(name)}\n", encoding="utf-8")
+
+
+def _draw_batches(
+    reconstructor: Reconstructor, name: str, part: Path, first_of_file: Mapping[str, Picture], batches: list[list[str]]
+) -> None:
+    """Draw and write batches of files. Threads write a batch while the next is drawn: packing a picture of 512 px takes
+    tens of milliseconds, and a fast GPU not much longer to draw one."""
+    writing: list[Future[None]] = []
+    with ThreadPoolExecutor() as threads:
+        for batch in track(batches, desc=f"draw {name}", unit="batch"):
+            # Whole batches are drawn again: their composition, and so every rounding, is that of an undisturbed run.
+            if all((part / file).is_file() for file in batch):
+                continue
+            # A compiled pass serves one size of batch, and making another for the last few pictures would not pay.
+            odd = reconstructor.config.compile and len(batch) < len(batches[0])
+            with torch.compiler.set_stance("force_eager") if odd else nullcontext():
+                drawn = reconstructor.draw(name, [first_of_file[file] for file in batch])
+            for written in writing:
+                written.result()
+            paths = [part / file for file in batch]
+            writing = [threads.submit(_write_png, path, picture) for path, picture in zip(paths, drawn, strict=True)]
+        for written in writing:
+            written.result()
 
 
 def _is_made(folder: Path, settings: dict[str, object], *, overwrite: bool) -> bool:

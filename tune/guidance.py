@@ -63,7 +63,7 @@ class Workbench:
         """Every metric of every one of `segments`, drawn under `recipe`."""
         reconstructor = self._reconstructor.with_config(recipe.reconstruct)
         reconstructor.rows()  # UserError when a stage that the row is drawn with has not been trained
-        size = recipe.reconstruct.batch_size
+        size = reconstructor.batch_size(row)
         parts = []
         for start in range(0, len(segments), size):
             pictures = [Picture(row=int(segment)) for segment in segments[start : start + size]]

@@ -1,6 +1,7 @@
 """Rows of pictures: what each is made from, seeds, batches, folders, interruption, mistakes; untrained networks."""
 
 import dataclasses
+import errno
 import json
 import shutil
 import threading
@@ -16,6 +17,8 @@ import torch
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.data_shards.ranks import Ranks
+from neuroimagen.trainer import reconstruction_folder
+from neuroimagen.trainer.diffusion import LatentDiffusion
 from neuroimagen.trainer.encoders import EncoderConfig
 from neuroimagen.trainer.manifest import read_manifest, read_picture
 from neuroimagen.trainer.reconstruct import ROWS, Picture, ReconstructConfig, Reconstructor, RowName
@@ -219,6 +222,100 @@ def test_interrupted_it_continues_to_the_same_bytes(
     assert not list(folder.parent.glob(".*"))
 
 
+def test_without_a_batch_size_the_row_keeps_the_one_it_began_with(
+    make: Callable[..., Reconstructor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever memory is free when it goes on: batches of the same composition, so the same bytes."""
+    expected = files(write_row(make(batch_size=4), "full").folder)
+    shutil.rmtree(make().run / "reconstructions")
+    drawn: list[int] = []
+    draw, fits = Reconstructor.draw, iter([4, 2])
+
+    def interrupted_draw(self: Reconstructor, name: str, pictures: list[Picture]) -> np.ndarray:
+        drawn.append(len(pictures))
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        return draw(self, name, pictures)
+
+    monkeypatch.setattr(Reconstructor, "draw", interrupted_draw)
+    monkeypatch.setattr(LatentDiffusion, "largest_batch_size", lambda self, **settings: next(fits))
+    with pytest.raises(KeyboardInterrupt):
+        write_row(make(batch_size=None), "full")
+    assert files(write_row(make(batch_size=None), "full").folder) == expected
+    assert drawn == [4, 2, 2]
+    write_row(make(batch_size=None), "oracle_class")
+    assert drawn == [4, 2, 2, 2, 2, 2]  # another row, another look at what is free
+
+
+def test_without_a_batch_size_a_cpu_draws_32_at_once(make: Callable[..., Reconstructor]) -> None:
+    reconstructor = make(batch_size=None)
+    assert {reconstructor.batch_size(name) for name in ROWS} == {32}
+    assert make(batch_size=5).batch_size("full") == 5
+
+
+def test_pictures_are_written_while_the_next_are_drawn(
+    make: Callable[..., Reconstructor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first batch's writing ends only once the second is being drawn: in one thread that would never be."""
+    second = threading.Event()
+    draw, write, drawn = Reconstructor.draw, reconstruction_folder._write_png, []
+
+    def telling_draw(self: Reconstructor, name: str, pictures: list[Picture]) -> np.ndarray:
+        drawn.append(name)
+        if len(drawn) == 2:
+            second.set()
+        return draw(self, name, pictures)
+
+    def waiting_write(path: Path, picture: np.ndarray) -> None:
+        assert second.wait(60)
+        write(path, picture)
+
+    monkeypatch.setattr(Reconstructor, "draw", telling_draw)
+    monkeypatch.setattr(reconstruction_folder, "_write_png", waiting_write)
+    assert write_row(make(), "saliency_only").made
+
+
+def test_a_full_disk_is_one_clear_line_from_any_thread(
+    make: Callable[..., Reconstructor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, picture: np.ndarray) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reconstruction_folder, "_write_png", full)
+        with pytest.raises(UserError, match=r"saliency_only: No space left on device\. Free space"):
+            write_row(make(), "saliency_only")
+    assert write_row(make(), "saliency_only").made
+
+
+def test_compiled_pictures_are_the_same(make: Callable[..., Reconstructor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last, smaller batch is drawn by what is not compiled. (The backend that makes nothing faster is tested.)"""
+    plain = write_row(make(batch_size=4), "full").folder
+    expected = {name: read_picture(plain / name) for name in files(plain) if name.endswith(".png")}
+    shutil.rmtree(plain)
+    graphs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
+        graphs.append(len(inputs))
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = make(batch_size=4, compile=True)
+    load = LatentDiffusion.__init__
+
+    def load_with_backend(self: LatentDiffusion, *args: object, compile_backend: str, **options: object) -> None:
+        assert compile_backend == "inductor"
+        load(self, *args, compile_backend=backend, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(LatentDiffusion, "__init__", load_with_backend)
+    folder = write_row(compiled, "full").folder
+    assert len(graphs) == 2  # the U-Net and the decoder, for four pictures
+    assert len(expected) == 6
+    assert all(close(read_picture(folder / name), picture) for name, picture in expected.items())
+    with pytest.raises(UserError, match=r"reconstruct\.compile cannot differ"):
+        compiled.with_config(dataclasses.replace(compiled.config, compile=False))
+
+
 def test_too_small_a_gpu_is_one_clear_line(make: Callable[..., Reconstructor], monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted_draw(*_: object) -> np.ndarray:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
@@ -321,6 +418,7 @@ def test_a_damaged_manifest_is_not_taken_for_done(make: Callable[..., Reconstruc
         ({"strength": 0.1, "steps": 5}, "leaves no denoising step"),
         ({"guidance": 0.5}, "guidance must be at least 1"),
         ({"samples": 0}, "samples must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1, or null"),
     ],
 )
 def test_configuration_says_what_is_wrong(changes: dict[str, float], message: str) -> None:
