@@ -20,6 +20,7 @@ _URL = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+):/+(?P<rest>.+)", re.DOTALL)
 _LONGEST_PAUSE_S = 30.0
 _FINAL_STATUS = set(range(400, 500)) - {408, 425, 429}
 """HTTP answers that another try won't change."""
+_NOT_ALLOWED = (401, 403)
 _OUT_OF_RANGE = 416
 
 
@@ -133,7 +134,9 @@ class RemoteFiles:
         if stop is not None:
             limits["end"] = stop
         if not getattr(filesystem, "async_impl", False):
-            content: bytes = filesystem.cat_file(path, **limits)  # with the time limits of its own library
+            # With the time limits of its own library. The hub's reads ahead unless it is told not to.
+            buffering = {"cache_type": "none"} if self.url.startswith("hf:") else {}
+            content: bytes = filesystem.cat_file(path, **limits, **buffering)
             return content
         from fsspec.asyn import sync
 
@@ -156,25 +159,72 @@ class RemoteFiles:
         return f"{self.url}/{name}"
 
     def _retried(self, name: str, request: Callable[[], T]) -> T:
+        where = f"{self.url}/{name}"
         for attempt in range(self.options.attempts):
             try:
                 return request()
             except UserError:
                 raise
-            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-                raise UserError(f"{self.url}/{name} is not there.") from None
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+                raise UserError(f"{where} is not there{_why(error)}{_if_private(self.url, error)}") from None
             except Exception as error:
-                reason = str(error) or f"no answer within {self.options.timeout_s:g} s ({type(error).__name__})"
-                status = getattr(error, "status", None) or getattr(
-                    getattr(error, "response", None), "status_code", None
-                )
+                reason = " ".join(str(error).split())  # the hub's are of several lines
+                reason = reason or f"no answer within {self.options.timeout_s:g} s ({type(error).__name__})"
+                status = http_status(error)
                 if status == _OUT_OF_RANGE:
                     raise _OutOfRangeError from error
-                if isinstance(error, PermissionError | TypeError | AttributeError) or status in _FINAL_STATUS:
-                    raise UserError(f"cannot read {self.url}/{name}: {reason}") from error
+                if isinstance(error, PermissionError) or status in _NOT_ALLOWED or _lacks_credentials(error):
+                    raise UserError(f"no access to {where}: {reason.rstrip('.')}. {_credentials(self.url)}") from error
+                if isinstance(error, TypeError | AttributeError) or status in _FINAL_STATUS:
+                    raise UserError(f"cannot read {where}: {reason}") from error
                 if attempt + 1 == self.options.attempts:
-                    raise UserError(f"cannot read {self.url}/{name} in {attempt + 1} attempts: {reason}") from error
+                    raise UserError(f"cannot read {where} in {attempt + 1} attempts: {reason}") from error
                 pause = min(_LONGEST_PAUSE_S, self.options.backoff_s * 2**attempt) * random.uniform(0.5, 1)
-                _logger.warning("%s/%s: %s; again in %.1f s", self.url, name, reason, pause)
+                _logger.warning("%s: %s; again in %.1f s", where, reason, pause)
                 time.sleep(pause)
         raise AssertionError("unreachable")
+
+
+def http_status(error: BaseException | None) -> int | None:
+    """The HTTP status that an error of some file system stands for, if any: aiohttp's, httpx's or botocore's."""
+    while error is not None:
+        if isinstance(status := getattr(error, "status", None), int):
+            return status
+        response = getattr(error, "response", None)
+        if isinstance(response, dict):  # botocore, which s3fs translates and names as the cause
+            response_status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        else:
+            response_status = getattr(response, "status_code", None)
+        if isinstance(response_status, int):
+            return response_status
+        error = error.__cause__
+    return None
+
+
+def _why(error: OSError) -> str:
+    """What the server says is missing, if it says more than a path: a bucket and a repository may be, too."""
+    reason = " ".join(str(error).split())
+    return f": {reason.rstrip('.')}." if " " in reason and error.errno is None else "."
+
+
+def _if_private(url: str, error: OSError) -> str:
+    """The hub does not say of a repository whether it is missing or hidden."""
+    hidden = url.startswith("hf:") and "repository not found" in str(error)
+    return f" If it is private: {_credentials(url)}" if hidden else ""
+
+
+def _lacks_credentials(error: BaseException) -> bool:
+    return type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
+
+
+def _credentials(url: str) -> str:
+    """What to do about access that was refused."""
+    protocol = url.partition(":")[0]
+    if protocol in ("s3", "s3a"):
+        return (
+            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, to an account that may read it, and "
+            "AWS_ENDPOINT_URL if the server is not Amazon's."
+        )
+    if protocol == "hf":
+        return "Log in with `hf auth login`, or set HF_TOKEN to a token that may read it."
+    return "Ask for the right to read it, or check the address."
