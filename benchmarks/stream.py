@@ -7,11 +7,13 @@ the others have it, and once more in two. `memcpy + CRC` is the limit: the store
 and checked on one core, nothing decoded. The in-RAM DataLoader has all EEG as one float32 tensor, decoded beforehand.
 Each figure is the median of the repetitions, with the smallest and the largest; the loaders take turns.
 
-litdata takes part where it is installed. MosaicML streaming (0.13) does not: it asks for NumPy below 2.2 and
-Transformers below 5, so it cannot be installed beside us.
+litdata takes part where it is installed. MosaicML streaming (0.13) asks for NumPy below 2.2 and Transformers below 5,
+so it cannot be installed beside us: `--mosaicml` names the interpreter of another environment, whose process takes its
+turns with the others and times itself (stream_mosaicml.py).
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -19,6 +21,7 @@ import os
 import platform
 import random
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -30,45 +33,66 @@ import torch
 
 from neuroimagen.data_shards.checksum import crc32
 from neuroimagen.data_shards.dataset import Dataset
+from neuroimagen.data_shards.errors import UserError
 from neuroimagen.data_shards.fetch import Reader
 from neuroimagen.data_shards.plan import ShufflePlan
 from neuroimagen.data_shards.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
 from neuroimagen.data_shards.writer import DatasetWriter
 
-HELP = "samples a second of the reader beside webdataset, an in-RAM DataLoader and litdata"
+HELP = "samples a second of the reader beside webdataset, an in-RAM DataLoader, litdata and MosaicML streaming"
 EPILOG = """examples:
   neuroimagen bench stream
   neuroimagen bench stream --data data/cvpr40 --repeats 5
+  neuroimagen bench stream --mosaicml mosaicml-env/bin/python
+
+the environment of --mosaicml, with the same torch (the CPU build, where ours is):
+  python3 -m venv mosaicml-env
+  mosaicml-env/bin/pip install torch==2.13.0 "numpy<2.2" "transformers<5" "xxhash<4" "zstd<2" "python-snappy<1" \\
+    Brotli "catalogue<3" tqdm pillow
+  mosaicml-env/bin/pip install --no-deps mosaicml-streaming==0.13.0
 """
 BATCH_SIZE = 128
 Loader = Callable[[], Iterator[torch.Tensor]]
 """One epoch: yields float32 [B, C, T]."""
+TimedEpoch = Callable[[], tuple[int, float]]
+"""One epoch: how many samples it had and how many seconds it took."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="a data set (default: a temporary one of noise)")
     parser.add_argument("--segments", type=int, default=6400, metavar="N", help="of the temporary one (default: 6400)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="epochs measured of each (default: 3)")
+    parser.add_argument(
+        "--mosaicml", type=Path, metavar="PYTHON", help="interpreter of an environment with MosaicML streaming (below)"
+    )
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="PyTorch threads (default: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also append the figures to this file, a line a run")
 
 
 def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
-    with tempfile.TemporaryDirectory() as scratch:
-        dataset = Dataset.open(args.data) if args.data else noise_dataset(Path(scratch) / "data", args.segments)
+    with contextlib.ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        dataset = Dataset.open(args.data) if args.data else noise_dataset(scratch / "data", args.segments)
         loaders = {
             "neuroimagen": _ours(dataset, None),
             "neuroimagen, 2 decode threads": _ours(dataset, 2),
             "DataLoader, tensors in RAM": _in_ram(dataset),
             "webdataset, shuffled": _webdataset(dataset),
-            **_litdata(dataset, Path(scratch)),
+            **_litdata(dataset, scratch),
             "memcpy + CRC, one core": _memcpy(dataset),
         }
-        figures = measure(loaders, repeats=args.repeats)
-    _print(dataset, figures, args.threads)
+        epochs = {name: _timed(loader) for name, loader in loaders.items()}
+        elsewhere = {}
+        if args.mosaicml:
+            mosaicml = stack.enter_context(MosaicML(args.mosaicml, dataset, scratch))
+            epochs["MosaicML streaming"] = mosaicml.epoch
+            elsewhere = {"mosaicml_environment": mosaicml.versions}
+        figures = measure(epochs, repeats=args.repeats)
+    configuration = {**_configuration(dataset, args.threads), **elsewhere}
+    _print(configuration, figures)
     if args.json:
-        record = {"configuration": _configuration(dataset, args.threads), "samples_per_second": figures}
+        record = {"configuration": configuration, "samples_per_second": figures}
         with args.json.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -87,18 +111,72 @@ def noise_dataset(folder: Path, num_segments: int, *, n_channels: int = 128, n_s
     return Dataset.open(folder)
 
 
-def measure(loaders: dict[str, Loader], *, repeats: int) -> dict[str, list[float]]:
+def measure(epochs: dict[str, TimedEpoch], *, repeats: int) -> dict[str, list[float]]:
     """Samples a second of each loader, `repeats` epochs after one that warms up; they take turns."""
-    figures: dict[str, list[float]] = {name: [] for name in loaders}
+    figures: dict[str, list[float]] = {name: [] for name in epochs}
     for repeat in range(repeats + 1):
-        for name, loader in loaders.items():
-            count = 0
-            started = time.perf_counter()
-            for batch in loader():
-                count += len(batch)
+        for name, epoch in epochs.items():
+            count, seconds = epoch()
             if repeat:
-                figures[name].append(count / (time.perf_counter() - started))
+                figures[name].append(count / seconds)
     return figures
+
+
+def _timed(loader: Loader) -> TimedEpoch:
+    def epoch() -> tuple[int, float]:
+        started = time.perf_counter()
+        count = sum(len(batch) for batch in loader())
+        return count, time.perf_counter() - started
+
+    return epoch
+
+
+class MosaicML:
+    """stream_mosaicml.py in the interpreter of another environment: an epoch each time it is asked for one."""
+
+    def __init__(self, interpreter: Path, dataset: Dataset, scratch: Path) -> None:
+        """Hand over the EEG and wait until it is written. Raises UserError if the program does not get so far."""
+        eeg = scratch / "eeg.npy"
+        array = np.lib.format.open_memmap(eeg, "w+", np.float16, (len(dataset), *_shape(dataset)))
+        for row in range(len(dataset)):
+            array[row] = _stored(dataset, row)
+        array.flush()
+        program = Path(__file__).with_name("stream_mosaicml.py")
+        command = [str(interpreter), str(program), str(eeg), str(scratch / "mosaicml"), str(BATCH_SIZE)]
+        try:
+            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        except OSError as error:
+            raise UserError(f"cannot start --mosaicml {interpreter}: {error.strerror or error}.") from None
+        self.versions: dict[str, str] = self._answer()["versions"]
+
+    def epoch(self) -> tuple[int, float]:
+        """Samples, and seconds as that process measured them."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        answer = self._answer()
+        return answer["samples"], answer["seconds"]
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            code = self._process.wait()
+            raise UserError(
+                f"the --mosaicml process ended with code {code}; its own words are above. `neuroimagen bench stream "
+                "--help` says how to make its environment."
+            )
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def __enter__(self) -> "MosaicML":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()  # it ends when it is asked nothing more
+        self._process.wait()
 
 
 def _ours(dataset: Dataset, decode_threads: int | None) -> Loader:
@@ -233,8 +311,8 @@ def _configuration(dataset: Dataset, threads: int) -> dict[str, Any]:
     }
 
 
-def _print(dataset: Dataset, figures: dict[str, list[float]], threads: int) -> None:
-    print(json.dumps(_configuration(dataset, threads)))
+def _print(configuration: dict[str, Any], figures: dict[str, list[float]]) -> None:
+    print(json.dumps(configuration))
     ours = statistics.median(figures["neuroimagen"])
     print(f"{'loader':<30}{'samples/s':>12}{'min':>10}{'max':>10}{'ours ÷ it':>12}")
     for name, values in figures.items():
