@@ -47,31 +47,50 @@ def interpreted():
     # Without a GPU in sight, so that the tensors are the CPU's.
     environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True)
+    if "only 0-dimensional arrays can be converted" in done.stderr:
+        pytest.skip(
+            "Triton 3.6's interpreter does not know NumPy 2.4; the comparison needs numpy<2.4, or a newer Triton"
+        )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", lattice_results.CASES)
-def test_interpreted_results_are_the_definition_s(name):
-    """What the compiled kernels are compared with is right itself: indices, ties, fallbacks, loss and gradient."""
+@cache
+def compiled():
+    return lattice_results.results(torch.device("cuda"))
+
+
+def check_definition(found, name):
+    """Indices, ties, fallbacks, loss and gradient of a case are those of the definition in float64."""
     rows, labels = lattice_results.lattice_case(name)
     leaf = rows.double().requires_grad_()
     loss = reference_loss(leaf, labels, margin=0.1)
     loss.backward()
     expected = reference_mine(rows, labels)
     for precision in ("fast", "exact"):
-        found = interpreted()[f"{name}, {precision}"]
-        assert [(*triplet[:3], bool(triplet[3])) for triplet in found["triplets"]] == expected
-        assert found["loss"][0][0] == pytest.approx(float(loss.detach()), abs=1e-6)
-        assert (torch.tensor(found["gradient"]) - leaf.grad).abs().max() < 1e-6
+        case = found[f"{name}, {precision}"]
+        assert [(*triplet[:3], bool(triplet[3])) for triplet in case["triplets"]] == expected
+        assert case["loss"][0][0] == pytest.approx(float(loss.detach()), abs=1e-6)
+        assert (torch.tensor(case["gradient"]) - leaf.grad).abs().max() < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", lattice_results.CASES)
+def test_interpreted_results_are_the_definition_s(name):
+    """What the compiled kernels are compared with is right itself."""
+    check_definition(interpreted(), name)
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", lattice_results.CASES)
+def test_compiled_results_are_the_definition_s(name):
+    check_definition(compiled(), name)
 
 
 @needs_gpu
 def test_compiled_and_interpreted_agree_on_the_lattice():
-    compiled = lattice_results.results(torch.device("cuda"))
-    assert compiled.keys() == interpreted().keys()
-    for case, found in compiled.items():
+    assert compiled().keys() == interpreted().keys()
+    for case, found in compiled().items():
         expected = interpreted()[case]
         assert found["triplets"] == expected["triplets"], case
         assert found["loss"][0][0] == pytest.approx(expected["loss"][0][0], abs=1e-6), case
