@@ -16,6 +16,8 @@ TARGETS: dict[str, str] = {
     "pretraining": "few labels: a classifier that starts from masked pre-training beside one from scratch",
     "finetuning": "diffusion fine-tuning on EEG beside the frozen model: identification, accuracy, PixCorr, SSIM",
     "real-size": "training steps at real size on a GPU: share of its peak, data, memory, diffusers' own loop",
+    "cache": "images a second of latent caching beside the plain loop of vae.encode calls",
+    "reconstruct": "pictures a second of reconstruction beside diffusers' pipeline, one at a time and batched",
 }
 """Target → one line of help. neuroimagen.benchmarks.<target>, - as _, has HELP, EPILOG, add_arguments(parser),
 run(args)."""
