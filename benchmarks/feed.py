@@ -10,7 +10,8 @@ from neuroimagen.benchmarks.train_steps import SEED
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.fetch import Batch
 from neuroimagen.data_shards.latents import LatentStore
-from neuroimagen.trainer.data import BatchNeeds, StageData, to_device
+from neuroimagen.trainer.data import BatchNeeds, StageData
+from neuroimagen.trainer.device_feed import on_device
 from neuroimagen.trainer.loop import planned_batches
 from neuroimagen.trainer.stages.base import Stage
 
@@ -34,9 +35,8 @@ class Feed:
         data = StageData(dataset, needs=needs, latents=latents, subjects=None, device=device)
         plan = stage.plan(data, SEED)
         self._reader = data.reader(plan)
-        self._batches = planned_batches(self._reader, plan.steps_per_epoch, 0)
+        self._batches = on_device(planned_batches(self._reader, plan.steps_per_epoch, 0), device)
         self._encode = dict(encode or {})
-        self._device = device
 
     @property
     def wait_seconds(self) -> float:
@@ -44,7 +44,7 @@ class Feed:
         return self._reader.wait_seconds
 
     def __next__(self) -> Batch:
-        batch = to_device(next(self._batches), self._device)
+        batch = next(self._batches)
         if not self._encode:
             return batch
         # Clones are ordinary tensors: what inference mode makes may not take part in a backward pass.

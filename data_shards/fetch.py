@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -42,7 +42,7 @@ class Batch:
     rows: torch.Tensor
     """int64 [B], rows of the index."""
     eeg: torch.Tensor
-    """float32 [B, C, T]."""
+    """float32 [B, C, T]; where there is a `scale`, float16 as stored."""
     label: torch.Tensor
     """int64 [B]."""
     subject: torch.Tensor
@@ -53,9 +53,24 @@ class Batch:
     """uint8 [B, 3, S, S], when the reader was given an image size."""
     latents: dict[str, torch.Tensor]
     """float32 [B, …] for each kind that the reader was given."""
+    scale: torch.Tensor | None = None
+    """float32 [B], what EEG as stored is to be multiplied by."""
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def decoded(self) -> "Batch":
+        """The batch with float32 EEG, bit for bit the same on every device."""
+        if self.scale is None:
+            return self
+        return dataclasses.replace(self, eeg=self.eeg.float().mul_(self.scale[:, None, None]), scale=None)
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        """The batch with every tensor but `rows` changed: moved, pinned."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "rows"}
+        tensors = {name: change(value) for name, value in fields.items() if isinstance(value, torch.Tensor)}
+        latents = {kind: change(value) for kind, value in self.latents.items()}
+        return dataclasses.replace(self, latents=latents, **tensors)
 
 
 class Reader:
@@ -63,9 +78,10 @@ class Reader:
 
     latents: kind → store; the batch carries the latents of its stimuli. image_size_px: also carry the pictures.
     prefetch_batches: how many finished batches may wait beside those being decoded, as long as the EEG of all fits
-    into `prefetch_bytes`. decode_threads: None means two, or four for a data set behind a URL. pin_memory: page-locked
-    EEG for fast copies to a GPU; None means where there is one. The order is the plan's, and a start at any step costs
-    nothing.
+    into `prefetch_bytes`. decode_threads: None means two, or four for a data set behind a URL. as_stored: float16 EEG
+    with its scale, for a GPU to decode: half the bytes to write and to copy. pin_memory: page-locked batches for copies
+    to a GPU that run beside its work; None means where there is one. The order is the plan's, and a start at any step
+    costs nothing.
 
     on_corrupt: a segment whose bytes are not what the index says is an error, or with "skip" replaced by the next sound
     segment of its class and part, which every number of ranks finds alike; `corrupt` lists what was replaced.
@@ -83,6 +99,7 @@ class Reader:
         prefetch_batches: int = 2,
         prefetch_bytes: int = 1 << 30,
         decode_threads: int | None = None,
+        as_stored: bool = False,
         pin_memory: bool | None = None,
         on_corrupt: Literal["error", "skip"] = "error",
     ) -> None:
@@ -98,15 +115,17 @@ class Reader:
         self._latents = dict(latents or {})
         self._image_size_px = image_size_px
         local_batch_size = -(-plan.global_batch_size // world_size)
-        batch_bytes = 4 * local_batch_size * dataset.metadata.n_channels * dataset.metadata.n_samples
+        self.as_stored = as_stored
+        dtype = torch.float16 if as_stored else torch.float32
+        batch_bytes = dtype.itemsize * local_batch_size * dataset.metadata.n_channels * dataset.metadata.n_samples
         being_decoded = -(-self.decode_threads // len(parts(local_batch_size, _PART_SEGMENTS)))
         self._batches_ahead = max(1, min(prefetch_batches + being_decoded, prefetch_bytes // batch_bytes))
         self._segments = SoundSegments(dataset, on_corrupt)
         self.corrupt = self._segments.corrupt
         """Row → what is wrong with it, of every damaged segment that was replaced."""
-        pinned = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self._pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
         # One more is in the consumer's hands.
-        self._buffers = BatchBuffers(self._batches_ahead + 1, pinned)
+        self._buffers = BatchBuffers(self._batches_ahead + 1, dtype, self._pin_memory)
         self.wait_seconds = 0.0
         """Total time the consumer has waited for batches."""
 
@@ -131,13 +150,13 @@ class Reader:
         return filling.batch.result()
 
     def joined(self, rows: np.ndarray, eeg: torch.Tensor) -> Batch:
-        """The batch of these rows, whose EEG [B, C, T] has been read."""
+        """The batch of these rows, whose EEG [B, C, T] has been read into a buffer."""
         index, stimuli = self.dataset.index, self.dataset.stimuli
         stimulus = index.stimulus[rows].astype(np.int64)
         images = None
         if self._image_size_px is not None:
             images = torch.from_numpy(stimuli.images(stimulus, self._image_size_px))
-        return Batch(
+        batch = Batch(
             rows=torch.from_numpy(rows),
             eeg=eeg,
             label=torch.from_numpy(index.label[rows].astype(np.int64)),
@@ -145,14 +164,17 @@ class Reader:
             stimulus=torch.from_numpy(stimulus),
             images=images,
             latents={kind: torch.as_tensor(store.get(stimulus)) for kind, store in self._latents.items()},
+            scale=torch.from_numpy(index.scale[rows]) if self.as_stored else None,
         )
+        # The EEG is pinned already, and comes back as it is.
+        return batch.map(torch.Tensor.pin_memory) if self._pin_memory else batch
 
     def buffer(self, num_segments: int) -> torch.Tensor:
-        """Uninitialised float32 [num_segments, C, T]. To be called from one thread at a time."""
+        """Uninitialised [num_segments, C, T], float32 or as stored. To be called from one thread at a time."""
         return self._buffers.take((num_segments, self.dataset.metadata.n_channels, self.dataset.metadata.n_samples))
 
     def _decode(self, rows: np.ndarray, eeg: torch.Tensor) -> None:
-        """Read, check and decode segments into `eeg` [n, C, T]; where one is replaced, `rows` says by which."""
+        """Read and check segments into `eeg` [n, C, T]; where one is replaced, `rows` says by which."""
         flat = eeg.flatten(1)
         targets, contents = flat.unbind(0), self._segments.read(rows)
         for start in range(0, len(rows), _GROUP_SEGMENTS):
@@ -164,7 +186,7 @@ class Reader:
             ]
             torch._foreach_copy_(targets[group], stored)
             scale = self.dataset.index.scale[rows[group]]
-            if (scale != 1).any():
+            if not self.as_stored and (scale != 1).any():
                 flat[group].mul_(torch.from_numpy(scale)[:, None])
 
     def _fillings(self, epoch: int, start_step: int) -> Iterator[Fillable[Batch]]:

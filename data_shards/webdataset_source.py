@@ -149,10 +149,11 @@ class ResampledReader(Reader):
             row, content = self._checked(next(stream))
             if self._wanted[row]:
                 stored = np.frombuffer(content, dtype="<f2", offset=len(content) - eeg[0].numel() * 2)
-                target = eeg[position].view(-1).numpy()
-                np.multiply(stored, self.dataset.index.scale[row], out=target, dtype=np.float32)
+                np.copyto(eeg[position].view(-1).numpy(), stored)
                 rows[position] = row
                 position += 1
+        if not self.as_stored:
+            eeg.mul_(torch.from_numpy(self.dataset.index.scale[rows])[:, None, None])
         return self.joined(rows, eeg)
 
     def _checked(self, sample: dict[str, Any]) -> tuple[int, bytes]:

@@ -14,6 +14,7 @@ from neuroimagen.data_shards.errors import UserError
 from neuroimagen.data_shards.fetch import Batch, Reader
 from neuroimagen.data_shards.latents import LatentStore
 from neuroimagen.data_shards.plan import BlockShufflePlan, Plan, SequentialPlan, ShufflePlan
+from neuroimagen.trainer.device_feed import on_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +128,7 @@ class StageData:
         options: dict[str, Any] = {
             **{"rank": self.rank, "world_size": self.world_size},
             **{"latents": self.latents, "image_size_px": self.needs.image_size_px},
+            "as_stored": self.device.type == "cuda",
         }
         if self.order.kind == "resampled" and isinstance(plan, ShufflePlan):
             from neuroimagen.data_shards.webdataset_source import ResampledReader
@@ -157,9 +159,9 @@ class StageData:
             SequentialPlan(rows, batch_size),
             latents={} if eeg_only else self.latents,
             image_size_px=None if eeg_only else self.needs.image_size_px,
+            as_stored=self.device.type == "cuda",
         )
-        for batch in reader.epoch(0):
-            yield to_device(batch, self.device)
+        yield from on_device(reader.epoch(0), self.device)
 
     def gather(self, share: Tensor) -> Tensor:
         """Concatenate every rank's rows, in rank order, on the CPU; ranks may hold different numbers of them."""
@@ -173,18 +175,3 @@ class StageData:
         parts = [torch.empty_like(padded) for _ in range(self.world_size)]
         dist.all_gather(parts, padded)
         return torch.cat([part[:size].cpu() for part, size in zip(parts, sizes.tolist(), strict=True)])
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on `device` (unchanged on the CPU)."""
-    if device.type == "cpu":
-        return batch
-    from dataclasses import replace
-
-    moved = {
-        name: getattr(batch, name).to(device, non_blocking=True)
-        for name in ("eeg", "label", "subject", "stimulus", "images")
-        if getattr(batch, name) is not None
-    }
-    latents = {kind: values.to(device, non_blocking=True) for kind, values in batch.latents.items()}
-    return replace(batch, latents=latents, **moved)

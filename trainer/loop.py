@@ -22,7 +22,8 @@ from neuroimagen.data_shards.schema import segment_key
 from neuroimagen.trainer.checkpoint import Checkpoints, RunState, best_name, latest_checkpoint, read_state
 from neuroimagen.trainer.config import Recipe
 from neuroimagen.trainer.coordination import Ranks
-from neuroimagen.trainer.data import StageData, to_device
+from neuroimagen.trainer.data import StageData
+from neuroimagen.trainer.device_feed import on_device
 from neuroimagen.trainer.ema import EMA
 from neuroimagen.trainer.engine import Frozen, build_engines, set_learning_rates, whole_networks
 from neuroimagen.trainer.inputs import open_inputs
@@ -85,9 +86,9 @@ def train(recipe: Recipe, name: str, folder: StageFolder, *, device: torch.devic
     reader = data.reader(plan)
     clock = Clock(reader, stage.global_batch_size, state.step)
     step_seed = derive_seed(recipe.seed, name, "steps")
-    batches = planned_batches(reader, plan.steps_per_epoch, state.step)
+    batches = on_device(planned_batches(reader, plan.steps_per_epoch, state.step), device)
     while state.step < config.steps:
-        batch = to_device(next(batches), device)
+        batch = next(batches)
         learning_rate = set_learning_rates(stage, engines, state.step)
         try:
             figures = train_step(stage, engines, batch, step_seed, state.step, ranks, watch)
