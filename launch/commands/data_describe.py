@@ -1,6 +1,6 @@
 """A data set in words, for people."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -10,9 +10,6 @@ def describe(dataset: Any) -> Sequence[str]:
     band = "not stated" if metadata.band_hz is None else f"{metadata.band_hz[0]:g}–{metadata.band_hz[1]:g} Hz"
     counts = ", ".join(f"{part} {metadata.split_counts.get(part, 0):,}" for part in ("train", "val", "test"))
     detailed = sum(caption is not None for caption in dataset.stimuli.detailed_captions)
-    steps = [name for name in ("detrend", "standardise") if metadata.preprocessing.get(name)]
-    if metadata.preprocessing.get("clamp"):
-        steps.append(f"clamp ±{metadata.preprocessing['clamp']:g}")
     size = sum(metadata.segment_shards) + sum(metadata.stimulus_shards)
     return [
         f"{metadata.name}: {metadata.num_segments:,} segments of {metadata.n_channels} channels × {metadata.n_samples} "
@@ -21,8 +18,28 @@ def describe(dataset: Any) -> Sequence[str]:
         f"  subjects      {', '.join(map(str, metadata.subjects))}",
         f"  classes       {metadata.num_classes}: {', '.join(info.name for info in metadata.classes)}",
         f"  stimuli       {metadata.num_stimuli:,}, {detailed:,} of them with a detailed caption",
-        f"  preprocessing {', '.join(steps) or 'none beyond the file’s own'}",
+        f"  preprocessing {', '.join(preprocessing_steps(metadata.preprocessing)) or 'none beyond the file’s own'}",
         f"  storage       float16, round-trip error at most {metadata.storage.get('round_trip_rms_error', 0):.1e} of a "
         f"segment's RMS; {len(metadata.segment_shards)} + {len(metadata.stimulus_shards)} shards, {size / 1e6:,.1f} MB",
         f"  digest        {dataset.digest}",
     ]
+
+
+def preprocessing_steps(preprocessing: Mapping[str, Any]) -> list[str]:
+    """What dataset.json says was done to the EEG, in the order in which it was."""
+    steps = []
+    if preprocessing.get("left_out_channels"):
+        steps.append(f"without {', '.join(preprocessing['left_out_channels'])}")
+    if preprocessing.get("band_hz"):
+        low, high = preprocessing["band_hz"]
+        steps.append(f"filtered {low:g}–{high:g} Hz")
+    if preprocessing.get("resample_hz"):
+        steps.append(f"resampled to {preprocessing['resample_hz']:g} Hz")
+    if preprocessing.get("baseline_s"):
+        start, stop = preprocessing["baseline_s"]
+        edges = ("the start" if start is None else f"{start:g} s", "the end" if stop is None else f"{stop:g} s")
+        steps.append(f"less the mean of {edges[0]} to {edges[1]}")
+    steps += [name for name in ("detrend", "standardise") if preprocessing.get(name)]
+    if preprocessing.get("clamp"):
+        steps.append(f"clamp ±{preprocessing['clamp']:g}")
+    return steps

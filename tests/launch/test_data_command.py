@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from neuroimagen.launch.cli import main
+from neuroimagen.launch.commands.data_describe import preprocessing_steps
 
 
 @pytest.fixture
@@ -28,6 +29,18 @@ def raw(tmp_path: Path) -> Path:
     dataset = [{"eeg": torch.randn(4, 500), "image": image, "label": image // 5, "subject": 1} for image in range(10)]
     torch.save({"dataset": dataset, "labels": ["n02389026", "n03888257"], "images": names}, folder / "eeg.pth")
     return folder
+
+
+def test_preprocessing_in_words() -> None:
+    steps = {
+        **{"band_hz": [1, 40], "resample_hz": 250.0, "baseline_s": [None, 0.0], "left_out_channels": ["T7", "T8"]},
+        **{"detrend": True, "standardise": False, "clamp": 20.0, "unit": "microvolt"},
+    }
+    assert preprocessing_steps(steps) == [
+        *["without T7, T8", "filtered 1–40 Hz", "resampled to 250 Hz"],
+        *["less the mean of the start to 0 s", "detrend", "clamp ±20"],
+    ]
+    assert preprocessing_steps({}) == []
 
 
 def _ingest(raw: Path, out: Path, *more: str) -> int:
