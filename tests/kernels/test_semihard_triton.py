@@ -1,5 +1,6 @@
 """The Triton backend without a GPU: interpreted for its results, compiled for its resources, in a process each."""
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -10,7 +11,8 @@ import pytest
 
 FOLDER = Path(__file__).parent
 GOLDEN = json.loads((FOLDER / "compile_gate_golden.json").read_text())
-"""Case → instructions an element of the hot loop when it was last looked at, Triton 3.9.0."""
+"""Version of Triton → case → instructions an element of the hot loop when it was last looked at."""
+TRITON = ".".join(importlib.metadata.version("triton").split(".")[:2])
 WIDTHS = (32, 33, 96, 192, 257, 512, 1000, 1024)
 
 
@@ -19,6 +21,8 @@ def test_the_kernels_in_the_interpreter():
     done = subprocess.run(
         command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True, cwd=FOLDER.parent.parent
     )
+    if TRITON == "3.6" and "only 0-dimensional arrays can be converted" in done.stdout:
+        pytest.skip("Triton 3.6's interpreter does not know NumPy 2.4; it needs numpy<2.4")
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
@@ -54,7 +58,9 @@ def test_the_gate_of_every_architecture():
         check(result)
     # One block computes its products while the other one scans.
     assert results["semihard_kernel,90,fast,128,4"]["blocks_per_sm"] >= 2
-    for case, recorded in GOLDEN.items():
+    if TRITON not in GOLDEN:
+        pytest.skip(f"all holds but one check: no instruction counts are recorded for Triton {TRITON}")
+    for case, recorded in GOLDEN[TRITON].items():
         assert results[case]["instructions_per_element"] <= 1.05 * recorded, case
 
 
