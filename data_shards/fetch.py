@@ -131,7 +131,14 @@ class Reader:
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Batches of `epoch` from `start_step` on. Errors of the background threads are raised here."""
-        fillings = self._fillings(epoch, start_step)
+        return self._stream(self._fillings(epoch, start_step))
+
+    def epochs(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The same, and then the epochs after it without end; reading goes on across their borders."""
+        later = (self._fillings(number, 0) for number in itertools.count(epoch + 1))
+        return self._stream(itertools.chain(self._fillings(epoch, start_step), itertools.chain.from_iterable(later)))
+
+    def _stream(self, fillings: Iterator[Fillable[Batch]]) -> Iterator[Batch]:
         with FillingLine(fillings, self._batches_ahead, num_threads=self.decode_threads) as line:
             while True:
                 started = time.perf_counter()

@@ -234,10 +234,7 @@ def report_bad_batch(error: BadLossError, folder: StageFolder, ranks: Ranks) -> 
 
 def planned_batches(reader: Reader, steps_per_epoch: int, start: int) -> Iterator[Batch]:
     """The run's batches from global step `start` on, epoch after epoch, without end."""
-    epoch, step = divmod(start, steps_per_epoch)
-    while True:
-        yield from reader.epoch(epoch, step)
-        epoch, step = epoch + 1, 0
+    return reader.epochs(*divmod(start, steps_per_epoch))
 
 
 def validate(stage: Stage, networks: Mapping[str, nn.Module], data: StageData) -> dict[str, float]:

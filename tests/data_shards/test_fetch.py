@@ -81,6 +81,15 @@ def test_parts_of_a_batch_meet_in_the_order_of_the_plan(make_dataset, decode_thr
         np.testing.assert_array_equal(batch.eeg.numpy(), np.stack([dataset.eeg(row) for row in rows]))
 
 
+def test_epochs_follow_each_other_without_end(make_dataset) -> None:
+    dataset = make_dataset(20)
+    reader = Reader(dataset, ShufflePlan(np.arange(20), 0, 6))
+    one_by_one = [batch for epoch, start in ((3, 2), (4, 0), (5, 0)) for batch in reader.epoch(epoch, start)]
+    stream = reader.epochs(3, 2)
+    assert all(_equal(next(stream), batch) for batch in one_by_one)
+    stream.close()
+
+
 def test_reading_leaves_pytorchs_threads_to_the_trainer(make_dataset) -> None:
     """Segments large enough for PyTorch's thread pool: no thread beside the reader's own may start."""
     dataset = make_dataset(8, n_channels=64, n_samples=1000)
