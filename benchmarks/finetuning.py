@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
     configuration = configuration_of(plan, recipe_path("finetuning.yaml"))
     studies = measured(configuration, args.seeds, lambda seed, folder: measure(seed, folder, plan), args)
     summary = summarise(studies)
-    add_summary(summary, args.json)
+    add_summary(summary, args.seeds, args.json)
     print("\n".join(table(studies, summary)))
 
 

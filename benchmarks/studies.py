@@ -102,10 +102,11 @@ def write_report(report: Figures, path: Path | None) -> None:
             temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def add_summary(summary: Figures, path: Path | None) -> None:
-    """Put the figures over seeds into the file that `measured` wrote."""
+def add_summary(summary: Figures, seeds: Sequence[int], path: Path | None) -> None:
+    """Put the figures over `seeds` into the file that `measured` wrote."""
     if path is not None:
-        write_report(json.loads(path.read_text(encoding="utf-8")) | {"over_seeds": summary}, path)
+        joined = json.loads(path.read_text(encoding="utf-8")) | {"over_seeds": {"seeds": list(seeds), **summary}}
+        write_report(joined, path)
 
 
 def over_seeds(values: Sequence[float]) -> Figures:

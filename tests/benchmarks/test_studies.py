@@ -50,9 +50,9 @@ def test_each_seed_has_a_folder_of_its_own(tmp_path: Path) -> None:
 def test_the_summary_joins_the_file(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     studies.measured({}, [1], lambda seed, folder: {"figure": 1}, arguments(file))
-    studies.add_summary({"mean": 2}, file)
+    studies.add_summary({"mean": 2}, [1], file)
     report = json.loads(file.read_text())
-    assert report["over_seeds"] == {"mean": 2}
+    assert report["over_seeds"] == {"seeds": [1], "mean": 2}
     assert report["studies"][0]["figure"] == 1
 
 
