@@ -2,8 +2,8 @@
 
 Data: segments of 128 × 440 float16, as `data ingest` stores them; every loader delivers shuffled batches of 128 as one
 float32 tensor [B, C, T], in one process, without worker processes. Ours checks a CRC-32 on every sample; the others
-check nothing. Ours reads and decodes in a thread of its own, which beside the consumer's waiting thread is one core as
-the others have it, and once more in two. `memcpy + CRC` is the limit: the stored bytes of as many random samples copied
+check nothing. Ours decodes in two threads, its default, and once more in one, which beside the consumer's waiting
+thread is one core as the others have it. `memcpy + CRC` is the limit: the stored bytes of as many random samples copied
 and checked on one core, nothing decoded. The in-RAM DataLoader has all EEG as one float32 tensor, decoded beforehand.
 Each figure is the median of the repetitions, with the smallest and the largest; the loaders take turns.
 
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
         dataset = Dataset.open(args.data) if args.data else noise_dataset(scratch / "data", args.segments)
         loaders = {
             "neuroimagen": _ours(dataset, None),
-            "neuroimagen, 2 decode threads": _ours(dataset, 2),
+            "neuroimagen, 1 decode thread": _ours(dataset, 1),
             "DataLoader, tensors in RAM": _in_ram(dataset),
             "webdataset, shuffled": _webdataset(dataset),
             **_litdata(dataset, scratch),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from neuroimagen.data_shards.latents import LatentStore
 
 _LOCAL_DECODE_THREADS = 2
-"""Of a local data set, where two threads come near what the memory can do (`bench stream`)."""
+"""Of a local data set: where memory is the limit one does as much (`bench stream`), where it is not two do more."""
 _REMOTE_DECODE_THREADS = 4
 """Of a data set behind a URL, where a thread mostly waits for a block."""
 _PART_SEGMENTS = 128
