@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -87,9 +86,7 @@ def measured(configuration: Figures, seeds: Sequence[int], measure: Measure, arg
         for seed in seeds:
             if seed in found:
                 continue
-            started = time.perf_counter()
-            figures = measure(seed, (args.work or Path(scratch)).resolve() / f"seed-{seed}")
-            found[seed] = {"seed": seed, **figures, "seconds": round(time.perf_counter() - started, 1)}
+            found[seed] = {"seed": seed, **measure(seed, (args.work or Path(scratch)).resolve() / f"seed-{seed}")}
             report["studies"] = [found[number] for number in sorted(found)]
             write_report(report, args.json)
     return [found[seed] for seed in seeds]
