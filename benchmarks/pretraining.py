@@ -71,7 +71,10 @@ TINY = PretrainingStudy(
     simulate=("--images-per-class", "6", "--subjects", "2", "--channels", "8", "--classes", "4"),
     learning_rates=(1e-3,),
     steps=(4,),
-    settings=("masked.steps=2", "masked.batch_size=8", "classifier.validate_every=2", "classifier.batch_size=4"),
+    settings=(
+        *("masked.steps=2", "masked.batch_size=8", "classifier.label_share=0.5"),
+        *("classifier.validate_every=2", "classifier.batch_size=4"),
+    ),
 )
 """Shows that everything runs, and nothing else."""
 
