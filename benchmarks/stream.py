@@ -7,9 +7,9 @@ thread is one core as the others have it. `memcpy + CRC` is the limit: the store
 and checked on one core, nothing decoded. The in-RAM DataLoader has all EEG as one float32 tensor, decoded beforehand.
 Each figure is the median of the repetitions, with the smallest and the largest; the loaders take turns.
 
-litdata takes part where it is installed; it brings torchvision, which must match PyTorch. MosaicML streaming (0.13) asks
-for NumPy below 2.2 and Transformers below 5, so it cannot be installed beside us: `--mosaicml` names the interpreter of
-another environment, whose process takes its turns with the others and times itself (stream_mosaicml.py).
+litdata takes part where it is installed; its torchvision must match PyTorch. MosaicML streaming (0.13) asks for NumPy
+below 2.2 and Transformers below 5, so it cannot be installed beside us: `--mosaicml` names the interpreter of another
+environment, whose process takes its turns with the others and times itself (stream_mosaicml.py).
 """
 
 import argparse
