@@ -16,12 +16,10 @@ import fsspec
 import huggingface_hub.constants
 import numpy as np
 import pytest
-import torch
+from same_stream import assert_streams_alike
 
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.errors import UserError
-from neuroimagen.data_shards.fetch import Reader
-from neuroimagen.data_shards.plan import BlockShufflePlan, ShufflePlan
 from neuroimagen.data_shards.remote_files import RemoteOptions
 from neuroimagen.data_shards.storage import CorruptSampleError
 from neuroimagen.launch.cli import main
@@ -156,18 +154,7 @@ def _forget_clients() -> None:
 
 def test_a_repository_streams_as_the_folder_does(hub: Hub, local: Dataset, options: RemoteOptions) -> None:
     remote = Dataset.open("hf://datasets/lab/set/eeg", remote_options=options)
-    assert remote.digest == local.digest
-    rows = np.arange(len(local))
-    for plan in (
-        ShufflePlan(rows, 0, 16),
-        BlockShufflePlan(rows, local.index.shard, 3, 16, window_shards=1),
-    ):
-        far, near = (Reader(source, plan, image_size_px=8).epoch(1) for source in (remote, local))
-        for theirs, ours in zip(far, near, strict=True):
-            assert torch.equal(theirs.rows, ours.rows)
-            assert torch.equal(theirs.eeg, ours.eeg)
-            assert torch.equal(theirs.images, ours.images)
-            assert torch.equal(theirs.label, ours.label)
+    assert_streams_alike(remote, local)
     tars = [place for place in hub.ranges if place[0].endswith(".tar")]
     assert all(stop - start <= options.block_bytes for _, start, stop in tars), "more was fetched than asked for"
     assert len(tars) == len(set(tars)), "a block was fetched twice"

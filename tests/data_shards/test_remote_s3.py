@@ -9,13 +9,11 @@ import fsspec
 import numpy as np
 import pytest
 import requests
-import torch
 from moto.server import ThreadedMotoServer
+from same_stream import assert_streams_alike
 
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.errors import UserError
-from neuroimagen.data_shards.fetch import Reader
-from neuroimagen.data_shards.plan import BlockShufflePlan, ShufflePlan
 from neuroimagen.data_shards.remote_files import RemoteOptions
 from neuroimagen.data_shards.storage import CorruptSampleError
 from neuroimagen.launch.cli import main
@@ -77,18 +75,7 @@ def _upload(folder: Path, url: str) -> str:
 
 def test_a_bucket_streams_as_the_folder_does(bucket: str, options: RemoteOptions, local: Dataset) -> None:
     remote = Dataset.open(_upload(local.folder, f"{bucket}/studies/set"), remote_options=options)
-    assert remote.digest == local.digest
-    rows = np.arange(len(local))
-    for plan in (
-        ShufflePlan(rows, 0, 16),
-        BlockShufflePlan(rows, local.index.shard, 3, 16, window_shards=1),
-    ):
-        far, near = (Reader(source, plan, image_size_px=8).epoch(1) for source in (remote, local))
-        for theirs, ours in zip(far, near, strict=True):
-            assert torch.equal(theirs.rows, ours.rows)
-            assert torch.equal(theirs.eeg, ours.eeg)
-            assert torch.equal(theirs.images, ours.images)
-            assert torch.equal(theirs.label, ours.label)
+    assert_streams_alike(remote, local)
 
 
 def test_the_commands_take_s3_urls(
