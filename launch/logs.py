@@ -1,10 +1,19 @@
-"""Every rank's log stays a file of its own; this merges them by time into one, job.log, while the job runs."""
+"""Every rank's log stays a file of its own; this merges them by time into one, job.log, while the job runs.
 
+What rank 0 of a shared command prints is kept apart from the warnings in its log, for the launcher to print.
+"""
+
+import contextlib
+import io
+import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TextIO
 
 MERGED = "job.log"
+OUTPUT = "output.log"
+"""What rank 0 printed, start after start."""
 Line = tuple[int, str]
 """Global rank, text."""
 
@@ -50,3 +59,49 @@ def append_merged(folder: Path, lines: Iterable[Line], hosts: Mapping[int, str] 
     if text:
         with (folder / MERGED).open("a", encoding="utf-8") as file:
             file.write(text)
+
+
+class _Twice(io.TextIOBase):
+    """Writes everything to two files at once."""
+
+    def __init__(self, first: TextIO, second: TextIO) -> None:
+        self._files = (first, second)
+
+    def write(self, text: str) -> int:
+        for file in self._files:
+            file.write(text)
+            file.flush()
+        return len(text)
+
+
+@contextlib.contextmanager
+def kept_output(folder: Path) -> Iterator[None]:
+    """Add what is printed meanwhile to the folder's output.log too."""
+    with (folder / OUTPUT).open("a", encoding="utf-8") as file, contextlib.redirect_stdout(_Twice(sys.stdout, file)):
+        yield
+
+
+class OutputTail:
+    """Prints what comes to a folder's output.log from now on."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / OUTPUT
+        self._position = self._path.stat().st_size if self._path.exists() else 0
+
+    def update(self) -> None:
+        """Print the new complete lines."""
+        self._print(last=False)
+
+    def close(self) -> None:
+        """Print what is left."""
+        self._print(last=True)
+
+    def _print(self, *, last: bool) -> None:
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            content = file.read()
+        end = len(content) if last else content.rfind(b"\n") + 1
+        self._position += end
+        print(content[:end].decode(errors="replace"), end="", flush=True)

@@ -1,5 +1,6 @@
 """One rank of a command that shares its work: python -m neuroimagen.launch.rank LOGS cache --data …"""
 
+import contextlib
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ def main() -> None:
     """Run the command, and leave a status for the launcher."""
     from neuroimagen.data_shards.errors import UserError
     from neuroimagen.launch.cli import run_words
+    from neuroimagen.launch.logs import kept_output
     from neuroimagen.trainer.rank_status import write_status
     from neuroimagen.trainer.worker import die_with_launcher
 
@@ -28,7 +30,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, stop)
     write_status(logs, rank, "running")
     try:
-        code = run_words(words)
+        with kept_output(logs) if rank == 0 else contextlib.nullcontext():
+            code = run_words(words)
     except (UserError, OSError) as error:
         write_status(logs, rank, "refused", str(error))
         raise

@@ -9,13 +9,14 @@ from typing import Protocol
 
 from neuroimagen.data_shards.errors import UsageError
 from neuroimagen.launch.deepspeed import Job, JobFailedError, Launcher, free_port, given_devices, run_job
+from neuroimagen.launch.logs import OutputTail
 
 SHARED_COMMANDS = ("cache", "reconstruct")
 """Commands that share their work among ranks."""
 
 
 class Watcher(Protocol):
-    """Shows how far a job is."""
+    """Shows how far a job is, or what it has to say."""
 
     def update(self) -> None: ...
 
@@ -42,14 +43,8 @@ class Work(Protocol):
         """Say how it ended; returns the exit code."""
 
 
-class _Silent:
-    def update(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
 class SharedCommand:
-    """A command whose ranks each do a part of the work (`cache`, `reconstruct`)."""
+    """A command whose ranks each do a part of the work (`cache`, `reconstruct`); rank 0 prints what came of it."""
 
     module = "neuroimagen.launch.rank"
 
@@ -64,7 +59,7 @@ class SharedCommand:
         yield True
 
     def watcher(self) -> Watcher:
-        return _Silent()
+        return OutputTail(self.log_folder)
 
     def describe(self, num_ranks: int) -> str:
         return f"{self.title}: {num_ranks} rank{'s' if num_ranks > 1 else ''}, logs in {self.log_folder}"

@@ -73,6 +73,30 @@ def test_mistakes_are_one_line(
     assert not (data / "latents").exists()
 
 
+def test_launched_on_two_ranks_it_says_what_the_check_found(
+    data: Path, tiny_diffusion_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["cache", "--data", str(data), "--model", str(tiny_diffusion_folder), "--check", "--kinds"]
+    launched = ["launch", "--num-ranks", "2", "--", *command]
+    assert main([*launched, "pooled-class"]) == 0
+    output = capsys.readouterr().out
+    assert output.count("pooled-class     made  12 × 32  ") == 1
+    assert output.count("pooled-class     checked: recomputed latents differ by at most") == 1
+
+    # Rank 1 waits in the making of the second kind while rank 0 checks the first.
+    shard = next((data / "latents").glob("pooled-class-*/00000.tar"))
+    content = bytearray(shard.read_bytes())
+    content[512 + 130] ^= 1
+    shard.write_bytes(content)
+    assert main([*launched, "pooled-class", "text-class"]) == 1
+    said = capsys.readouterr()
+    assert "pooled-class     kept" in said.out
+    assert "checked" not in said.out
+    assert "done" not in said.out
+    assert said.err.splitlines()[-1].startswith("neuroimagen launch: ")
+    assert "offset 512 is damaged. Remove " in said.err
+
+
 @pytest.mark.slow
 def test_two_ranks_give_the_bytes_of_one(
     data: Path, make_tiny_dataset: Callable[..., Path], tiny_diffusion_folder: Path, tmp_path: Path
