@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from neuroimagen.data_shards import hub_files
 from neuroimagen.data_shards.errors import UserError
 
 T = TypeVar("T")
@@ -98,12 +99,14 @@ class RemoteFiles:
 
     def size(self, name: str) -> int | None:
         """Size of a file in bytes, if the server tells."""
-        return self._retried(name, lambda: self._filesystem().size(self._path(name)))
+        return self._retried(name, lambda: self._size_once(name))
 
     def list(self, name: str) -> list[str]:
         """Names in a folder; none if the folder is not there or the server does not list folders."""
+        # The hub's file system repeats a failed listing by itself, as often as we would.
+        attempts = 1 if self._is_hub else self.options.attempts
         try:
-            found = self._retried(name, lambda: self._filesystem().ls(self._path(f"{name}/"), detail=False))
+            found = self._retried(name, lambda: self._filesystem().ls(self._path(f"{name}/"), detail=False), attempts)
         except UserError:
             return []
         return sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in found})
@@ -128,15 +131,26 @@ class RemoteFiles:
                 return
         raise UserError(f"{self.url}/{name} is damaged or another data set's: its SHA-256 is not the one expected.")
 
+    @property
+    def _is_hub(self) -> bool:
+        return self.url.startswith("hf:")
+
+    def _size_once(self, name: str) -> int | None:
+        filesystem, path = self._filesystem(), self._path(name)
+        if self._is_hub:
+            return hub_files.size(filesystem, path, timeout_s=self.options.timeout_s)
+        found: int | None = filesystem.size(path)
+        return found
+
     def _read_once(self, name: str, start: int, stop: int | None) -> bytes:
         filesystem, path = self._filesystem(), self._path(name)
+        if self._is_hub:
+            return hub_files.read(filesystem, path, start=start, stop=stop, timeout_s=self.options.timeout_s)
         limits: dict[str, int] = {} if (start, stop) == (0, None) else {"start": start}
         if stop is not None:
             limits["end"] = stop
         if not getattr(filesystem, "async_impl", False):
-            # With the time limits of its own library. The hub's reads ahead unless it is told not to.
-            buffering = {"cache_type": "none"} if self.url.startswith("hf:") else {}
-            content: bytes = filesystem.cat_file(path, **limits, **buffering)
+            content: bytes = filesystem.cat_file(path, **limits)  # with the time limits of its own library
             return content
         from fsspec.asyn import sync
 
@@ -158,9 +172,9 @@ class RemoteFiles:
     def _path(self, name: str) -> str:
         return f"{self.url}/{name}"
 
-    def _retried(self, name: str, request: Callable[[], T]) -> T:
-        where = f"{self.url}/{name}"
-        for attempt in range(self.options.attempts):
+    def _retried(self, name: str, request: Callable[[], T], attempts: int | None = None) -> T:
+        where, attempts = f"{self.url}/{name}", attempts or self.options.attempts
+        for attempt in range(attempts):
             try:
                 return request()
             except UserError:
@@ -177,7 +191,7 @@ class RemoteFiles:
                     raise UserError(f"no access to {where}: {reason.rstrip('.')}. {_credentials(self.url)}") from error
                 if isinstance(error, TypeError | AttributeError) or status in _FINAL_STATUS:
                     raise UserError(f"cannot read {where}: {reason}") from error
-                if attempt + 1 == self.options.attempts:
+                if attempt + 1 == attempts:
                     raise UserError(f"cannot read {where} in {attempt + 1} attempts: {reason}") from error
                 pause = min(_LONGEST_PAUSE_S, self.options.backoff_s * 2**attempt) * random.uniform(0.5, 1)
                 _logger.warning("%s: %s; again in %.1f s", where, reason, pause)

@@ -1,11 +1,13 @@
 """Data sets at hf:// URLs: huggingface_hub's file system against a server of the hub's answers, on the loopback."""
 
+import dataclasses
 import hashlib
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import fsspec
+import huggingface_hub
 import huggingface_hub.constants
 import numpy as np
 import pytest
@@ -36,6 +39,10 @@ class Hub:
         """Without this one the repository is hidden."""
         self.gated = False
         """Everyone sees the repository, nobody may read its files."""
+        self.is_down = False
+        """Every answer is 503."""
+        self.refused: list[str] = []
+        """Paths that were asked for while it was down."""
         self.ranges: list[tuple[str, int, int]] = []  # path, start, stop
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self._http.daemon_threads = True
@@ -60,8 +67,14 @@ class _Handler(BaseHTTPRequestHandler):
             found = [self.hub.folder / name for name in body["paths"]]
             self._json([self._entry(path) for path in found if path.exists()])
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
+        if self.hub.is_down:
+            self.hub.refused.append(path)
+            return self._answer(503, b"", {})
         tree, resolve = "/api/datasets/lab/set/tree/main", "/datasets/lab/set/resolve/main/"
         if path in ("/api/datasets/lab/set", "/api/datasets/lab/set/revision/main"):
             if self._admitted(path):
@@ -76,6 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._file(path.removeprefix(resolve))
         else:
             self._error(401, "RepoNotFound")
+        return None
 
     def _file(self, name: str) -> None:
         if self.hub.gated:
@@ -87,7 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
         if asked := self.headers.get("Range"):
             first, last = asked.removeprefix("bytes=").split("-")
             start, stop = int(first), min(len(content), int(last) + 1)
-        self.hub.ranges.append((name, start, stop))
+        if self.command == "GET":
+            self.hub.ranges.append((name, start, stop))
         return self._answer(206 if asked else 200, content[start:stop], {})
 
     def _admitted(self, path: str) -> bool:
@@ -113,7 +128,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
 
 @pytest.fixture
@@ -186,6 +202,37 @@ def test_what_is_missing_or_hidden_is_named(hub: Hub, options: RemoteOptions, mo
     hub.gated = True
     with pytest.raises(UserError, match=r"no access to hf://datasets/lab/set/eeg/dataset\.json: .*gated.*HF_TOKEN"):
         Dataset.open("hf://datasets/lab/set/eeg", remote_options=options)
+
+
+def test_a_hub_that_is_down_is_asked_as_often_as_the_options_say(
+    hub: Hub, options: RemoteOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """huggingface_hub's own repeating does not multiply ours: 3 requests, not 18."""
+    options = dataclasses.replace(options, attempts=3)
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    remote = Dataset.open("hf://datasets/lab/set/eeg", remote_options=options)
+    assert remote.remote is not None
+    files = remote.remote.files
+    assert pauses == []
+
+    hub.is_down = True
+    for ask in (lambda: remote.eeg(0), lambda: files.size("index.parquet")):
+        with pytest.raises(UserError, match=r"in 3 attempts: .*503"):
+            ask()
+        assert len(hub.refused) == 3, hub.refused
+        hub.refused.clear()
+    assert len(pauses) == 4
+    assert max(pauses) <= 2 * options.backoff_s
+    assert files.list("latents") == []
+    assert len(hub.refused) == 6  # the library's own
+
+    pauses.clear()
+    hub.close()
+    huggingface_hub.close_session()  # which keeps connections open
+    with pytest.raises(UserError, match=r"00000\.tar in 3 attempts: .*refused"):
+        remote.eeg(0)
+    assert len(pauses) == 2
 
 
 def test_verify_reads_every_byte(
