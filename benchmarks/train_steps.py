@@ -119,13 +119,17 @@ def bare_step(stage: Stage, device: torch.device) -> Step:
     for name, network in stage.networks.items():
         trained = [p for p in network.to(device).parameters() if p.requires_grad]
         optimizers[name] = torch.optim.AdamW(
-            trained, lr=stage.learning_rate(name), betas=config.adam_betas, weight_decay=config.weight_decay
+            trained,
+            lr=stage.learning_rate(name),
+            betas=config.adam_betas,
+            weight_decay=config.weight_decay,
+            fused=device.type == "cuda" or None,  # as the engine's
         )
 
     def step(number: int, batch: Batch) -> None:
         for phase in stage.phases:
             seed = derive_seed(SEED, phase.network)
-            random = StepRandom(seed, number, first=0, count=total, total=total, device=device)
+            random = StepRandom(seed, number, first=0, count=total, device=device)
             for network in stage.networks.values():
                 reseed_dropout(network, random)
             with Frozen([network for name, network in stage.networks.items() if name != phase.network]):

@@ -128,7 +128,7 @@ def _named_shapes(batch: Batch) -> dict[str, tuple[int, ...]]:
 def _saved_bytes(stage: Stage, phase_index: int, batch: Batch, batch_size: int) -> int:
     """Bytes that autograd keeps for one phase's backward pass. Weights, kept as well, are counted elsewhere."""
     phase = stage.phases[phase_index]
-    random = StepRandom(0, 0, first=0, count=batch_size, total=batch_size, device=torch.device("meta"))
+    random = StepRandom(0, 0, first=0, count=batch_size, device=torch.device("meta"))
     weights = {id(p) for network in stage.networks.values() for p in network.parameters()}
     seen: dict[int, Tensor] = {}
 

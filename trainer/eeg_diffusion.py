@@ -121,13 +121,17 @@ class NoiseSchedule:
             raise UserError(f"the scheduler's prediction_type is {kind!r}; only epsilon and v_prediction are trained.")
         self.prediction_type: PredictionType = kind
         self.alphas_cumprod: Tensor = DDPMScheduler.from_config(dict(scheduler_config)).alphas_cumprod
+        self._on_device: dict[torch.device, Tensor] = {}
 
     @property
     def num_timesteps(self) -> int:
         return len(self.alphas_cumprod)
 
     def _alpha(self, timesteps: Tensor) -> Tensor:
-        return self.alphas_cumprod.to(timesteps.device)[timesteps][:, None, None, None]
+        device = timesteps.device
+        if device not in self._on_device:  # copied once: a copy in every step would wait for the GPU
+            self._on_device[device] = self.alphas_cumprod.to(device)
+        return self._on_device[device][timesteps][:, None, None, None]
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         alpha = self._alpha(timesteps)

@@ -21,10 +21,14 @@ class EMA:
     def update(self, network: nn.Module, step: int) -> None:
         """Take in the weights after `step` (1-based)."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        for average, parameter in zip(self.network.parameters(), network.parameters(), strict=True):
-            average.lerp_(parameter.to(average.dtype), 1.0 - decay)
-        for copied, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
-            copied.copy_(buffer)
+        averages: list[Tensor] = list(self.network.parameters())
+        parameters: list[Tensor] = list(network.parameters())
+        buffers, newest = list(self.network.buffers()), list(network.buffers())
+        assert (len(averages), len(buffers)) == (len(parameters), len(newest))
+        # All at once: a U-Net has 686 parameters, and on a GPU launching costs more than averaging a small one.
+        torch._foreach_lerp_(averages, parameters, 1.0 - decay)
+        if buffers:
+            torch._foreach_copy_(buffers, newest)
 
     def state(self) -> dict[str, Tensor]:
         """Copies of the average's tensors, on the CPU, by name: what comes later does not change them."""

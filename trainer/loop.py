@@ -26,6 +26,7 @@ from neuroimagen.trainer.data import StageData
 from neuroimagen.trainer.device_feed import on_device
 from neuroimagen.trainer.ema import EMA
 from neuroimagen.trainer.engine import Frozen, build_engines, set_learning_rates, whole_networks
+from neuroimagen.trainer.host_number import HostNumber
 from neuroimagen.trainer.inputs import open_inputs
 from neuroimagen.trainer.loss_watch import LossWatch
 from neuroimagen.trainer.randomness import StepRandom, derive_seed, reseed_dropout
@@ -174,34 +175,42 @@ def train_step(
     A frozen network is called as a plain module: a DeepSpeed engine that is called but not stepped keeps the
     gradients of another's loss, which is silently wrong on ZeRO 1 and an assertion on ZeRO 2 and 3.
 
-    Raises BadLossError before the backward pass of a loss that is not finite or, by `watch`, diverges.
+    Raises BadLossError, before the optimiser's step, for a loss that is not finite or, by `watch`, diverges.
     """
     total = stage.global_batch_size
     first = total * ranks.rank // ranks.world_size  # as plan.rank_slice cuts
-    parts = stage.config.gradient_accumulation
+    config = stage.config
     watch = watch or LossWatch(None, {})
     figures: dict[str, Tensor] = {}
+
+    def check(network: str, loss: HostNumber) -> None:
+        verdict = watch.verdict(network, ranks.mean_of(loss.value()))
+        if verdict is not None:
+            keys = [segment_key(row) for row in batch.rows.tolist()]
+            raise BadLossError(f"{stage.name}: {network}", step + 1, verdict, keys)
+
     for phase in stage.phases:
         others = [engine.module for key, engine in engines.items() if key != phase.network]
         networks = {key: engine if key == phase.network else engine.module for key, engine in engines.items()}
         prefix = "" if len(stage.phases) == 1 else f"{phase.network}_"
         phase_seed = derive_seed(seed, phase.network)
         with Frozen(others):
-            for start, part in cut_batch(batch, parts):
-                random = StepRandom(
-                    phase_seed, step, first=first + start, count=len(part), total=total, device=batch.eeg.device
-                )
+            for start, part in cut_batch(batch, config.gradient_accumulation):
+                random = StepRandom(phase_seed, step, first=first + start, count=len(part), device=batch.eeg.device)
                 for engine in engines.values():
                     reseed_dropout(engine.module, random)
                 loss, more = phase.loss(networks, part, random)
-                verdict = watch.verdict(phase.network, ranks.mean_of(loss.item()))
-                if verdict is not None:
-                    keys = [segment_key(row) for row in batch.rows.tolist()]
-                    raise BadLossError(f"{stage.name}: {phase.network}", step + 1, verdict, keys)
+                number = HostNumber(loss)
+                # A batch that is to be left out must leave no gradients; otherwise a GPU need not wait for the check.
+                if config.on_bad_loss == "skip":
+                    check(phase.network, number)
                 engines[phase.network].backward(loss)
+                if config.on_bad_loss == "stop":
+                    check(phase.network, number)
                 engines[phase.network].step()  # of the optimiser: at the last part only
                 for key, value in {f"{prefix}loss": loss.detach(), **more}.items():
-                    figures[key] = value / parts + figures.get(key, torch.zeros_like(value))
+                    value = value / config.gradient_accumulation
+                    figures[key] = figures[key] + value if key in figures else value
     return figures
 
 

@@ -14,42 +14,54 @@ def derive_seed(*parts: int | str) -> int:
 
 
 class StepRandom:
-    """The random numbers of one training step for this rank's samples.
+    """The random numbers of one training step for this rank's samples, made on the device that trains.
 
-    Every draw is made for the whole global batch and cut to this rank's block, so that N ranks of batch B see exactly
-    what one rank of batch N·B sees. Nothing is carried from step to step: resuming needs the step's number only.
+    Each is a function of (seed, step, purpose, position in the global batch, place in the sample), so N ranks of batch
+    B see exactly what one rank of batch N·B sees, at the cost of their own samples. Nothing is carried from step to
+    step: resuming needs the step's number only.
     """
 
-    def __init__(self, seed: int, step: int, *, first: int, count: int, total: int, device: torch.device) -> None:
-        assert 0 <= first <= first + count <= total, (first, count, total)
+    def __init__(self, seed: int, step: int, *, first: int, count: int, device: torch.device) -> None:
+        """`first`: position of this rank's first sample in the global batch; `count`: how many follow from there."""
         self.seed = seed
         self.step = step
         self.first = first
         self.count = count
-        self.total = total
         self.device = device
 
-    def _generator(self, purpose: str) -> torch.Generator:
-        return torch.Generator().manual_seed(derive_seed(self.seed, self.step, purpose))
+    def key(self, *purpose: int | str) -> int:
+        """Where the numbers of a purpose begin: far from those of any other, and far from int64's end."""
+        return derive_seed(self.seed, self.step, *purpose) >> 8
 
-    def _cut(self, drawn: Tensor) -> Tensor:
-        return drawn[self.first : self.first + self.count].to(self.device)
-
-    def normal(self, purpose: str, *shape: int) -> Tensor:
-        """Standard normal float32 [count, *shape]."""
-        return self._cut(torch.randn(self.total, *shape, generator=self._generator(purpose)))
+    def _draw(self, purpose: str, shape: tuple[int, ...]) -> Tensor:
+        size = math.prod(shape)
+        start = self.key(purpose) + self.first * size
+        # The start is added on the device: as bounds of arange such numbers would be rounded to doubles.
+        counter = torch.arange(self.count * size, device=self.device) + start
+        return hash_to_24_bits(counter).view(self.count, *shape)
 
     def uniform(self, purpose: str, *shape: int) -> Tensor:
-        """Uniform float32 in [0, 1), [count, *shape]."""
-        return self._cut(torch.rand(self.total, *shape, generator=self._generator(purpose)))
+        """Uniform float32 in [0, 1), multiples of 2^-24: [count, *shape]."""
+        return self._draw(purpose, shape).float() * 2.0**-24
+
+    def normal(self, purpose: str, *shape: int) -> Tensor:
+        """Standard normal float32, [count, *shape]: √2·erf⁻¹ of (2k + 1 − 2^24) / 2^24, so at most 5.4 in size.
+
+        The argument is exact in float32, and its values lie symmetrically about zero.
+        """
+        odd = 2 * self._draw(purpose, shape) + (1 - (1 << 24))
+        return torch.erfinv(odd.float() * 2.0**-24) * math.sqrt(2.0)
 
 
-def _hash_to_unit(counter: Tensor) -> Tensor:
-    """int64 counters → float32 in [0, 1): two rounds of the splitmix64 finaliser (int64 products wrap, as it needs)."""
+def hash_to_24_bits(counter: Tensor) -> Tensor:
+    """int64 counters → int64 in [0, 2^24): the upper bits of splitmix64 (Steele et al. 2014) at those places.
+
+    int64 products wrap, as it needs; its shifts carry the sign along, which the masks take away.
+    """
     x = counter * -7046029254386353131
     x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
     x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
-    return ((x >> 40) & 0xFFFFFF).float() / float(1 << 24)
+    return (x >> 40) & 0xFFFFFF
 
 
 class SampleDropout(nn.Module):
@@ -80,7 +92,8 @@ class SampleDropout(nn.Module):
             return x
         features = math.prod(x.shape[1:])
         counter = torch.arange(x.numel(), device=x.device) + (self.first * features + self.key)
-        return x * (_hash_to_unit(counter) >= self.p).view_as(x) / (1.0 - self.p)
+        keep = hash_to_24_bits(counter).float() * 2.0**-24 >= self.p
+        return x * keep.view_as(x) / (1.0 - self.p)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -90,4 +103,4 @@ def reseed_dropout(network: nn.Module, random: StepRandom) -> None:
     """Give every SampleDropout of `network` its masks for this step."""
     for index, module in enumerate(network.modules()):
         if isinstance(module, SampleDropout):
-            module.reseed(derive_seed(random.seed, random.step, "dropout", index) >> 8, random.first)
+            module.reseed(random.key("dropout", index), random.first)

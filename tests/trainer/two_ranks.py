@@ -142,7 +142,7 @@ def train_plainly(stage: Stage) -> Mapping[str, nn.Module]:
     for step, batch in enumerate(batches(stage, STEPS)):
         for phase in stage.phases:
             seed = derive_seed(SEED, phase.network)
-            random = StepRandom(seed, step, first=0, count=TOTAL, total=TOTAL, device=CPU)
+            random = StepRandom(seed, step, first=0, count=TOTAL, device=CPU)
             for network in stage.networks.values():
                 reseed_dropout(network, random)
             with Frozen([network for name, network in stage.networks.items() if name != phase.network]):

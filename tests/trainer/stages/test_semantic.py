@@ -51,7 +51,7 @@ def loss_of(answer: Tensor, loss: str) -> float:
         images=None,
         latents={"text-class": CAPTIONS[[0, 0, 1]]},
     )
-    random = StepRandom(0, 0, first=0, count=3, total=3, device=torch.device("cpu"))
+    random = StepRandom(0, 0, first=0, count=3, device=torch.device("cpu"))
     return float(stage._loss({"model": Answer(answer)}, batch, random)[0])
 
 
