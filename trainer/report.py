@@ -24,7 +24,7 @@ from neuroimagen.trainer.evaluate import DETAILS_FILE, EEG_FILE, ITEMS_FILE
 from neuroimagen.trainer.manifest import read_picture
 from neuroimagen.trainer.pages import render_page
 from neuroimagen.trainer.report_tables import absent_rows, is_share, latex_table, markdown_report, table_view
-from neuroimagen.trainer.results import RESULTS_FILE, Result, find, read_results
+from neuroimagen.trainer.results import RESULTS_FILE, Result, find, guessing, read_results
 
 RANK_METRICS = ("ssim", "pixcorr", "two_way_clip")
 RANK_RULE = "best, median and worst by the mean of three ranks among its test segments: SSIM, PixCorr, two-way CLIP"
@@ -237,10 +237,10 @@ def _hero(results: Sequence[Result]) -> dict[str, Any] | None:
     model = find(results, "full", "accuracy")
     if model is None:
         return None
-    chance, ceiling = find(results, "chance", "accuracy"), find(results, "ceiling", "accuracy")
+    ceiling = find(results, "ceiling", "accuracy")
     return {
         "model": model,
-        "chance": chance.value if chance else None,
+        "chance": guessing(results),
         "ceiling": ceiling.value if ceiling else None,
     }
 

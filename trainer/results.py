@@ -278,6 +278,13 @@ def find(results: Sequence[Result], row: str, metric: str) -> Result | None:
     return next((item for item in results if item.row == row and item.metric == metric), None)
 
 
+def guessing(results: Sequence[Result]) -> float | None:
+    """The accuracy of pictures of a class that is guessed, 0..1: one of those the classifier chooses among, or, where
+    that is more, one of the data set's, which a model that knows nothing else still knows. None where it is unknown."""
+    chances = [found.value for row in ("chance", "chance_eeg") if (found := find(results, row, "accuracy"))]
+    return max(chances, default=None)
+
+
 def ordered_rows(results: Sequence[Result]) -> list[str]:
     """Row names in the table's order."""
     present = dict.fromkeys(item.row for item in results)

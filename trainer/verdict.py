@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from neuroimagen.trainer.results import Result, find
+from neuroimagen.trainer.results import Result, find, guessing
 
 Tone = Literal["good", "plain", "warning"]
 LITTLE, MOST = 0.2, 0.5
@@ -47,12 +47,16 @@ def _above(found: Result | None, level: float) -> bool:
 
 
 def _accuracy(results: Sequence[Result]) -> Sentence | None:
-    model, chance = find(results, "full", "accuracy"), find(results, "chance", "accuracy")
-    if model is None or chance is None:
+    model, guess = find(results, "full", "accuracy"), guessing(results)
+    if model is None or guess is None:
         return None
-    text = (
-        f"{_percent(model)} of the pictures are recognised as their class; guessing gives {100 * chance.value:.0f} %."
-    )
+    text = f"{_percent(model)} of the pictures are recognised as their class; guessing gives {100 * guess:.0f} %"
+    # What a wrong class is taken for counts too where the classifier chooses among classes that were never shown.
+    random_class = find(results, "random_class", "accuracy")
+    if random_class is not None:
+        text += f", a class drawn at random as prompt {_percent(random_class)}"
+        guess = max(guess, random_class.value)
+    text += "."
     share = find(results, "full_over_ceiling", "accuracy")
     ceiling = find(results, "ceiling", "accuracy")
     if share and ceiling:
@@ -60,7 +64,7 @@ def _accuracy(results: Sequence[Result]) -> Sentence | None:
             f" No decoder of this simulated study could exceed {100 * ceiling.value:.0f} % on average: "
             f"the model reaches {share.value:.2f} of that."
         )
-    if not _above(model, chance.value):
+    if not _above(model, guess):
         return Sentence(heading="The class does not come through", text=text, tone="warning")
     return Sentence(heading="The class comes through", text=text, tone="good")
 
@@ -82,12 +86,22 @@ def _drift(results: Sequence[Result]) -> Sentence | None:
             heading="Little room for drift", text=f"The order of recording is unknown, but {slow_text}.", tone="plain"
         )
     time_text = f"the time of recording alone, without any EEG, gives {_percent(time)}"
+    share, opening = drift_share(results), f"Classes were shown in blocks: {time_text}."
     if not _above(time, chance.value):
-        text = f"The order of presentation does not give the class away ({time_text}), so slow drift cannot fake it."
-        return Sentence(heading="Drift is ruled out by the design", text=text, tone="good")
-    share = drift_share(results)
+        room = _room_for_time(results, time, chance.value)
+        if room is None:
+            return None
+        if room <= LITTLE:
+            text = (
+                f"The order of presentation does not give the class away ({time_text}), so slow drift cannot fake it."
+            )
+            return Sentence(heading="Drift is ruled out by the design", text=text, tone="good")
+        opening = f"Too few test segments to tell whether the order of presentation gives the class away: {time_text}."
+        if share is None:
+            text = f"{opening} Up to {100 * room:.0f} % of what is above guessing could be told by the time."
+            return Sentence(heading="Too few test segments to rule drift out", text=text, tone="plain")
     if share is not None:
-        return _share_of_drift(results, share, f"Classes were shown in blocks: {time_text}.")
+        return _share_of_drift(results, share, opening)
     if model is None:
         return None
     # Without phantoms: the smaller of what the order gives and what the slow part of the EEG gives. The slow part holds
@@ -103,6 +117,18 @@ def _drift(results: Sequence[Result]) -> Sentence | None:
     if explained > LITTLE:
         return Sentence(heading="Part of this could be slow drift", text=text, tone="warning")
     return Sentence(heading="Slow drift explains little", text=text, tone="plain")
+
+
+def _room_for_time(results: Sequence[Result], time: Result, chance: float) -> float | None:
+    """The share, 0..1, of a figure above guessing that the time of recording could tell at most: by the upper end of
+    its interval, because a wide interval around guessing rules nothing out. None where no figure is above guessing."""
+    guess = guessing(results)
+    for row, level in (("full", guess), ("linear_decoder", chance)):
+        real = find(results, row, "accuracy")
+        if real is not None and level is not None and _above(real, level):
+            highest = time.value if time.high is None else time.high
+            return max(0.0, min(1.0, (highest - chance) / (real.value - level)))
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,16 +148,16 @@ def drift_share(results: Sequence[Result]) -> Share | None:
 
     The interval takes both figures' errors as independent, to first order.
     """
-    for phantom_row, real_row, chance_row in (
-        ("phantom_full", "full", "chance"),
-        ("phantom_drift", "linear_decoder", "chance_eeg"),
+    eeg_chance = find(results, "chance_eeg", "accuracy") or find(results, "chance", "accuracy")
+    for phantom_row, real_row, chance in (
+        ("phantom_full", "full", guessing(results)),
+        ("phantom_drift", "linear_decoder", None if eeg_chance is None else eeg_chance.value),
     ):
         phantom, real = find(results, phantom_row, "accuracy"), find(results, real_row, "accuracy")
-        chance = find(results, chance_row, "accuracy") or find(results, "chance", "accuracy")
-        if phantom is None or real is None or chance is None or not _above(real, chance.value):
+        if phantom is None or real is None or chance is None or not _above(real, chance):
             continue
-        above = real.value - chance.value
-        value = (phantom.value - chance.value) / above
+        above = real.value - chance
+        value = (phantom.value - chance) / above
         error = float(np.hypot(_half_width(phantom), value * _half_width(real))) / above
         low, high = (min(1.0, max(0.0, bound)) for bound in (value - error, value + error))
         return Share(value=min(1.0, max(0.0, value)), low=low, high=high, phantom=phantom, real=real)

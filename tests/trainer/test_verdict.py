@@ -1,0 +1,77 @@
+"""The verdict's words, on figures made for the purpose."""
+
+import pytest
+
+from neuroimagen.trainer.results import Result, guessing
+from neuroimagen.trainer.verdict import verdict
+
+
+def accuracy(row: str, value: float, low: float | None = None, high: float | None = None) -> Result:
+    return Result(row=row, metric="accuracy", value=value, low=low, high=high, n=16, definition="")
+
+
+def headings(*results: Result) -> list[str]:
+    return [sentence["heading"] for sentence in verdict(results)]
+
+
+def test_knowing_the_classes_that_were_shown_is_not_reading_the_eeg() -> None:
+    """Four classes shown, judged by a classifier of twelve: naming one of the four is right once in four."""
+    figures = [accuracy("chance", 1 / 12), accuracy("chance_eeg", 1 / 4)]
+    assert guessing(figures) == 1 / 4
+    assert guessing(figures[:1]) == 1 / 12
+    assert guessing([]) is None
+    sentences = verdict([accuracy("full", 0.31, 0.12, 0.44), *figures])
+    assert sentences[0]["heading"] == "The class does not come through"
+    assert "guessing gives 25 %" in sentences[0]["text"]
+    assert headings(accuracy("full", 0.6, 0.4, 0.8), *figures) == ["The class comes through"]
+
+
+def test_a_class_drawn_at_random_is_a_floor_too() -> None:
+    """With 50 of 1,000 labels in a trial a wrong class often beats the true one's competitors."""
+    figures = [accuracy("chance", 1 / 50), accuracy("chance_eeg", 1 / 40), accuracy("random_class", 0.05, 0.03, 0.07)]
+    sentences = verdict([accuracy("full", 0.045, 0.03, 0.06), *figures])
+    assert sentences[0]["heading"] == "The class does not come through"
+    assert "at random as prompt 5 % (95 % interval 3 to 7 %)" in sentences[0]["text"]
+    assert headings(accuracy("full", 0.09, 0.06, 0.12), *figures) == ["The class comes through"]
+
+
+@pytest.mark.parametrize(
+    ("time", "heading"),
+    [
+        ((0.08, 0.06, 0.11), "Drift is ruled out by the design"),
+        ((0.3, 0.05, 0.6), "Too few test segments to rule drift out"),
+        ((0.6, 0.4, 0.8), "Most of this could be slow drift"),
+    ],
+)
+def test_drift_is_ruled_out_by_a_narrow_interval_only(time: tuple[float, float, float], heading: str) -> None:
+    figures = [
+        accuracy("chance", 1 / 12),
+        accuracy("full", 0.7, 0.6, 0.8),
+        accuracy("mean_slope_only", 0.5, 0.3, 0.7),
+        accuracy("time_index_only", *time),
+    ]
+    assert heading in headings(*figures)
+
+
+def test_with_phantoms_a_wide_interval_gives_drifts_share() -> None:
+    figures = [
+        accuracy("chance", 1 / 12),
+        accuracy("linear_decoder", 0.7, 0.6, 0.8),
+        accuracy("mean_slope_only", 0.5, 0.3, 0.7),
+        accuracy("time_index_only", 0.3, 0.05, 0.6),
+        accuracy("phantom_drift", 0.4, 0.3, 0.5),
+    ]
+    (sentence,) = verdict(figures)
+    assert sentence["text"].startswith("Too few test segments to tell whether the order")
+    assert "drift alone could explain 51 %" in sentence["text"]
+
+
+def test_where_nothing_is_above_guessing_there_is_nothing_to_put_down_to_drift() -> None:
+    figures = [
+        accuracy("chance", 1 / 12),
+        accuracy("full", 0.1, 0.05, 0.2),
+        accuracy("linear_decoder", 0.1, 0.05, 0.2),
+        accuracy("mean_slope_only", 0.1, 0.05, 0.2),
+        accuracy("time_index_only", 0.1, 0.05, 0.2),
+    ]
+    assert headings(*figures) == ["The class does not come through"]
