@@ -107,6 +107,13 @@ class ArraySource:
             raise UserError(
                 f"{len(eeg)} segments and {len(table)} rows of labels; there must be one each, at least one."
             )
+        if channel_names is not None and (twice := sorted({c for c in channel_names if channel_names.count(c) > 1})):
+            raise UserError(f"channel name {twice[0]!r} is given twice; data sets are matched by channel names.")
+        if band_hz is not None and not 0 <= band_hz[0] < band_hz[1] <= sfreq / 2:
+            raise UserError(
+                f"--band {band_hz[0]:g}:{band_hz[1]:g} is no band from low to high, up to half of the sampling rate "
+                f"({sfreq / 2:g} Hz)."
+            )
         self._eeg, self._table, self._images, self._name = eeg, table, images, name
         self._sfreq, self._channel_names, self._band_hz = sfreq, channel_names, band_hz
         self._files, self._source = files, source
@@ -193,7 +200,10 @@ class ArraySource:
                 problems.append(f"{image} ({getattr(error, 'strerror', None) or error})")
         if problems:
             shown = ", ".join(problems[:20]) + (" …" if len(problems) > 20 else "")
-            raise UserError(f"{len(problems)} of {len(label_of)} pictures under {self._images} can't be read: {shown}.")
+            raise UserError(
+                f"{len(problems)} of {len(label_of)} pictures under {self._images} can't be read: {shown}. "
+                "Put them there, or take their rows (and segments) out of the table."
+            )
 
 
 def _keys(images: tuple[str, ...]) -> dict[str, str]:

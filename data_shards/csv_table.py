@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from neuroimagen.data_shards.errors import UserError
@@ -13,18 +14,27 @@ def read_csv_table(
 ) -> tuple[list[dict[str, str]], set[str]]:
     """The rows of a table, and which columns it has.
 
-    Raises UserError naming column or line if a required column is missing or empty, or a `split` is none of ours.
+    Raises UserError naming column or line if a required column is missing or empty, a `split` is none of ours, or a
+    column's name is nearly that of an optional one: left out silently, a misspelt `split` would give a random one.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
             rows = list(reader)
-            names = set(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+            header = list(reader.fieldnames or ())
+            names = set(header)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it as that.") from None
+    except (OSError, csv.Error) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from None
     if missing := [name for name in required if name not in names]:
         more = f", and may have {', '.join(optional)}" if optional else ""
-        raise UserError(f"{path} has no column {missing[0]!r}; it needs {', '.join(required)}{more}.")
+        found = f"its first line is {', '.join(map(repr, header))}" if header else "it is empty"
+        raise UserError(f"{path} has no column {missing[0]!r}; it needs {', '.join(required)}{more}; {found}.")
+    for name in sorted(names - {*required, *optional}):
+        near = get_close_matches(name.strip().lower(), [each for each in optional if each not in names], cutoff=0.8)
+        if near:
+            raise UserError(f"{path}: column {name!r} is none of ours; did you mean {near[0]!r}? Rename it.")
     for line, row in enumerate(rows, start=2):
         if empty := [name for name in required if not row[name]]:
             raise UserError(f"{path}, line {line}: {empty[0]} is empty.")

@@ -7,6 +7,7 @@ All segments are held in memory (float32), one recording's raw data at a time.
 """
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,13 @@ class MneOptions:
     def __post_init__(self) -> None:
         if not self.tmin < self.tmax:
             raise UserError(f"--tmin {self.tmin} is not before --tmax {self.tmax}.")
+        # MNE takes a low edge above the high one as a wish for a band-stop filter.
+        if self.band_hz is not None and not 0 <= self.band_hz[0] < self.band_hz[1]:
+            raise UserError(f"--band {self.band_hz[0]:g}:{self.band_hz[1]:g} is no band from low to high, in Hz.")
+        if self.baseline is not None and not self.baseline[0] <= self.baseline[1]:
+            raise UserError(f"--baseline {self.baseline[0]:g}:{self.baseline[1]:g} ends before it starts.")
+        if self.resample is not None and not 0 < self.resample < math.inf:
+            raise UserError(f"--resample {self.resample:g} is no sampling rate; it must be a positive number of Hz.")
 
 
 class MneSource(ArraySource):
@@ -55,13 +63,23 @@ class MneSource(ArraySource):
         self._options = options
         table = _read_events(options.events)
         recordings = _find_recordings(options.recordings)
+        self.notes: list[str] = []
+        """What was left out, a line each."""
         seen: list[dict[str, str]] = []
         subjects: list[int] = []
         pieces: list[np.ndarray] = []
         channels: list[str] | None = None
         sfreq = 0.0
         for number, path in enumerate(recordings, start=1):
-            eeg, events, names, rate = _cut(path, options, set(table))
+            try:
+                eeg, events, names, rate, lost = _cut(path, options, set(table))
+            except (OSError, ValueError, RuntimeError) as error:  # MNE reads samples long after it opened the file
+                raise _unreadable(path, error) from None
+            if lost:
+                self.notes.append(
+                    f"{path}: {lost} of {lost + len(events)} segments dropped: they run over the recording's ends, "
+                    "lie in a stretch that is marked bad, or begin together"
+                )
             if channels is not None and (names != channels or rate != sfreq):
                 raise UserError(
                     f"{path} has {len(names)} channels at {rate:g} Hz, {recordings[0]} has {len(channels)} at "
@@ -72,6 +90,9 @@ class MneSource(ArraySource):
             seen.extend(table[event] for event in events)
             match = re.search(r"sub-0*(\d+)", str(path))
             subjects.extend([int(match[1]) if match else number] * len(events))
+        if unseen := sorted(set(table) - {row["event"] for row in seen}):
+            shown = ", ".join(unseen[:10]) + (" …" if len(unseen) > 10 else "")
+            self.notes.append(f"{len(unseen)} of the table's {len(table)} events are in no segment: {shown}")
         has_split = all("split" in row for row in seen)
         labels = LabelTable(
             image=tuple(row["image"] for row in seen),
@@ -108,8 +129,8 @@ class MneSource(ArraySource):
         return dataclasses.replace(super().metadata(), preprocessing=steps)
 
 
-def _cut(path: Path, options: MneOptions, wanted: set[str]) -> tuple[np.ndarray, list[str], list[str], float]:
-    """One recording → float32 [segments, C, T] in µV, the event of each, channel names, sampling rate."""
+def _cut(path: Path, options: MneOptions, wanted: set[str]) -> tuple[np.ndarray, list[str], list[str], float, int]:
+    """One recording → float32 [segments, C, T] in µV, the event of each, channel names, rate, how many were dropped."""
     import mne
 
     with mne.utils.use_log_level("ERROR"):
@@ -149,7 +170,8 @@ def _cut(path: Path, options: MneOptions, wanted: set[str]) -> tuple[np.ndarray,
         n_samples = round((options.tmax - options.tmin) * rate)
         first = round((options.tmin - start) * rate)
         eeg = (epochs.get_data(copy=False) * _MICROVOLT).astype(np.float32)[:, :, first : first + n_samples]
-        return eeg, [names[code] for code in epochs.events[:, 2].tolist()], epochs.ch_names, rate
+        seen = [names[code] for code in epochs.events[:, 2].tolist()]
+        return eeg, seen, epochs.ch_names, rate, len(events) - len(seen)
 
 
 def _open(path: Path) -> Any:
@@ -158,8 +180,12 @@ def _open(path: Path) -> Any:
     try:
         return mne.io.read_raw(path)
     except (OSError, ValueError, RuntimeError, TypeError, KeyError, IndexError, StopIteration) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"MNE cannot read {path}: {reason}") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError(f"MNE cannot read {path}: {reason}")
 
 
 def _events(raw: Any, wanted: set[str], path: Path) -> tuple[np.ndarray, dict[int, str]]:
@@ -195,6 +221,9 @@ def _find_recordings(given: tuple[Path, ...]) -> list[Path]:
             found.append(path)
         else:
             raise UserError(f"recording {path} is not there.")
+    resolved = [path.resolve() for path in found]
+    if twice := [path for place, path in enumerate(found) if resolved[place] in resolved[:place]]:
+        raise UserError(f"recording {twice[0]} is given twice; its segments would be in the data set twice.")
     return found
 
 

@@ -68,10 +68,17 @@ class ThingsEeg2Source:
         chosen = np.random.default_rng(options.split_seed).permutation(len(train_concepts))[: options.val_concepts]
         self._val = {train_concepts[place] for place in chosen}
         self._subjects = self._find_subjects()
+        files = [self._file(subject, part) for subject in self._subjects for part in self._parts]
+        if absent := [path for path in files if not path.is_file()]:
+            raise UserError(
+                f"{len(absent)} of {len(files)} EEG files are not there, the first is {absent[0]}. Get them, or take "
+                "the subjects that are complete with --subjects."
+            )
+        self._channel_names: tuple[str, ...] | None = None
         first = self._load(self._subjects[0], test)
         self._test_repetitions, self._n_channels, self._n_samples = first["preprocessed_eeg_data"].shape[1:]
         self._channel_names = tuple(map(str, first["ch_names"]))
-        self._sfreq = options.sfreq or _sfreq(first)
+        self._sfreq = _sfreq(first) if options.sfreq is None else options.sfreq
         self._check_pictures()
 
     def metadata(self) -> DatasetMetadata:
@@ -167,6 +174,15 @@ class ThingsEeg2Source:
             )
         if len(content["ch_names"]) != data.shape[2]:
             raise UserError(f"{path}: {len(content['ch_names'])} channel names for {data.shape[2]} channels.")
+        names = tuple(map(str, content["ch_names"]))
+        if self._channel_names is not None and (names, data.shape[3]) != (self._channel_names, self._n_samples):
+            places = [place for place, (a, b) in enumerate(zip(names, self._channel_names, strict=False)) if a != b]
+            differs = f", which differ from channel {places[0]} on" if places else ""
+            raise UserError(
+                f"{path} has {len(names)} channels × {data.shape[3]} samples; the first subject's test file has "
+                f"{len(self._channel_names)} × {self._n_samples}{differs}. All files must have the same channels in "
+                "the same order: take the subjects that do with --subjects."
+            )
         return content
 
     def _check_pictures(self) -> None:

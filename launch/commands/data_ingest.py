@@ -1,6 +1,7 @@
 """`neuroimagen data ingest`: recordings of every known kind → a data set."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +153,13 @@ def _ingest_eegcvpr40(args: argparse.Namespace) -> None:
         on_flat=args.on_flat,
     )
     source = EegCvpr40Source(options)
-    for note in source.notes:
-        print(f"note: {note}")
+    _say(source.notes)
     _ingest(source, args)
+
+
+def _say(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"note: {note}")
 
 
 def _ingest(source: Any, args: argparse.Namespace) -> None:
@@ -271,7 +276,9 @@ def _ingest_mne(args: argparse.Namespace) -> None:
         bad_channels=tuple(args.bad_channels),
         split_seed=args.split_seed,
     )
-    _ingest(MneSource(options), args)
+    source = MneSource(options)
+    _say(source.notes)
+    _ingest(source, args)
 
 
 def _fill_arrays(parser: argparse.ArgumentParser) -> None:

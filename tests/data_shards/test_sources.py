@@ -101,7 +101,12 @@ def test_an_npz_reads_like_an_npy(arrays: Path) -> None:
         (lambda rows: rows[3].update(image="../table.csv"), "outside the image folder"),
         (lambda rows: rows[3].update({"class": "cat"}), r"set 1/3\.png stands under two classes"),
         (lambda rows: [row.update(split="training") for row in rows], "line 2: split 'training'"),
-        (lambda rows: [row.pop("image") for row in rows], "no column 'image'"),
+        (lambda rows: [row.pop("image") for row in rows], "no column 'image'.*its first line is 'class', 'subject'"),
+        (
+            lambda rows: [row.update(Split="train") for row in rows],
+            "column 'Split' is none of ours; did you mean 'split'",
+        ),
+        (lambda rows: [row.update(blok=1) for row in rows], "column 'blok' .* did you mean 'block'"),
     ],
 )
 def test_wrong_tables_are_named(arrays: Path, edit: Any, message: str) -> None:
@@ -111,6 +116,42 @@ def test_wrong_tables_are_named(arrays: Path, edit: Any, message: str) -> None:
     _table(arrays / "table.csv", rows)
     with pytest.raises(UserError, match=message):
         _array_source(arrays)
+
+
+def test_columns_of_ones_own_do_no_harm(arrays: Path) -> None:
+    with (arrays / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    _table(arrays / "table.csv", [{**row, "session": 1, "reaction_ms": 300, "orders": ""} for row in rows])
+    assert _array_source(arrays).num_segments() == 40
+
+
+def test_tables_in_another_form_are_named(arrays: Path) -> None:
+    table, text = arrays / "table.csv", (arrays / "table.csv").read_text()
+    table.write_text(text.replace(",", ";"))
+    with pytest.raises(UserError, match=r"no column 'image'.*its first line is 'image;class;"):
+        LabelTable.read(table)
+    table.write_bytes(text.replace("cat", "Kätzchen").encode("latin-1"))
+    with pytest.raises(UserError, match=r"table\.csv is not UTF-8 \(byte \d+\); save it as that"):
+        LabelTable.read(table)
+    table.write_text("")
+    with pytest.raises(UserError, match="it is empty"):
+        LabelTable.read(table)
+    table.unlink()
+    with pytest.raises(UserError, match=r"cannot read .*table\.csv: No such file or directory\.$"):
+        LabelTable.read(table)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channel_names": ("Cz", "Pz", "Cz")}, "channel name 'Cz' is given twice"),
+        ({"band_hz": (40.0, 1.0)}, "--band 40:1 is no band from low to high"),
+        ({"band_hz": (1.0, 400.0)}, r"up to half of the sampling rate \(125 Hz\)"),
+    ],
+)
+def test_what_is_said_of_the_arrays_must_be_possible(arrays: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        _array_source(arrays, **changes)
 
 
 # --- THINGS-EEG2
@@ -201,6 +242,30 @@ def test_things_eeg2_names_what_is_wrong(things: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is refused: its pickle asks for posix\.system"):
         _things(things)
     assert not witness.exists()
+
+
+def test_things_eeg2_files_that_differ_or_are_absent_are_named(things: Path) -> None:
+    """Channels in another order have the same shape: mixed silently, every spatial filter would be wrong."""
+    path = things / "eeg" / "sub-02" / "preprocessed_eeg_training.npy"
+    content = load_npy(path)
+    names = content["ch_names"]
+    for changes, message in (
+        ({"ch_names": [names[0], *names[:0:-1]]}, r"sub-02.*training\.npy has .* differ from channel 1 on"),
+        (
+            {"preprocessed_eeg_data": content["preprocessed_eeg_data"][..., :-1]},
+            r"sub-02.*training\.npy has .* samples",
+        ),
+        ({"preprocessed_eeg_data": content["preprocessed_eeg_data"][:, :, :-1], "ch_names": names[:-1]}, "same order"),
+    ):
+        _save_pickled(path, {**content, **changes})
+        with pytest.raises(UserError, match=message):
+            ingest(_things(things), things / "out")
+    path.unlink()
+    with pytest.raises(UserError, match=r"1 of 4 EEG files are not there, the first is .*sub-02.*training\.npy"):
+        _things(things)
+    assert len(ingest(_things(things, subjects=(1,)), things / "out")) > 0
+    with pytest.raises(UserError, match=r"sfreq is 0\.0"):
+        _things(things, subjects=(1,), sfreq=0.0).metadata()
 
 
 def test_npy_files_cut_short_are_named(things: Path) -> None:
@@ -294,3 +359,36 @@ def test_wrong_recordings_and_events_are_named(bids: Path) -> None:
     _table(bids / "events.tsv", [{"event": "x", "image": "1.jpg", "class": "cat"}])
     with pytest.raises(UserError, match="none of the table's events"):
         MneSource(_mne(bids))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"band_hz": (40.0, 1.0)}, "--band 40:1 is no band from low to high"),  # MNE would take out 1 to 40 Hz
+        ({"baseline": (0.2, -0.2)}, r"--baseline 0\.2:-0\.2 ends before it starts"),
+        ({"resample": -5.0}, "--resample -5 is no sampling rate"),
+        ({"resample": 0.0}, "--resample 0 is no sampling rate"),
+    ],
+)
+def test_impossible_ways_to_cut_are_refused(bids: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        _mne(bids, **changes)
+
+
+def test_a_recording_cut_short_and_one_given_twice_are_named(bids: Path) -> None:
+    path = bids / "bids" / "sub-02" / "eeg" / "sub-02_task-see_eeg.fif"
+    with pytest.raises(UserError, match=r"sub-02_task-see_eeg\.fif is given twice"):
+        MneSource(_mne(bids, recordings=(bids / "bids", path)))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"MNE cannot read .*sub-02_task-see_eeg\.fif: "):
+        MneSource(_mne(bids))
+
+
+def test_what_was_left_out_is_said(bids: Path) -> None:
+    assert MneSource(_mne(bids)).notes == []
+    with (bids / "events.tsv").open("a", newline="") as file:
+        csv.writer(file, delimiter="\t").writerow(["pic/99", "0.jpg", "cat"])
+    notes = MneSource(_mne(bids, tmax=8.5, resample=50.0)).notes
+    assert len(notes) == 3
+    assert "sub-01_task-see_eeg.fif: 2 of 20 segments dropped: they run over the recording's ends" in notes[0]
+    assert notes[2] == "3 of the table's 21 events are in no segment: pic/18, pic/19, pic/99"
