@@ -23,6 +23,7 @@ from neuroimagen.trainer.stages.diffusion import DiffusionConfig
 from neuroimagen.trainer.stages.masked import MaskedConfig
 from neuroimagen.trainer.stages.saliency import SaliencyConfig
 from neuroimagen.trainer.stages.semantic import SemanticConfig, SemanticDetailedConfig
+from neuroimagen.trainer.strict_yaml import load_yaml, yaml_fault
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +101,15 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the recipe {path}: {error}") from None
     try:
-        tree = yaml.safe_load(text)
+        tree = load_yaml(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not YAML: {yaml_fault(error)}") from None
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
         raise UserError(f"{path} holds {type(tree).__name__} where sections such as `contrastive:` are expected.")
+    if "space" in tree:
+        raise UserError(f"{path} is a search, not a recipe: it belongs to `neuroimagen tune`.")
     sources: dict[tuple[str, ...], str] = {}
     for override in overrides:
         _apply_override(tree, override, sources)

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.trainer.config import Recipe, all_keys, load_recipe
+from neuroimagen.trainer.strict_yaml import load_yaml, yaml_fault
 from neuroimagen.tune.space import Parameter, overrides
 
 PICTURE_METRICS = ("two_way_clip", "ssim", "accuracy", "pixcorr")
@@ -161,13 +162,13 @@ def load_search(path: Path | str, kind: str) -> Search:
     """Read a search's YAML file. Raises UserError that names file, key and remedy."""
     path = Path(path)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"there is no search {path}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not YAML: {yaml_fault(error)}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path} holds no keys such as `space:`.")
     return search_of(tree, kind, where=str(path))

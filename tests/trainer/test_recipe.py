@@ -72,6 +72,9 @@ def test_a_wrong_override_is_named(recipe_file: Path, override: str, words: list
         ("seed: x\n", ["r.yaml", "seed is 'x'", "a whole number"]),
         ("- 1\n", ["r.yaml", "list"]),
         ("a: [\n", ["r.yaml", "not YAML"]),
+        ("seed: 1\ndata: {path: a}\nseed: 2\n", ["r.yaml", "'seed' stands twice", "line 3"]),
+        ("semantic: {steps: 1, steps: 2}\n", ["r.yaml", "'steps' stands twice"]),
+        ("space: {contrastive.margin: [1]}\n", ["r.yaml", "is a search", "neuroimagen tune"]),
         ("semantic: 4\n", ["r.yaml", "semantic is a section"]),
     ],
 )

@@ -1,0 +1,31 @@
+"""YAML as recipes and searches are written: a key that stands twice is an error, where PyYAML would keep the last."""
+
+from typing import Any
+
+import yaml
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which builds plain values only, without repeated keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key_node.value!r} stands twice in one section", key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(text: str) -> Any:
+    """The value of a YAML text. Raises yaml.YAMLError, also on a key that stands twice in one section."""
+    return yaml.load(text, Loader=_StrictLoader)
+
+
+def yaml_fault(error: yaml.YAMLError) -> str:
+    """What is wrong and at which line, in one line."""
+    return " ".join(str(error).split()).replace('in "<unicode string>", ', "at ")
