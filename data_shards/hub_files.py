@@ -1,12 +1,13 @@
 """Files on the Hugging Face hub, each asked for once: RemoteFiles repeats what fails, by its own options.
 
-huggingface_hub's file system repeats every range five times within 23 s and takes no setting for it; six attempts of
-ours around that were more than two minutes. What it finds out about addresses and access is used here as it is.
+huggingface_hub's file system repeats ranges and listings five times within 23 s and takes no setting for it; six
+attempts of ours around that were more than two minutes. What it knows of addresses and access is used here as it is.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote
 
 
 def read(filesystem: Any, path: str, *, start: int, stop: int | None, timeout_s: float) -> bytes:
@@ -14,15 +15,11 @@ def read(filesystem: Any, path: str, *, start: int, stop: int | None, timeout_s:
 
     Raises FileNotFoundError, and the errors of huggingface_hub and its HTTP library.
     """
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
-
-    headers = {**build_hf_headers(token=filesystem.token), "Accept-Encoding": "identity"}
+    headers = {"Accept-Encoding": "identity"}
     if start or stop is not None:
         headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
     with _missing_named(path):
-        answer = http_backoff("GET", _address(filesystem, path), headers=headers, timeout=timeout_s, max_retries=0)
-        hf_raise_for_status(answer)
-    return bytes(answer.content)
+        return bytes(_get(filesystem, _address(filesystem, path), headers=headers, timeout_s=timeout_s).content)
 
 
 def size(filesystem: Any, path: str, *, timeout_s: float) -> int | None:
@@ -35,12 +32,41 @@ def size(filesystem: Any, path: str, *, timeout_s: float) -> int | None:
     return None if found.size is None else int(found.size)
 
 
+def names(filesystem: Any, path: str, *, timeout_s: float) -> list[str]:
+    """Paths of what a folder holds. Raises as `read`."""
+    with _missing_named(path):
+        place = filesystem.resolve_path(path)
+        if _is_bucket(place):
+            return [str(name) for name in filesystem.ls(path, detail=False)]
+        tree = f"api/{place.repo_type}s/{place.repo_id}/tree/{quote(place.revision, safe='')}"
+        page: str | None = f"{filesystem.endpoint}/{tree}/{quote(place.path_in_repo, safe='')}"
+        found: list[str] = []
+        while page:  # of a thousand names
+            answer = _get(filesystem, page, headers={}, timeout_s=timeout_s)
+            found += [str(entry["path"]) for entry in answer.json()]
+            page = answer.links.get("next", {}).get("url")
+    return found
+
+
+def _get(filesystem: Any, address: str, *, headers: dict[str, str], timeout_s: float) -> Any:
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+
+    headers = {**build_hf_headers(token=filesystem.token), **headers}
+    answer = http_backoff("GET", address, headers=headers, timeout=timeout_s, max_retries=0)
+    hf_raise_for_status(answer)
+    return answer
+
+
+def _is_bucket(place: Any) -> bool:
+    return not hasattr(place, "repo_id")
+
+
 def _address(filesystem: Any, path: str) -> str:
     """Where a file lies. Raises FileNotFoundError for a repository or revision that is missing or hidden."""
     from huggingface_hub import hf_hub_url
 
     place = filesystem.resolve_path(path)
-    if not hasattr(place, "repo_id"):  # a bucket
+    if _is_bucket(place):
         return str(filesystem.url(path))
     return str(
         hf_hub_url(

@@ -103,10 +103,8 @@ class RemoteFiles:
 
     def list(self, name: str) -> list[str]:
         """Names in a folder; none if the folder is not there or the server does not list folders."""
-        # The hub's file system repeats a failed listing by itself, as often as we would.
-        attempts = 1 if self._is_hub else self.options.attempts
         try:
-            found = self._retried(name, lambda: self._filesystem().ls(self._path(f"{name}/"), detail=False), attempts)
+            found = self._retried(name, lambda: self._list_once(name))
         except UserError:
             return []
         return sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in found})
@@ -142,6 +140,13 @@ class RemoteFiles:
         found: int | None = filesystem.size(path)
         return found
 
+    def _list_once(self, name: str) -> "list[str]":
+        filesystem, path = self._filesystem(), self._path(name)
+        if self._is_hub:
+            return hub_files.names(filesystem, path, timeout_s=self.options.timeout_s)
+        found: list[str] = filesystem.ls(f"{path}/", detail=False)
+        return found
+
     def _read_once(self, name: str, start: int, stop: int | None) -> bytes:
         filesystem, path = self._filesystem(), self._path(name)
         if self._is_hub:
@@ -172,9 +177,9 @@ class RemoteFiles:
     def _path(self, name: str) -> str:
         return f"{self.url}/{name}"
 
-    def _retried(self, name: str, request: Callable[[], T], attempts: int | None = None) -> T:
-        where, attempts = f"{self.url}/{name}", attempts or self.options.attempts
-        for attempt in range(attempts):
+    def _retried(self, name: str, request: Callable[[], T]) -> T:
+        where = f"{self.url}/{name}"
+        for attempt in range(self.options.attempts):
             try:
                 return request()
             except UserError:
@@ -191,7 +196,7 @@ class RemoteFiles:
                     raise UserError(f"no access to {where}: {reason.rstrip('.')}. {_credentials(self.url)}") from error
                 if isinstance(error, TypeError | AttributeError) or status in _FINAL_STATUS:
                     raise UserError(f"cannot read {where}: {reason}") from error
-                if attempt + 1 == attempts:
+                if attempt + 1 == self.options.attempts:
                     raise UserError(f"cannot read {where} in {attempt + 1} attempts: {reason}") from error
                 pause = min(_LONGEST_PAUSE_S, self.options.backoff_s * 2**attempt) * random.uniform(0.5, 1)
                 _logger.warning("%s: %s; again in %.1f s", where, reason, pause)
