@@ -1,5 +1,6 @@
 """Reads `.pth` files made by torch.save without running anything that is in them."""
 
+import builtins
 import pickle
 import re
 import warnings
@@ -8,7 +9,11 @@ from typing import Any
 
 from neuroimagen.data_shards.errors import UserError
 
-_FORBIDDEN = re.compile(r"(?:GLOBAL|class|function|Trying to instantiate|Trying to call) ([\w.]*\.[\w.]+)")
+_FORBIDDEN = re.compile(
+    r"(?:GLOBAL|class|function|Trying to instantiate|Trying to call) "
+    rf"([\w.]*\.[\w.]+|(?:{'|'.join(dir(builtins))}) was)"
+)
+"""How torch names what it refuses; a builtin such as eval stands there without its module."""
 
 
 def load_pth(path: Path) -> Any:
@@ -32,12 +37,15 @@ def load_pth(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         if forbidden := _FORBIDDEN.search(str(error)):
+            name = forbidden[1].removesuffix(" was")
             raise UserError(
-                f"{path} is refused: its pickle asks for {forbidden[1]}, and loading it would run code. Only tensors, "
+                f"{path} is refused: its pickle asks for {name}, and loading it would run code. Only tensors, "
                 "numbers, text, lists and dictionaries are accepted. Get the file from its publisher."
             ) from None
         raise _damaged(path, str(error)) from None
-    except (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError) as error:
+    except LookupError:  # its text is the byte that stands where an instruction should
+        raise _damaged(path, "it does not begin as one does") from None
+    except (RuntimeError, EOFError, ValueError, TypeError, AttributeError, OSError) as error:
         raise _damaged(path, str(error)) from None
 
 

@@ -62,3 +62,20 @@ def test_missing_files_folders_and_text_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("<html>404 not found</html>")
     with pytest.raises(UserError, match="no complete file"):
         load_pth(tmp_path / "text.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_builtin_that_would_run_code_is_refused_by_name(tmp_path: Path, zipped: bool) -> None:
+    class Eval:
+        def __reduce__(self) -> tuple:
+            return eval, ("1 + 1",)
+
+    torch.save({"dataset": [Eval()]}, tmp_path / "bomb.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match=r"bomb\.pth is refused: its pickle asks for (builtins\.)?eval, and loading"):
+        load_pth(tmp_path / "bomb.pth")
+
+
+def test_what_is_no_pth_at_all_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "a.pth").write_text("hello")
+    with pytest.raises(UserError, match=r"no complete file of torch\.save: it does not begin as one does\. "):
+        load_pth(tmp_path / "a.pth")
