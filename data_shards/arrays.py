@@ -16,7 +16,7 @@ import numpy as np
 
 from neuroimagen.data_shards.class_names import class_caption
 from neuroimagen.data_shards.csv_table import read_csv_table
-from neuroimagen.data_shards.errors import UserError
+from neuroimagen.data_shards.errors import UsageError, UserError
 from neuroimagen.data_shards.restricted_npy import load_npy
 from neuroimagen.data_shards.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
 from neuroimagen.data_shards.splits import SplitRule, split_of_segments
@@ -108,9 +108,9 @@ class ArraySource:
                 f"{len(eeg)} segments and {len(table)} rows of labels; there must be one each, at least one."
             )
         if channel_names is not None and (twice := sorted({c for c in channel_names if channel_names.count(c) > 1})):
-            raise UserError(f"channel name {twice[0]!r} is given twice; data sets are matched by channel names.")
+            raise UsageError(f"channel name {twice[0]!r} is given twice; data sets are matched by channel names.")
         if band_hz is not None and not 0 <= band_hz[0] < band_hz[1] <= sfreq / 2:
-            raise UserError(
+            raise UsageError(
                 f"--band {band_hz[0]:g}:{band_hz[1]:g} is no band from low to high, up to half of the sampling rate "
                 f"({sfreq / 2:g} Hz)."
             )
@@ -123,6 +123,9 @@ class ArraySource:
         self._label = np.array([number[class_name] for class_name in table.class_name], dtype=np.int64)
         self._keys = _keys(table.image)
         self._check_pictures()
+        self.notes: list[str] = []
+        """What was left out or looks odd, a line each."""
+        self._note_flat_channels()
         if table.split is not None:
             self._part, self._split_rule = np.array(table.split), "split column of the table"
         else:
@@ -186,6 +189,23 @@ class ArraySource:
 
     def num_segments(self) -> int:
         return len(self._table)
+
+    def _note_flat_channels(self) -> None:
+        """Looks at every sample once, a segment at a time."""
+        flat = {
+            row: channels
+            for row, eeg in enumerate(self._eeg)
+            if (channels := np.flatnonzero(eeg.min(axis=1) == eeg.max(axis=1)).tolist())
+        }
+        if flat:
+            row, channels = next(iter(flat.items()))
+            self.notes.append(
+                f"{len(flat)} of {len(self._eeg)} segments have channels that never vary, the first is segment {row} "
+                f"(channels {', '.join(self._name_of(channel) for channel in channels[:10])}): kept"
+            )
+
+    def _name_of(self, channel: int) -> str:
+        return str(channel) if self._channel_names is None else self._channel_names[channel]
 
     def _check_pictures(self) -> None:
         problems = []

@@ -23,7 +23,7 @@ import numpy as np
 
 from neuroimagen.data_shards.class_names import EEGCVPR40_CLASS_NAMES, class_caption
 from neuroimagen.data_shards.eegcvpr40_file import EegCvpr40File, read_json_object
-from neuroimagen.data_shards.errors import UserError
+from neuroimagen.data_shards.errors import UsageError, UserError
 from neuroimagen.data_shards.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
 from neuroimagen.data_shards.splits import DROPPED, SplitRule, read_folds, split_of_segments
 from neuroimagen.data_shards.stimuli_store import decode_image
@@ -68,14 +68,14 @@ class EegCvpr40Options:
         SplitRule.parse(self.split)
         for name, (low, high), least in (("length", self.length, 1), ("window", self.window, 0)):
             if not least <= low <= high or (name == "window" and low == high):
-                raise UserError(f"--{name} {low}:{high} is empty or negative.")
+                raise UsageError(f"--{name} {low}:{high} is empty or negative.")
         for name, value, allowed in (
             ("missing", self.on_missing, ("stop", "skip")),
             ("nan", self.on_nan, ("stop", "skip")),
             ("flat", self.on_flat, ("stop", "skip", "keep")),
         ):
             if value not in allowed:
-                raise UserError(f"--on-{name} {value!r} is not one of {', '.join(allowed)}.")
+                raise UsageError(f"--on-{name} {value!r} is not one of {', '.join(allowed)}.")
 
 
 class EegCvpr40Source:
@@ -126,7 +126,7 @@ class EegCvpr40Source:
             name=options.eeg.stem,
             n_channels=options.n_channels,
             n_samples=options.window[1] - options.window[0],
-            sfreq=options.sfreq or recording.sfreq,
+            sfreq=recording.sfreq if options.sfreq is None else options.sfreq,
             band_hz=recording.band_hz,
             channel_names=recording.channel_names,
             classes=self._classes,
@@ -212,10 +212,11 @@ class EegCvpr40Source:
         chosen = (length >= low) & (length <= high)
         self._note_dropped(chosen | ~keep, f"length outside {low}..{high} samples")
         if (short := np.flatnonzero(keep & chosen & (length < end))).size:
+            remedy = f"--length {end}:{high} or another --window" if end <= high else f"a --window up to {high} at most"
             raise UserError(
                 f"dataset[{short[0]}] of {self.options.eeg} has {length[short[0]]} samples, passes "
                 f"--length {low}:{high}, and ends before the window does ({end}); {short.size} such segments. Use "
-                f"--length {end}:{high} or another --window."
+                f"{remedy}."
             )
         return keep & chosen
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from neuroimagen.data_shards.arrays import ArraySource, LabelTable
 from neuroimagen.data_shards.csv_table import read_csv_table
-from neuroimagen.data_shards.errors import UserError
+from neuroimagen.data_shards.errors import UsageError, UserError
 from neuroimagen.data_shards.schema import DatasetMetadata
 
 _BIDS_ENDINGS = (".vhdr", ".edf", ".bdf", ".set", ".fif")
@@ -46,14 +46,14 @@ class MneOptions:
 
     def __post_init__(self) -> None:
         if not self.tmin < self.tmax:
-            raise UserError(f"--tmin {self.tmin} is not before --tmax {self.tmax}.")
+            raise UsageError(f"--tmin {self.tmin} is not before --tmax {self.tmax}.")
         # MNE takes a low edge above the high one as a wish for a band-stop filter.
         if self.band_hz is not None and not 0 <= self.band_hz[0] < self.band_hz[1]:
-            raise UserError(f"--band {self.band_hz[0]:g}:{self.band_hz[1]:g} is no band from low to high, in Hz.")
+            raise UsageError(f"--band {self.band_hz[0]:g}:{self.band_hz[1]:g} is no band from low to high, in Hz.")
         if self.baseline is not None and not self.baseline[0] <= self.baseline[1]:
-            raise UserError(f"--baseline {self.baseline[0]:g}:{self.baseline[1]:g} ends before it starts.")
+            raise UsageError(f"--baseline {self.baseline[0]:g}:{self.baseline[1]:g} ends before it starts.")
         if self.resample is not None and not 0 < self.resample < math.inf:
-            raise UserError(f"--resample {self.resample:g} is no sampling rate; it must be a positive number of Hz.")
+            raise UsageError(f"--resample {self.resample:g} is no sampling rate; it must be a positive number of Hz.")
 
 
 class MneSource(ArraySource):
@@ -63,8 +63,7 @@ class MneSource(ArraySource):
         self._options = options
         table = _read_events(options.events)
         recordings = _find_recordings(options.recordings)
-        self.notes: list[str] = []
-        """What was left out, a line each."""
+        notes: list[str] = []
         seen: list[dict[str, str]] = []
         subjects: list[int] = []
         pieces: list[np.ndarray] = []
@@ -76,7 +75,7 @@ class MneSource(ArraySource):
             except (OSError, ValueError, RuntimeError) as error:  # MNE reads samples long after it opened the file
                 raise _unreadable(path, error) from None
             if lost:
-                self.notes.append(
+                notes.append(
                     f"{path}: {lost} of {lost + len(events)} segments dropped: they run over the recording's ends, "
                     "lie in a stretch that is marked bad, or begin together"
                 )
@@ -92,7 +91,7 @@ class MneSource(ArraySource):
             subjects.extend([int(match[1]) if match else number] * len(events))
         if unseen := sorted(set(table) - {row["event"] for row in seen}):
             shown = ", ".join(unseen[:10]) + (" …" if len(unseen) > 10 else "")
-            self.notes.append(f"{len(unseen)} of the table's {len(table)} events are in no segment: {shown}")
+            notes.append(f"{len(unseen)} of the table's {len(table)} events are in no segment: {shown}")
         has_split = all("split" in row for row in seen)
         labels = LabelTable(
             image=tuple(row["image"] for row in seen),
@@ -115,6 +114,7 @@ class MneSource(ArraySource):
             files=(options.events, *recordings),
             source="mne",
         )
+        self.notes = notes + self.notes
 
     def metadata(self) -> DatasetMetadata:
         options = self._options

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroimagen.data_shards.errors import UserError
+from neuroimagen.data_shards.errors import UsageError, UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.clamp is not None and not self.clamp > 0:
-            raise UserError(f"clamp is {self.clamp}; it must be positive.")
+            raise UsageError(f"clamp is {self.clamp}; it must be positive.")
 
 
 class FittedPreprocessing:

@@ -286,6 +286,16 @@ def test_wrong_options_are_named(study, changes: dict, message: str) -> None:
         _options(study, **changes)
 
 
+def test_a_window_beyond_every_length_has_a_remedy_that_works(study) -> None:
+    with pytest.raises(UserError, match=r"before the window does \(700\).* Use a --window up to 600 at most\.$"):
+        EegCvpr40Source(_options(study, window=(20, 700)))
+
+
+def test_no_sampling_rate_is_not_the_files_own(study) -> None:
+    with pytest.raises(UserError, match=r"sfreq is 0\.0"):
+        EegCvpr40Source(_options(study, sfreq=0.0)).metadata()
+
+
 def test_unknown_subjects_are_named(study) -> None:
     with pytest.raises(UserError, match=r"subject 5 is not in .*; it has \[1, 2\]"):
         EegCvpr40Source(_options(study, subjects=(1, 5)))

@@ -154,6 +154,16 @@ def test_what_is_said_of_the_arrays_must_be_possible(arrays: Path, changes: dict
         _array_source(arrays, **changes)
 
 
+def test_channels_that_never_vary_are_said(arrays: Path) -> None:
+    assert _array_source(arrays).notes == []
+    eeg = np.load(arrays / "eeg.npy")
+    eeg[3:5, 1] = 7
+    np.save(arrays / "eeg.npy", eeg)
+    said = "2 of 40 segments have channels that never vary, the first is segment 3 (channels Pz): kept"
+    assert _array_source(arrays, channel_names=("Cz", "Pz", "Oz")).notes == [said]
+    assert _array_source(arrays).notes == [said.replace("Pz", "1")]
+
+
 # --- THINGS-EEG2
 
 
@@ -385,10 +395,13 @@ def test_a_recording_cut_short_and_one_given_twice_are_named(bids: Path) -> None
 
 
 def test_what_was_left_out_is_said(bids: Path) -> None:
-    assert MneSource(_mne(bids)).notes == []
+    def notes_of(**changes: Any) -> list[str]:
+        return [note for note in MneSource(_mne(bids, **changes)).notes if "never vary" not in note]
+
+    assert notes_of() == []
     with (bids / "events.tsv").open("a", newline="") as file:
         csv.writer(file, delimiter="\t").writerow(["pic/99", "0.jpg", "cat"])
-    notes = MneSource(_mne(bids, tmax=8.5, resample=50.0)).notes
+    notes = notes_of(tmax=8.5, resample=50.0)
     assert len(notes) == 3
     assert "sub-01_task-see_eeg.fif: 2 of 20 segments dropped: they run over the recording's ends" in notes[0]
     assert notes[2] == "3 of the table's 21 events are in no segment: pic/18, pic/19, pic/99"
