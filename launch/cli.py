@@ -1,12 +1,14 @@
 """`neuroimagen`: one table of commands; a command's module is imported only when it is asked for."""
 
 import argparse
+import difflib
 import importlib
 import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 COMMANDS: dict[str, str] = {
     "demo": "the whole job on a simulated study, ending with a report",
@@ -62,9 +64,27 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     if command == "launch" and "--" in own:
         cut = own.index("--")
         own, inner = own[:cut], own[cut + 1 :]
-    args = build_parser(command).parse_args(own)
+    parser = build_parser(command)
+    args, unknown = parser.parse_known_args(own)
+    if unknown:
+        _refuse(unknown, parser, args)
     args.words = inner
     return args
+
+
+def _refuse(unknown: Sequence[str], parser: argparse.ArgumentParser, args: argparse.Namespace) -> NoReturn:
+    """Exit 2 with the usage of the command that was meant, not of `neuroimagen`, and the option nearest to the word."""
+    nested = True
+    while nested:
+        nested = False
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction) and (name := getattr(args, action.dest, None)):
+                parser, nested = action.choices[name], True
+                break
+    options = [option for action in parser._actions for option in action.option_strings]
+    near = difflib.get_close_matches(unknown[0].partition("=")[0], options, n=1)
+    hint = f"; did you mean {near[0]}?" if unknown[0].startswith("-") and near else ""
+    parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
 
 
 def run_words(words: Sequence[str]) -> int:

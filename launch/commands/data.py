@@ -57,11 +57,15 @@ def _fill_from(name: str, parser: argparse.ArgumentParser) -> None:
 
 def _fill_ingest(parser: argparse.ArgumentParser) -> None:
     module = importlib.import_module("neuroimagen.launch.commands.data_ingest")
+    parser.description, parser.epilog = module.HELP, module.EPILOG
     module.add_arguments(parser)
 
 
 def _fill_verify(parser: argparse.ArgumentParser) -> None:
     parser.description = "Check every byte of a data set against its index: exit code 0 if all is well, 1 if not."
+    parser.epilog = """examples:
+  neuroimagen data verify data/cvpr40
+  neuroimagen data verify http://host/cvpr40"""
     parser.add_argument("data", metavar="DIR", help="folder or URL of the data set")
     parser.set_defaults(handler=_verify)
 
@@ -74,7 +78,7 @@ def _verify(args: argparse.Namespace) -> int:
         count += 1
         print(problem)
     if count:
-        print(f"{args.data}: {count} problems")
+        print(f"{args.data}: {count} problem{'s' if count > 1 else ''}")
         return 1
     print(f"{args.data}: every byte is as written")
     return 0
@@ -90,6 +94,9 @@ def _fill_show(parser: argparse.ArgumentParser) -> None:
 
 def _fill_info(parser: argparse.ArgumentParser) -> None:
     parser.description = "What a data set holds and where it comes from."
+    parser.epilog = """examples:
+  neuroimagen data info data/cvpr40
+  neuroimagen data info http://host/cvpr40"""
     parser.add_argument("data", metavar="DIR", help="folder or URL of the data set")
     parser.set_defaults(handler=_info)
 

@@ -7,6 +7,17 @@ from typing import Any
 
 from neuroimagen.launch.commands.data_describe import describe
 from neuroimagen.launch.commands.lazy_parser import LazyParser
+from neuroimagen.launch.commands.options import mebibytes
+
+HELP = "recordings → a data set of shards"
+EPILOG = """examples:
+  neuroimagen data ingest eegcvpr40 --eeg eeg_5_95_std.pth --splits block_splits_by_image_all.pth \\
+    --images ILSVRC/ --out data/cvpr40
+  neuroimagen data ingest things-eeg2 --eeg Preprocessed_data_250Hz --images image_set --out data/things
+  neuroimagen data ingest mne --recordings my-bids/ --events events.csv --images pictures/ --out data/mine
+  neuroimagen data ingest arrays --eeg segments.npy --table labels.csv --images pictures/ --sfreq 250 --out data/mine
+
+`neuroimagen data ingest SOURCE --help` shows a source's options."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,7 +129,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--clamp", type=float, metavar="X", help="limit values to ±X after that")
     group.add_argument(
-        "--shard-mib", type=float, default=64, metavar="N", help="largest size of a shard in MiB (default: 64)"
+        "--shard-mib", type=mebibytes, default=64, metavar="N", help="largest size of a shard in MiB (default: 64)"
     )
 
 
@@ -321,6 +332,7 @@ def _ingest_arrays(args: argparse.Namespace) -> None:
         split_seed=args.split_seed,
         files=(args.eeg, args.table),
     )
+    _say(source.notes)
     _ingest(source, args)
 
 

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from neuroimagen.launch.commands.options import mebibytes
+
 HELP = "write a data set anew, in shards of another size or in another order"
 EPILOG = """examples:
   neuroimagen data repack data/cvpr40 --out data/cvpr40-large --shard-mib 256
@@ -17,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", metavar="DIR", help="folder or URL of the data set")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write; must not exist")
     parser.add_argument(
-        "--shard-mib", type=float, default=64, metavar="N", help="largest size of a shard in MiB (default: 64)"
+        "--shard-mib", type=mebibytes, default=64, metavar="N", help="largest size of a shard in MiB (default: 64)"
     )
     parser.add_argument(
         "--order", choices=("kept", "shuffled"), default="kept", help="of the segments (default: %(default)s)"

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from neuroimagen.launch.commands.options import mebibytes
+
 HELP = "simulate a study: pictures, captions and the EEG of several subjects, by a stated forward model"
 EPILOG = """examples:
   neuroimagen data simulate --out runs/demo/raw
@@ -84,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--shard-mib",
-        type=float,
+        type=mebibytes,
         default=64,
         metavar="N",
         help="with --format shards: largest size of a shard in MiB (default: %(default)s)",

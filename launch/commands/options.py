@@ -1,6 +1,7 @@
 """Options that several commands have, each with one meaning."""
 
 import argparse
+import math
 
 
 def add_set(parser: argparse.ArgumentParser, *, example: str, recipe: str = "the recipe") -> None:
@@ -13,6 +14,17 @@ def add_set(parser: argparse.ArgumentParser, *, example: str, recipe: str = "the
         metavar="KEY=VALUE",
         help=f"change values of {recipe}, for instance {example}",
     )
+
+
+def mebibytes(text: str) -> float:
+    """An option's value in MiB: a positive number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size in MiB; it must be a positive number")
+    return value
 
 
 def add_cpu(parser: argparse.ArgumentParser) -> None:

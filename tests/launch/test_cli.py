@@ -90,3 +90,27 @@ def test_doctor_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: p
 def test_the_recipes_are_found_beside_the_package() -> None:
     folder = Path(cli.__file__).parent / "recipes"
     assert {path.name for path in folder.glob("*.yaml")} >= {"demo.yaml", "eegcvpr40-sd15.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "data simulate --out a --claases 3",
+            "data simulate: error: unrecognized arguments: --claases 3; did you mean --classes?",
+        ),
+        (
+            "data ingest arrays --eeg a --table b --images c --sfreq 1 --out d --chanel-names A",
+            "did you mean --channel-names?",
+        ),
+        ("report --run r --zzz", "neuroimagen report: error: unrecognized arguments: --zzz\n"),
+        ("doctor now", "neuroimagen doctor: error: unrecognized arguments: now\n"),
+    ],
+)
+def test_a_misspelt_option_has_its_commands_usage(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words.split())
+    assert stop.value.code == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.startswith("usage: neuroimagen " + words.split()[0])

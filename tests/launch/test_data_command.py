@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def test_ingest_verify_info(raw: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["data", "verify", str(out)]) == 1
     printed = capsys.readouterr().out
     assert "00000.tar: segment 000000000 at offset 512 is damaged" in printed
-    assert "1 problems" in printed
+    assert printed.endswith(": 1 problem\n")
 
 
 def test_mistakes_are_one_line_and_leave_nothing(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,14 +109,23 @@ def test_wrong_words_exit_with_2(raw: Path, tmp_path: Path, capsys: pytest.Captu
     with pytest.raises(SystemExit):
         _ingest(raw, tmp_path / "out", "--window", "20-460")
     assert "'20-460' is not of the form A:B" in capsys.readouterr().err
+    for size in ("nan", "inf", "-1", "0", "big"):
+        with pytest.raises(SystemExit) as stopped:
+            _ingest(raw, tmp_path / "out", "--shard-mib", size)
+        assert stopped.value.code == 2
+        assert f"'{size}' is no size in MiB" in capsys.readouterr().err
+    for words in (["--window", "460:20"], ["--clamp", "-3"]):
+        assert _ingest(raw, tmp_path / "out", *words) == 2
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["data"], ["data", "ingest", "eegcvpr40"], ["data", "simulate"]):
+    actions = [["data", action] for action in ("simulate", "ingest", "verify", "audit", "show", "info", "repack")]
+    sources = [["data", "ingest", source] for source in ("eegcvpr40", "things-eeg2", "mne", "arrays")]
+    for words in (["data"], *actions, *sources):
         with pytest.raises(SystemExit) as stopped:
             main([*words, "--help"])
         assert stopped.value.code == 0
-        assert "examples:" in capsys.readouterr().out
+        assert re.search(r"^examples?:", capsys.readouterr().out, re.MULTILINE), words
 
 
 def test_metadata_is_plain_json(raw: Path, tmp_path: Path) -> None:
