@@ -177,17 +177,28 @@ def eeg_figures(
     sfreq: float,
     start_ms: float,
     num_segments: int,
+    unit: str = "data set's units",
 ) -> EegFigures:
     """The average segment [C, T] as a butterfly plot, and its scalp maps at the peaks of global field power."""
     times = start_ms + 1000 * np.arange(evoked.shape[1]) / sfreq
     info, problem = located_info(channel_names, montage, sfreq)
     power = evoked.std(axis=0)
     peaks = _peaks(power, num_peaks=5, least_distance=max(1, round(0.04 * sfreq)))
-    note = f"Average of {num_segments:,} segments, every channel a line; the thick line is the global field power."
+    note = (
+        f"Average of {num_segments:,} segments of the training and the test part, every channel a line; the thick line "
+        "is the global field power."
+    )
+    if info is None:
+        note += f" No scalp maps: {problem}"
+        return EegFigures(
+            butterfly=_butterfly(evoked, times, power, times[peaks], info, unit), scalp_maps=None, note=note
+        )
+    limit = float(np.abs(evoked[:, peaks]).max())
+    note += f" Scalp maps at its peaks, all in one scale: red is positive, blue negative, up to ±{limit:.2g} ({unit})."
     return EegFigures(
-        butterfly=_butterfly(evoked, times, power, times[peaks], info),
-        scalp_maps=_scalp_maps(evoked, times, peaks, info) if info is not None else None,
-        note=note if problem is None else f"{note} No scalp maps: {problem}",
+        butterfly=_butterfly(evoked, times, power, times[peaks], info, unit),
+        scalp_maps=_scalp_maps(evoked, times, peaks, info, limit),
+        note=note,
     )
 
 
@@ -216,7 +227,7 @@ def _peaks(power: Floats, *, num_peaks: int, least_distance: int) -> list[int]:
     return sorted(found[np.argsort(power[found])[::-1][:num_peaks]].tolist())
 
 
-def _butterfly(evoked: Floats, times: Floats, power: Floats, marks: Floats, info: Any) -> str:
+def _butterfly(evoked: Floats, times: Floats, power: Floats, marks: Floats, info: Any, unit: str) -> str:
     plt = pyplot()
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(11.5, 3.2))
@@ -227,7 +238,7 @@ def _butterfly(evoked: Floats, times: Floats, power: Floats, marks: Floats, info
         for mark in marks:
             axis.axvline(mark, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
         axis.set_xlabel("time after onset, ms")
-        axis.set_ylabel("amplitude, data set's units")
+        axis.set_ylabel(f"amplitude, {unit}")
         axis.margins(x=0)
         return themed_svg(figure, "butterfly")
 
@@ -259,9 +270,8 @@ def draw_scalp_map(axis: Any, values: Floats, info: Any, *, limit: float, contou
     )
 
 
-def _scalp_maps(evoked: Floats, times: Floats, peaks: Sequence[int], info: Any) -> str:
+def _scalp_maps(evoked: Floats, times: Floats, peaks: Sequence[int], info: Any, limit: float) -> str:
     plt = pyplot()
-    limit = float(np.abs(evoked[:, peaks]).max())
     with plt.rc_context(STYLE | {"axes.edgecolor": MUTED}):  # the head's outline
         figure, axes = plt.subplots(1, len(peaks), figsize=(1.9 * len(peaks), 2.1), squeeze=False)
         for axis, peak in zip(axes[0], peaks, strict=True):

@@ -203,6 +203,7 @@ def _html(
             sfreq=metadata.sfreq,
             start_ms=start_ms,
             num_segments=int(evaluated.eeg["num_segments"]),
+            unit=_eeg_unit(metadata.preprocessing),
         ),
         stages=_stages(evaluated.run),
         recipe=(evaluated.run / "config.yaml").read_text(encoding="utf-8"),
@@ -315,6 +316,13 @@ def _embedding(evaluated: Evaluated) -> dict[str, Any] | None:
     }
 
 
+def _eeg_unit(preprocessing: Mapping[str, Any]) -> str:
+    """What one stands for in the stored EEG, as far as the data set says so."""
+    if preprocessing.get("standardise"):
+        return "standard deviations"
+    return "µV" if preprocessing.get("unit") == "microvolt" else "data set's units"
+
+
 def _stages(run: Path) -> list[dict[str, str]]:
     """Every trained stage with its curves."""
     stages = []
@@ -327,12 +335,12 @@ def _stages(run: Path) -> list[dict[str, str]]:
 
 
 def _commands(run: Path) -> list[str]:
-    """What was typed to train the stages, as their environment.json has it, and what follows."""
+    """What was typed to train the stages, in that order, as their environment.json has it, and what follows."""
     import shlex
 
-    commands = []
-    for path in sorted(run.glob("*/environment.json")):
-        for start in json.loads(path.read_text(encoding="utf-8")):
-            if start.get("command"):
-                commands.append(shlex.join(start["command"]))
+    files = sorted(run.glob("*/environment.json"))
+    starts = [start for path in files for start in json.loads(path.read_text(encoding="utf-8")) if start.get("command")]
+    starts.sort(key=lambda start: str(start.get("started", "")))  # stable: a folder's own order stays
+    # The first word is where neuroimagen lay on that machine, or its module where a demo called it.
+    commands = [shlex.join(["neuroimagen", *start["command"][1:]]) for start in starts]
     return [*commands, *(f"neuroimagen {name} --run {run}" for name in ("reconstruct", "evaluate", "report"))]

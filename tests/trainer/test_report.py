@@ -1,5 +1,6 @@
 """The report: self-contained, complete, and alive in a browser; examples chosen by their stated rank."""
 
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -13,7 +14,7 @@ from PIL import Image
 
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.errors import UserError
-from neuroimagen.trainer import plots
+from neuroimagen.trainer import plots, report
 from neuroimagen.trainer.evaluate import EvaluateConfig, evaluate_run
 from neuroimagen.trainer.report import Item, choose_examples, write_report
 
@@ -79,6 +80,43 @@ def test_the_page_holds_verdict_table_figures_and_how_to_repeat(reported: tuple[
         assert stand_in not in text
 
 
+def test_commands_can_be_typed_anywhere_in_the_order_they_were(tmp_path: Path) -> None:
+    words = {"contrastive": ["/home/me/venv/bin/neuroimagen", "train"], "saliency": ["/src/launch/cli.py", "launch"]}
+    for day, (stage, command) in zip(("2", "1"), words.items(), strict=True):
+        (tmp_path / stage).mkdir()
+        start = {"started": f"2026-01-0{day}T00:00:00+0000", "command": [*command, stage, "--run", "my runs"]}
+        (tmp_path / stage / "environment.json").write_text(json.dumps([start]))
+    assert report._commands(tmp_path)[:2] == [
+        "neuroimagen launch saliency --run 'my runs'",
+        "neuroimagen train contrastive --run 'my runs'",
+    ]
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_figures_in_the_confusion_matrix_can_be_read(theme: int) -> None:
+    """Contrast as the WCAG define it, of every share's figure with its cell; 3 is what they want of large print."""
+    css = Path(report.__file__).with_name("report.css").read_text(encoding="utf-8")
+    card, ink, accent = (
+        np.array([int(re.findall(rf"--{name}: #(\w+)", css)[theme][place : place + 2], 16) for place in (0, 2, 4)])
+        for name in ("card", "ink", "accent")
+    )
+    cell = re.search(r"\.confusion \.cell \{(.*?)\}", css, re.DOTALL)
+    assert cell is not None
+    back, fore = re.findall(r"var\(--(?:accent|card)\) calc\((.*?)\), var", cell[1])
+
+    def share_of_first(expression: str, share: float) -> float:
+        return min(100.0, max(0.0, eval(expression.replace("var(--share)", str(share)).replace("%", "")))) / 100
+
+    def luminance(colour: np.ndarray) -> float:
+        linear = np.where(colour / 255 <= 0.03928, colour / 255 / 12.92, ((colour / 255 + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    for share in np.linspace(0, 1, 101):
+        filled, written = share_of_first(back, share), share_of_first(fore, share)
+        levels = [luminance(filled * accent + (1 - filled) * card), luminance(written * card + (1 - written) * ink)]
+        assert (max(levels) + 0.05) / (min(levels) + 0.05) > 3, share
+
+
 def test_markdown_latex_and_grid(reported: tuple[Path, Path]) -> None:
     folder = reported[0] / "report"
     markdown = (folder / "report.md").read_text(encoding="utf-8")
@@ -142,6 +180,7 @@ def test_scalp_maps_need_known_positions(
     )
     assert (figures.scalp_maps is not None) == maps
     assert note in figures.note
+    assert ("up to ±" in figures.note) == maps
     assert "<svg" in figures.butterfly
 
 
