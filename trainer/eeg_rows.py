@@ -4,6 +4,7 @@ Legend: N segments, C channels, T samples, B bins of time. Everything is fitted 
 test part; the validation part is left out.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,10 @@ def lda_predictions(
         )
         for labels, out in zip(label_sets, predicted, strict=True):
             decoder = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
-            out[chosen] = decoder.fit(train, labels[fitted_on]).predict(test)
+            with warnings.catch_warnings():
+                # A class with one segment adds nothing to the pooled covariance, which is as it should be.
+                warnings.filterwarnings("ignore", "Only one sample available", UserWarning)
+                out[chosen] = decoder.fit(train, labels[fitted_on]).predict(test)
     return predicted
 
 

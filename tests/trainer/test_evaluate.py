@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +235,17 @@ def test_nearest_in_time_knows_blocks_and_nothing_else() -> None:
     assert by_block is not None
     np.testing.assert_array_equal(by_block, blocks[is_test])
     assert eeg_rows.nearest_in_time_predictions(blocks, subjects, np.full(20, -1), orders, is_test) is None
+
+
+def test_a_class_with_one_training_segment_is_decoded_without_a_word() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [1, 10, 10])
+    labels, is_test = np.concatenate([labels, [0, 1, 2]]), np.arange(24) >= 21
+    features = 8 * np.eye(3)[labels] + rng.standard_normal((24, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (predicted,) = eeg_rows.lda_predictions(features, [labels], np.ones(24, dtype=int), is_test)
+    assert predicted.tolist() == [0, 1, 2]
 
 
 def test_shuffling_keeps_the_test_part_and_every_subjects_labels() -> None:
