@@ -8,7 +8,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -140,11 +140,11 @@ class RemoteFiles:
         found: int | None = filesystem.size(path)
         return found
 
-    def _list_once(self, name: str) -> "list[str]":
+    def _list_once(self, name: str) -> Sequence[str]:
         filesystem, path = self._filesystem(), self._path(name)
         if self._is_hub:
             return hub_files.names(filesystem, path, timeout_s=self.options.timeout_s)
-        found: list[str] = filesystem.ls(f"{path}/", detail=False)
+        found: Sequence[str] = filesystem.ls(f"{path}/", detail=False)
         return found
 
     def _read_once(self, name: str, start: int, stop: int | None) -> bytes:
