@@ -18,6 +18,7 @@ from neuroimagen.data_shards.progress import track
 from neuroimagen.trainer.eeg_rows import (
     EegRow,
     SegmentSummaries,
+    can_decode_classes,
     centroid_predictions,
     embed,
     lda_predictions,
@@ -51,6 +52,8 @@ def control_results(
     dataset: Dataset, summaries: SegmentSummaries, *, num_resamples: int, seed: int, num_phantoms: int = NUM_PHANTOMS
 ) -> list[Result]:
     """Accuracy of every control that these data allow, with permutation p-values."""
+    if not can_decode_classes(dataset.index.label[summaries.rows], summaries.is_test):
+        return []
     rows = [
         row for make in (_block_index, _leave_one_subject_out, _parts_of_blocks) for row in make(dataset, summaries)
     ]

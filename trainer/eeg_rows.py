@@ -161,12 +161,13 @@ def nearest_in_time_predictions(
 ) -> Integers | None:
     """The label of the same subject's training segment nearest in recording time, int64 [num_test].
 
-    Time is the block, then the position within it; of two equally near segments the earlier counts. None where blocks
-    or positions are unknown (−1), or a test subject has no training segment.
+    Time is the block, then the position within it: segments of the same block are nearer than all others. Of two
+    equally near segments the earlier counts. None where blocks or positions are unknown (−1), or a test subject has no
+    training segment.
     """
     if (blocks < 0).any() or (orders < 0).any():
         return None
-    time = blocks.astype(np.int64) * (int(orders.max()) + 1) + orders
+    time = blocks.astype(np.int64) * 2 * (int(orders.max()) + 1) + orders
     predicted = np.empty(int(is_test.sum()), dtype=np.int64)
     test_subjects = subjects[is_test]
     for subject in np.unique(test_subjects):
@@ -206,6 +207,12 @@ class EegRow:
     """bool [n]: which test segments it predicts; None for all."""
 
 
+def can_decode_classes(labels: Integers, is_test: np.ndarray) -> bool:
+    """Whether there are two classes to choose from, and a class of the test part among them (not so for zero-shot)."""
+    trained = np.unique(labels[~is_test])
+    return len(trained) > 1 and bool(np.isin(labels[is_test], trained).any())
+
+
 def eeg_results(dataset: Dataset, summaries: SegmentSummaries, *, num_resamples: int, seed: int) -> list[Result]:
     """Accuracy of the class predicted by each EEG-only row, with intervals over test stimuli and a permutation p."""
     rows = eeg_predictions(dataset, summaries, seed=seed)
@@ -216,6 +223,8 @@ def eeg_predictions(dataset: Dataset, summaries: SegmentSummaries, *, seed: int)
     """What each row predicts; rows that these data do not allow are left out."""
     index, rows, is_test = dataset.index, summaries.rows, summaries.is_test
     labels, subjects = index.label[rows].astype(np.int64), index.subject[rows]
+    if not can_decode_classes(labels, is_test):
+        return []
     fitted = "the class of a test segment, fitted on the training part of the same subject"
     shuffled = shuffled_within_subjects(labels, subjects, is_test, seed=seed)
 

@@ -79,8 +79,14 @@ def _drift(results: Sequence[Result]) -> Sentence | None:
         return None
     slow_text = f"channel means and slopes alone give {_percent(slow)}"
     if time is None:
-        if _above(slow, 2 * chance.value):
-            text = f"The order of recording is unknown, and {slow_text}: slow drift may be part of the result."
+        room = _room_above_guessing(results, slow, chance.value)
+        if room is None:
+            return None
+        if room > LITTLE:
+            text = (
+                f"The order of recording is unknown, and {slow_text}: slow drift may be part of the result, up to "
+                f"{100 * room:.0f} % of what is above guessing."
+            )
             return Sentence(heading="Drift cannot be ruled out", text=text, tone="warning")
         return Sentence(
             heading="Little room for drift", text=f"The order of recording is unknown, but {slow_text}.", tone="plain"
@@ -88,7 +94,7 @@ def _drift(results: Sequence[Result]) -> Sentence | None:
     time_text = f"the time of recording alone, without any EEG, gives {_percent(time)}"
     share, opening = drift_share(results), f"Classes were shown in blocks: {time_text}."
     if not _above(time, chance.value):
-        room = _room_for_time(results, time, chance.value)
+        room = _room_above_guessing(results, time, chance.value)
         if room is None:
             return None
         if room <= LITTLE:
@@ -119,14 +125,15 @@ def _drift(results: Sequence[Result]) -> Sentence | None:
     return Sentence(heading="Slow drift explains little", text=text, tone="plain")
 
 
-def _room_for_time(results: Sequence[Result], time: Result, chance: float) -> float | None:
-    """The share, 0..1, of a figure above guessing that the time of recording could tell at most: by the upper end of
-    its interval, because a wide interval around guessing rules nothing out. None where no figure is above guessing."""
+def _room_above_guessing(results: Sequence[Result], nuisance: Result, chance: float) -> float | None:
+    """The share, 0..1, of a figure above guessing that a nuisance (the time of recording, the slow part of the EEG)
+    could tell at most: by the upper end of its interval, because a wide interval around guessing rules nothing out.
+    None where no figure is above guessing."""
     guess = guessing(results)
     for row, level in (("full", guess), ("linear_decoder", chance)):
         real = find(results, row, "accuracy")
         if real is not None and level is not None and _above(real, level):
-            highest = time.value if time.high is None else time.high
+            highest = nuisance.value if nuisance.high is None else nuisance.high
             return max(0.0, min(1.0, (highest - chance) / (real.value - level)))
     return None
 

@@ -54,7 +54,7 @@ def _eeg_part(dataset: object) -> dict[str, object]:
 
     from neuroimagen.data_shards.dataset import Dataset
     from neuroimagen.trainer.controls import control_results
-    from neuroimagen.trainer.eeg_rows import eeg_results, summarise_segments
+    from neuroimagen.trainer.eeg_rows import can_decode_classes, eeg_results, summarise_segments
     from neuroimagen.trainer.intervals import NUM_RESAMPLES, Estimate
     from neuroimagen.trainer.results import result, text_table
     from neuroimagen.trainer.verdict import verdict
@@ -63,6 +63,9 @@ def _eeg_part(dataset: object) -> dict[str, object]:
     if not len(dataset.rows("train")) or not len(dataset.rows("test")):
         return {}
     summaries = summarise_segments(dataset, encoder=None)
+    if not can_decode_classes(dataset.index.label[summaries.rows], summaries.is_test):
+        print("\nNo decoder of the class can be fitted: the training part has none of the test part's, or one only.")
+        return {}
     results = eeg_results(dataset, summaries, num_resamples=NUM_RESAMPLES, seed=0)
     results += control_results(dataset, summaries, num_resamples=NUM_RESAMPLES, seed=0)
     guess = Estimate(value=1 / dataset.metadata.num_classes, low=None, high=None, n=len(dataset.rows("test")))

@@ -77,6 +77,36 @@ def test_classes_without_training_segments() -> None:
     assert "dog" in found[0].text
 
 
+def test_a_zero_shot_split_is_no_problem() -> None:
+    """THINGS-EEG2's published split: other concepts in each part."""
+    found = list(audit.check_classes(np.array([0, 0, 1, 2, 2]), PARTS, ["cup", "dog", "axe"]))
+    assert [finding.level for finding in found] == ["note", "good"]
+    assert "zero-shot: none of the 1 classes" in found[0].text
+
+
+def test_two_classes_in_blocks_are_told_by_time() -> None:
+    """Twice chance is certainty with two classes; time telling all of them was no problem."""
+    labels, blocks = np.repeat([0, 1], 10), np.repeat([0, 1], 10)
+    orders, parts = np.tile(np.arange(10), 2), np.tile([0, 0, 0, 0, 2], 4)
+    columns = (labels, np.ones(20, dtype=int), blocks, orders, parts)
+    (finding,) = audit.check_time(*columns)
+    assert finding.level == "problem"
+    assert "taken to be the classes" not in finding.text
+    (finding,) = audit.check_time(*columns, derived=True)
+    assert "taken to be the classes" in finding.text
+    (finding,) = audit.check_time(np.tile([0, 1], 10), *columns[1:])
+    assert finding.level == "good"
+
+
+def test_a_block_tells_the_class_where_its_neighbours_in_time_are_in_another_part() -> None:
+    """The first picture of each block is tested and the second validates: the third is as far as the block before."""
+    blocks, orders = np.repeat(np.arange(6), 10), np.tile(np.arange(10), 6)
+    parts = np.tile([2, 1, *[0] * 8], 6)
+    (finding,) = audit.check_time(blocks % 3, np.ones(60, dtype=int), blocks, orders, parts)
+    assert finding.level == "problem"
+    assert finding.figures["accuracy"] == finding.figures["told_by_block"] == 1.0
+
+
 @pytest.mark.parametrize("block_design", [True, False])
 def test_time_tells_the_class_in_blocks_only(tmp_path: Path, block_design: bool) -> None:
     simulated_run.write_dataset(tmp_path / "data", num_images=18, block_design=block_design)
@@ -106,3 +136,18 @@ def test_the_command_says_what_drift_can_do(tmp_path: Path, capsys: pytest.Captu
     assert {item["row"] for item in report["results"]} >= {"phantom_drift", "leave_one_subject_out", "block_index_only"}
     assert main(["data", "audit", str(tmp_path / "data"), "--no-eeg"]) == 1
     assert "phantom" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("labels", ["one class", "zero-shot"])
+def test_without_a_class_to_decode_the_command_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, labels: str
+) -> None:
+    simulated_run.write_dataset(tmp_path / "data", num_images=12, block_design=False)
+    dataset = Dataset.open(tmp_path / "data")
+    changed = np.zeros(len(dataset), dtype=np.int32)
+    if labels == "zero-shot":
+        changed[dataset.rows("test")] = 1
+    object.__setattr__(dataset.index, "label", changed)
+    monkeypatch.setattr(Dataset, "open", lambda _: dataset)
+    main(["data", "audit", str(tmp_path / "data")])
+    assert "No decoder of the class can be fitted" in capsys.readouterr().out

@@ -234,6 +234,10 @@ def test_nearest_in_time_knows_blocks_and_nothing_else() -> None:
     by_block = eeg_rows.nearest_in_time_predictions(blocks, subjects, blocks, orders, is_test)
     assert by_block is not None
     np.testing.assert_array_equal(by_block, blocks[is_test])
+    # The block before ends two places earlier; the next segment of the own block that is trained on comes two later.
+    first, trained = orders == 0, orders != 1
+    by_block = eeg_rows.nearest_in_time_predictions(*(v[trained] for v in (blocks, subjects, blocks, orders, first)))
+    np.testing.assert_array_equal(by_block, np.arange(5))
     assert eeg_rows.nearest_in_time_predictions(blocks, subjects, np.full(20, -1), orders, is_test) is None
 
 

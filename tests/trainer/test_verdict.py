@@ -53,6 +53,20 @@ def test_drift_is_ruled_out_by_a_narrow_interval_only(time: tuple[float, float, 
     assert heading in headings(*figures)
 
 
+@pytest.mark.parametrize(
+    ("slow", "heading"),
+    [((0.52, 0.48, 0.56), "Little room for drift"), ((0.9, 0.85, 0.95), "Drift cannot be ruled out")],
+)
+def test_with_two_classes_the_slow_part_can_tell_all_of_it(slow: tuple[float, float, float], heading: str) -> None:
+    """Twice chance is certainty with two classes, which no figure exceeds."""
+    figures = [
+        accuracy("chance", 1 / 2),
+        accuracy("linear_decoder", 0.95, 0.9, 0.99),
+        accuracy("mean_slope_only", *slow),
+    ]
+    assert headings(*figures) == [heading]
+
+
 def test_with_phantoms_a_wide_interval_gives_drifts_share() -> None:
     figures = [
         accuracy("chance", 1 / 12),
