@@ -122,9 +122,7 @@ def write_dataset(folder: Path, pictures: list[Path]) -> None:
 def load_vae(model: Path, device: torch.device) -> Any:
     from diffusers import AutoencoderKL
 
-    return (
-        AutoencoderKL.from_pretrained(model / "vae", use_safetensors=True, torch_dtype=torch.float32).to(device).eval()
-    )
+    return AutoencoderKL.from_pretrained(model / "vae", use_safetensors=True, dtype=torch.float32).to(device).eval()
 
 
 def own(cache: LatentCache, made: Path) -> Callable[[], int]:

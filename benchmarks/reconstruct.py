@@ -144,7 +144,7 @@ def load_pipeline(model: Path, scheduler: str, device: torch.device, dtype: torc
     from diffusers.utils import logging
 
     logging.disable_progress_bar()
-    pipeline = StableDiffusionPipeline.from_pretrained(model, torch_dtype=dtype, use_safetensors=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(model, dtype=dtype, use_safetensors=True)
     if scheduler == "ddim":
         pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     else:

@@ -55,6 +55,15 @@ def load_transformer(model_class: Any, folder: Path) -> Any:
     return model.eval().requires_grad_(False)
 
 
+def load_image_processor(folder: Path) -> Any:
+    """A model's own preprocessing of pictures, on Pillow; UserError if the folder holds none."""
+    # Not from `transformers`: up to 5.17 that name asks for torchvision, whatever the backend.
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+    with loading(folder):
+        return AutoImageProcessor.from_pretrained(folder, backend="pil")
+
+
 SLICE_PIXELS = 4 * 512 * 512
 """Pixels that go through a VAE at once. Stable Diffusion's decoder has feature maps of 1 KiB a pixel (256 channels in
 float32), several alive at a time, and a few pictures of 512 px keep a GPU busy: more at once only costs memory."""
@@ -83,7 +92,7 @@ class VaeEncoder:
 
         folder = component_folder(model, "vae")
         with loading(folder):
-            self.vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, torch_dtype=torch.float32)
+            self.vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
         # float32 whatever the U-Net runs in: Stable Diffusion's VAE overflows in float16.
         self.vae.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self.device = device
@@ -145,11 +154,10 @@ class ImageEncoder:
     """CLIP's image tower with its projection and its own preprocessing."""
 
     def __init__(self, folder: Path, *, device: torch.device) -> None:
-        from transformers import AutoImageProcessor, CLIPModel
+        from transformers import CLIPModel
 
         self.clip = load_transformer(CLIPModel, folder).to(device)
-        with loading(folder):
-            self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        self.processor = load_image_processor(folder)
         self.device = device
 
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
@@ -171,12 +179,12 @@ class Captioner:
     MAX_NEW_TOKENS = 30
 
     def __init__(self, folder: Path, *, device: torch.device) -> None:
-        from transformers import AutoImageProcessor, AutoTokenizer, BlipForConditionalGeneration
+        from transformers import AutoTokenizer, BlipForConditionalGeneration
 
         require_captioner_folder(folder)
         self.blip = load_transformer(BlipForConditionalGeneration, folder).to(device)
+        self.processor = load_image_processor(folder)
         with loading(folder):
-            self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.device = device
 

@@ -85,7 +85,7 @@ class LatentDiffusion:
             self.unet: Any = unet
             return
         with loading(unet_folder):
-            network = UNet2DConditionModel.from_pretrained(unet_folder, use_safetensors=True, torch_dtype=dtype)
+            network = UNet2DConditionModel.from_pretrained(unet_folder, use_safetensors=True, dtype=dtype)
         self.unet = network.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self._stem = SharedStem(self.unet)
         if compile_backend is not None:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from neuroimagen.data_shards.errors import UserError
-from neuroimagen.data_shards.frozen_models import load_transformer, loading
+from neuroimagen.data_shards.frozen_models import load_image_processor, load_transformer, loading
 from neuroimagen.data_shards.progress import track
 from neuroimagen.trainer.metrics import Floats, Images, Integers
 
@@ -99,12 +99,11 @@ class PerceptualDistance(_PictureNetwork):
     @classmethod
     def from_folder(cls, folder: Path, *, device: str = "cpu", batch_size: int = 64) -> "PerceptualDistance":
         """Load; raises UserError naming the folder where it holds no vision network."""
-        from transformers import AutoImageProcessor, AutoModel
+        from transformers import AutoModel
 
         network = load_transformer(AutoModel, folder)
         network = getattr(network, "vision_model", network)
-        with loading(folder):
-            processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        processor = load_image_processor(folder)
         distance = cls(network, processor, device=device, batch_size=batch_size)
         distance.name = _name(network, folder)
         return distance
@@ -142,11 +141,10 @@ class ImageClassifier(_PictureNetwork):
     @classmethod
     def from_folder(cls, folder: Path, *, device: str = "cpu", batch_size: int = 64) -> "ImageClassifier":
         """Load; raises UserError naming the folder where it is no classifier."""
-        from transformers import AutoImageProcessor, AutoModelForImageClassification
+        from transformers import AutoModelForImageClassification
 
         network = load_transformer(AutoModelForImageClassification, folder)
-        with loading(folder):
-            processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        processor = load_image_processor(folder)
         return cls(network, processor, name=_name(network, folder), device=device, batch_size=batch_size)
 
     def _last_layer(self) -> nn.Linear:
@@ -193,11 +191,11 @@ class ClipModel(_PictureNetwork):
     @classmethod
     def from_folder(cls, folder: Path, *, device: str = "cpu", batch_size: int = 64) -> "ClipModel":
         """Load; raises UserError naming the folder where it is no CLIP model."""
-        from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+        from transformers import AutoTokenizer, CLIPModel
 
         network = load_transformer(CLIPModel, folder)
+        processor = load_image_processor(folder)
         with loading(folder):
-            processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
             tokenizer = AutoTokenizer.from_pretrained(folder)
         return cls(network, processor, tokenizer, name=_name(network, folder), device=device, batch_size=batch_size)
 

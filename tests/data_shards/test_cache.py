@@ -104,10 +104,10 @@ def test_class_captions_are_encoded_once_each(cached: tuple) -> None:
 
 
 def test_image_latents_are_projected_embeddings(cached: tuple, tiny_diffusion_folder: Path) -> None:
-    from transformers import AutoImageProcessor, CLIPModel
+    from transformers import CLIPImageProcessorPil, CLIPModel
 
     dataset, _, stores = cached
-    processor = AutoImageProcessor.from_pretrained(tiny_diffusion_folder / "clip", backend="pil")
+    processor = CLIPImageProcessorPil.from_pretrained(tiny_diffusion_folder / "clip")
     clip = CLIPModel.from_pretrained(tiny_diffusion_folder / "clip")
     pixels = processor(images=[dataset.stimuli.image(row) for row in range(14)], return_tensors="pt").pixel_values
     with torch.no_grad():

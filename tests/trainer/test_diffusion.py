@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import pytest
 import torch
 from tiny_models import build_tiny_diffusion_folder
 
+from neuroimagen.benchmarks.cache import load_vae
+from neuroimagen.benchmarks.reconstruct import load_pipeline
 from neuroimagen.data_shards.errors import UserError
+from neuroimagen.data_shards.frozen_models import load_transformer
 from neuroimagen.trainer.batch_by_memory import fitting_batch_size
 from neuroimagen.trainer.diffusion import LatentDiffusion, load_latent_diffusion, model_digest, num_denoising_steps
 from neuroimagen.trainer.shared_stem import SharedStem, text_free_modules
@@ -35,6 +39,10 @@ def seeded_noise(count: int, shape: tuple[int, ...]) -> torch.Tensor:
 
 def hidden_states(count: int) -> torch.Tensor:
     return torch.randn(count, 24, 32, generator=torch.Generator().manual_seed(99))
+
+
+def dtypes(network: torch.nn.Module) -> set[torch.dtype]:
+    return {parameter.dtype for parameter in network.parameters()}
 
 
 def pipeline_scheduler(folder: Path, name: str) -> object:
@@ -100,6 +108,29 @@ def test_text_to_image_is_diffusers_text_to_image(
         scheduler=scheduler,  # type: ignore[arg-type]
     )
     torch.testing.assert_close(diffusion.decode(latents) / 2 + 0.5, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_libraries_load_in_the_dtype_asked_for(
+    tiny_diffusion_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import CLIPTextModel
+
+    CLIPTextModel.from_pretrained(tiny_diffusion_folder / "text_encoder", dtype=torch.bfloat16).save_pretrained(
+        tmp_path
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        warnings.simplefilter("error", DeprecationWarning)
+        diffusion = load_latent_diffusion(tiny_diffusion_folder, dtype=torch.bfloat16)
+        pipeline = load_pipeline(tiny_diffusion_folder, "ddim", torch.device("cpu"), torch.bfloat16)
+        vae = load_vae(tiny_diffusion_folder, torch.device("cpu"))
+        text_encoder = load_transformer(CLIPTextModel, tmp_path)
+    low = (diffusion.unet, pipeline.unet, pipeline.text_encoder)
+    full = (diffusion.vae.vae, diffusion.text_encoder.text_model, pipeline.vae, vae, text_encoder)
+    assert dtypes(CLIPTextModel.from_pretrained(tmp_path)) == {torch.bfloat16}
+    assert [dtypes(network) for network in low] == [{torch.bfloat16}] * 3
+    assert [dtypes(network) for network in full] == [{torch.float32}] * 5
+    assert "deprecated" not in capfd.readouterr().err  # transformers says it in its log
 
 
 def test_vae_is_the_pipeline_s_up_to_the_mode(diffusion: LatentDiffusion, tiny_diffusion_folder: Path) -> None:
