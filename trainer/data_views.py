@@ -150,7 +150,7 @@ class View:
 def views(averages: Averages, *, channel: str | None = None) -> list[View]:
     """All views that the data allow. `channel` is the one whose class averages are shown; None: the most telling."""
     metadata = averages.dataset.metadata
-    study = metadata.provenance.get("study", {})
+    study, unit = metadata.provenance.get("study", {}), plots.eeg_unit(metadata.preprocessing)
     info, problem = plots.located_info(metadata.channel_names, study.get("montage"), metadata.sfreq)
     shown, why = _channel(averages, channel)
     name = metadata.channel_names[shown] if metadata.channel_names else f"channel {shown + 1}"
@@ -180,7 +180,10 @@ def views(averages: Averages, *, channel: str | None = None) -> list[View]:
     if info is None:
         found[2] = View(title=found[2].title, text=f"{found[2].text} No scalp maps: {problem}", draw=found[2].draw)
     else:
-        text = f"Average of {averages.num_segments:,} segments, seen from above, at {NUM_MAPS} times, for each subject."
+        text = (
+            f"Average of {averages.num_segments:,} segments, seen from above, at {NUM_MAPS} times, for each subject. "
+        )
+        text += f"All in one scale: red is positive, blue negative, up to ±{_map_limit(averages):.2g} ({unit})."
         found.insert(3, View(title="Scalp maps", text=text, draw=lambda plt: _draw_maps(plt, averages, info)))
     return found
 
@@ -209,14 +212,21 @@ def _grid(plt: Any, count: int, *, columns: int, width: float, height: float) ->
     return figure, list(axes.ravel()[:count])
 
 
+def _label(figure: Any, averages: Averages, time: str) -> None:
+    """What the axes of a grid of time courses share."""
+    unit = plots.eeg_unit(averages.dataset.metadata.preprocessing)
+    figure.supxlabel(time, fontsize=8.5, color=plots.MUTED)
+    figure.supylabel(f"amplitude, {unit}", fontsize=8.5, color=plots.MUTED)
+    figure.tight_layout()
+
+
 def _draw_segments(plt: Any, averages: Averages) -> Any:
     figure, axes = _grid(plt, len(averages.examples), columns=2, width=4.8, height=1.9)
     for axis, eeg, text in zip(axes, averages.examples, averages.example_texts, strict=True):
         axis.plot(averages.times_ms, eeg.T, color=plots.RASTER, linewidth=0.4, alpha=0.6, rasterized=True)
         axis.set_title(text)
         axis.margins(x=0)
-    figure.supxlabel("time after onset, ms", fontsize=8.5, color=plots.MUTED)
-    figure.tight_layout()
+    _label(figure, averages, "time after onset, ms")
     return figure
 
 
@@ -231,8 +241,7 @@ def _draw_classes(plt: Any, averages: Averages, channel: int) -> Any:
         axis.plot(averages.times_ms, mean, color=plots.SERIES[0])
         axis.set_title(f"{name} ({averages.class_counts[number]})", fontsize=8.5)
         axis.margins(x=0)
-    figure.supxlabel("time after onset, ms; dashed: all classes", fontsize=8.5, color=plots.MUTED)
-    figure.tight_layout()
+    _label(figure, averages, "time after onset, ms; dashed: all classes")
     return figure
 
 
@@ -245,17 +254,28 @@ def _draw_subjects(plt: Any, averages: Averages) -> Any:
         axis.plot(averages.times_ms, mean.std(axis=0), color=plots.INK, linewidth=2)
         axis.set_title(f"subject {subject} ({count} segments)")
         axis.margins(x=0)
-    figure.supxlabel("time after onset, ms", fontsize=8.5, color=plots.MUTED)
-    figure.tight_layout()
+    _label(figure, averages, "time after onset, ms")
     return figure
 
 
+def _map_samples(averages: Averages) -> np.ndarray:
+    return np.linspace(0, len(averages.times_ms) - 1, NUM_MAPS + 2).round().astype(int)[1:-1]
+
+
+def _map_rows(averages: Averages) -> list[np.ndarray]:
+    return [*averages.subject_mean, averages.evoked] if len(averages.subjects) > 1 else [averages.evoked]
+
+
+def _map_limit(averages: Averages) -> float:
+    """The largest absolute value on any map, where colours end."""
+    return float(max(np.abs(row[:, _map_samples(averages)]).max() for row in _map_rows(averages)))
+
+
 def _draw_maps(plt: Any, averages: Averages, info: Any) -> Any:
-    samples = np.linspace(0, len(averages.times_ms) - 1, NUM_MAPS + 2).round().astype(int)[1:-1]
-    rows = [*averages.subject_mean, averages.evoked] if len(averages.subjects) > 1 else [averages.evoked]
+    samples, rows = _map_samples(averages), _map_rows(averages)
     titles = [*(f"subject {subject}" for subject in averages.subjects), "all"][-len(rows) :]
     figure, axes = plt.subplots(len(rows), NUM_MAPS, figsize=(NUM_MAPS, 1.15 * len(rows)), squeeze=False)
-    limit = float(max(np.abs(row[:, samples]).max() for row in rows))
+    limit = _map_limit(averages)
     for line, (row, title) in enumerate(zip(rows, titles, strict=True)):
         for axis, sample in zip(axes[line], samples, strict=True):
             plots.draw_scalp_map(axis, row[:, sample], info, limit=limit, contours=0, pixels=48)
@@ -278,7 +298,8 @@ def _draw_spectra(plt: Any, averages: Averages) -> Any:
     axis.set_yscale("log")
     axis.set_xscale("log")
     axis.set_xlabel("Hz")
-    axis.set_ylabel("power per Hz, data set's units²")
+    unit = plots.eeg_unit(averages.dataset.metadata.preprocessing)
+    axis.set_ylabel("µV²/Hz" if unit == "µV" else f"power per Hz, ({unit})²")
     axis.margins(x=0)
     axis.legend(fontsize=7.5, ncols=2)
     figure.tight_layout()

@@ -169,6 +169,13 @@ class EegFigures:
     note: str
 
 
+def eeg_unit(preprocessing: Mapping[str, Any]) -> str:
+    """What one stands for in the stored EEG, as far as the data set says so."""
+    if preprocessing.get("standardise"):
+        return "standard deviations"
+    return "µV" if preprocessing.get("unit") == "microvolt" else "data set's units"
+
+
 def eeg_figures(
     evoked: Floats,
     *,

@@ -203,7 +203,7 @@ def _html(
             sfreq=metadata.sfreq,
             start_ms=start_ms,
             num_segments=int(evaluated.eeg["num_segments"]),
-            unit=_eeg_unit(metadata.preprocessing),
+            unit=plots.eeg_unit(metadata.preprocessing),
         ),
         stages=_stages(evaluated.run),
         recipe=(evaluated.run / "config.yaml").read_text(encoding="utf-8"),
@@ -314,13 +314,6 @@ def _embedding(evaluated: Evaluated) -> dict[str, Any] | None:
         ],
         "perplexity": round(perplexity),
     }
-
-
-def _eeg_unit(preprocessing: Mapping[str, Any]) -> str:
-    """What one stands for in the stored EEG, as far as the data set says so."""
-    if preprocessing.get("standardise"):
-        return "standard deviations"
-    return "µV" if preprocessing.get("unit") == "microvolt" else "data set's units"
 
 
 def _stages(run: Path) -> list[dict[str, str]]:

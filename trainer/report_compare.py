@@ -37,7 +37,7 @@ def write_comparison(runs: Sequence[Path], out: Path, *, data: Path | None = Non
     names = _names(runs)
     view = comparison(evaluated, names)
     texts = {
-        "compare.html": _html(view, _pictures(evaluated)),
+        "compare.html": _html(view, _pictures(evaluated) if view["same_data"] else []),
         "compare.md": _markdown(view),
         "compare.tex": _latex(view),
         "compare.json": json.dumps(view, indent=1, ensure_ascii=False) + "\n",

@@ -181,6 +181,12 @@ def slices_svg(result: Result) -> str:
                 axis.set_xlim(-0.5, len(parameter.choices) - 0.5)
             elif parameter.log:
                 axis.set_xscale("log")
+                low, high = parameter.bounds
+                axis.set_xlim(low * (low / high) ** 0.05, high * (high / low) ** 0.05)
+                # matplotlib's own labels of less than a decade overlap.
+                ticks = _ticks(parameter)
+                axis.set_xticks(ticks, [show(tick) for tick in ticks])
+                axis.minorticks_off()
             axis.set_title(key.rpartition(".")[2].replace("_", " "))
         figure.tight_layout(h_pad=1.2, w_pad=1.0)
         return plots.themed_svg(figure, "slices")

@@ -1,5 +1,6 @@
 """Views of a data set: the averages behind them, and the files."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,8 @@ def test_the_command_writes_one_file_that_needs_no_other(data: Path, tmp_path: P
         return
     text = out.read_text(encoding="utf-8")
     assert text.count("<svg") == 5  # segments, classes, subjects, scalp maps, spectra
+    assert text.count("amplitude, data set's units") == 3
+    assert re.search(r"All in one scale: red is positive, blue negative, up to ±\d", text)
     assert "http://" not in text.replace("http://www.w3.org", "")
     for stand_in in (plots.INK, plots.MUTED, plots.GRID, *plots.SERIES):
         assert stand_in not in text

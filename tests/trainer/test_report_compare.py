@@ -67,6 +67,18 @@ def test_a_comparison_of_two_runs(runs: list[Path], tmp_path: Path) -> None:
     assert {line.count("&") for line in latex.splitlines() if line.endswith(r"\\")} == {3}
 
 
+def test_segments_of_other_data_are_not_shown_as_the_same(runs: list[Path], tmp_path: Path) -> None:
+    """Numbers of segments coincide in data sets that have nothing to do with each other."""
+    other = shutil.copytree(runs[1], tmp_path / "other")
+    details = json.loads((other / "report" / "details.json").read_text())
+    details["provenance"]["data"]["digest"] = "0123456789abcdef"
+    (other / "report" / "details.json").write_text(json.dumps(details))
+    assert main(["report", str(runs[0]), str(other), "--out", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
+    assert "tested on different data" in page
+    assert "The same segments" not in page
+
+
 @pytest.mark.parametrize(
     ("low", "high", "clear"), [(0.1, 0.3, True), (-0.3, -0.1, True), (-0.1, 0.1, False), (None, None, False)]
 )

@@ -106,6 +106,9 @@ def test_a_margin_search_s_page_has_every_trial_its_failure_and_the_comparison(f
     assert "retried 1×" in page
     assert "better than the default" in page
     assert "Importance" in page
+    slices = page[page.index('id="slices-') : page.index("Curves</h2>")]
+    labels = re.findall(r">([^<>]+)</text>", slices)
+    assert labels[:3] == ["0.05", "0.3162", "2"]  # of a range of one or two decades matplotlib's own overlap
     assert page.count("<svg") >= 4  # fresh seeds, parallel coordinates, slices, curves
     recipe = load_recipe(folder.best)
     assert (recipe.contrastive.margin, recipe.contrastive.distance) == (0.9, "cosine")
