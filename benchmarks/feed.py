@@ -11,16 +11,14 @@ from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.fetch import Batch
 from neuroimagen.data_shards.latents import LatentStore
 from neuroimagen.trainer.data import BatchNeeds, StageData
-from neuroimagen.trainer.device_feed import on_device
-from neuroimagen.trainer.loop import planned_batches
 from neuroimagen.trainer.stages.base import Stage
 
 Encode = Callable[[Batch], Tensor]
 """A batch on the device → the latents of its stimuli, float32."""
 
 
-class Feed:
-    """Batches on the device, read by the plan, epoch after epoch; with `encode`, latents are computed on the way."""
+class StageBatches:
+    """Batches on the device by the plan, epoch after epoch; with `encode`, latents are computed on the way."""
 
     def __init__(
         self,
@@ -31,17 +29,19 @@ class Feed:
         needs: BatchNeeds,
         latents: Mapping[str, LatentStore],
         encode: Mapping[str, Encode] | None = None,
+        resident_gib: float | None = None,
     ) -> None:
-        data = StageData(dataset, needs=needs, latents=latents, subjects=None, device=device)
-        plan = stage.plan(data, SEED)
-        self._reader = data.reader(plan)
-        self._batches = on_device(planned_batches(self._reader, plan.steps_per_epoch, 0), device)
+        data = StageData(
+            dataset, needs=needs, latents=latents, subjects=None, device=device, resident_gib=resident_gib
+        )
+        self._feed = data.feed(stage.plan(data, SEED))
+        self._batches = self._feed.epochs(0)
         self._encode = dict(encode or {})
 
     @property
     def wait_seconds(self) -> float:
-        """What the reader counts: time that the training thread has waited for it."""
-        return self._reader.wait_seconds
+        """What the training log counts: time that the training thread has waited for batches."""
+        return self._feed.wait_seconds
 
     def __next__(self) -> Batch:
         batch = next(self._batches)
@@ -52,5 +52,5 @@ class Feed:
         return replace(batch, images=None, latents=latents)
 
     def close(self) -> None:
-        """End the reader's threads."""
+        """End the reader's threads, where there is one."""
         self._batches.close()  # type: ignore[attr-defined]

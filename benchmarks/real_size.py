@@ -148,21 +148,21 @@ def summary(
         if "failed" in turns[-1]:
             loops[loop] = turns[-1]
             continue
-        streamed = [value for turn in turns for value in turn["streamed_ms"]]
-        step_ms = statistics.median(streamed)
+        fed = [value for turn in turns for value in turn["fed_ms"]]
+        step_ms = statistics.median(fed)
         found: Figures = {
             "samples_per_second": 1e3 * batch / step_ms,
             "step_ms": step_ms,
-            "step_ms_least": min(streamed),
-            "step_ms_most": max(streamed),
+            "step_ms_least": min(fed),
+            "step_ms_most": max(fed),
             "peak_gib": max(turn["peak_gib"] for turn in turns),
         }
         if flops is not None:
             found["share_of_peak"] = flops / (step_ms / 1e3) / (peak_tflops * 1e12)
-        if "resident_ms" in turns[0]:
-            resident_ms = statistics.median(value for turn in turns for value in turn["resident_ms"])
-            found["resident_ms"] = resident_ms
-            found["busy"] = resident_ms / step_ms
+        if "same_batch_ms" in turns[0]:
+            same_batch_ms = statistics.median(value for turn in turns for value in turn["same_batch_ms"])
+            found["same_batch_ms"] = same_batch_ms
+            found["busy"] = same_batch_ms / step_ms
             found["wait_share"] = statistics.median(value for turn in turns for value in turn["wait_share"])
         loops[loop] = found
     figures: Figures = {"batch": batch, "matrix_peak_tflops": peak_tflops, "flops_per_step": flops, "loops": loops}

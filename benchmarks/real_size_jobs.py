@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from neuroimagen.benchmarks.feed import Feed
+from neuroimagen.benchmarks.feed import StageBatches
 from neuroimagen.benchmarks.machine import matrix_peak, timed
 from neuroimagen.benchmarks.noise_data import open_noise_latents, write_noise, write_noise_latents
 from neuroimagen.benchmarks.stable_diffusion import STABLE_DIFFUSION_1_5, TINY, DiffusionSizes
@@ -35,13 +35,14 @@ from neuroimagen.trainer.stages.registry import STABLE_DIFFUSION_1_SCHEDULER, bu
 from neuroimagen.trainer.stages.semantic import SemanticConfig, SemanticModel
 
 LOOPS = {
-    "contrastive": ("engine", "bare"),
-    "masked": ("engine", "bare"),
-    "semantic": ("engine", "bare"),
-    "diffusion": ("engine", "bare", "encoding", "diffusers"),
+    "contrastive": ("engine", "streaming", "bare"),
+    "masked": ("engine", "streaming", "bare"),
+    "semantic": ("engine", "streaming", "bare"),
+    "diffusion": ("engine", "streaming", "bare", "encoding", "diffusers"),
 }
-"""Stage → its loops. engine: ours; bare: plain PyTorch on the same networks and batches; encoding: the bare loop with
-the VAE in it, from pictures; diffusers: that library's published loop. `compiled` is ours with `compile: true`."""
+"""Stage → its loops. engine: ours by default, where data that fit stay on the GPU; streaming: ours with
+`data.resident_gib: 0`; bare: plain PyTorch on the networks and batches of the first; encoding: the bare loop with the
+VAE in it, from pictures; diffusers: that library's published loop. `compiled` is ours with `compile: true`."""
 
 DRAINED_STEPS = 4
 """Steps before a timed block that use up what the reader had ready."""
@@ -169,7 +170,7 @@ class Job:
     unet_batch: int
     zero_stage: int = 0
     blocks: int = 0
-    """Of streamed and of resident steps; 0: only the peak of memory is wanted."""
+    """Of fed steps and of steps on the same batch; 0: only the peak of memory is wanted."""
     block_steps: int = 1
     workers: int = 0
     """Of the DataLoader in diffusers' loop."""
@@ -178,9 +179,9 @@ class Job:
 def measure(job: Job, device: torch.device) -> Figures:
     """Times in ms a step, one a block.
 
-    streamed_ms: batches come from the reader. resident_ms: the same batch again and again, on the device already: what
-    a loader that costs nothing would give. wait_share: of the streamed blocks, as the training loop logs it. peak_gib:
-    of memory, after a few streamed steps. flops: of one step's matrix products and convolutions, forward and backward
+    fed_ms: batches come as in training. same_batch_ms: the same batch again and again, on the device already: what
+    data that cost nothing would give. wait_share: of the fed blocks, as the training loop logs it. peak_gib:
+    of memory, after a few fed steps. flops: of one step's matrix products and convolutions, forward and backward
     (the bare loop's).
     """
     sizes = sizes_of(tiny=job.tiny, unet_batch=job.unet_batch)
@@ -194,29 +195,30 @@ def measure(job: Job, device: torch.device) -> Figures:
         alone(device)
         step = engine_step(stage, device)
     feed = _feed(job, sizes, stage, dataset, device)
-    streamed = _on(step, feed.__next__)
-    timed(streamed, WARM_UP_STEPS, device)
-    figures: Figures = {"peak_gib": peak_memory_gib(), "streamed_ms": [], "resident_ms": [], "wait_share": []}
+    fed = _on(step, feed.__next__)
+    timed(fed, WARM_UP_STEPS, device)
+    figures: Figures = {"peak_gib": peak_memory_gib(), "fed_ms": [], "same_batch_ms": [], "wait_share": []}
     if job.blocks:
         batch = next(feed)
-        resident = _on(step, lambda: batch)
+        same = _on(step, lambda: batch)
         for _ in range(job.blocks):
-            timed(streamed, DRAINED_STEPS, device)
+            timed(fed, DRAINED_STEPS, device)
             waited = feed.wait_seconds
-            seconds = timed(streamed, job.block_steps, device)
-            figures["streamed_ms"].append(1e3 * seconds)
+            seconds = timed(fed, job.block_steps, device)
+            figures["fed_ms"].append(1e3 * seconds)
             figures["wait_share"].append((feed.wait_seconds - waited) / (seconds * job.block_steps))
-            figures["resident_ms"].append(1e3 * timed(resident, job.block_steps, device))
+            figures["same_batch_ms"].append(1e3 * timed(same, job.block_steps, device))
         if job.loop == "bare":
             figures["flops"] = count_flops(lambda: step(0, batch))
     feed.close()
     return figures
 
 
-def _feed(job: Job, sizes: Sizes, stage: Stage, dataset: Dataset, device: torch.device) -> Feed:
+def _feed(job: Job, sizes: Sizes, stage: Stage, dataset: Dataset, device: torch.device) -> StageBatches:
     if job.loop != "encoding":
         latents = {kind: open_noise_latents(dataset, kind) for kind in stage.needs.latents}
-        return Feed(dataset, stage, device, needs=stage.needs, latents=latents)
+        resident_gib = 0 if job.loop == "streaming" else None
+        return StageBatches(dataset, stage, device, needs=stage.needs, latents=latents, resident_gib=resident_gib)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     vae = sizes.diffusion.make_vae(device=device, dtype=dtype)
 
@@ -227,7 +229,7 @@ def _feed(job: Job, sizes: Sizes, stage: Stage, dataset: Dataset, device: torch.
         return torch.stack([found.mean, found.std], dim=1).float()
 
     needs = BatchNeeds(image_size_px=sizes.diffusion.image_size_px)
-    return Feed(dataset, stage, device, needs=needs, latents={}, encode={"vae": posterior})
+    return StageBatches(dataset, stage, device, needs=needs, latents={}, encode={"vae": posterior})
 
 
 def _on(step: Step, batch: Callable[[], Batch]) -> Callable[[int], None]:
@@ -253,10 +255,10 @@ def _measure_diffusers(job: Job, sizes: Sizes, dataset: Dataset, device: torch.d
         loop.step()
 
     timed(step, WARM_UP_STEPS, device)
-    figures: Figures = {"peak_gib": peak_memory_gib(), "streamed_ms": []}
+    figures: Figures = {"peak_gib": peak_memory_gib(), "fed_ms": []}
     for _ in range(job.blocks):
         timed(step, DRAINED_STEPS, device)
-        figures["streamed_ms"].append(1e3 * timed(step, job.block_steps, device))
+        figures["fed_ms"].append(1e3 * timed(step, job.block_steps, device))
     return figures
 
 

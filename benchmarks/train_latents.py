@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuroimagen.benchmarks.feed import Encode, Feed
+from neuroimagen.benchmarks.feed import Encode, StageBatches
 from neuroimagen.benchmarks.machine import timed
 from neuroimagen.benchmarks.noise_data import write_noise
 from neuroimagen.benchmarks.train_steps import WARM_UP_STEPS, Step, bare_step, embedded_shapes, recipe_of
@@ -57,8 +57,8 @@ def compare_latents(folder: Path, device: torch.device, *, blocks: int, block_st
         stage = build_stage(recipe_of(name), name, shapes)
         step = bare_step(stage, device)
         kind = KINDS[name]
-        cached = Feed(dataset, stage, device, needs=stage.needs, latents={kind: stores[name]})
-        encoding = Feed(dataset, stage, device, needs=needs, latents={}, encode={kind: encode})
+        cached = StageBatches(dataset, stage, device, needs=stage.needs, latents={kind: stores[name]})
+        encoding = StageBatches(dataset, stage, device, needs=needs, latents={}, encode={kind: encode})
         ways = {"cached": cached, "encoding": encoding}
         found[name] = {"batch": stage.global_batch_size, **_take_turns(step, ways, blocks, block_steps, device)}
         cached.close()
@@ -67,9 +67,9 @@ def compare_latents(folder: Path, device: torch.device, *, blocks: int, block_st
 
 
 def _take_turns(
-    step: Step, ways: dict[str, Feed], blocks: int, block_steps: int, device: torch.device
+    step: Step, ways: dict[str, StageBatches], blocks: int, block_steps: int, device: torch.device
 ) -> dict[str, float]:
-    def run(batches: Feed) -> Callable[[int], None]:
+    def run(batches: StageBatches) -> Callable[[int], None]:
         return lambda number: step(number, next(batches))
 
     for batches in ways.values():

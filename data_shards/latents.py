@@ -306,16 +306,23 @@ class LatentStore:
 
         Raises CorruptSampleError when the stored bytes are not what was written.
         """
+        distinct, which = self.distinct(stimuli)
+        return self.stored(distinct).float()[torch.from_numpy(which)]
+
+    def distinct(self, stimuli: npt.ArrayLike) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Stimuli that have every latent of these once, and for each of these which one of those has its latent."""
         rows = np.asarray(stimuli, dtype=np.int64)
         places = np.stack([self._shard[rows].astype(np.int64), self._offset[rows]], axis=1)
         _, first, inverse = np.unique(places, axis=0, return_index=True, return_inverse=True)
-        stored = np.empty((len(first), *self.metadata.shape), dtype=self.metadata.storage_dtype)
-        for position, row in enumerate(rows[first]):
+        return rows[first], inverse.reshape(-1)
+
+    def stored(self, stimuli: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Latents of the stimuli with these rows in the store's own dtype, [n, *shape], each read and checked."""
+        stored = np.empty((len(stimuli), *self.metadata.shape), dtype=self.metadata.storage_dtype)
+        for position, row in enumerate(stimuli):
             stored[position] = self._read(int(row))
         latents = torch.from_numpy(stored)
-        if self.metadata.dtype == "bfloat16":
-            latents = latents.view(torch.bfloat16)
-        return latents.float()[torch.from_numpy(inverse.reshape(-1))]
+        return latents.view(torch.bfloat16) if self.metadata.dtype == "bfloat16" else latents
 
     def _read(self, row: int) -> np.ndarray:
         shard, offset = int(self._shard[row]), int(self._offset[row])

@@ -38,6 +38,14 @@ class DataConfig:
     n_samples: int | None = None
     num_classes: int | None = None
     order: OrderConfig = field(default_factory=OrderConfig)
+    resident_gib: float | None = None
+    """Training data that take at most this much memory are read once and stay on the device that trains, as stored;
+    more is streamed. null: a sixteenth of a GPU's memory, nothing on a CPU. Batches are the same.
+    """
+
+    def __post_init__(self) -> None:
+        if self.resident_gib is not None and not self.resident_gib >= 0:
+            raise ValueError(f"data.resident_gib must not be negative (null: by the GPU), got {self.resident_gib}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,11 @@ from neuroimagen.data_shards.errors import UserError
 from neuroimagen.data_shards.fetch import Batch, Reader
 from neuroimagen.data_shards.latents import LatentStore
 from neuroimagen.data_shards.plan import BlockShufflePlan, Plan, SequentialPlan, ShufflePlan
-from neuroimagen.trainer.device_feed import on_device
+from neuroimagen.trainer.device_feed import Feed, StreamedFeed, on_device
+from neuroimagen.trainer.resident import ResidentFeed, resident_bytes
+
+RESIDENT_SHARE = 1 / 16
+"""Of a GPU's memory, for data that stay there, where the recipe names no number: a batch or two of activations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +92,18 @@ class StageData:
         subjects: tuple[int, ...] | None,
         device: torch.device,
         order: OrderConfig | None = None,
+        resident_gib: float | None = None,
     ) -> None:
+        """`resident_gib`: how much of the device's memory the training data may take; None: RESIDENT_SHARE of a GPU's,
+        nothing of a CPU's.
+        """
         self.dataset = dataset
         self.order = order or OrderConfig()
         self.needs = needs
         self.latents = latents
         self.subjects = subjects
         self.device = device
+        self._resident_limit = memory_share(device) if resident_gib is None else int(resident_gib * (1 << 30))
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
 
@@ -122,6 +131,28 @@ class StageData:
                 drop_last=True,
             )
         return ShufflePlan(rows, seed, global_batch_size, drop_last=True)
+
+    def feed(self, plan: Plan) -> Feed:
+        """This rank's share of a plan's batches, on the device: gathered there where all of them fit, else streamed.
+
+        Batches are the same either way. What is behind a URL, or read in an order made for that, is streamed.
+        """
+        rows = getattr(plan, "rows", None)
+        far = any(source.remote is not None for source in self.dataset.sources)
+        if rows is None or far or self.order.kind != "shuffled":
+            return StreamedFeed(self.reader(plan), self.device)
+        content: dict[str, Any] = {"latents": self.latents, "image_size_px": self.needs.image_size_px}
+        if resident_bytes(self.dataset, rows, **content) > self._resident_limit:
+            return StreamedFeed(self.reader(plan), self.device)
+        return ResidentFeed(
+            self.dataset,
+            plan,
+            np.unique(rows),
+            **content,
+            device=self.device,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
 
     def reader(self, plan: Plan) -> Reader:
         """This rank's share of a plan's batches, with all that the stage needs."""
@@ -175,3 +206,10 @@ class StageData:
         parts = [torch.empty_like(padded) for _ in range(self.world_size)]
         dist.all_gather(parts, padded)
         return torch.cat([part[:size].cpu() for part, size in zip(parts, sizes.tolist(), strict=True)])
+
+
+def memory_share(device: torch.device) -> int:
+    """Bytes of a GPU's memory that training data may take where the recipe does not say."""
+    if device.type != "cuda":
+        return 0
+    return int(torch.cuda.get_device_properties(device).total_memory * RESIDENT_SHARE)

@@ -1,10 +1,38 @@
 """Batches on the device that trains, copied there while the step before them runs."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 
-from neuroimagen.data_shards.fetch import Batch
+from neuroimagen.data_shards.fetch import Batch, Reader
+
+
+class Feed(Protocol):
+    """Batches of this rank for the training loop, on its device."""
+
+    @property
+    def wait_seconds(self) -> float:
+        """Time the consumer has waited for batches so far."""
+        ...
+
+    def epochs(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Batches of `epoch` from `start_step` on, and then those of the epochs after it without end."""
+        ...
+
+
+class StreamedFeed:
+    """A reader's batches."""
+
+    def __init__(self, reader: Reader, device: torch.device) -> None:
+        self._reader, self._device = reader, device
+
+    @property
+    def wait_seconds(self) -> float:
+        return self._reader.wait_seconds
+
+    def epochs(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        return on_device(self._reader.epochs(epoch, start_step), self._device)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from neuroimagen.data_shards.errors import UserError
-from neuroimagen.data_shards.fetch import Batch, Reader
+from neuroimagen.data_shards.fetch import Batch
 from neuroimagen.data_shards.files import atomic_folder
 from neuroimagen.data_shards.schema import segment_key
 from neuroimagen.trainer.checkpoint import Checkpoints, RunState, best_name, latest_checkpoint, read_state
 from neuroimagen.trainer.config import Recipe
 from neuroimagen.trainer.coordination import Ranks
 from neuroimagen.trainer.data import StageData
-from neuroimagen.trainer.device_feed import on_device
+from neuroimagen.trainer.device_feed import Feed
 from neuroimagen.trainer.ema import EMA
 from neuroimagen.trainer.engine import Frozen, build_engines, set_learning_rates, whole_networks
 from neuroimagen.trainer.host_number import HostNumber
@@ -67,6 +67,7 @@ def train(recipe: Recipe, name: str, folder: StageFolder, *, device: torch.devic
         subjects=recipe.data.subjects,
         device=device,
         order=recipe.data.order,
+        resident_gib=recipe.data.resident_gib,
     )
     plan = stage.plan(data, derive_seed(recipe.seed, name, "plan") % 2**31)
     checkpoints = Checkpoints(folder.checkpoints, ranks=ranks, keep=config.keep_checkpoints)
@@ -84,10 +85,10 @@ def train(recipe: Recipe, name: str, folder: StageFolder, *, device: torch.devic
 
     log = MetricsLog(folder, recipe, resume_step=state.step) if ranks.is_first else None
     watch = LossWatch(config.divergence_factor, state.recent_losses)
-    reader = data.reader(plan)
-    clock = Clock(reader, stage.global_batch_size, state.step)
+    feed = data.feed(plan)
+    clock = Clock(feed, stage.global_batch_size, state.step)
     step_seed = derive_seed(recipe.seed, name, "steps")
-    batches = on_device(planned_batches(reader, plan.steps_per_epoch, state.step), device)
+    batches = feed.epochs(*divmod(state.step, plan.steps_per_epoch))
     while state.step < config.steps:
         batch = next(batches)
         learning_rate = set_learning_rates(stage, engines, state.step)
@@ -241,11 +242,6 @@ def report_bad_batch(error: BadLossError, folder: StageFolder, ranks: Ranks) -> 
             file.write(json.dumps(line) + "\n")
 
 
-def planned_batches(reader: Reader, steps_per_epoch: int, start: int) -> Iterator[Batch]:
-    """The run's batches from global step `start` on, epoch after epoch, without end."""
-    return reader.epochs(*divmod(start, steps_per_epoch))
-
-
 def validate(stage: Stage, networks: Mapping[str, nn.Module], data: StageData) -> dict[str, float]:
     """The stage's validation figures, with its networks in evaluation mode meanwhile."""
     with evaluation(networks):
@@ -305,20 +301,20 @@ def write_export(folder: StageFolder, state: RunState) -> None:
 class Clock:
     """Training speed since the last look; validation and checkpoints are left out by `restart`."""
 
-    def __init__(self, reader: Reader, global_batch_size: int, step: int) -> None:
-        self._reader = reader
+    def __init__(self, feed: Feed, global_batch_size: int, step: int) -> None:
+        self._feed = feed
         self._batch = global_batch_size
         self.restart(step)
 
     def restart(self, step: int) -> None:
         self._step = step
         self._time = time.perf_counter()
-        self._waited = self._reader.wait_seconds
+        self._waited = self._feed.wait_seconds
 
     def read(self, step: int) -> dict[str, float]:
         """Segments a second over all ranks, the share of this rank's time spent waiting for data, its peak memory."""
         steps, seconds = step - self._step, time.perf_counter() - self._time
-        waited = self._reader.wait_seconds - self._waited
+        waited = self._feed.wait_seconds - self._waited
         self.restart(step)
         if steps == 0:
             return {}
