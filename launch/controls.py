@@ -28,26 +28,30 @@ STAGES = ("contrastive", "saliency", "semantic")
 """The stages behind the row `full`, in the order in which they need each other."""
 
 
-def make_control_runs(run: Path, dataset: Dataset, *, subjects: Sequence[int] | None = None) -> ControlRuns:
+def make_control_runs(
+    run: Path, dataset: Dataset, *, subjects: Sequence[int] | None = None, cpu: bool = False
+) -> ControlRuns:
     """Every control of `run` that these data allow; `subjects` are those that the run was trained for (None: all).
+
+    `cpu`: leave accelerators alone, here and in what follows.
 
     Raises UserError when a stage of the run is missing, or a step fails.
     """
     absent = {}
-    phantom = make_phantom_run(run, dataset)
+    phantom = make_phantom_run(run, dataset, cpu=cpu)
     if phantom is None:
         absent[PHANTOM_ROW] = "the order of recording is unknown, or blocks are too short to see drift in"
     reason = why_none_without_subject(run, dataset, subjects=subjects)
     if reason is not None:
         absent[UNSEEN_SUBJECT_ROW] = reason
-    others = {} if reason is not None else make_runs_without_subject(run, dataset, subjects=subjects)
+    others = {} if reason is not None else make_runs_without_subject(run, dataset, subjects=subjects, cpu=cpu)
     return ControlRuns(phantom=phantom, without_subject=others, absent=absent)
 
 
 # -------------------------------------------------------------------------------------------------------------- phantom
 
 
-def phantom_steps(run: Path, phantom: Path) -> list[tuple[str, ...]]:
+def phantom_steps(run: Path, phantom: Path, *, cpu: bool = False) -> list[tuple[str, ...]]:
     """The commands that make the phantom's run, in order. Starts nothing; reads the run's folders.
 
     Raises UserError naming the stages that the run lacks.
@@ -60,11 +64,11 @@ def phantom_steps(run: Path, phantom: Path) -> list[tuple[str, ...]]:
             f"{run} has no trained {', '.join(missing)}: the whole pipeline cannot be trained on a phantom. Train "
             "them, or give `--controls quick`."
         )
-    steps = [_train_step(run, stage, phantom, data=str((phantom / "data").absolute())) for stage in stages]
-    return [*steps, ("reconstruct", "--run", str(phantom), "--rows", "full")]
+    steps = [_train_step(run, stage, phantom, data=str((phantom / "data").absolute()), cpu=cpu) for stage in stages]
+    return [*steps, ("reconstruct", "--run", str(phantom), "--rows", "full", *_cpu(cpu))]
 
 
-def make_phantom_run(run: Path, dataset: Dataset) -> Path | None:
+def make_phantom_run(run: Path, dataset: Dataset, *, cpu: bool = False) -> Path | None:
     """RUN/controls/phantom, trained and drawn; None where the order of recording is unknown, so none can be made.
 
     Raises UserError when a stage is missing, a step fails, or the phantom that is there was made from other data.
@@ -74,7 +78,7 @@ def make_phantom_run(run: Path, dataset: Dataset) -> Path | None:
     if not sessions.is_known:
         return None
     phantom = run / "controls" / "phantom"
-    steps = phantom_steps(run, phantom)
+    steps = phantom_steps(run, phantom, cpu=cpu)
     if (phantom / "data" / "dataset.json").is_file():
         if Dataset.open(phantom / "data").metadata.provenance.get("phantom_of") != dataset.digest:
             raise UserError(f"{phantom} was made from another data set than {dataset.folder}. Remove it.")
@@ -127,26 +131,29 @@ def why_none_without_subject(run: Path, dataset: Dataset, *, subjects: Sequence[
 
 
 def steps_without_subject(
-    run: Path, dataset: Dataset, subject: int, *, subjects: Sequence[int] | None = None
+    run: Path, dataset: Dataset, subject: int, *, subjects: Sequence[int] | None = None, cpu: bool = False
 ) -> list[tuple[str, ...]]:
     """The commands that train the encoder without `subject`, in order. Starts nothing; reads the run's folders."""
     settings = (f"data.subjects={_others(dataset, subject, subjects)}",)
     # Absolute, as the phantom's: the control is known again from another working folder.
     data = dataset.location if dataset.remote is not None else str(dataset.folder.absolute())
     return [
-        _train_step(run, stage, folder_without_subject(run, subject), data=data, settings=settings)
+        _train_step(run, stage, folder_without_subject(run, subject), data=data, settings=settings, cpu=cpu)
         for stage in stages_behind(load_recipe(run / "config.yaml"), ["contrastive"])
     ]
 
 
-def make_runs_without_subject(run: Path, dataset: Dataset, *, subjects: Sequence[int] | None = None) -> dict[int, Path]:
+def make_runs_without_subject(
+    run: Path, dataset: Dataset, *, subjects: Sequence[int] | None = None, cpu: bool = False
+) -> dict[int, Path]:
     """Subject → RUN/controls/without-subject-N, trained; of every subject with test segments.
 
     Raises UserError when a step fails. Ask `why_none_without_subject` first.
     """
     runs = {}
     for subject in _tested_subjects(dataset, subjects):
-        _run_steps(steps_without_subject(run, dataset, subject, subjects=subjects), what=f"without subject {subject}")
+        steps = steps_without_subject(run, dataset, subject, subjects=subjects, cpu=cpu)
+        _run_steps(steps, what=f"without subject {subject}")
         runs[subject] = folder_without_subject(run, subject)
     return runs
 
@@ -177,13 +184,19 @@ def stages_behind(recipe: Recipe, stages: Sequence[str]) -> list[str]:
     return [stage for stage in STAGE_NAMES if stage in needed]
 
 
-def _train_step(run: Path, stage: str, control: Path, *, data: str, settings: Sequence[str] = ()) -> tuple[str, ...]:
+def _train_step(
+    run: Path, stage: str, control: Path, *, data: str, settings: Sequence[str] = (), cpu: bool
+) -> tuple[str, ...]:
     """The command that trains a stage as `run` did, on other data; on as many ranks as its newest start had."""
     starts = json.loads((run / stage / "environment.json").read_text(encoding="utf-8"))
     # As JSON, which is YAML too: a path may hold what YAML would read as more than text.
     values = ("--set", f"data.path={json.dumps(data)}", *settings)
-    ranks = ("--num-ranks", str(starts[-1].get("num_ranks", 1)))
+    ranks = ("--num-ranks", str(starts[-1].get("num_ranks", 1)), *_cpu(cpu))
     return ("train", stage, "--config", str(run / "config.yaml"), "--run", str(control), *values, *ranks, "--resume")
+
+
+def _cpu(cpu: bool) -> tuple[str, ...]:
+    return ("--cpu",) if cpu else ()
 
 
 def _run_steps(steps: Sequence[tuple[str, ...]], *, what: str) -> None:

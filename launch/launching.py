@@ -31,7 +31,7 @@ def launch(args: argparse.Namespace) -> int:
     if num_ranks is None:
         from neuroimagen.launch.train import default_ranks
 
-        num_ranks = default_ranks()
+        num_ranks = default_ranks(cpu=work.cpu)
     if args.print_only:
         print(starters.printable(launch_command(local_job(work, num_ranks, args.launcher)), {"PYTHONSAFEPATH": "1"}))
         return 0
@@ -59,7 +59,7 @@ def work_of(words: Sequence[str]) -> Work:
     from neuroimagen.launch.train import TrainWork
     from neuroimagen.trainer.config import load_recipe
 
-    return TrainWork(load_recipe(args.config, args.set), args.stage, run=args.run, resume=args.resume)
+    return TrainWork(load_recipe(args.config, args.set), args.stage, run=args.run, resume=args.resume, cpu=args.cpu)
 
 
 def _check_options(args: argparse.Namespace) -> None:
@@ -91,6 +91,7 @@ def _over_nodes(args: argparse.Namespace, work: Work) -> int:
         launcher=args.launcher,
         exports=() if args.no_ssh else starters.passed_on(os.environ, args.export),
         folder=Path.cwd(),
+        cpu=work.cpu,
     )
     commands = start_commands(args, job, via=args.via or ("pdsh" if shutil.which("pdsh") else "ssh"))
     if args.print_only:

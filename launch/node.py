@@ -41,7 +41,7 @@ def main() -> int:
             node_rank=args.node_rank,
             master_address=args.master_address,
             launcher=args.launcher,
-            devices=given_devices(nodes[args.node_rank].num_ranks),
+            devices=() if args.cpu else given_devices(nodes[args.node_rank].num_ranks),
         )
         return run_attempt(job, link)
 
@@ -104,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--launcher", choices=("deepspeed", "torchrun"), default="deepspeed")
     parser.add_argument("--logs", type=Path, required=True)
     parser.add_argument("--wait", type=float, default=300.0)
+    parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--export", action="append", metavar="NAME=VALUE")
     parser.add_argument("--module", required=True)
     parser.add_argument("arguments", nargs="*")

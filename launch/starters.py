@@ -32,6 +32,8 @@ class NodesJob:
     """NAME=VALUE of every variable that is passed on."""
     folder: Path
     """Working directory, the same on every node."""
+    cpu: bool = False
+    """The ranks leave accelerators alone."""
 
     @property
     def num_ranks(self) -> int:
@@ -74,6 +76,7 @@ def node_command(job: NodesJob, node_rank: int | str) -> list[str]:
         f"--master-address={job.nodes[0].host}",
         f"--launcher={job.launcher}",
         f"--logs={job.log_folder}",
+        *(["--cpu"] if job.cpu else []),
         *(f"--export={value}" for value in job.exports),
         f"--module={job.module}",
         "--",

@@ -29,22 +29,23 @@ def train_stage(
     resume: bool,
     max_restarts: int = 0,
     launcher: Launcher = "deepspeed",
+    cpu: bool = False,
 ) -> int:
     """Train stage `name` of `recipe` in folder `run`; returns the exit code (128 + signal when asked to stop)."""
-    work = TrainWork(recipe, name, run=run, resume=resume)
+    work = TrainWork(recipe, name, run=run, resume=resume, cpu=cpu)
     return run_here(
         work,
-        num_ranks=default_ranks() if num_ranks is None else num_ranks,
+        num_ranks=default_ranks(cpu=cpu) if num_ranks is None else num_ranks,
         max_restarts=max_restarts,
         launcher=launcher,
     )
 
 
-def default_ranks() -> int:
-    """The number of ranks that suits this machine."""
+def default_ranks(*, cpu: bool) -> int:
+    """The number of ranks that suits this machine; `cpu`: whatever its accelerators."""
     import torch
 
-    return default_num_ranks(len(os.sched_getaffinity(0)), torch.cuda.device_count())
+    return default_num_ranks(len(os.sched_getaffinity(0)), 0 if cpu else torch.cuda.device_count())
 
 
 class TrainWork:
@@ -52,13 +53,14 @@ class TrainWork:
 
     module = WORKER
 
-    def __init__(self, recipe: Recipe, name: str, *, run: Path, resume: bool) -> None:
+    def __init__(self, recipe: Recipe, name: str, *, run: Path, resume: bool, cpu: bool) -> None:
         self.title = name
+        self.cpu = cpu
         self._recipe = recipe
         self._resume = resume
         self._steps = stage_config(recipe, name).steps
         self._folder = StageFolder(run, name)
-        self.arguments: tuple[str, ...] = (name, "--run", str(run.absolute()))
+        self.arguments: tuple[str, ...] = (name, "--run", str(run.absolute()), *(["--cpu"] if cpu else []))
         self.log_folder = self._folder.logs.absolute()
 
     @contextmanager

@@ -30,6 +30,8 @@ class Work(Protocol):
     module: str
     arguments: tuple[str, ...]
     log_folder: Path
+    cpu: bool
+    """Its ranks leave accelerators alone."""
 
     def prepared(self, num_ranks: int) -> AbstractContextManager[bool]:
         """Check and make ready everything before ranks start; whether there is anything left to do."""
@@ -50,6 +52,7 @@ class SharedCommand:
 
     def __init__(self, words: Sequence[str], args: argparse.Namespace) -> None:
         self.title: str = words[0]
+        self.cpu: bool = args.cpu
         home: Path = args.data if words[0] == "cache" else args.run
         self.log_folder = home.absolute() / "logs" / words[0]
         self.arguments: tuple[str, ...] = (str(self.log_folder), *words)
@@ -83,7 +86,7 @@ def local_job(work: Work, num_ranks: int, launcher: Launcher) -> Job:
         log_folder=work.log_folder,
         master_port=free_port(),
         launcher=launcher,
-        devices=given_devices(num_ranks),
+        devices=() if work.cpu else given_devices(num_ranks),
     )
 
 

@@ -20,8 +20,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage")
     parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--cpu", action="store_true")
     args = parser.parse_args()
     die_with_launcher()
+    if args.cpu:
+        # Before anything looks for accelerators, and here: DeepSpeed's launcher shows every rank one.
+        os.environ |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 
     import torch
     from deepspeed.utils import logger as deepspeed_logger

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int | None:
     if args.controls == "all":
         from neuroimagen.launch.controls import make_control_runs
 
-        control_runs = make_control_runs(args.run, dataset, subjects=recipe.data.subjects)
+        control_runs = make_control_runs(args.run, dataset, subjects=recipe.data.subjects, cpu=args.cpu)
     evaluate_run(
         args.run,
         dataset,

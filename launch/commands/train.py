@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from neuroimagen.launch.commands.options import add_set
+from neuroimagen.launch.commands.options import add_cpu, add_set
 
 HELP = "Train a stage: its ranks start through DeepSpeed's launcher; checkpoints, metrics and export go to RUN/STAGE."
 EPILOG = """\
@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="after a dead or failed rank go on from the newest checkpoint, up to N times (default: 0)",
     )
+    add_cpu(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the run")
     parser.add_argument(
         "--dry-run",
@@ -71,4 +72,5 @@ def run(args: argparse.Namespace) -> int | None:
         num_ranks=args.num_ranks,
         resume=args.resume,
         max_restarts=args.max_restarts,
+        cpu=args.cpu,
     )

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import simulated_run
 
+from neuroimagen.data_shards.errors import UserError
+from neuroimagen.launch import controls
 from neuroimagen.launch.cli import main
 
 
@@ -60,3 +62,18 @@ def test_a_run_selected_on_the_test_part_is_refused(
     (other / "saliency" / "environment.json").write_text(json.dumps([{"selection_split": "test"}]))
     assert main(["evaluate", "--run", str(other)]) == 1
     assert "would not be honest" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [[], ["--cpu"]])
+def test_the_controls_are_made_on_the_cpu_where_that_was_asked_for(
+    run: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    asked: list[bool] = []
+
+    def make_control_runs(*args: object, cpu: bool, **options: object) -> None:
+        asked.append(cpu)
+        raise UserError("enough seen")
+
+    monkeypatch.setattr(controls, "make_control_runs", make_control_runs)
+    assert main(["evaluate", "--run", str(run), "--controls", *options]) == 1
+    assert asked == [bool(options)]

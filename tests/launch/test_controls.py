@@ -14,6 +14,7 @@ from small_study import RECIPE, write_latents, write_study
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.launch import controls
+from neuroimagen.launch.cli import parse
 from neuroimagen.launch.controls import (
     make_control_runs,
     make_phantom_run,
@@ -212,6 +213,18 @@ def test_every_tested_subject_is_left_out_and_reasons_are_kept(
     Commands(monkeypatch, failing=[str(run / "controls" / "without-subject-2")])
     with pytest.raises(UserError, match=r"^without subject 2: train contrastive failed \(exit code 3\)"):
         make_control_runs(run, dataset)
+
+
+def test_every_step_leaves_accelerators_alone_where_the_evaluation_does(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = Commands(monkeypatch)
+    make_control_runs(run, Dataset.open(run.parent / "data"), cpu=True)
+    assert commands.names == [*(f"train {stage}" for stage in STAGES), "reconstruct", *["train contrastive"] * 2]
+    assert all(parse(words).cpu for words in commands.started)
+    commands.started.clear()
+    make_control_runs(run, Dataset.open(run.parent / "data"))
+    assert not any(parse(words).cpu for words in commands.started)
 
 
 @pytest.mark.slow

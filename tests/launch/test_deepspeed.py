@@ -9,9 +9,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.launch import deepspeed
+from neuroimagen.launch.cli import parse
 from neuroimagen.launch.deepspeed import (
     Job,
     default_num_ranks,
@@ -21,6 +23,9 @@ from neuroimagen.launch.deepspeed import (
     launch_environment,
     visible_devices,
 )
+from neuroimagen.launch.train import TrainWork, default_ranks
+from neuroimagen.launch.work import SharedCommand, local_job
+from neuroimagen.trainer.config import Recipe
 from neuroimagen.trainer.rank_status import RankStatus, clear_statuses, read_statuses, write_status
 
 JOB = Job(
@@ -64,6 +69,20 @@ def test_ranks_get_the_devices_that_the_job_was_given() -> None:
     command = launch_command(replace(JOB, num_ranks=2, devices=("3", "5")))
     world = next(word for word in command if word.startswith("--world_info=")).partition("=")[2]
     assert json.loads(base64.urlsafe_b64decode(world)) == {"localhost": ["3", "5"]}
+
+
+def test_ranks_that_leave_accelerators_alone_need_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    words = ["cache", "--data", "d", "--model", "m"]
+    with pytest.raises(UserError, match="2 ranks need a GPU each"):
+        local_job(SharedCommand(words, parse(words)), 2, "deepspeed")
+    words.append("--cpu")
+    assert local_job(SharedCommand(words, parse(words)), 2, "deepspeed").devices == ()
+    assert default_ranks(cpu=False) == 8
+    assert default_ranks(cpu=True) <= 2
+    assert TrainWork(Recipe(), "saliency", run=Path("r"), resume=False, cpu=True).arguments[-1] == "--cpu"
 
 
 def test_ports_are_free() -> None:

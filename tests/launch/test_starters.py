@@ -5,6 +5,7 @@ import shlex
 import stat
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from neuroimagen.launch.hosts import Node
@@ -40,6 +41,9 @@ def test_a_node_reads_its_command() -> None:
     assert args.logs == JOB.log_folder
     assert args.export == list(JOB.exports)
     assert (args.module, args.arguments) == ("a.b", ["x", "--run", "dir with space"])
+    assert not args.cpu
+    words = node_command(replace(JOB, cpu=True), 1)
+    assert _parser().parse_args(words[words.index("neuroimagen.launch.node") + 1 :]).cpu
 
 
 def test_pdsh_ssh_and_srun_quote_what_a_shell_would_split() -> None:
