@@ -28,7 +28,7 @@ from neuroimagen.trainer.eeg_rows import (
     summarise_segments,
 )
 from neuroimagen.trainer.intervals import Estimate, bootstrap_difference, bootstrap_mean
-from neuroimagen.trainer.manifest import read_reconstructions
+from neuroimagen.trainer.manifest import differing_settings, read_reconstructions
 from neuroimagen.trainer.metrics import DEFINITIONS
 from neuroimagen.trainer.permutation_test import NUM_PERMUTATIONS
 from neuroimagen.trainer.picture_rows import (
@@ -118,7 +118,7 @@ def evaluate_run(
     results += _differences(measured, results, texts, config)
 
     folder = run / "report"
-    sentences = verdict(results)
+    sentences = verdict(results, differing_settings=differing_settings(rows.values()))
     details = {
         "verdict": sentences,
         "absent": dict(runs.absent),

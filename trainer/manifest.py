@@ -1,6 +1,7 @@
 """Reads what `neuroimagen reconstruct` left in a run: reconstructions/<row>/manifest.json and its pictures."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from neuroimagen.data_shards.progress import track
 from neuroimagen.trainer.metrics import Images, Integers
 
 MANIFEST_FILE = "manifest.json"
+_COMPARED = ("seed", "samples", "steps", "scheduler", "guidance", "strength", "dtype", "model_digest")
+"""Settings that rows of one table should share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,23 @@ class Reconstructions:
             pictures.append(picture)
         position = {path: index for index, path in enumerate(distinct)}
         return np.stack(pictures), np.array([position[path] for path in self.files], dtype=np.int64)
+
+
+def differing_settings(rows: Iterable[Reconstructions]) -> list[str]:
+    """In words, the settings that are not the same in all rows that have them: a comparison of those rows measures the
+    setting too. Rows that start from noise have no strength to compare, whose manifests say 1."""
+    values: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        settings = {name: row.settings.get(name) for name in _COMPARED}
+        settings |= {f"the {stage} stage": digest for stage, digest in row.settings.get("exports", {}).items()}
+        for name, value in settings.items():
+            if value is not None and not (name == "strength" and value == 1):
+                values.setdefault(name, {}).setdefault(str(value), []).append(row.row)
+    different = {name: by_value for name, by_value in values.items() if len(by_value) > 1}
+    return [
+        f"{name} (" + "; ".join(f"{value} in {', '.join(named)}" for value, named in by_value.items()) + ")"
+        for name, by_value in different.items()
+    ]
 
 
 def read_picture(path: Path) -> np.ndarray:

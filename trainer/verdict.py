@@ -25,13 +25,20 @@ class Sentence:
     tone: Tone
 
 
-def verdict(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """The statements that these results support, most important first, as JSON values."""
+def verdict(results: Sequence[Result], *, differing_settings: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The statements that these results support, most important first, as JSON values. `differing_settings`, in words:
+    those that are not the same in all rows of pictures."""
     sentences = [
         sentence
         for make in (_accuracy, _drift, _within_class, _across_subjects, _layout, _sanity)
         if (sentence := make(results)) is not None
     ]
+    if differing_settings:
+        text = (
+            f"These differ between rows of pictures: {'; '.join(differing_settings)}. What such rows differ in is the "
+            "setting's doing too. `neuroimagen reconstruct --overwrite` makes all rows with the same settings."
+        )
+        sentences.append(Sentence(heading="The rows were not drawn alike", text=text, tone="warning"))
     return [vars(sentence) for sentence in sentences]
 
 

@@ -1,7 +1,11 @@
 """The verdict's words, on figures made for the purpose."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+from neuroimagen.trainer.manifest import Reconstructions, differing_settings
 from neuroimagen.trainer.results import Result, guessing
 from neuroimagen.trainer.verdict import verdict
 
@@ -89,3 +93,28 @@ def test_where_nothing_is_above_guessing_there_is_nothing_to_put_down_to_drift()
         accuracy("time_index_only", 0.1, 0.05, 0.2),
     ]
     assert headings(*figures) == ["The class does not come through"]
+
+
+def test_rows_that_were_not_drawn_alike_are_said() -> None:
+    def row(name: str, **settings: object) -> Reconstructions:
+        none = np.empty(0, dtype=np.int64)
+        return Reconstructions(
+            row=name, folder=Path(), settings=settings, segments=(), stimulus_keys=(), labels=none, subjects=none,
+            samples=none, files=(),
+        )  # fmt: skip
+
+    rows = [
+        row("full", seed=0, guidance=7.5, strength=0.6, exports={"semantic": "aa", "saliency": "b"}),
+        row("semantic_only", seed=0, guidance=5.0, strength=1.0, exports={"semantic": "ab"}),
+        row("mean_image", seed=0, exports={}),
+    ]
+    assert differing_settings(rows[1:]) == []
+    found = differing_settings(rows)
+    assert found == [
+        "guidance (7.5 in full; 5.0 in semantic_only)",
+        "the semantic stage (aa in full; ab in semantic_only)",
+    ]
+    (sentence,) = verdict([], differing_settings=found)
+    assert sentence["tone"] == "warning"
+    assert "guidance (7.5 in full; 5.0 in semantic_only); the semantic stage" in sentence["text"]
+    assert verdict([], differing_settings=[]) == []
