@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -240,8 +241,16 @@ def _validated(tree: dict[str, Any], where: Where) -> Recipe:
         if first["type"] == "value_error":  # our own __post_init__
             message = str(first["ctx"]["error"])
             prefix = "" if not dotted or message.startswith(f"{dotted}.") else f"{dotted}: "
-            raise UserError(f"{where(names)}: {prefix}{message}") from None
+            raise UserError(f"{_culprit(names, message, where)}: {prefix}{message}") from None
         raise UserError(f"{where(names)}: {dotted} is {first['input']!r}; expected {_expected(names)}.") from None
+
+
+def _culprit(section: tuple[str, ...], message: str, where: Where) -> str:
+    """The override of a key that `message` names, else where those keys stand, else where the section does."""
+    keys = [key for key in all_keys() if key.split(".")[: len(section)] == list(section)]
+    named = [key for key in keys if re.search(rf"\b{key.rpartition('.')[2]}\b", message)]
+    places = [where(tuple(key.split("."))) for key in named if key != ".".join(section)]
+    return next((place for place in places if place.startswith("--set ")), places[0] if places else where(section))
 
 
 def _expected(names: tuple[str, ...]) -> str:

@@ -86,6 +86,17 @@ def test_a_wrong_file_is_named(recipe_file: Path, text: str, words: list[str]) -
         assert word in str(refused.value)
 
 
+def test_the_override_at_fault_is_named_not_another_of_its_section(recipe_file: Path) -> None:
+    overrides = ["reconstruct.strength=1.6", "reconstruct.rows=[full]"]
+    with pytest.raises(UserError, match=r"^--set reconstruct\.strength=1\.6: reconstruct\.strength must lie in"):
+        load_recipe(recipe_file, overrides)
+    recipe_file.write_text("reconstruct: {strength: 1.6}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"r\.yaml: reconstruct\.strength must lie in"):
+        load_recipe(recipe_file, overrides[1:])
+    with pytest.raises(UserError, match=r"^--set contrastive\.num_samples=1: .*num_classes and num_samples"):
+        load_recipe(recipe_file, ["reconstruct.strength=1", "contrastive.num_samples=1", "contrastive.steps=9"])
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no recipe .*absent\.yaml"):
         load_recipe(tmp_path / "absent.yaml")
