@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    findings = [*_machine(), *_packages(), *_accelerators()]
+    findings = [*_machine(), *_packages(), _compiler(), *_accelerators()]
     width = max(len(finding.what) for finding in findings)
     for finding in findings:
         mark = "ok  " if finding.ok else "MISS"
@@ -89,8 +89,19 @@ def _packages() -> list[Finding]:
     return findings
 
 
+def _compiler() -> Finding:
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        value = "none compiled, for there is no C++ compiler: training does without; `compile: true` wants one on a CPU"
+        return Finding("DeepSpeed ops", value)
+    return Finding("DeepSpeed ops", f"compiled when first needed, by {compiler}")
+
+
 def _accelerators() -> list[Finding]:
-    import torch
+    try:
+        import torch
+    except ImportError:
+        return []  # named among the packages
 
     if not torch.cuda.is_available():
         findings = [Finding("GPU", "none: training runs on CPU over gloo, mining by the exact PyTorch backend")]

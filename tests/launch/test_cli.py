@@ -85,6 +85,11 @@ def test_doctor_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert cli.main(["doctor"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if line.startswith("MISS")] == ["no-such-package"]
+    assert any(line.startswith("ok   DeepSpeed ops") for line in lines)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setitem(sys.modules, "torch", None)  # not installed
+    assert cli.main(["doctor"]) == 1
+    assert "there is no C++ compiler" in capsys.readouterr().out
 
 
 def test_the_recipes_are_found_beside_the_package() -> None:
