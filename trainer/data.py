@@ -113,6 +113,11 @@ class StageData:
             raise ValueError(f"training looks at train and val only, not {split!r}")
         rows = self.dataset.rows(split, self.subjects)
         if len(rows) == 0:
+            if not len(self.dataset.rows(split)):
+                raise UserError(
+                    f"{self.dataset.location} has no {split} part, and training needs one: make the data set again, "
+                    "with a split that has it."
+                )
             raise UserError(
                 f"the data set has no {split} segments for subjects {self.subjects or 'all'}. Choose others."
             )

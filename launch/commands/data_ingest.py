@@ -175,11 +175,15 @@ def _say(notes: Sequence[str]) -> None:
 
 def _ingest(source: Any, args: argparse.Namespace) -> None:
     from neuroimagen.data_shards.preprocess import Preprocessing
+    from neuroimagen.data_shards.schema import SPLITS
     from neuroimagen.data_shards.sources import ingest
 
     preprocessing = Preprocessing(detrend=args.detrend, standardise=args.standardise, clamp=args.clamp)
     dataset = ingest(source, args.out, preprocessing=preprocessing, shard_bytes=int(args.shard_mib * (1 << 20)))
     print("\n".join(describe(dataset)))
+    empty = [part for part in SPLITS if not dataset.metadata.split_counts.get(part)]
+    if empty:
+        print(f"note: no {' and no '.join(empty)} part: training needs train and val, evaluation train and test")
     print(f"data set: {args.out}")
 
 

@@ -118,6 +118,17 @@ def test_wrong_words_exit_with_2(raw: Path, tmp_path: Path, capsys: pytest.Captu
         assert _ingest(raw, tmp_path / "out", *words) == 2
 
 
+def test_a_missing_part_is_said_when_the_data_set_is_made(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _ingest(raw, tmp_path / "whole") == 0
+    assert "note: no" not in capsys.readouterr().out
+    folds = {"train": list(range(8)), "val": [], "test": [8, 9]}
+    torch.save({"splits": [folds]}, raw / "splits.pth")
+    assert _ingest(raw, tmp_path / "out", "--splits", str(raw / "splits.pth"), "--split", "single") == 0
+    assert "note: no val part: training needs train and val" in capsys.readouterr().out
+
+
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     actions = [["data", action] for action in ("simulate", "ingest", "verify", "audit", "show", "info", "repack")]
     sources = [["data", "ingest", source] for source in ("eegcvpr40", "things-eeg2", "mne", "arrays")]

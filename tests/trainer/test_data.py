@@ -49,6 +49,20 @@ def test_every_order_gives_full_batches_of_the_training_part(many_shards: Path, 
         assert max(len(set(data.dataset.index.shard[half].tolist())) for half in halves) <= 5
 
 
+def test_a_part_that_is_not_there_is_told_from_subjects_that_are_not_in_it(
+    many_shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = stage_data(many_shards, OrderConfig())
+    none = np.empty(0, dtype=np.int64)
+    monkeypatch.setattr(data, "subjects", (1,))
+    monkeypatch.setattr(data.dataset, "rows", lambda split, subjects=None: none if subjects else np.arange(3))
+    with pytest.raises(UserError, match=r"no val segments for subjects \(1,\)"):
+        data.rows("val")
+    monkeypatch.setattr(data.dataset, "rows", lambda split, subjects=None: none)
+    with pytest.raises(UserError, match="has no val part, and training needs one: make the data set again"):
+        data.rows("val")
+
+
 def test_too_few_segments_are_an_error_in_every_order(many_shards: Path) -> None:
     for kind in ("shuffled", "windowed"):
         data = stage_data(many_shards, OrderConfig(kind=kind))  # type: ignore[arg-type]
