@@ -7,15 +7,15 @@ thread is one core as the others have it. `memcpy + CRC` is the limit: the store
 and checked on one core, nothing decoded. The in-RAM DataLoader has all EEG as one float32 tensor, decoded beforehand.
 Each figure is the median of the repetitions, with the smallest and the largest; the loaders take turns.
 
-litdata takes part where it is installed; its torchvision must match PyTorch. MosaicML streaming (0.13) asks for NumPy
-below 2.2 and Transformers below 5, so it cannot be installed beside us: `--mosaicml` names the interpreter of another
-environment, whose process takes its turns with the others and times itself (stream_mosaicml.py).
+Two libraries cannot be installed beside us: MosaicML streaming (0.13) asks for NumPy below 2.2 and Transformers below
+5, litdata (0.2) for a torchvision, which breaks Transformers where it does not match PyTorch. `--mosaicml` and
+`--litdata` name the interpreters of environments of their own, whose processes take their turns with the others and
+time themselves (stream_peer.py).
 """
 
 import argparse
 import contextlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -43,15 +43,20 @@ HELP = "samples a second of the reader beside webdataset, an in-RAM DataLoader, 
 EPILOG = """examples:
   neuroimagen bench stream
   neuroimagen bench stream --data data/cvpr40 --repeats 5
-  neuroimagen bench stream --mosaicml mosaicml-env/bin/python
+  neuroimagen bench stream --mosaicml mosaicml-env/bin/python --litdata litdata-env/bin/python
 
-the environment of --mosaicml, with the same torch (the CPU build, where ours is):
+their environments, with the same torch as here (the CPU build, where ours is):
   python3 -m venv mosaicml-env
   mosaicml-env/bin/pip install torch==2.13.0 "numpy<2.2" "transformers<5" "xxhash<4" "zstd<2" "python-snappy<1" \\
     Brotli "catalogue<3" tqdm pillow
   mosaicml-env/bin/pip install --no-deps mosaicml-streaming==0.13.0
+  python3 -m venv litdata-env
+  litdata-env/bin/pip install torch==2.13.0 numpy boto3 filelock lightning-utilities obstore requests tifffile
+  litdata-env/bin/pip install --no-deps litdata==0.2.76
 """
 BATCH_SIZE = 128
+PEERS = {"mosaicml": "MosaicML streaming", "litdata": "litdata"}
+"""What is measured from environments of its own."""
 Loader = Callable[[], Iterator[torch.Tensor]]
 """One epoch: yields float32 [B, C, T]."""
 TimedEpoch = Callable[[], tuple[int, float]]
@@ -62,9 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="a data set (default: a temporary one of noise)")
     parser.add_argument("--segments", type=int, default=6400, metavar="N", help="of the temporary one (default: 6400)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="epochs measured of each (default: 3)")
-    parser.add_argument(
-        "--mosaicml", type=Path, metavar="PYTHON", help="interpreter of an environment with MosaicML streaming (below)"
-    )
+    for library, title in PEERS.items():
+        parser.add_argument(
+            f"--{library}", type=Path, metavar="PYTHON", help=f"interpreter of an environment with {title} (below)"
+        )
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="PyTorch threads (default: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also append the figures to this file, a line a run")
 
@@ -79,15 +85,18 @@ def run(args: argparse.Namespace) -> None:
             "neuroimagen, 1 decode thread": _ours(dataset, 1),
             "DataLoader, tensors in RAM": _in_ram(dataset),
             "webdataset, shuffled": _webdataset(dataset),
-            **_litdata(dataset, scratch),
             "memcpy + CRC, one core": _memcpy(dataset),
         }
         epochs = {name: _timed(loader) for name, loader in loaders.items()}
         elsewhere = {}
-        if args.mosaicml:
-            mosaicml = stack.enter_context(MosaicML(args.mosaicml, dataset, scratch))
-            epochs["MosaicML streaming"] = mosaicml.epoch
-            elsewhere = {"mosaicml_environment": mosaicml.versions}
+        interpreters = {"mosaicml": args.mosaicml, "litdata": args.litdata}
+        if any(interpreters.values()):
+            eeg = write_eeg(dataset, scratch / "eeg.npy")
+        for library, interpreter in interpreters.items():
+            if interpreter:
+                peer = stack.enter_context(Peer(library, interpreter, eeg))
+                epochs[PEERS[library]] = peer.epoch
+                elsewhere[f"{library}_environment"] = peer.versions
         figures = measure(epochs, repeats=args.repeats)
     configuration = {**_configuration(dataset, args.threads), **elsewhere}
     _print(configuration, figures)
@@ -131,22 +140,18 @@ def _timed(loader: Loader) -> TimedEpoch:
     return epoch
 
 
-class MosaicML:
-    """stream_mosaicml.py in the interpreter of another environment: an epoch each time it is asked for one."""
+class Peer:
+    """stream_peer.py in the interpreter of another environment: an epoch each time it is asked for one."""
 
-    def __init__(self, interpreter: Path, dataset: Dataset, scratch: Path) -> None:
-        """Hand over the EEG and wait until it is written. Raises UserError if the program does not get so far."""
-        eeg = scratch / "eeg.npy"
-        array = np.lib.format.open_memmap(eeg, "w+", np.float16, (len(dataset), *_shape(dataset)))
-        for row in range(len(dataset)):
-            array[row] = _stored(dataset, row)
-        array.flush()
-        program = Path(__file__).with_name("stream_mosaicml.py")
-        command = [str(interpreter), str(program), str(eeg), str(scratch / "mosaicml"), str(BATCH_SIZE)]
+    def __init__(self, library: str, interpreter: Path, eeg: Path) -> None:
+        """Wait until the library has written the EEG beside it. Raises UserError if it does not get so far."""
+        self._library = library
+        program = Path(__file__).with_name("stream_peer.py")
+        command = [str(interpreter), str(program), library, str(eeg), str(eeg.with_name(library)), str(BATCH_SIZE)]
         try:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         except OSError as error:
-            raise UserError(f"cannot start --mosaicml {interpreter}: {error.strerror or error}.") from None
+            raise UserError(f"cannot start --{library} {interpreter}: {error.strerror or error}.") from None
         self.versions: dict[str, str] = self._answer()["versions"]
 
     def epoch(self) -> tuple[int, float]:
@@ -163,13 +168,13 @@ class MosaicML:
         if not line:
             code = self._process.wait()
             raise UserError(
-                f"the --mosaicml process ended with code {code}; its own words are above. `neuroimagen bench stream "
-                "--help` says how to make its environment."
+                f"the --{self._library} process ended with code {code}; its own words are above. `neuroimagen bench "
+                "stream --help` says how to make its environment."
             )
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def __enter__(self) -> "MosaicML":
+    def __enter__(self) -> "Peer":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -177,6 +182,15 @@ class MosaicML:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()  # it ends when it is asked nothing more
         self._process.wait()
+
+
+def write_eeg(dataset: Dataset, path: Path) -> Path:
+    """All EEG as stored, float16 [segments, C, T], as a .npy file for other environments."""
+    array = np.lib.format.open_memmap(path, "w+", np.float16, (len(dataset), *_shape(dataset)))
+    for row in range(len(dataset)):
+        array[row] = np.frombuffer(dataset.eeg_bytes(row), dtype=np.float16).reshape(_shape(dataset))
+    array.flush()
+    return path
 
 
 def _ours(dataset: Dataset, decode_threads: int | None) -> Loader:
@@ -230,39 +244,6 @@ def _scaled(sample: dict[str, Any]) -> tuple[np.ndarray]:
     return (sample["eeg.npy"].astype(np.float32) * np.float32(sample["json"]["scale"]),)
 
 
-def _litdata(dataset: Dataset, scratch: Path) -> dict[str, Loader]:
-    if importlib.util.find_spec("litdata") is None:
-        return {}
-    import litdata
-
-    folder = scratch / "litdata"
-    litdata.optimize(
-        fn=_LitSample(dataset),
-        inputs=list(range(len(dataset))),
-        output_dir=str(folder),
-        chunk_bytes="64MB",
-        num_workers=1,
-    )
-    stream = litdata.StreamingDataset(str(folder), shuffle=True)
-    loader = litdata.StreamingDataLoader(stream, batch_size=BATCH_SIZE, num_workers=0)
-
-    def epoch() -> Iterator[torch.Tensor]:
-        for batch in loader:
-            yield batch["eeg"].float()
-
-    return {"litdata": epoch}
-
-
-class _LitSample:
-    """Row → what litdata stores; a class, because it must pickle."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-
-    def __call__(self, row: int) -> dict[str, np.ndarray]:
-        return {"eeg": _stored(self._dataset, row)}
-
-
 def _memcpy(dataset: Dataset) -> Loader:
     """The bytes of random samples, checked and copied into a batch buffer; no decoding."""
     size = int(dataset.index.size[0])
@@ -286,13 +267,8 @@ def _shape(dataset: Dataset) -> tuple[int, int]:
     return dataset.metadata.n_channels, dataset.metadata.n_samples
 
 
-def _stored(dataset: Dataset, row: int) -> np.ndarray:
-    """float16 [C, T] as stored."""
-    return np.frombuffer(dataset.eeg_bytes(row), dtype=np.float16).reshape(_shape(dataset)).copy()
-
-
 def _configuration(dataset: Dataset, threads: int) -> dict[str, Any]:
-    packages = ("neuroimagen", "torch", "numpy", "webdataset", "litdata", "isal")
+    packages = ("neuroimagen", "torch", "numpy", "webdataset", "isal")
     versions = {}
     for package in packages:
         try:
