@@ -61,12 +61,28 @@ def engine_config(
         "zero_force_ds_cpu_optimizer": False,  # its CPU Adam is compiled at first use; torch's fused one needs nothing
         "steps_per_print": 2**31,  # our own log says it
         "wall_clock_breakdown": False,
+        # Its throughput timer, on by default, waits for the GPU before every forward pass and after every step.
+        "timers": {"throughput": {"enabled": False}},
+        # 0 is none; its default is 1.
+        "gradient_clipping": 0.0 if clips_itself(config, dtype) else config.gradient_clip or 0.0,
     }
-    if config.gradient_clip is not None:
-        settings["gradient_clipping"] = config.gradient_clip
     if dtype is not None:
         settings["torch_autocast"] = {"enabled": True, "dtype": dtype}
     return settings
+
+
+def clips_itself(config: StageConfig, dtype: str | None) -> bool:
+    """Whether `take_step` clips the gradients, not DeepSpeed, whose way at ZeRO 0 is two launches a weight with a wait
+    for the GPU between them. Sharded gradients, and those of a scaled loss, are clipped where they are put together.
+    """
+    return config.gradient_clip is not None and config.zero_stage == 0 and dtype != "float16"
+
+
+def take_step(engine: Any) -> None:
+    """Step the optimiser, with clipped gradients, if this was the last part of a batch."""
+    if engine.own_clip is not None and engine.is_gradient_accumulation_boundary():
+        torch.nn.utils.clip_grad_norm_(engine.trained_parameters, engine.own_clip)
+    engine.step()
 
 
 def build_engines(stage: Stage, *, world_size: int, device: torch.device) -> dict[str, Any]:
@@ -74,12 +90,8 @@ def build_engines(stage: Stage, *, world_size: int, device: torch.device) -> dic
     import deepspeed
 
     config = stage.config
-    settings = engine_config(
-        config,
-        global_batch_size=stage.global_batch_size,
-        world_size=world_size,
-        dtype=compute_dtype(config, device),
-    )
+    dtype = compute_dtype(config, device)
+    settings = engine_config(config, global_batch_size=stage.global_batch_size, world_size=world_size, dtype=dtype)
     engines = {}
     for name, network in stage.networks.items():
         parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -99,6 +111,10 @@ def build_engines(stage: Stage, *, world_size: int, device: torch.device) -> dic
         if config.compile:
             # In place, so that names stay as they are; copies (averages, exports) are not compiled.
             engine.module.compile(backend=config.compile_backend, dynamic=False)
+        if world_size == 1 and config.zero_stage == 0:
+            # One rank's reduction copies every gradient into a buffer and back, to add nothing.
+            engine.enable_backward_allreduce = False
+        engine.own_clip = config.gradient_clip if clips_itself(config, dtype) else None
         engine.trained_parameters = parameters
         engine.whole = [whole]  # in a list: a module as an attribute would become one of the engine's own
         engines[name] = engine

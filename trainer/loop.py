@@ -25,7 +25,7 @@ from neuroimagen.trainer.coordination import Ranks
 from neuroimagen.trainer.data import StageData
 from neuroimagen.trainer.device_feed import Feed
 from neuroimagen.trainer.ema import EMA
-from neuroimagen.trainer.engine import Frozen, build_engines, set_learning_rates, whole_networks
+from neuroimagen.trainer.engine import Frozen, build_engines, set_learning_rates, take_step, whole_networks
 from neuroimagen.trainer.host_number import HostNumber
 from neuroimagen.trainer.inputs import open_inputs
 from neuroimagen.trainer.loss_watch import LossWatch
@@ -208,7 +208,7 @@ def train_step(
                 engines[phase.network].backward(loss)
                 if config.on_bad_loss == "stop":
                     check(phase.network, number)
-                engines[phase.network].step()  # of the optimiser: at the last part only
+                take_step(engines[phase.network])
                 for key, value in {f"{prefix}loss": loss.detach(), **more}.items():
                     value = value / config.gradient_accumulation
                     figures[key] = figures[key] + value if key in figures else value

@@ -34,11 +34,17 @@ Opened = tuple[Stage, StageData]
 class Engine:
     """A network as its engine is used."""
 
+    own_clip = 1.0
+
     def __init__(self, network: nn.Module) -> None:
         self.module = network
+        self.trained_parameters = list(network.parameters())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
+
+    def is_gradient_accumulation_boundary(self) -> bool:
+        return True
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
