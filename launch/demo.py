@@ -9,12 +9,13 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from neuroimagen.data_shards.errors import UserError
-from neuroimagen.data_shards.files import atomic_path
+from neuroimagen.data_shards.files import atomic_path, refuse_existing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,10 @@ def run_demo(config: DemoConfig) -> None:
     """Run every step that is not yet done. Raises UserError if a step fails or the folder holds another demo."""
     steps = demo_steps(config)
     record_path = config.out / "demo.json"
+    if not record_path.exists():
+        # A folder of something else, a data set for instance, is no place to put a run's files among.
+        refuse_existing(config.out)
+        _write_record(record_path, {})
     record = _read_record(record_path)
     commands = {step.name: list(step.arguments) for step in steps}
     for name, entry in record.items():
@@ -100,14 +105,16 @@ def run_demo(config: DemoConfig) -> None:
                 "The same command goes on from here."
             )
         record[step.name] = {"command": list(step.arguments), "seconds": round(time.monotonic() - start, 1)}
-        with atomic_path(record_path) as temporary:
-            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        _write_record(record_path, record)
     _print_summary(config.out, record)
 
 
+def _write_record(path: Path, record: Mapping[str, Any]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
 def _read_record(path: Path) -> dict[str, dict[str, Any]]:
-    if not path.exists():
-        return {}
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

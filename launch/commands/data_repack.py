@@ -30,9 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from neuroimagen.data_shards.dataset import Dataset
+    from neuroimagen.data_shards.errors import UsageError
     from neuroimagen.data_shards.repack import repack
     from neuroimagen.launch.commands.data_describe import describe
 
+    if args.workers is not None and args.workers < 1:
+        raise UsageError(f"--workers {args.workers}: choose 1 or more.")
     made = repack(
         Dataset.open(args.data),
         args.out,

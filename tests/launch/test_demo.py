@@ -28,6 +28,19 @@ def test_the_steps_are_commands_that_parse(tmp_path: Path) -> None:
             parse(args.words)
 
 
+def test_a_folder_of_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files would lie among a data set's."""
+    monkeypatch.setattr(demo, "subprocess", SimpleNamespace(run=lambda *_, **__: SimpleNamespace(returncode=1)))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset.json").write_text("{}")
+    with pytest.raises(UserError, match="data exists and is not empty"):
+        demo.run_demo(demo.DemoConfig(out=tmp_path / "data"))
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["dataset.json"]
+    for _ in range(2):  # one that ended in its first step goes on
+        with pytest.raises(UserError, match="step simulate failed"):
+            demo.run_demo(demo.DemoConfig(out=tmp_path / "new"))
+
+
 def test_an_interrupted_demo_goes_on_and_refuses_other_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
