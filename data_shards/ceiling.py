@@ -215,7 +215,8 @@ def measure_ceiling(model: ForwardModel, *, num_draws: int = 100_000) -> Ceiling
     noise_free = noise_free_accuracy(model.config.num_classes, model.config.variability)
     return Ceiling(
         accuracy=min(bound, noise_free),
-        achievable=achievable,
+        # Where both all but coincide, chance may put the decoder's estimate above what no decoder exceeds.
+        achievable=min(achievable, bound, noise_free),
         noise_free=noise_free,
         chance=1 / model.config.num_classes,
         standard_error=float(np.sqrt(achievable * (1 - achievable) / (num_draws / 5))),

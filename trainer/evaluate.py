@@ -277,7 +277,7 @@ def _reference_results(dataset: Dataset, truth: Truth, texts: _Definitions) -> l
                 row="ceiling",
                 metric="accuracy",
                 value=float(ceiling["accuracy"]),
-                low=float(ceiling["achievable"]),
+                low=float(min(ceiling["achievable"], ceiling["accuracy"])),
                 high=float(ceiling["accuracy"]),
                 n=int(ceiling["num_draws"]),
                 definition="no decoder of the class from one segment can be better in expectation, by Monte Carlo from "

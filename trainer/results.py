@@ -183,7 +183,7 @@ ROWS: Mapping[str, Row] = {
         group="nuisance",
     ),
     "chance": Row(title="chance", text="guessing", group="reference"),
-    "chance_eeg": Row(title="chance of the EEG rows", text="guessing one class of the data set", group="reference"),
+    "chance_eeg": Row(title="chance, classes shown", text="guessing one class of the data set", group="reference"),
     "ceiling": Row(
         title="ceiling",
         text="the best that any decoder could reach, from the simulated study's true parameters",

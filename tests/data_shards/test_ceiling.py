@@ -102,3 +102,11 @@ def test_ceiling_is_deterministic_and_known_for_two_classes_without_jitter() -> 
     assert first == second
     assert first.accuracy == pytest.approx(norm.cdf(1 / np.sqrt(2) / 0.6), abs=0.004)
     assert first.achievable == pytest.approx(first.accuracy, abs=0.012)
+
+
+def test_the_decoder_s_estimate_does_not_exceed_what_no_decoder_exceeds() -> None:
+    """Both are Monte Carlo means; with these four classes they coincide but for their errors."""
+    model = ForwardModel(ForwardModelConfig(num_classes=4, num_subjects=2))
+    assert achievable_accuracy(model, 10_000) > noise_free_accuracy(4, model.config.variability)  # by chance, this seed
+    ceiling = measure_ceiling(model)
+    assert ceiling.achievable <= ceiling.accuracy <= ceiling.noise_free
