@@ -45,14 +45,28 @@ FULL: dict[str, Any] = {
 }
 
 
+def count(text: str) -> int:
+    """An option's value: a whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def positives_of(text: str) -> str:
+    """`all`, or a whole number from 1 on."""
+    return text if text == "all" else str(count(text))
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--full", action="store_true", help="the whole comparison for a GPU; other options go first")
-    parser.add_argument("--sizes", type=int, nargs="+", metavar="N", help="rows (default: 512 2048)")
-    parser.add_argument("--features", type=int, nargs="+", metavar="D", help="features (default: 128)")
-    parser.add_argument("--classes", type=int, nargs="+", metavar="C", help="classes (default: 40)")
-    parser.add_argument("--positives", nargs="+", metavar="K", help='positives an anchor, or "all" (default: all)')
-    parser.add_argument("--repeats", type=int, default=5, metavar="R", help="turns of each method (default: 5)")
-    parser.add_argument("--threads", type=int, default=1, metavar="T", help="PyTorch's threads on a CPU (default: 1)")
+    parser.add_argument("--sizes", type=count, nargs="+", metavar="N", help="rows (default: 512 2048)")
+    parser.add_argument("--features", type=count, nargs="+", metavar="D", help="features (default: 128)")
+    parser.add_argument("--classes", type=count, nargs="+", metavar="C", help="classes (default: 40)")
+    parser.add_argument(
+        "--positives", type=positives_of, nargs="+", metavar="K", help='positives an anchor, or "all" (default: all)'
+    )
+    parser.add_argument("--repeats", type=count, default=5, metavar="R", help="turns of each method (default: 5)")
+    parser.add_argument("--threads", type=count, default=1, metavar="T", help="PyTorch's threads on a CPU (default: 1)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     parser.add_argument(
         "--memory-gb", type=float, default=8, metavar="GB", help="address space of a method on the CPU (default: 8)"

@@ -176,3 +176,11 @@ def test_the_command_writes_figures_and_plot(tmp_path, capsys):
         assert ("dense, TensorFlow Addons" in case["methods"]) == (case["positives"] == "all")
     assert (tmp_path / "m.png").stat().st_size > 5000
     assert "neuroimagen torch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--sizes", "-3"], ["--positives", "0"], ["--repeats", "0"], ["--classes", "x"]])
+def test_numbers_that_cannot_be_measured_are_wrong_usage(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "mining", *words])
+    assert stop.value.code == 2
+    assert f"argument {words[0]}: {words[1]!r} is no whole number from 1 on" in capsys.readouterr().err
