@@ -36,7 +36,7 @@ def compiled_graphs() -> Callable[[], int]:
     return lambda: int(counters["stats"]["unique_graphs"])
 
 
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", STAGES)
 def test_a_compiled_stage_learns_the_same(
     name: str,
