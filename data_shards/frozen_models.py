@@ -31,6 +31,8 @@ def loading(folder: Path) -> Iterator[None]:
     from safetensors import SafetensorError
     from transformers.utils import logging as transformers_logging
 
+    if not folder.is_dir():  # transformers would take it for a name on the hub, and ask there six times
+        raise UserError(f"there is no model folder {folder}. Give the path of one that is here; nothing is downloaded.")
     shown = [library for library in (transformers_logging, diffusers_logging) if library.is_progress_bar_enabled()]
     for library in shown:
         library.disable_progress_bar()

@@ -256,7 +256,7 @@ def classes_in_classifier(id_to_label: dict[int, str], wnids: Sequence[str], nam
         if len(matches) == 1:
             found.append(matches[0])
         else:
-            missing.append(f"{name} ({wnid}, {len(matches)} matches)")
+            missing.append(f"{name} ({wnid or 'no WordNet id'}, {len(matches)} matches)")
     if missing:
         raise UserError(
             f"the evaluation's classifier has no single label for {len(missing)} of {len(names)} classes: "

@@ -198,6 +198,8 @@ def test_classes_are_found_by_wnid_then_by_name() -> None:
     assert classes_in_classifier(labels, wnids, names).tolist() == [2, 1]
     with pytest.raises(UserError, match=r"missile \(n03773504, 0 matches\)"):
         classes_in_classifier({0: "sorrel", 1: "iron"}, wnids, names)
+    with pytest.raises(UserError, match=r"missile \(no WordNet id, 0 matches\)"):
+        classes_in_classifier({0: "sorrel", 1: "iron"}, ["", "n02389026"], names)
     imagenet = {index: f"label {index}" for index in range(1000)} | {5: "missile", 9: "sorrel"}
     with pytest.raises(UserError, match="order of WordNet ids"):  # sorrel's id comes first, its label here does not
         classes_in_classifier(imagenet, wnids, names)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from neuroimagen.data_shards.errors import UserError
 from neuroimagen.trainer.embedded import embedded_model_path
 from neuroimagen.trainer.features import ClipModel, ImageClassifier, PerceptualDistance, pooled_layer
 
@@ -13,6 +14,16 @@ from neuroimagen.trainer.features import ClipModel, ImageClassifier, PerceptualD
 @pytest.fixture(scope="module")
 def pictures() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, size=(5, 3, 64, 64)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("network", [ImageClassifier, ClipModel, PerceptualDistance])
+def test_a_folder_that_is_not_there_is_no_name_on_the_hub(network: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    with pytest.raises(UserError, match=r"there is no model folder openai/clip-vit.* nothing is downloaded"):
+        network.from_folder(Path("openai/clip-vit-large-patch14"))  # type: ignore[attr-defined]
 
 
 def test_layers_are_those_of_the_network(pictures: np.ndarray) -> None:
