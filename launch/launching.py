@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def _over_nodes(args: argparse.Namespace, work: Work) -> int:
         module=work.module,
         arguments=work.arguments,
         nodes=nodes,
-        coordinator=args.address or (nodes[0].host if args.no_ssh else own_address(nodes)),
+        coordinator=_coordinator(args, nodes),
         port=args.port or (NO_SSH_PORT if args.no_ssh else free_port()),
         log_folder=work.log_folder,
         launcher=args.launcher,
@@ -126,6 +127,22 @@ def _nodes(args: argparse.Namespace) -> tuple[Node, ...]:
     if args.allocation:
         return slurm_nodes(os.environ, num_ranks=args.num_ranks)
     return select_nodes(read_hostfile(args.hostfile), include=args.include, exclude=args.exclude)
+
+
+def _coordinator(args: argparse.Namespace, nodes: Sequence[Node]) -> str:
+    """The address at which nodes report. To print it, no node need be there yet; this machine's name does then."""
+    if args.address:
+        return str(args.address)
+    if args.no_ssh:
+        return nodes[0].host
+    try:
+        return own_address(nodes)
+    except UserError as error:
+        if not args.print_only:
+            raise
+        name = socket.gethostname()
+        print(f"{error} So the nodes are to report to {name}; --address names another.", file=sys.stderr)
+        return name
 
 
 def start_commands(args: argparse.Namespace, job: NodesJob, *, via: str) -> list[list[str]]:
