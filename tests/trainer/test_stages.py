@@ -1,6 +1,8 @@
 """Every stage through one contract: its recipe runs dry at real sizes, it trains, and its export can be read."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from torch import nn
 
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.errors import UserError
+from neuroimagen.data_shards.schema import SPLITS
 from neuroimagen.launch import cli
 from neuroimagen.trainer import loop
 from neuroimagen.trainer.checkpoint import latest_checkpoint, read_state
@@ -20,7 +23,9 @@ from neuroimagen.trainer.eeg_diffusion import EEGDiffusion, NoiseSchedule, choos
 from neuroimagen.trainer.encoders import EEGEncoder, EncoderConfig
 from neuroimagen.trainer.encoders_masked import MaskedModel
 from neuroimagen.trainer.loop import cut_batch
+from neuroimagen.trainer.stages.base import is_zero_shot
 from neuroimagen.trainer.stages.classifier import ClassifierModel, labelled_rows
+from neuroimagen.trainer.stages.contrastive import zero_shot_parts
 from neuroimagen.trainer.stages.registry import STAGE_NAMES, stage_config
 from neuroimagen.trainer.stages.semantic import SemanticModel
 
@@ -77,6 +82,15 @@ def test_masked_pre_training_and_what_starts_from_it(train_here: Train, recipe_p
     assert not torch.equal(model.encoder.whitening, after.whitening)
     with pytest.raises(UserError, match=r"Set encoder\.kind=transformer"):
         train_here(recipe_path, "masked", tmp_path / "other")
+    with pytest.raises(UserError, match=r"not the recipe's \(encoder\.depth 1\).* --set encoder\.depth=2; or choose"):
+        train_here(
+            recipe_path,
+            "contrastive",
+            tmp_path / "another",
+            *TRANSFORMER,
+            "encoder.depth=1",
+            f"contrastive.initialise_from={run / 'masked'}",
+        )
 
 
 def test_masked_pre_training_over_several_data_sets(
@@ -248,3 +262,40 @@ def test_a_batch_is_cut_in_order(study_folder: Path) -> None:
     assert [start for start, _ in parts] == [0, 4, 8]
     assert torch.equal(torch.cat([part.eeg for _, part in parts]), batch.eeg)
     assert all(part.images is not None and len(part.images) == len(part) == 4 for _, part in parts)
+
+
+def test_zero_shot_validation_compares_within_the_validation_part(
+    train_here: Train, recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two classes trained on and the two others held out, as THINGS-EEG2's split does with whole concepts."""
+    opened = Dataset.open
+
+    def zero_shot(*args: Any, **kwargs: Any) -> Dataset:
+        dataset = opened(*args, **kwargs)
+        split = np.where(dataset.index.label < 2, SPLITS.index("train"), SPLITS.index("val"))
+        dataset.index = replace(dataset.index, split_code=split.astype(np.int8))
+        return dataset
+
+    monkeypatch.setattr(Dataset, "open", zero_shot)
+    stage = train_here(recipe_path, "contrastive", tmp_path / "run", "contrastive.num_classes=2")
+    lines = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+    found = [line for line in lines if "val_accuracy" in line]
+    assert len(found) == 2
+    for line in found:
+        for figure in ("val_accuracy", "val_knn_accuracy", "val_retrieval_top1"):
+            assert 0.6 < line[figure] <= 1  # of two classes; held against the training part it would be 0
+    with pytest.raises(UserError, match="zero-shot split"):
+        train_here(recipe_path, "classifier", tmp_path / "other", "classifier.initialise_from=null")
+
+
+def test_zero_shot_parts_keep_a_stimulus_together() -> None:
+    labels = np.array([5, 5, 5, 5, 7, 7, 9, 9, 9, 9])
+    stimuli = np.array([0, 1, 0, 1, 2, 2, 3, 4, 5, 3])
+    rows = np.arange(10) + 100
+    known, queries = zero_shot_parts(rows, labels, stimuli)
+    assert known.tolist() == [100, 102, 104, 105, 106, 108, 109]
+    assert queries.tolist() == [101, 103, 107]
+    assert is_zero_shot(np.array([1, 2]), labels)
+    assert not is_zero_shot(np.array([1, 9]), labels)
+    with pytest.raises(UserError, match="none has two stimuli"):
+        zero_shot_parts(rows[:6], labels[:6], np.array([0, 0, 0, 0, 2, 2]))

@@ -228,3 +228,8 @@ def augment_eeg(eeg: Tensor, config: AugmentConfig, random: StepRandom) -> Tenso
         keep = random.uniform("eeg-channels", eeg.shape[1], 1) >= config.drop_channels
         eeg = torch.where(keep, eeg, eeg.mean(dim=2, keepdim=True))
     return eeg
+
+
+def is_zero_shot(train_labels: np.ndarray, val_labels: np.ndarray) -> bool:
+    """Whether no class is in both parts, so that no validation segment can be assigned to one that was trained on."""
+    return not np.isin(val_labels, train_labels).any()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neuroimagen.data_shards.errors import UserError
 from neuroimagen.data_shards.fetch import Batch
 from neuroimagen.data_shards.plan import Plan
 from neuroimagen.trainer.data import BatchNeeds, StageData
@@ -23,6 +24,7 @@ from neuroimagen.trainer.stages.base import (
     StageConfig,
     augment_eeg,
     fit_encoder_normalisation,
+    is_zero_shot,
 )
 
 
@@ -92,6 +94,13 @@ class ClassifierStage(Stage):
         return self.config.batch_size
 
     def plan(self, data: StageData, seed: int) -> Plan:
+        """As in the base class. Raises UserError where no class is in both the training and the validation part."""
+        label = data.dataset.index.label
+        if is_zero_shot(label[data.rows("train")], label[data.rows("val")]):
+            raise UserError(
+                "no class of the validation part is trained on (a zero-shot split), so a classifier is right by no "
+                "chance. Train the contrastive stage, or make a split with the same classes in all parts."
+            )
         rows = labelled_rows(data.rows("train"), data.dataset.index.label, self.config.label_share, seed)
         return data.shuffled(rows, seed, self.global_batch_size)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neuroimagen.data_shards.errors import UserError
 from neuroimagen.data_shards.fetch import Batch
 from neuroimagen.data_shards.plan import BalancedPlan, Plan
 from neuroimagen.kernels.batch_hard import BatchHardTripletLoss
@@ -29,6 +30,7 @@ from neuroimagen.trainer.stages.base import (
     StageConfig,
     augment_eeg,
     fit_encoder_normalisation,
+    is_zero_shot,
 )
 
 CENTROID_SEGMENTS = 4096
@@ -130,25 +132,28 @@ class ContrastiveStage(Stage):
 
     @torch.no_grad()
     def validate(self, networks: Mapping[str, nn.Module], data: StageData) -> dict[str, float]:
-        """Shares of validation segments whose class is found among training segments.
+        """Shares of validation segments whose class is found among known segments: those of the training part, or where
+        no class is in both parts (zero-shot), those of every other stimulus of the validation part's own classes.
 
         accuracy: by the nearest class centroid. knn_accuracy: by a vote of the nearest segments. retrieval_top1: the
         nearest segment is of the same class.
         """
         encoder = networks["encoder"]
         assert isinstance(encoder, EEGEncoder)
-        train_rows, val_rows = data.rows("train"), data.rows("val")
-        train_rows = train_rows[:: -(-len(train_rows) // CENTROID_SEGMENTS)]
+        index = data.dataset.index
+        known_rows, val_rows = data.rows("train"), data.rows("val")
+        if is_zero_shot(index.label[known_rows], index.label[val_rows]):
+            known_rows, val_rows = zero_shot_parts(val_rows, index.label[val_rows], index.stimulus[val_rows])
+        known_rows = known_rows[:: -(-len(known_rows) // CENTROID_SEGMENTS)]
         parts = []
-        for rows in (train_rows, val_rows):
+        for rows in (known_rows, val_rows):
             share = [
                 self._embed(encoder, batch.eeg, batch.subject)
                 for batch in data.batches(data.share(rows), 64, eeg_only=True)
             ]
             empty = torch.empty(0, encoder.feature_size, device=data.device)
             parts.append(data.gather(torch.cat([empty, *share])).double())
-        label = data.dataset.index.label
-        found = (parts[0], label[train_rows], parts[1], label[val_rows])
+        found = (parts[0], index.label[known_rows], parts[1], index.label[val_rows])
         return {
             "accuracy": centroid_accuracy(*found),
             "knn_accuracy": neighbour_accuracy(*found, num_neighbours=NEIGHBOURS),
@@ -159,6 +164,22 @@ class ContrastiveStage(Stage):
         encoder = networks["encoder"]
         assert isinstance(encoder, EEGEncoder)
         return encoder
+
+
+def zero_shot_parts(rows: np.ndarray, labels: np.ndarray, stimuli: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`rows` as known segments and queries: each class's stimuli go to either in turn, all segments of one together.
+
+    Raises UserError where no class has two stimuli.
+    """
+    pairs, pair_of_row = np.unique(np.stack([labels, stimuli], axis=1), axis=0, return_inverse=True)
+    turn = np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])
+    is_query = (turn % 2 == 1)[pair_of_row.reshape(-1)]
+    if not is_query.any():
+        raise UserError(
+            "no class of the validation part is trained on, and none has two stimuli to be told by, so the best "
+            "weights cannot be chosen. Make another split."
+        )
+    return rows[~is_query], rows[is_query]
 
 
 def centroid_accuracy(embeddings: Tensor, labels: np.ndarray, queries: Tensor, query_labels: np.ndarray) -> float:

@@ -77,6 +77,7 @@ def build_stage(recipe: Recipe, name: str, shapes: Shapes, *, initial: Initial |
                 f"the encoder that {name} starts from reads {start.n_channels} channels × {start.n_samples} samples, "
                 f"the data set has {shapes.n_channels} × {shapes.n_samples}. Train the encoder on this data set."
             )
+        check_same_encoder(recipe, name, start)
         if recipe.encoder.subject_layers or start.subject_layers is not None:
             assert shapes.subjects is not None
             start = start.for_subjects(shapes.subjects, unknown_subject=recipe.encoder.unknown_subject)
@@ -112,6 +113,20 @@ def build_stage(recipe: Recipe, name: str, shapes: Shapes, *, initial: Initial |
         semantic = initial if isinstance(initial, SemanticModel) else _untrained_semantic(recipe, encoder, shapes)
         return _build_diffusion(recipe, semantic.train(), shapes)
     raise UserError(f"there is no stage {name!r}; the stages are {', '.join(STAGE_NAMES)}.")
+
+
+def check_same_encoder(recipe: Recipe, name: str, start: EEGEncoder) -> None:
+    """Raise UserError where the encoder that stage `name` starts from, and so trains, is not the recipe's."""
+    wanted, found = recipe.encoder.stored(), start.config["encoder"]
+    layers = ("subject_layers", "unknown_subject")  # added or kept as the recipe says
+    differs = [key for key in wanted if key not in layers and key in found and wanted[key] != found[key]]
+    if differs:
+        said = ", ".join(f"encoder.{key} {wanted[key]}" for key in differs)
+        settings = " ".join(f"encoder.{key}={found[key]}" for key in differs)
+        raise UserError(
+            f"the encoder that {name} starts from is not the recipe's ({said}). Train with its own: --set {settings}; "
+            f"or choose another {name}.initialise_from."
+        )
 
 
 def _untrained_semantic(recipe: Recipe, encoder: dict[str, Any], shapes: Shapes) -> SemanticModel:
