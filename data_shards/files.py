@@ -5,8 +5,9 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from neuroimagen.data_shards.errors import UserError
 
@@ -73,25 +74,53 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def held_folder(folder: Path, *, doing: str, option: str) -> Iterator[None]:
-    """Hold a folder for one job, which is `doing` something in it; the lock ends with the process.
+    """Hold a folder for one job, which is `doing` something in it; the lock ends with the process. A job that fails
+    before it has written anything leaves nothing that was not there before.
 
     Raises UserError, naming the process, if another job has it: `option` is what another folder is chosen with.
     """
+    lock = folder / ".lock"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("a+", encoding="utf-8")
+        made = [path for path in (folder, *folder.parents) if not path.exists()]  # innermost first
+        before = set(folder.iterdir()) if folder.is_dir() else set()
+        file = _open_lock(lock)
+        while not _is_taken(file, lock, doing=doing, option=option):
+            file.close()
+            file = _open_lock(lock)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or error}. Choose another {option}.") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise UserError(
-                f"process {file.read().strip() or '?'} is {doing} in {folder} now. Wait for it, or choose another "
-                f"{option}."
-            ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):  # a folder in which another job has begun something meanwhile, or that is gone
+                if lock not in before and set(folder.iterdir()) == before | {lock}:
+                    lock.unlink()
+                    for path in made:
+                        path.rmdir()
+            raise
+
+
+def _open_lock(path: Path) -> TextIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("a+", encoding="utf-8")
+
+
+def _is_taken(file: TextIO, path: Path, *, doing: str, option: str) -> bool:
+    """Take the lock; False if the file went meanwhile, with a job that left nothing. Raises UserError if it is held."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        with file:
+            holder = file.read().strip() or "?"
+        raise UserError(
+            f"process {holder} is {doing} in {path.parent} now. Wait for it, or choose another {option}."
+        ) from None
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
