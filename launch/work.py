@@ -53,12 +53,17 @@ class SharedCommand:
     def __init__(self, words: Sequence[str], args: argparse.Namespace) -> None:
         self.title: str = words[0]
         self.cpu: bool = args.cpu
+        self._args = args
         home: Path = args.data if words[0] == "cache" else args.run
         self.log_folder = home.absolute() / "logs" / words[0]
         self.arguments: tuple[str, ...] = (str(self.log_folder), *words)
 
     @contextmanager
     def prepared(self, num_ranks: int) -> Iterator[bool]:
+        if self.title == "reconstruct":
+            from neuroimagen.trainer.find_run import require_run
+
+            require_run(self._args.run, recipe=self._args.config is None)  # before logs make a folder of it
         yield True
 
     def watcher(self) -> Watcher:

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.trainer.config import Recipe, all_keys, load_recipe
+from neuroimagen.trainer.find_run import require_run
 from neuroimagen.trainer.strict_yaml import load_yaml, yaml_fault
 from neuroimagen.tune.space import Parameter, overrides
 
@@ -233,6 +234,7 @@ def default_recipe(search: Search, folder: Path, changes: Sequence[str], *, run:
     if isinstance(search, MarginSearch):
         path = folder / search.recipe
     elif run is not None:
+        require_run(run)
         path = run / "config.yaml"
     else:
         raise UserError("a guidance search needs a trained run: give --run DIR, or `run:` in its file.")

@@ -53,10 +53,10 @@ def run(args: argparse.Namespace) -> int | None:
     from neuroimagen.data_shards.errors import UserError
     from neuroimagen.trainer.config import load_recipe
     from neuroimagen.trainer.evaluate import TABLE_FILE, evaluate_run, require_selection_on_validation
+    from neuroimagen.trainer.find_run import require_run
     from neuroimagen.trainer.results import RESULTS_FILE
 
-    if not (args.run / "config.yaml").is_file():
-        raise UserError(f"{args.run} holds no config.yaml: it is not a run folder.")
+    require_run(args.run)
     recipe = load_recipe(args.run / "config.yaml", args.set)
     data = args.data or recipe.data.path
     if data is None:

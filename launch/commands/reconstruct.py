@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int | None:
     from neuroimagen.data_shards.ranks import Ranks
     from neuroimagen.trainer.config import load_recipe
     from neuroimagen.trainer.embedded import resolve_model_path
+    from neuroimagen.trainer.find_run import require_run
     from neuroimagen.trainer.reconstruct import Reconstructor
     from neuroimagen.trainer.reconstruction_folder import write_row
 
@@ -56,8 +57,7 @@ def run(args: argparse.Namespace) -> int | None:
             overrides.append(f"reconstruct.{name}={getattr(args, name)}")
     if args.rows:
         overrides.append(f"reconstruct.rows=[{', '.join(args.rows)}]")
-    if not args.run.is_dir():
-        raise UserError(f"there is no run {args.run}. `neuroimagen train` makes one.")
+    require_run(args.run, recipe=args.config is None)
     recipe = load_recipe(args.config or args.run / "config.yaml", overrides)
     if recipe.data.path is None:
         raise UserError(

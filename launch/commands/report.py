@@ -33,11 +33,14 @@ def run(args: argparse.Namespace) -> int | None:
     from neuroimagen.data_shards.dataset import Dataset
     from neuroimagen.data_shards.errors import UsageError, UserError
     from neuroimagen.trainer.evaluate import DETAILS_FILE
+    from neuroimagen.trainer.find_run import require_run
     from neuroimagen.trainer.report import write_report
 
     runs = [*([args.run] if args.run else []), *args.runs]
     if not runs:
         raise UsageError("name a run: `neuroimagen report --run RUN`, or several: `neuroimagen report RUN RUN`.")
+    for folder in runs:
+        require_run(folder)
     if len(runs) > 1:
         from neuroimagen.trainer.report_compare import write_comparison
 
