@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PYTHONSAFEPATH := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: setup demo test test-all lint format bench embedded-model clean
+.PHONY: setup demo test test-all test-gpu lint format bench embedded-model clean
 
 setup: $(VENV)/.ready
 
@@ -22,6 +22,10 @@ test: setup
 
 test-all: setup
 	@"$(BIN)/python" -m pytest $(ARGS)
+
+# On a machine with an NVIDIA GPU; the others run without looking at it.
+test-gpu: setup
+	@"$(BIN)/python" -m pytest --gpu $(ARGS)
 
 lint: setup
 	@"$(BIN)/ruff" check .

@@ -11,6 +11,32 @@ import pytest
 from tiny_models import build_tiny_blip_folder, build_tiny_diffusion_folder
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--gpu", action="store_true", help="run the tests that need a GPU, and only those")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Without --gpu no test sees a GPU, nor what it starts: several ranks run here, which would want one each."""
+    if not config.getoption("--gpu"):
+        os.environ |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise pytest.UsageError("--gpu: PyTorch sees no GPU here")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--gpu"):
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a GPU: pytest --gpu"))
+        return
+    others = [item for item in items if not item.get_closest_marker("gpu")]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item.get_closest_marker("gpu")]
+
+
 @pytest.fixture(scope="session")
 def tiny_diffusion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random-weight model folder in Stable Diffusion's layout, with clip/ and classifier/. Read only."""

@@ -83,9 +83,12 @@ def open_stage_folder(folder: StageFolder, recipe: Recipe, *, num_ranks: int, re
                 f"{folder.path} was begun with another recipe: {'; '.join(changed[:5])}. Resume with the one in "
                 f"{folder.config}."
             )
-        if begun.log != recipe.log:  # which a resume may change
+        # What a resume may change: nothing that is computed depends on it.
+        data = dataclasses.replace(begun.data, resident_gib=recipe.data.resident_gib)
+        resumed = dataclasses.replace(begun, log=recipe.log, data=data)
+        if resumed != begun:
             with atomic_path(folder.config) as path:
-                path.write_text(dump_recipe(dataclasses.replace(begun, log=recipe.log)), encoding="utf-8")
+                path.write_text(dump_recipe(resumed), encoding="utf-8")
     else:
         _merge_run_recipe(folder.run / "config.yaml", folder.stage, recipe)
         with atomic_path(folder.config) as path:
@@ -96,6 +99,8 @@ def open_stage_folder(folder: StageFolder, recipe: Recipe, *, num_ranks: int, re
 
 def _concerns(change: str, stage: str) -> bool:
     """Whether a difference of recipes touches what `stage` computes."""
+    if change.startswith("data.resident_gib "):
+        return False
     return change.split(".")[0].split(" ")[0] in ("seed", "data", "model", "encoder", stage)
 
 

@@ -1,6 +1,6 @@
 """The compiled kernels on a GPU: equal to the interpreted ones on the lattice, right at size, frugal, repeatable.
 
-`pytest tests/kernels/test_semihard_gpu.py` is all that a GPU machine with PyTorch and Triton needs to run.
+`pytest --gpu tests/kernels/test_semihard_gpu.py` runs on a machine with PyTorch, Triton and pytest alone.
 """
 
 import importlib.util
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from neuroimagen.kernels.semihard import SemiHardTripletLoss, choose_backend, mine_semihard
+from neuroimagen.kernels.semihard import SemiHardTripletLoss, mine_semihard
 from neuroimagen.kernels.semihard_reference import reference_loss, reference_mine
 
 SCRIPT = Path(__file__).parent / "lattice_results.py"
@@ -23,22 +23,6 @@ assert SPEC is not None
 assert SPEC.loader is not None
 lattice_results = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(lattice_results)
-
-
-def obstacle():
-    """Why the compiled kernels cannot run here, or nothing."""
-    if not torch.cuda.is_available():
-        return "no GPU: the kernels are interpreted (test_semihard_triton.py) and compiled for other machines only"
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        return "TRITON_INTERPRET=1: nothing would be compiled"
-    try:
-        choose_backend("triton", torch.device("cuda"), 4)
-    except ValueError as error:
-        return str(error)
-    return ""
-
-
-needs_gpu = pytest.mark.skipif(bool(obstacle()), reason=obstacle() or "runs here")
 
 
 @cache
@@ -81,13 +65,13 @@ def test_interpreted_results_are_the_definition_s(name):
     check_definition(interpreted(), name)
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", lattice_results.CASES)
 def test_compiled_results_are_the_definition_s(name):
     check_definition(compiled(), name)
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_compiled_and_interpreted_agree_on_the_lattice():
     assert compiled().keys() == interpreted().keys()
     for case, found in compiled().items():
@@ -106,7 +90,7 @@ def large_batch(num_rows, num_features=128, num_classes=1000):
     return torch.nn.functional.normalize(rows, dim=1).cuda(), labels.cuda()
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("num_features", [128, 512, 1024])
 @pytest.mark.parametrize("precision", ["fast", "exact"])
 def test_random_pairs_of_a_large_batch_are_right(precision, num_features):
@@ -132,7 +116,7 @@ def test_random_pairs_of_a_large_batch_are_right(precision, num_features):
         assert not (fallback & ((others > near + slack) | (others > far + slack))).any()
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_memory_is_that_of_inputs_and_lists():
     """Forward and backward at N = 65,536, D = 128, K = 4 stay below 100 MB beyond the inputs: no N × N, no T × D."""
     rows, labels = large_batch(65_536)
@@ -147,7 +131,7 @@ def test_memory_is_that_of_inputs_and_lists():
     assert torch.cuda.max_memory_allocated() - before < 100e6 + gradient_bytes
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_the_same_bits_every_time():
     rows, labels = large_batch(16_384)
     outcomes = []

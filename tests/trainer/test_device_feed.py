@@ -14,7 +14,7 @@ from neuroimagen.trainer.device_feed import on_device
 
 _DEVICES = [
     "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")),
+    pytest.param("cuda", marks=pytest.mark.gpu),
 ]
 
 

@@ -147,7 +147,7 @@ def test_traffic_is_seen() -> None:
     "device",
     [
         "cpu",
-        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")),
+        pytest.param("cuda", marks=pytest.mark.gpu),
     ],
 )
 def test_a_number_reaches_the_host(device: str) -> None:

@@ -24,7 +24,7 @@ from neuroimagen.trainer.resident import ResidentFeed, resident_bytes
 CPU = torch.device("cpu")
 DEVICES = [
     "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")),
+    pytest.param("cuda", marks=pytest.mark.gpu),
 ]
 
 

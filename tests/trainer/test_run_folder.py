@@ -70,6 +70,16 @@ def test_the_run_s_recipe_keeps_each_stage_as_it_was_trained(tmp_path: Path, rec
         begin(run, changed(recipe, tmp_path, "seed=6"), "semantic")
 
 
+def test_a_resume_may_keep_data_elsewhere(tmp_path: Path, recipe: Recipe) -> None:
+    """Where the training data lie decides nothing that is computed, so another value is welcome, and is what counts."""
+    folder = begin(tmp_path / "run", recipe)
+    folder.metrics.write_text('{"step": 1}\n', encoding="utf-8")
+    elsewhere = changed(recipe, tmp_path, "data.resident_gib=2.5")
+    begin(folder.run, elsewhere, resume=True)
+    assert load_recipe(folder.config) == elsewhere
+    begin(folder.run, elsewhere, "semantic")
+
+
 def test_two_jobs_do_not_share_a_folder(tmp_path: Path, recipe: Recipe) -> None:
     folder = StageFolder(tmp_path / "run", "contrastive")
     with locked(folder), pytest.raises(UserError, match=r"process \d+ is training in"), locked(folder):
