@@ -3,9 +3,10 @@
 Data: segments of 128 × 440 float16, as `data ingest` stores them; every loader delivers shuffled batches of 128 as one
 float32 tensor [B, C, T], in one process, without worker processes. Ours checks a CRC-32 on every sample; the others
 check nothing. Ours decodes in two threads, its default, and once more in one, which beside the consumer's waiting
-thread is one core as the others have it. `memcpy + CRC` is the limit: the stored bytes of as many random samples copied
-and checked on one core, nothing decoded. The in-RAM DataLoader has all EEG as one float32 tensor, decoded beforehand.
-Each figure is the median of the repetitions, with the smallest and the largest; the loaders take turns.
+thread is one core as the others have it. As stored, it gives what a GPU is sent: float16 with a scale a segment, not
+decoded. `memcpy + CRC` is the limit: the stored bytes of as many random samples copied and checked on one core, nothing
+decoded. The in-RAM DataLoader has all EEG as one float32 tensor, decoded beforehand. Each figure is the median of the
+repetitions, with the smallest and the largest; the loaders take turns.
 
 Two libraries cannot be installed beside us: MosaicML streaming (0.13) asks for NumPy below 2.2 and Transformers below
 5, litdata (0.2) for a torchvision, which breaks Transformers where it does not match PyTorch. `--mosaicml` and
@@ -83,6 +84,7 @@ def run(args: argparse.Namespace) -> None:
         loaders = {
             "neuroimagen": _ours(dataset, None),
             "neuroimagen, 1 decode thread": _ours(dataset, 1),
+            "neuroimagen, as stored": _ours(dataset, None, as_stored=True),
             "DataLoader, tensors in RAM": _in_ram(dataset),
             "webdataset, shuffled": _webdataset(dataset),
             "memcpy + CRC, one core": _memcpy(dataset),
@@ -193,10 +195,10 @@ def write_eeg(dataset: Dataset, path: Path) -> Path:
     return path
 
 
-def _ours(dataset: Dataset, decode_threads: int | None) -> Loader:
+def _ours(dataset: Dataset, decode_threads: int | None, *, as_stored: bool = False) -> Loader:
     epochs = iter(range(1 << 30))
     plan = ShufflePlan(np.arange(len(dataset)), 0, BATCH_SIZE)
-    reader = Reader(dataset, plan, decode_threads=decode_threads)
+    reader = Reader(dataset, plan, decode_threads=decode_threads, as_stored=as_stored)
 
     def epoch() -> Iterator[torch.Tensor]:
         for batch in reader.epoch(next(epochs)):
