@@ -35,6 +35,7 @@ from neuroimagen.benchmarks.studies import (
 from neuroimagen.trainer.config import load_recipe
 from neuroimagen.trainer.evaluate import ITEMS_FILE
 from neuroimagen.trainer.results import RESULTS_FILE, find, read_results
+from neuroimagen.tune.confirm import RANGES, difference_range
 
 HELP = "diffusion fine-tuning on EEG beside the frozen model: identification, accuracy, PixCorr, SSIM"
 EPILOG = """examples:
@@ -169,8 +170,11 @@ def summarise(studies: Sequence[Figures]) -> Figures:
     return {
         title: {
             metric: {
-                arm: over_seeds([study["pairs"][title][metric][arm]["value"] for study in studies])
-                for arm in ("fine_tuned", "frozen", "difference")
+                arm: over_seeds([study["pairs"][title][metric][arm]["value"] for study in studies], within=within)
+                for arm, within in (
+                    *(("fine_tuned", RANGES[metric]), ("frozen", RANGES[metric])),
+                    ("difference", difference_range(RANGES[metric])),
+                )
             }
             for metric in METRICS
         }

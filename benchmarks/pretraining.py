@@ -36,6 +36,7 @@ from neuroimagen.trainer.eeg_rows import lda_predictions
 from neuroimagen.trainer.metrics import Integers
 from neuroimagen.trainer.segment_features import bin_means, num_bins
 from neuroimagen.trainer.stages.classifier import ClassifierModel, labelled_rows
+from neuroimagen.tune.confirm import RANGES, difference_range
 from neuroimagen.tune.objective import selected, validation_of
 
 HELP = "few labels: a classifier that starts from masked pre-training beside one from scratch"
@@ -181,10 +182,13 @@ def linear_predictions(dataset: Dataset, labelled: Integers, test: Integers) -> 
 
 def summarise(studies: Sequence[Figures]) -> Figures:
     """Means over seeds with Student's intervals; the difference is that within each seed."""
+    share = RANGES["accuracy"]
+    ranges = {**dict.fromkeys(ARMS, share), "difference": difference_range(share)}
     accuracies = {
-        name: over_seeds([study["accuracy"][name]["value"] for study in studies]) for name in (*ARMS, "difference")
+        name: over_seeds([study["accuracy"][name]["value"] for study in studies], within=within)
+        for name, within in ranges.items()
     }
-    return accuracies | {"linear_decoder": over_seeds([study["linear_decoder"] for study in studies])}
+    return accuracies | {"linear_decoder": over_seeds([study["linear_decoder"] for study in studies], within=share)}
 
 
 def table(studies: Sequence[Figures], summary: Figures) -> list[str]:

@@ -6,6 +6,7 @@ arms of a seed share everything but what is asked about, and the difference is t
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from neuroimagen.data_shards.errors import UserError
 from neuroimagen.data_shards.files import atomic_path
 from neuroimagen.trainer.intervals import bootstrap_difference, bootstrap_mean
 from neuroimagen.trainer.metrics import Floats, Integers
-from neuroimagen.tune.confirm import student_interval
+from neuroimagen.tune.confirm import Range, student_interval
 
 Figures = dict[str, Any]
 Measure = Callable[[int, Path], Figures]
@@ -106,9 +107,9 @@ def add_summary(summary: Figures, seeds: Sequence[int], path: Path | None) -> No
         write_report(joined, path)
 
 
-def over_seeds(values: Sequence[float]) -> Figures:
-    """Mean over seeds and Student's 95 % interval with n − 1 degrees of freedom."""
-    return asdict(student_interval(values))
+def over_seeds(values: Sequence[float], *, within: Range = (-math.inf, math.inf)) -> Figures:
+    """Mean over seeds and Student's 95 % interval with n − 1 degrees of freedom, cut to the figure's range `within`."""
+    return asdict(student_interval(values, within=within))
 
 
 def paired(first: Floats, second: Floats, stimuli: Integers) -> Figures:

@@ -1,24 +1,28 @@
 """The best setting against the default, with fresh seeds: what a search found is believed only after this."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from neuroimagen.tune.config import Search
-from neuroimagen.tune.objective import pareto_front
+from neuroimagen.tune.config import GuidanceSearch, Search
+from neuroimagen.tune.objective import combined, pareto_front
 from neuroimagen.tune.records import TrialRecord
 from neuroimagen.tune.space import Value
 
 FIRST_FRESH_SEED = 1000
 """Fresh seeds are the recipe's plus this and the numbers after it; no trial of the search had one."""
 CONFIDENCE = 0.95
+Range = tuple[float, float]
+SHARES = ("accuracy", "knn_accuracy", "retrieval_top1", "two_way_clip", "within_class_two_way_clip")
+RANGES: Mapping[str, Range] = {**dict.fromkeys(SHARES, (0.0, 1.0)), "ssim": (-1.0, 1.0), "pixcorr": (-1.0, 1.0)}
+"""The least and the most that a figure can be."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A mean over seeds with Student's 95 % interval (None for a single seed)."""
+    """A mean over seeds with Student's 95 % interval, cut to the figure's range (None for a single seed)."""
 
     mean: float
     low: float | None
@@ -51,15 +55,34 @@ class Comparison:
         return "not shown to be better than the default: the interval of the difference holds 0"
 
 
-def student_interval(values: Sequence[float]) -> Interval:
-    """Mean of independent values and its 95 % interval, t-distributed with n − 1 degrees of freedom."""
+def range_of(search: Search, objective: str) -> Range:
+    """The least and the most that an objective of a search can be; of a weighted mean, that of its parts."""
+    if isinstance(search, GuidanceSearch) and search.pareto is None:
+        low, high = (
+            combined({name: RANGES[name][end] for name in search.objective}, search.objective) for end in (0, 1)
+        )
+        return low, high
+    return RANGES[objective]
+
+
+def difference_range(within: Range) -> Range:
+    """The range of the difference of two figures that have the range `within`."""
+    low, high = within
+    return low - high, high - low
+
+
+def student_interval(values: Sequence[float], *, within: Range = (-math.inf, math.inf)) -> Interval:
+    """Mean of independent values and its 95 % interval, t-distributed with n − 1 degrees of freedom.
+
+    It is cut to `within`, the range of what is averaged: of two seeds it would reach far beyond, and the mean cannot.
+    """
     mean, n = float(np.mean(values)), len(values)
     if n < 2:
         return Interval(mean=mean, low=None, high=None, n=n)
     from scipy.stats import t
 
     half = float(t.ppf(0.5 + CONFIDENCE / 2, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
-    return Interval(mean=mean, low=mean - half, high=mean + half, n=n)
+    return Interval(mean=mean, low=max(within[0], mean - half), high=min(within[1], mean + half), n=n)
 
 
 def best_trial(records: Sequence[TrialRecord], search: Search) -> TrialRecord | None:
@@ -91,8 +114,12 @@ def fresh_trials(
     ]
 
 
-def compare(records: Sequence[TrialRecord], objective: str) -> Comparison | None:
-    """The comparison over the seeds with which both have finished; None without any."""
+def compare(
+    records: Sequence[TrialRecord], objective: str, *, within: Range = (-math.inf, math.inf)
+) -> Comparison | None:
+    """The comparison over the seeds with which both have finished; None without any. `within`: the objective's
+    range.
+    """
     figures: dict[str, dict[int, float]] = {"best": {}, "default": {}}
     for record in records:
         who = record.name.removeprefix("confirm/").partition("-")[0]
@@ -107,7 +134,9 @@ def compare(records: Sequence[TrialRecord], objective: str) -> Comparison | None
         seeds=tuple(seeds),
         best_values=tuple(best),
         default_values=tuple(default),
-        best=student_interval(best),
-        default=student_interval(default),
-        difference=student_interval([x - y for x, y in zip(best, default, strict=True)]),
+        best=student_interval(best, within=within),
+        default=student_interval(default, within=within),
+        difference=student_interval(
+            [x - y for x, y in zip(best, default, strict=True)], within=difference_range(within)
+        ),
     )

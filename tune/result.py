@@ -15,7 +15,7 @@ from neuroimagen.data_shards.errors import UserError
 from neuroimagen.data_shards.files import atomic_path
 from neuroimagen.trainer.config import Recipe, dump_recipe, load_recipe
 from neuroimagen.tune.config import GuidanceSearch, MarginSearch, Search
-from neuroimagen.tune.confirm import Comparison, best_trial, compare
+from neuroimagen.tune.confirm import Comparison, best_trial, compare, range_of
 from neuroimagen.tune.objective import pareto_front, statement
 from neuroimagen.tune.proposals import importances
 from neuroimagen.tune.records import SearchFolder, TrialRecord, read_lines
@@ -62,7 +62,7 @@ def read_result(folder: SearchFolder, search: Search, recipe: Recipe) -> Result:
     best = best_trial(records, search)
     if best is None:
         raise UserError(f"{folder.path}: no trial ran to its end.")
-    compared = [compare(fresh, objective) for objective in search.objectives]
+    compared = [compare(fresh, name, within=range_of(search, name)) for name in search.objectives]
     front = []
     if len(search.objectives) == 2:
         x, y = search.objectives

@@ -63,6 +63,10 @@ def test_three_seeds_have_two_degrees_of_freedom() -> None:
     assert (found["low"], found["high"]) == pytest.approx((0.7 / 3 - half, 0.7 / 3 + half), abs=1e-6)
 
 
+def test_no_share_is_reported_beyond_its_range() -> None:
+    assert studies.percent(studies.over_seeds([0.7, 0.9], within=(0.0, 1.0))) == "80.0 [0.0, 100.0]"
+
+
 def test_what_both_arms_share_cancels() -> None:
     rng = np.random.default_rng(0)
     stimuli = np.repeat(np.arange(50), 2)

@@ -6,10 +6,11 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuroimagen.tune.config import search_of
-from neuroimagen.tune.confirm import best_trial, compare, fresh_trials, student_interval
+from neuroimagen.tune.config import PICTURE_METRICS, search_of
+from neuroimagen.tune.confirm import best_trial, compare, fresh_trials, range_of, student_interval
 from neuroimagen.tune.objective import Validation, combined, pareto_front, selected, validation_of
 from neuroimagen.tune.records import TrialRecord
+from neuroimagen.tune.result import MARGIN_OBJECTIVES
 
 SPACE = {"reconstruct.guidance": {"low": 1.0, "high": 9.0}}
 ONE = search_of({"space": SPACE}, "guidance", where="x")
@@ -57,6 +58,42 @@ def test_student_s_interval_is_scipy_s(values: list[float]) -> None:
     interval = student_interval(values)
     low, high = scipy.stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
     assert (interval.low, interval.high) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_intervals_stay_where_the_figure_can_be() -> None:
+    """Two seeds have t(0.975; 1) = 12.7: as it stands, the interval of 70 and 90 % would reach from −47 to 207 %."""
+    assert student_interval([0.7, 0.9]).high == pytest.approx(0.8 + 12.7062 * 0.1, abs=1e-4)
+    clipped = student_interval([0.7, 0.9], within=(0.0, 1.0))
+    assert (clipped.mean, clipped.low, clipped.high) == (pytest.approx(0.8), 0.0, 1.0)
+    narrow = student_interval([0.70, 0.702], within=(0.0, 1.0))
+    assert narrow == student_interval([0.70, 0.702])
+    assert student_interval([0.7], within=(0.0, 1.0)).low is None
+
+
+def test_every_objective_has_its_range() -> None:
+    for name in PICTURE_METRICS:
+        pareto = search_of(
+            {"space": SPACE, "pareto": [name, "ssim" if name != "ssim" else "accuracy"]}, "guidance", where="x"
+        )
+        assert range_of(pareto, name) == ((-1.0, 1.0) if name in ("ssim", "pixcorr") else (0.0, 1.0))
+    for name in MARGIN_OBJECTIVES:
+        margin = {"recipe": "r", "space": {"contrastive.margin": [0.1, 1.0]}, "objective": name}
+        assert range_of(search_of(margin, "margin", where="x"), name) == (0.0, 1.0)
+    weighted = search_of({"space": SPACE, "objective": {"ssim": 1.0, "accuracy": 3.0}}, "guidance", where="x")
+    assert range_of(weighted, "objective") == (pytest.approx(-0.25), 1.0)
+
+
+def test_a_comparison_of_two_seeds_stays_in_range_and_says_the_same() -> None:
+    values = {"best": {1: 0.95, 2: 0.99}, "default": {1: 0.01, 2: 0.4}}
+    done = [record(f"confirm/{who}-{seed}", seed=seed, x=x) for who, v in values.items() for seed, x in v.items()]
+    free, found = compare(done, "x"), compare(done, "x", within=(0.0, 1.0))
+    assert free is not None
+    assert found is not None
+    assert free.best.high > 1  # type: ignore[operator]
+    assert (found.best.high, found.default.low, found.default.high) == (1.0, 0.0, 1.0)
+    assert (found.difference.low, found.difference.high) == (-1.0, 1.0)
+    assert free.difference.low < -1  # type: ignore[operator]
+    assert found.verdict == free.verdict
 
 
 def test_the_best_has_run_to_its_end_and_is_the_earliest_of_equals() -> None:

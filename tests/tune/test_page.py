@@ -1,5 +1,6 @@
 """The page and the table of a search, from records alone: what they must show, and that they are self-contained."""
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -118,6 +119,25 @@ def test_a_margin_search_s_page_has_every_trial_its_failure_and_the_comparison(f
     rows = folder.csv.read_text().splitlines()
     assert len(rows) == 1 + 10 + 6
     assert "the loss is not finite" in rows[10]
+
+
+def test_no_share_is_shown_beyond_its_range(folder: SearchFolder) -> None:
+    search = search_of({"recipe": "r", "space": SPACE}, "margin", where="x")
+    best, default = ({"contrastive.margin": margin, "contrastive.distance": "cosine"} for margin in (0.9, 1.0))
+    fresh = [
+        dataclasses.replace(record, state="finished", figures={"knn_accuracy": value})
+        for record, value in zip(
+            fresh_trials(best, default, base_seed=0, num_seeds=2),
+            (0.95, 0.4, 0.9, 0.1),
+            strict=True,
+        )
+    ]
+    write(folder, search, [*margin_records(), *fresh])
+    (line,) = [line for line in folder.table.read_text().splitlines() if "fresh seeds:" in line]
+    bounds = [float(bound) for bound in re.findall(r"[-+]?\d\.\d{4}(?=[,\]])", line)]
+    assert len(bounds) == 6
+    assert all(0 <= bound <= 1 for bound in bounds[:4])
+    assert all(-1 <= bound <= 1 for bound in bounds)
 
 
 def test_without_fresh_seeds_nothing_is_called_better(folder: SearchFolder) -> None:
