@@ -116,5 +116,6 @@ def test_the_comparison_works_in_a_browser(runs: list[Path], tmp_path: Path, wid
 def test_wrong_usage_is_said(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report"]) == 2
     assert main(["report", str(runs[0]), "--out", str(tmp_path)]) == 2
+    (tmp_path / "config.yaml").touch()
     assert main(["report", str(runs[0]), str(tmp_path)]) == 1
     assert "has not been evaluated" in capsys.readouterr().err
