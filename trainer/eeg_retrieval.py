@@ -154,7 +154,13 @@ def _figures(
     for metric in DEFINITIONS:
         if metric not in values:
             continue
-        estimate = bootstrap_mean(values[metric], columns, seed=config.seed, num_resamples=config.num_resamples)
+        estimate = bootstrap_mean(
+            values[metric],
+            columns,
+            is_share=DEFINITIONS[metric].is_share,
+            seed=config.seed,
+            num_resamples=config.num_resamples,
+        )
         if estimate.n:
             text = (
                 f"{define(metric, estimate.n)}; not of a picture: features, less their training mean, predicted {how}"

@@ -282,7 +282,7 @@ def row_results(
         labels = index.label[scored].astype(np.int64)
         stimuli, shown = np.unique(index.stimulus[scored], return_inverse=True)
         hits = (row.predicted == labels).astype(np.float64)
-        estimate = bootstrap_mean(hits, shown, seed=seed, num_resamples=num_resamples)
+        estimate = bootstrap_mean(hits, shown, is_share=True, seed=seed, num_resamples=num_resamples)
         text = f"share of test segments, one class of {dataset.metadata.num_classes}: {row.text}"
         p = permutation_p(recognition_table(row.predicted, shown, dataset.stimuli.labels[stimuli]), seed=seed)
         results += [

@@ -199,7 +199,13 @@ class _Definitions:
 
 def _row_results(name: str, row: Measured, texts: _Definitions, config: EvaluateConfig) -> list[Result]:
     estimates = {
-        metric: bootstrap_mean(values, row.stimuli, seed=config.seed, num_resamples=config.num_resamples)
+        metric: bootstrap_mean(
+            values,
+            row.stimuli,
+            is_share=DEFINITIONS[metric].is_share,
+            seed=config.seed,
+            num_resamples=config.num_resamples,
+        )
         for metric, values in row.values.items()
     } | row.sets
     results = [
@@ -336,7 +342,11 @@ def _per_subject(measured: Mapping[str, Measured], texts: _Definitions, config: 
         chosen = row.subjects == subject
         for metric in TABLE_METRICS:
             estimate = bootstrap_mean(
-                row.values[metric][chosen], row.stimuli[chosen], seed=config.seed, num_resamples=config.num_resamples
+                row.values[metric][chosen],
+                row.stimuli[chosen],
+                is_share=DEFINITIONS[metric].is_share,
+                seed=config.seed,
+                num_resamples=config.num_resamples,
             )
             if estimate.n:
                 entries.append({"subject": int(subject), "metric": metric, **vars(estimate)})

@@ -20,13 +20,27 @@ class Estimate:
     n: int
 
 
-def bootstrap_mean(values: Floats, stimuli: Integers, *, seed: int = 0, num_resamples: int = NUM_RESAMPLES) -> Estimate:
-    """Mean over items, percentile interval over resampled stimuli; values [N] (NaN: item left out), stimuli [N]."""
+def bootstrap_mean(
+    values: Floats, stimuli: Integers, *, is_share: bool = False, seed: int = 0, num_resamples: int = NUM_RESAMPLES
+) -> Estimate:
+    """Mean over items, percentile interval over resampled stimuli; values [N] (NaN: item left out), stimuli [N].
+
+    `is_share`: values lie in 0..1. Where all of them are 0, or all 1, no resample differs. Then the interval is the one
+    of Clopper and Pearson (1934) over the G stimuli, to 1 − 0.025^(1/G), or from 0.025^(1/G): the mean of a share is at
+    least the probability p of a 1, and G ones have the probability p^G.
+    """
     kept = ~np.isnan(values)
     if not kept.any():
         return Estimate(value=float("nan"), low=None, high=None, n=0)
     values, stimuli = values[kept], stimuli[kept]
-    low, high = _interval(_cluster_sums([values], [stimuli]), seed=seed, num_resamples=num_resamples)
+    clusters = _cluster_sums([values], [stimuli])
+    low, high = _interval(clusters, seed=seed, num_resamples=num_resamples)
+    if is_share and low is not None:
+        bound = 0.025 ** (1 / len(clusters[0][0]))
+        if (values == 1).all():
+            low = bound
+        elif (values == 0).all():
+            high = 1 - bound
     return Estimate(value=float(values.mean()), low=low, high=high, n=len(values))
 
 

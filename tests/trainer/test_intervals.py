@@ -53,3 +53,31 @@ def test_items_without_a_value_are_left_out_and_one_stimulus_has_no_interval() -
     assert (estimate.value, estimate.n) == (0.5, 2)
     assert bootstrap_mean(np.array([1.0, 0.0]), np.array([3, 3])).low is None
     assert bootstrap_mean(np.array([np.nan]), np.array([0])).n == 0
+
+
+@pytest.mark.parametrize("num_stimuli", [2, 12, 200])
+def test_at_the_borders_a_share_has_clopper_and_pearson_s_interval(num_stimuli: int) -> None:
+    """No resample of all right ones has a wrong one, so the bootstrap alone leaves no doubt, of two stimuli too."""
+    stimuli = np.repeat(np.arange(num_stimuli), 3)
+    for value in (0.0, 1.0):
+        estimate = bootstrap_mean(np.full(len(stimuli), value), stimuli, is_share=True)
+        exact = scipy.stats.binomtest(round(value * num_stimuli), num_stimuli).proportion_ci(0.95, method="exact")
+        assert (estimate.low, estimate.high) == (pytest.approx(exact.low), pytest.approx(exact.high))
+        unbounded = bootstrap_mean(np.full(len(stimuli), value), stimuli)  # 1 is no border of, say, a distance
+        assert (unbounded.low, unbounded.high) == (value, value)
+    inside = np.arange(len(stimuli)) % 2 / 1.0
+    assert bootstrap_mean(inside, stimuli, is_share=True) == bootstrap_mean(inside, stimuli)
+    assert bootstrap_mean(np.ones(3), np.zeros(3), is_share=True).low is None
+
+
+@pytest.mark.parametrize("kind", ["hits", "shares of trials"])
+def test_a_share_near_the_border_is_covered(kind: str) -> None:
+    """The truth is 0.97, and 54 of 100 draws of 20 stimuli are all right: these cover it too."""
+    rng = np.random.default_rng(3)
+    stimuli, covered = np.repeat(np.arange(20), 2), 0
+    for trial in range(300):
+        wrong = rng.random(20) < 0.03 if kind == "hits" else rng.random(20) < 0.06
+        values = np.repeat(1.0 - (1.0 if kind == "hits" else 0.5) * wrong, 2)
+        estimate = bootstrap_mean(values, stimuli, is_share=True, seed=trial, num_resamples=400)
+        covered += estimate.low <= 0.97 <= estimate.high  # type: ignore[operator]
+    assert covered / 300 > 0.9
