@@ -53,6 +53,23 @@ def _above(found: Result | None, level: float) -> bool:
     return found is not None and found.low is not None and found.low > level
 
 
+def _near(found: Result, level: float) -> bool:
+    """Whether even the upper end of the interval is near `level`, that of guessing: at most a fifth of the way to
+    certainty, and at most twice guessing, which of many classes is less.
+    """
+    return found.high is not None and found.high - level <= min(LITTLE * (1 - level), level)
+
+
+def _open(found: Result, level: float, *, p: Result | None = None, of: str = "") -> str:
+    """Why a figure is neither above guessing, the `level`, nor shown to be near it; `p`: of its permutation test."""
+    if p is not None and _above(found, level):
+        return f"The interval{of} lies above guessing, but the permutation p is {p.value:.4f}, not below {SIGNIFICANT}."
+    if found.low is None or found.high is None:
+        return f"There is no interval{of}, so it is no evidence either way."
+    reach = f"from {100 * found.low:.0f} to {100 * found.high:.0f} %"
+    return f"The interval{of} reaches {reach}: no evidence for it, and none against it."
+
+
 def _accuracy(results: Sequence[Result]) -> Sentence | None:
     model, guess = find(results, "full", "accuracy"), guessing(results)
     if model is None or guess is None:
@@ -71,9 +88,14 @@ def _accuracy(results: Sequence[Result]) -> Sentence | None:
             f" No decoder of this simulated study could exceed {100 * ceiling.value:.0f} % on average: "
             f"the model reaches {share.value:.2f} of that."
         )
-    if not _above(model, guess):
+    if _above(model, guess):
+        return Sentence(heading="The class comes through", text=text, tone="good")
+    if _near(model, guess):
+        text += " Even the upper end of the interval is near guessing."
         return Sentence(heading="The class does not come through", text=text, tone="warning")
-    return Sentence(heading="The class comes through", text=text, tone="good")
+    return Sentence(
+        heading="Whether the class comes through is open", text=f"{text} {_open(model, guess)}", tone="warning"
+    )
 
 
 def _drift(results: Sequence[Result]) -> Sentence | None:
@@ -263,7 +285,10 @@ def _within_class(results: Sequence[Result]) -> Sentence | None:
     )
     if _above(found, 0.5) and _is_significant(results, "full", "within_class_p"):
         return Sentence(heading="It is the picture, not only the class", text=text, tone="good")
-    return Sentence(heading="Nothing beyond the class", text=text, tone="plain")
+    if _near(found, 0.5):
+        return Sentence(heading="Nothing beyond the class", text=text, tone="plain")
+    text += f" {_open(found, 0.5, p=find(results, 'full', 'within_class_p'))}"
+    return Sentence(heading="Whether there is more than the class is open", text=text, tone="plain")
 
 
 def _across_subjects(results: Sequence[Result]) -> Sentence | None:
@@ -278,7 +303,12 @@ def _across_subjects(results: Sequence[Result]) -> Sentence | None:
     )
     if any(_above(found, chance.value) and _is_significant(results, row) for row, found in figures.items()):
         return Sentence(heading="It carries over to unseen subjects", text=text, tone="good")
-    return Sentence(heading="It does not carry over to unseen subjects", text=text, tone="plain")
+    wide = [(row, found) for row, found in figures.items() if not _near(found, chance.value)]
+    if not wide:
+        return Sentence(heading="It does not carry over to unseen subjects", text=text, tone="plain")
+    for row, found in wide:
+        text += f" {_open(found, chance.value, p=find(results, row, 'permutation_p'), of=f' of {UNSEEN[row]}')}"
+    return Sentence(heading="Whether it carries over to unseen subjects is open", text=text, tone="plain")
 
 
 def _sanity(results: Sequence[Result]) -> Sentence | None:

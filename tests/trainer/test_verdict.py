@@ -1,5 +1,6 @@
 """The verdict's words, on figures made for the purpose."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ def test_knowing_the_classes_that_were_shown_is_not_reading_the_eeg() -> None:
     assert guessing(figures) == 1 / 4
     assert guessing(figures[:1]) == 1 / 12
     assert guessing([]) is None
-    sentences = verdict([accuracy("full", 0.31, 0.12, 0.44), *figures])
+    sentences = verdict([accuracy("full", 0.31, 0.22, 0.39), *figures])
     assert sentences[0]["heading"] == "The class does not come through"
     assert "guessing gives 25 %" in sentences[0]["text"]
     assert headings(accuracy("full", 0.6, 0.4, 0.8), *figures) == ["The class comes through"]
@@ -87,12 +88,79 @@ def test_with_phantoms_a_wide_interval_gives_drifts_share() -> None:
 def test_where_nothing_is_above_guessing_there_is_nothing_to_put_down_to_drift() -> None:
     figures = [
         accuracy("chance", 1 / 12),
-        accuracy("full", 0.1, 0.05, 0.2),
+        accuracy("full", 0.1, 0.05, 0.15),
         accuracy("linear_decoder", 0.1, 0.05, 0.2),
         accuracy("mean_slope_only", 0.1, 0.05, 0.2),
         accuracy("time_index_only", 0.1, 0.05, 0.2),
     ]
     assert headings(*figures) == ["The class does not come through"]
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "interval", "is_open"),
+    [
+        (40, (0.01, 0.05), False),  # up to twice guessing
+        (40, (0.01, 0.2), True),  # eight times guessing would be a result
+        (4, (0.12, 0.39), False),  # up to a fifth of the way to certainty
+        (4, (0.12, 0.44), True),
+        (2, (0.3, 0.6), False),
+        (2, (0.3, 0.9), True),
+        (4, (0.0, 0.2), False),  # below guessing
+        (4, (None, None), True),
+    ],
+)
+def test_an_interval_too_wide_to_tell_leaves_it_open(
+    num_classes: int, interval: tuple[float | None, float | None], is_open: bool
+) -> None:
+    full = accuracy("full", 0.3 if interval[0] is None else sum(interval) / 2, *interval)  # type: ignore[arg-type]
+    (sentence,) = verdict([full, accuracy("chance", 1 / num_classes)])
+    assert sentence["tone"] == "warning"
+    if not is_open:
+        assert sentence["heading"] == "The class does not come through"
+        assert "is near guessing" in sentence["text"]
+        return
+    assert sentence["heading"] == "Whether the class comes through is open"
+    if interval[0] is None or interval[1] is None:
+        assert sentence["text"].endswith("There is no interval, so it is no evidence either way.")
+    else:
+        reach = f"from {100 * interval[0]:.0f} to {100 * interval[1]:.0f} %"
+        assert f"The interval reaches {reach}: no evidence for it, and none against it." in sentence["text"]
+
+
+@pytest.mark.parametrize(
+    ("interval", "p", "heading"),
+    [
+        ((0.45, 0.58), 0.2, "Nothing beyond the class"),
+        ((0.3, 0.8), 0.2, "Whether there is more than the class is open"),
+        ((0.52, 0.8), 0.04, "Whether there is more than the class is open"),
+        ((0.52, 0.8), 0.001, "It is the picture, not only the class"),
+    ],
+)
+def test_within_a_class_too(interval: tuple[float, float], p: float, heading: str) -> None:
+    found = dataclasses.replace(accuracy("full", sum(interval) / 2, *interval), metric="within_class_two_way")
+    significance = dataclasses.replace(accuracy("full", p), metric="within_class_p")
+    (sentence,) = verdict([found, significance])
+    assert sentence["heading"] == heading
+    assert ("p is 0.0400" in sentence["text"]) == (p == 0.04)
+
+
+@pytest.mark.parametrize(
+    ("linear", "encoder", "heading"),
+    [
+        ((0.05, 0.15), (0.05, 0.16), "It does not carry over to unseen subjects"),
+        ((0.05, 0.15), (0.05, 0.5), "Whether it carries over to unseen subjects is open"),
+        ((0.05, 0.15), (0.2, 0.5), "It carries over to unseen subjects"),
+    ],
+)
+def test_on_unseen_subjects_too(linear: tuple[float, float], encoder: tuple[float, float], heading: str) -> None:
+    figures = [
+        accuracy("chance", 1 / 12),
+        accuracy("leave_one_subject_out", sum(linear) / 2, *linear),
+        accuracy("eeg_classifier_unseen_subject", sum(encoder) / 2, *encoder),
+    ]
+    (sentence,) = verdict(figures)
+    assert sentence["heading"] == heading
+    assert ("reaches from 5 to 50 %" in sentence["text"]) == heading.endswith("open")
 
 
 def test_rows_that_were_not_drawn_alike_are_said() -> None:
