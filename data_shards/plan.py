@@ -216,6 +216,7 @@ class BalancedPlan:
                 "choose another split."
             )
         self._by_class = self.rows[np.argsort(labels, kind="stable")]  # rows, class after class
+        self._classes = classes
         self._counts = counts.astype(np.int64)
         self._starts = np.cumsum(self._counts) - self._counts
         # After this many rounds a batch and a round end together: the smallest stretch planned on its own.
@@ -225,6 +226,21 @@ class BalancedPlan:
     @property
     def steps_per_epoch(self) -> int:
         return max(1, len(self.rows) // self.global_batch_size)
+
+    @property
+    def num_of_classes(self) -> int:
+        """Classes in the plan, of which a batch holds `num_classes`."""
+        return len(self._classes)
+
+    @property
+    def short_classes(self) -> dict[int, int]:
+        """Label → number of rows of the classes that repeat rows within a batch, for lack of K; fewest rows first.
+
+        In triplet mining equal rows are positives of each other at no distance: pairs that teach nothing.
+        """
+        short = np.flatnonzero(self._counts < self.num_samples)
+        order = short[np.argsort(self._counts[short], kind="stable")]
+        return {int(self._classes[place]): int(self._counts[place]) for place in order}
 
     def batch(self, epoch: int, step: int) -> np.ndarray:
         _check_step(step, self.steps_per_epoch)

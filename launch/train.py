@@ -4,11 +4,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from neuroimagen.data_shards.plan import BalancedPlan
 from neuroimagen.launch.deepspeed import Launcher, default_num_ranks
 from neuroimagen.launch.work import Watcher, run_here
 from neuroimagen.trainer.config import Recipe
@@ -94,7 +95,7 @@ class TrainWork:
 
 
 def check_inputs(recipe: Recipe, name: str, run: Path, num_ranks: int) -> None:
-    """Raise UserError if data, latents, earlier stages, plan or ranks do not fit the recipe."""
+    """Raise UserError if data, latents, earlier stages, plan or ranks do not fit the recipe; say what fits badly."""
     import torch
 
     from neuroimagen.trainer.data import StageData
@@ -115,8 +116,30 @@ def check_inputs(recipe: Recipe, name: str, run: Path, num_ranks: int) -> None:
         device=torch.device("cpu"),
         order=recipe.data.order,
     )
-    stage.plan(data, recipe.seed)
+    plan = stage.plan(data, recipe.seed)
     data.rows("val")
+    if isinstance(plan, BalancedPlan):
+        repeats = repeats_text(plan, [item.name for item in dataset.metadata.classes])
+        if repeats is not None:
+            print(f"{name}: {repeats}", file=sys.stderr, flush=True)
+
+
+NUM_NAMED = 5
+"""Classes that are named, at most."""
+
+
+def repeats_text(plan: BalancedPlan, names: Sequence[str]) -> str | None:
+    """Which classes repeat segments within a batch, in words; None where none does. `names`: of the labels."""
+    short = plan.short_classes
+    if not short:
+        return None
+    named = ", ".join(f"{names[label]} ({num})" for label, num in list(short.items())[:NUM_NAMED])
+    more = f" and {len(short) - NUM_NAMED} more" if len(short) > NUM_NAMED else ""
+    return (
+        f"{len(short)} of {plan.num_of_classes} classes have fewer than the {plan.num_samples} segments that a batch "
+        f"takes of each, so it repeats some, and equal segments are positives of each other at no distance: "
+        f"{named}{more}. num_samples {min(short.values())} repeats none."
+    )
 
 
 LINE_SECONDS = 60.0

@@ -121,6 +121,16 @@ def test_balanced_classes_take_turns_when_batches_cross_rounds() -> None:
     assert len(set(neighbours)) > 30
 
 
+def test_balanced_plan_knows_which_classes_repeat_a_row_within_a_batch() -> None:
+    labels = np.repeat([7, 2, 5, 9], [4, 40, 3, 5])
+    plan = BalancedPlan(np.arange(len(labels)), labels, 4, 5, seed=3)
+    assert plan.short_classes == {5: 3, 7: 4}  # fewest first; of 9 a batch takes all
+    batches = [plan.batch(epoch, step) for epoch in range(5) for step in range(plan.steps_per_epoch)]
+    repeating = {int(labels[row]) for batch in batches for row in batch if (batch == row).sum() > 1}
+    assert repeating == set(plan.short_classes)
+    assert BalancedPlan(np.arange(len(labels)), labels, 4, 3, seed=3).short_classes == {}
+
+
 def _plans(num_rows: int = 97) -> list[Plan]:
     rows = np.arange(num_rows)
     return [SequentialPlan(rows, 12), ShufflePlan(rows, 3, 12), BalancedPlan(rows, rows % 5, 4, 3, 3)]
