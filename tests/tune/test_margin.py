@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -67,8 +68,14 @@ def test_a_trial_s_recipe_is_the_default_its_values_and_a_checkpoint_at_every_va
     assert trial_recipe(path, {}, seed=4).contrastive.keep_checkpoints == 2
 
 
-def test_a_trial_is_a_deepspeed_job_of_two_ranks(tiny_dataset_folder: Path, tmp_path: Path) -> None:
-    search = write_search(tmp_path, tiny_dataset_folder, steps=4, margins=[0.5])
+@pytest.fixture(scope="module")
+def study(make_tiny_dataset: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four stimuli of each class: the validation part's can be told by each other. Read only."""
+    return make_tiny_dataset(tmp_path_factory.mktemp("study") / "data", num_stimuli=48)
+
+
+def test_a_trial_is_a_deepspeed_job_of_two_ranks(study: Path, tmp_path: Path) -> None:
+    search = write_search(tmp_path, study, steps=4, margins=[0.5])
     out = tmp_path / "out"
     process = start(search, out)
     said, _ = process.communicate(timeout=500)
@@ -86,9 +93,9 @@ def test_a_trial_is_a_deepspeed_job_of_two_ranks(tiny_dataset_folder: Path, tmp_
 
 @pytest.mark.slow
 def test_a_killed_rank_s_trial_is_retried_and_a_search_killed_while_training_leaves_nothing(
-    tiny_dataset_folder: Path, tmp_path: Path
+    study: Path, tmp_path: Path
 ) -> None:
-    search = write_search(tmp_path, tiny_dataset_folder, steps=60, margins=[0.5])
+    search = write_search(tmp_path, study, steps=60, margins=[0.5])
     out = tmp_path / "out"
     process = start(search, out)
     logs = out / "trials" / "0000" / "run" / "contrastive" / "logs"
@@ -118,14 +125,14 @@ def test_a_killed_rank_s_trial_is_retried_and_a_search_killed_while_training_lea
 
 
 @pytest.mark.slow
-def test_a_population_of_real_runs_exchanges_checkpoints(tiny_dataset_folder: Path, tmp_path: Path) -> None:
+def test_a_population_of_real_runs_exchanges_checkpoints(study: Path, tmp_path: Path) -> None:
     space = {
         "contrastive.margin": {"low": 0.05, "high": 2.0, "log": True},
         "contrastive.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
     }
     search = write_search(
         tmp_path,
-        tiny_dataset_folder,
+        study,
         steps=12,
         margins=[],
         **{"space": space, "sampler": "random", "scheduler": "pbt", "num_trials": 4, "num_ranks": 1, "grace_steps": 4},

@@ -112,8 +112,10 @@ class ContrastiveStage(Stage):
         return self.config.num_classes * self.config.num_samples
 
     def plan(self, data: StageData, seed: int) -> Plan:
+        """Class-balanced batches of the training part. Raises UserError where they, or validation, cannot be made."""
         rows = data.rows("train")
         labels = data.dataset.index.label[rows]
+        _known_and_queries(data)
         return BalancedPlan(rows, labels, self.config.num_classes, self.config.num_samples, seed)
 
     def prepare(self, data: StageData) -> None:
@@ -141,9 +143,7 @@ class ContrastiveStage(Stage):
         encoder = networks["encoder"]
         assert isinstance(encoder, EEGEncoder)
         index = data.dataset.index
-        known_rows, val_rows = data.rows("train"), data.rows("val")
-        if is_zero_shot(index.label[known_rows], index.label[val_rows]):
-            known_rows, val_rows = zero_shot_parts(val_rows, index.label[val_rows], index.stimulus[val_rows])
+        known_rows, val_rows = _known_and_queries(data)
         known_rows = known_rows[:: -(-len(known_rows) // CENTROID_SEGMENTS)]
         parts = []
         for rows in (known_rows, val_rows):
@@ -164,6 +164,14 @@ class ContrastiveStage(Stage):
         encoder = networks["encoder"]
         assert isinstance(encoder, EEGEncoder)
         return encoder
+
+
+def _known_and_queries(data: StageData) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that validation compares with, and those that it asks about."""
+    index, known, queries = data.dataset.index, data.rows("train"), data.rows("val")
+    if is_zero_shot(index.label[known], index.label[queries]):
+        return zero_shot_parts(queries, index.label[queries], index.stimulus[queries])
+    return known, queries
 
 
 def zero_shot_parts(rows: np.ndarray, labels: np.ndarray, stimuli: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
