@@ -31,9 +31,7 @@ class StageBatches:
         encode: Mapping[str, Encode] | None = None,
         resident_gib: float | None = None,
     ) -> None:
-        data = StageData(
-            dataset, needs=needs, latents=latents, subjects=None, device=device, resident_gib=resident_gib
-        )
+        data = StageData(dataset, needs=needs, latents=latents, subjects=None, device=device, resident_gib=resident_gib)
         self._feed = data.feed(stage.plan(data, SEED))
         self._batches = self._feed.epochs(0)
         self._encode = dict(encode or {})

@@ -116,8 +116,8 @@ def check_inputs(recipe: Recipe, name: str, run: Path, num_ranks: int) -> None:
         device=torch.device("cpu"),
         order=recipe.data.order,
     )
+    stage.check(data)
     plan = stage.plan(data, recipe.seed)
-    data.rows("val")
     if isinstance(plan, BalancedPlan):
         repeats = repeats_text(plan, [item.name for item in dataset.metadata.classes])
         if repeats is not None:

@@ -69,6 +69,7 @@ def train(recipe: Recipe, name: str, folder: StageFolder, *, device: torch.devic
         order=recipe.data.order,
         resident_gib=recipe.data.resident_gib,
     )
+    stage.check(data)
     plan = stage.plan(data, derive_seed(recipe.seed, name, "plan") % 2**31)
     checkpoints = Checkpoints(folder.checkpoints, ranks=ranks, keep=config.keep_checkpoints)
     newest = latest_checkpoint(folder.checkpoints)

@@ -169,6 +169,10 @@ class Stage(ABC):
         """The order of the training part, here shuffled; every global batch has `global_batch_size` rows."""
         return data.shuffled(data.rows("train"), seed, self.global_batch_size)
 
+    def check(self, data: StageData) -> None:
+        """Raise UserError where validation could not be made of these data."""
+        data.rows("val")
+
     @abstractmethod
     def prepare(self, data: StageData) -> None:
         """Fit what is read off the training part before the first step (normalisations)."""

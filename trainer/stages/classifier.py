@@ -94,15 +94,16 @@ class ClassifierStage(Stage):
         return self.config.batch_size
 
     def plan(self, data: StageData, seed: int) -> Plan:
-        """As in the base class. Raises UserError where no class is in both the training and the validation part."""
+        rows = labelled_rows(data.rows("train"), data.dataset.index.label, self.config.label_share, seed)
+        return data.shuffled(rows, seed, self.global_batch_size)
+
+    def check(self, data: StageData) -> None:
         label = data.dataset.index.label
         if is_zero_shot(label[data.rows("train")], label[data.rows("val")]):
             raise UserError(
                 "no class of the validation part is trained on (a zero-shot split), so a classifier is right by no "
                 "chance. Train the contrastive stage, or make a split with the same classes in all parts."
             )
-        rows = labelled_rows(data.rows("train"), data.dataset.index.label, self.config.label_share, seed)
-        return data.shuffled(rows, seed, self.global_batch_size)
 
     def prepare(self, data: StageData) -> None:
         model = self.networks["model"]

@@ -112,11 +112,12 @@ class ContrastiveStage(Stage):
         return self.config.num_classes * self.config.num_samples
 
     def plan(self, data: StageData, seed: int) -> Plan:
-        """Class-balanced batches of the training part. Raises UserError where they, or validation, cannot be made."""
         rows = data.rows("train")
         labels = data.dataset.index.label[rows]
-        _known_and_queries(data)
         return BalancedPlan(rows, labels, self.config.num_classes, self.config.num_samples, seed)
+
+    def check(self, data: StageData) -> None:
+        _known_and_queries(data)
 
     def prepare(self, data: StageData) -> None:
         encoder = self.networks["encoder"]
