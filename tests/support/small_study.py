@@ -125,3 +125,6 @@ masked: {{batch_size: 16, decoder_width: 32, steps: 30, learning_rate: 3e-3, war
 classifier: {{batch_size: 16, steps: 40, warmup_steps: 2, validate_every: 10, checkpoint_every: 10}}
 diffusion: {{batch_size: 8, steps: 6, warmup_steps: 1, validate_every: 3, checkpoint_every: 3, ema_decay: 0.9}}
 """
+
+TRANSFORMER = ("encoder.kind=transformer", "encoder.width=32", "encoder.heads=2", "encoder.depth=2")
+"""What to change in it for the masked stage, which trains this kind alone."""

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_study import TRANSFORMER
 
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.trainer import loop
 from neuroimagen.trainer.config import load_recipe
 
 Train = Callable[..., Path]
-TRANSFORMER = ("encoder.kind=transformer", "encoder.width=32", "encoder.heads=2", "encoder.depth=2")
 STAGES = {
     "contrastive": ("contrastive.steps=6", "encoder.subject_layers=true"),
     "saliency": ("saliency.initialise_from=null", "saliency.zero_stage=2"),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from device_traffic import DEVICE, DeviceTraffic
+from small_study import TRANSFORMER
 from torch import Tensor, nn
 
 from neuroimagen.data_shards.fetch import Batch
@@ -61,8 +62,7 @@ def opened(recipe_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
         return (to_device(batch, device) for batch in batches)  # without the streams of a real GPU
 
     def open_stage(name: str, *overrides: str) -> Opened:
-        transformer = ("encoder.kind=transformer", "encoder.width=32", "encoder.heads=2", "encoder.depth=2")
-        recipe = load_recipe(recipe_path, (*(transformer if name == "masked" else ()), *overrides))
+        recipe = load_recipe(recipe_path, (*(TRANSFORMER if name == "masked" else ()), *overrides))
         dataset, shapes, latents = open_inputs(recipe, name)
         stage = build_stage(recipe, name, shapes)
         for network in stage.networks.values():

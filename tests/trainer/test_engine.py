@@ -9,6 +9,7 @@ import deepspeed.comm
 import pytest
 import torch
 from deepspeed.accelerator import get_accelerator
+from small_study import TRANSFORMER
 from torch import nn
 
 from neuroimagen.benchmarks.train_steps import SEED, bare_step
@@ -32,9 +33,8 @@ def opened(one_rank: None, recipe_path: Path) -> Callable[..., Opened]:
     """opened(stage, *settings) → the stage as new, and its first batches."""
 
     def open_stage(name: str, *settings: str) -> Opened:
-        transformer = ("encoder.kind=transformer", "encoder.width=32", "encoder.heads=2", "encoder.depth=2")
         overrides = [f"{name}.{setting}" for setting in settings]
-        recipe = load_recipe(recipe_path, (*(transformer if name == "masked" else ()), *overrides))
+        recipe = load_recipe(recipe_path, (*(TRANSFORMER if name == "masked" else ()), *overrides))
         dataset, shapes, latents = open_inputs(recipe, name)
         stage = build_stage(recipe, name, shapes)
         data = StageData(dataset, needs=stage.needs, latents=latents, subjects=None, device=CPU)

@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_study import PICTURE_KINDS, TEXT_KINDS
+from small_study import PICTURE_KINDS, TEXT_KINDS, TRANSFORMER
 
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.trainer.manifest import read_picture, read_reconstructions
 from neuroimagen.trainer.stages.registry import STAGE_NAMES
 
 DEVICES = [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("gpu", marks=pytest.mark.gpu)]
-TRANSFORMER = ("encoder.kind=transformer", "encoder.width=32", "encoder.heads=2", "encoder.depth=2")
 FRESH = ("saliency.initialise_from=null", "semantic.initialise_from=null", "semantic_detailed.initialise_from=null")
 STEPS = 4
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from small_study import TRANSFORMER
 from torch import nn
 
 from neuroimagen.data_shards.dataset import Dataset
@@ -31,7 +32,6 @@ from neuroimagen.trainer.stages.semantic import SemanticModel
 
 Train = Callable[..., Path]
 RECIPES = Path(cli.__file__).parent / "recipes"
-TRANSFORMER = ("encoder.kind=transformer", "encoder.width=32", "encoder.heads=2", "encoder.depth=2")
 
 
 @pytest.mark.parametrize("name", STAGE_NAMES)

@@ -9,7 +9,7 @@ from typing import get_args, get_type_hints
 import numpy as np
 import pytest
 import torch
-from small_study import N_CHANNELS, N_SAMPLES
+from small_study import N_CHANNELS, N_SAMPLES, TRANSFORMER
 
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.errors import UserError
@@ -28,7 +28,6 @@ from neuroimagen.trainer.stages.semantic import SemanticModel
 Train = Callable[..., Path]
 KINDS = get_args(get_type_hints(EncoderConfig)["kind"])
 ON = "encoder.subject_layers=true"
-TRANSFORMER = ("encoder.kind=transformer", "encoder.width=32", "encoder.heads=2", "encoder.depth=2")
 
 
 def make(kind: str = "temporal_spatial", *, subjects: tuple[int, ...] | None = (3, 1), **changes: object) -> EEGEncoder:
