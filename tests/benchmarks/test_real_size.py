@@ -76,6 +76,15 @@ def test_flops_are_two_a_multiply_add_forward_and_backward() -> None:
     assert count_flops(lambda: layer(x).sum().backward()) == 3 * (2 * 7 * 30 * 20)
 
 
+def test_the_default_encoder_takes_what_the_docs_say() -> None:
+    """docs/performance.md: 67 MFLOP a segment of 128 × 440, forward and backward."""
+    meta = torch.device("meta")
+    with meta:
+        encoder = make_stage(sizes_of(tiny=False, unet_batch=1), "contrastive", meta).networks["encoder"]
+    eeg = torch.empty(8, 128, 440, device=meta)
+    assert count_flops(lambda: encoder(eeg).sum().backward()) / 8 == pytest.approx(67e6, rel=0.01)
+
+
 def test_the_peak_is_of_the_best_size(monkeypatch: pytest.MonkeyPatch) -> None:
     from neuroimagen.benchmarks import machine
 
