@@ -26,13 +26,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from neuroimagen.data_shards.blas import single_blas_thread
 from neuroimagen.data_shards.forward_model import (
     NOISE_BINS,
     PERIOD,
     STREAM_CEILING,
     ForwardModel,
     random_stream,
-    single_blas_thread,
 )
 
 DECODER_WINDOW = (20, 460)  # samples that the decoder sees

@@ -29,15 +29,16 @@ electrodes of a real montage (`head_model.MONTAGE`) sit on a spherical head; at 
   walk, linear in between, smooth over the scalp; `drift` is its standard deviation over the noise's.
 
 Every segment has its own random stream, Philox with the key (seed, segment): what segment 17 looks like depends neither
-on how many there are nor on which were made before it.
+on how many there are nor on which were made before it. Nor does it depend on the number of threads: BLAS computes the
+products with one. Its last bits do depend on the kind of processor and on the version of NumPy.
 """
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from neuroimagen.data_shards.blas import single_blas_thread
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.data_shards.head_model import cortex_dipoles, montage, random_turn, topographies_of
 from neuroimagen.data_shards.stimuli import CLASSES, layout_features, sample_scene
@@ -68,14 +69,6 @@ _GROUP_SEED = 20170721  # the group's sources: the same in every study, as anato
 def random_stream(seed: int, stream: int, index: int = 0) -> np.random.Generator:
     """The generator of one thing (segment, stimulus, …) in a study; independent of all others."""
     return np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64), counter=[0, 0, 0, stream]))
-
-
-def single_blas_thread() -> AbstractContextManager[object]:
-    """Hold BLAS to one thread: the last bit of a sum depends on how many share it; small products lose by sharing."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
-    return limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,9 +322,10 @@ class ForwardModel:
 
         eeg = rng.standard_normal((topographies.shape[1], length), dtype=np.float32)
         eeg *= white
-        eeg += (topographies[subject] * amplitudes.astype(np.float32)) @ courses
         coefficients = rng.standard_normal(amplitude.shape[1:], dtype=np.float32) * amplitude[subject]  # cosines, sines
-        eeg += mixing[subject] @ coefficients @ waves[:, :length]
+        with single_blas_thread():
+            eeg += (topographies[subject] * amplitudes.astype(np.float32)) @ courses
+            eeg += mixing[subject] @ coefficients @ waves[:, :length]
         eeg -= mean
         if drift is not None:
             eeg += (drift * np.sqrt(self.noise_variance) / self.scale).astype(np.float32)[:, None]
@@ -366,4 +360,5 @@ class ForwardModel:
         share = (position - before)[:, None]
         between = (1 - share) * walk[before] + share * walk[before + 1]
         between /= np.sqrt((1 - share) ** 2 + share**2 + 2 * _DRIFT_MEMORY * share * (1 - share))
-        return self.config.drift * between @ self.drift_fields(subject).T
+        with single_blas_thread():
+            return self.config.drift * between @ self.drift_fields(subject).T

@@ -1,7 +1,8 @@
 """Writes a latent store shard by shard, so that an interrupted job continues and many ranks share one.
 
 Shards go into a hidden sibling of the store, `.<name>.part`, each followed by a record that it is done. Whoever comes
-back after an interruption, with any number of ranks, writes the shards that lack one. Same inputs, same bytes.
+back after an interruption, with any number of ranks, writes the shards that lack one. The same inputs give the same
+bytes on one kind of device and with one version of PyTorch; on a CPU with the same number of threads.
 """
 
 import dataclasses

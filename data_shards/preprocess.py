@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from neuroimagen.data_shards.blas import single_blas_thread
 from neuroimagen.data_shards.errors import UsageError, UserError
 
 
@@ -78,5 +79,6 @@ def _detrended(eeg: np.ndarray) -> np.ndarray:
     """float32 [C, T] without each channel's least-squares line."""
     time = np.linspace(-1, 1, eeg.shape[1])
     centred = eeg - eeg.mean(axis=1, dtype=np.float64)[:, None]
-    slope = centred @ time / (time @ time)
+    with single_blas_thread():
+        slope = centred @ time / (time @ time)
     return (centred - slope[:, None] * time).astype(np.float32)

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from neuroimagen.data_shards.blas import single_blas_thread
 from neuroimagen.data_shards.ceiling import Ceiling, measure_ceiling
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.data_shards.files import atomic_folder, refuse_existing
@@ -34,7 +35,6 @@ from neuroimagen.data_shards.forward_model import (
     ForwardModel,
     ForwardModelConfig,
     random_stream,
-    single_blas_thread,
 )
 from neuroimagen.data_shards.head_model import MONTAGE
 from neuroimagen.data_shards.progress import track
@@ -165,8 +165,8 @@ class Study:
     def segments(self, *, start: int = 0, workers: int | None = None, chunk: int = _CHUNK) -> Iterator[np.ndarray]:
         """All segments in order from number `start` on.
 
-        Made by `workers` threads (default: one a core) up to two chunks ahead of the caller. The same to the bit
-        whatever `workers` and `chunk`.
+        Made by `workers` threads (default: one per core) up to two chunks ahead of the caller. The same to the bit
+        whatever `workers` and `chunk` are, and the same as `segment` gives.
         """
         with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool, single_blas_thread():
             ahead = [pool.submit(self.segment, i) for i in range(start, min(start + chunk, self.num_segments))]

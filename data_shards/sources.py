@@ -49,8 +49,9 @@ def ingest(
 ) -> Dataset:
     """Write a source's recordings as a data set in folder `out` and open it.
 
-    Preprocessing is fitted on the training part only, and applied by `workers` threads (default: one a core). The same
-    source and options give the same bytes, also when the job is killed and started again: it keeps what was finished.
+    Preprocessing is fitted on the training part only, and applied by `workers` threads (default: one per core). With
+    the same versions and kind of processor the same source and options give the same bytes, whatever `workers` is, and
+    also when the job is killed and started again: it keeps what was finished.
     """
     options = preprocessing or Preprocessing()
     metadata = source.metadata()

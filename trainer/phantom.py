@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from neuroimagen.data_shards.blas import single_blas_thread
 from neuroimagen.data_shards.dataset import Dataset
 from neuroimagen.data_shards.progress import track
 from neuroimagen.data_shards.schema import SegmentRecord, StimulusRecord
@@ -79,6 +80,11 @@ def fit_drift(features: Floats, sessions: Sessions, *, seed: int = 0) -> DriftMo
     with the order inside the blocks shuffled (parallel analysis, direction by direction) is drift. Increments of
     neighbouring blocks correlate by −(1 − memory)/2 where the walk is autoregressive, which gives its memory.
     """
+    with single_blas_thread():
+        return _fit_drift(features, sessions, seed)
+
+
+def _fit_drift(features: Floats, sessions: Sessions, seed: int) -> DriftModel:
     standard = np.asarray(features, dtype=np.float64).copy()
     levels: dict[int, Floats] = {}
     scales: dict[int, Floats] = {}
@@ -149,7 +155,8 @@ def _memory(increments: Floats, variance: Floats, sessions: Sessions) -> float:
 def draw_phantom(model: DriftModel, sessions: Sessions, rng: np.random.Generator) -> tuple[Floats, Integers]:
     """Slow features of a phantom [N, D], and the segment [N] whose fast part each place of the session gets.
 
-    Segments change places at random within their subject, so nothing ties a place to the stimulus shown there.
+    Segments change places at random within their subject, so nothing ties a place to the stimulus shown there. The same
+    generator gives the same bits, whatever the number of threads.
     """
     features = np.empty_like(model.residuals)
     sources = np.empty(len(features), dtype=np.int64)
@@ -164,7 +171,8 @@ def draw_phantom(model: DriftModel, sessions: Sessions, rng: np.random.Generator
         between = (1 - share) * walk[block] + share * walk[block + 1]
         # A mean of two nodes varies less than a node: scaled so that the drift is as large everywhere.
         between /= np.sqrt((1 - share) ** 2 + share**2 + 2 * model.memory * share * (1 - share))
-        drift = between @ model.loadings
+        with single_blas_thread():
+            drift = between @ model.loadings
         features[own] = model.levels[subject] + model.scales[subject] * (drift + model.residuals[sources[own]])
     return features, sources
 

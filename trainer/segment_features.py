@@ -7,6 +7,7 @@ import itertools
 
 import numpy as np
 
+from neuroimagen.data_shards.blas import single_blas_thread
 from neuroimagen.trainer.metrics import Floats
 
 BIN_MS = 40.0
@@ -19,10 +20,14 @@ def num_bins(n_samples: int, sfreq: float) -> int:
 
 
 def remove_trend(eeg: Floats) -> tuple[Floats, Floats, Floats]:
-    """Least-squares line of each channel: mean [N, C], slope per window [N, C], residual [N, C, T]; eeg [N, C, T]."""
+    """Least-squares line of each channel: mean [N, C], slope per window [N, C], residual [N, C, T]; eeg [N, C, T].
+
+    The same bits whatever the number of threads.
+    """
     time = np.linspace(-0.5, 0.5, eeg.shape[2], dtype=np.float32)
     mean = eeg.mean(axis=2)
-    slope = eeg @ time / (time @ time)
+    with single_blas_thread():
+        slope = eeg @ time / (time @ time)
     return mean, slope, eeg - mean[:, :, None] - slope[:, :, None] * time
 
 

@@ -7,6 +7,7 @@ import pytest
 from scipy.linalg import toeplitz
 from scipy.stats import norm
 
+from neuroimagen.data_shards.blas import single_blas_thread
 from neuroimagen.data_shards.ceiling import (
     Decoder,
     achievable_accuracy,
@@ -20,7 +21,6 @@ from neuroimagen.data_shards.forward_model import (
     PERIOD,
     ForwardModel,
     ForwardModelConfig,
-    single_blas_thread,
 )
 
 

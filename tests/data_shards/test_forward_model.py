@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import eval_legendre, lpmv
 
+from neuroimagen.data_shards.blas import single_blas_thread
 from neuroimagen.data_shards.errors import UserError
 from neuroimagen.data_shards.forward_model import (
     EVOKED_GAIN,
@@ -18,7 +19,6 @@ from neuroimagen.data_shards.forward_model import (
     ForwardModel,
     ForwardModelConfig,
     class_responses,
-    single_blas_thread,
 )
 from neuroimagen.data_shards.head_model import montage, sphere_potential
 
