@@ -30,9 +30,7 @@ test-gpu: setup
 lint: setup
 	@"$(BIN)/ruff" check .
 	@"$(BIN)/ruff" format --check .
-	@mkdir -p build/types/neuroimagen && for folder in launch data_shards kernels trainer tune benchmarks; do \
-	  [ ! -d $$folder ] || ln -sfn "$(CURDIR)/$$folder" build/types/neuroimagen/$$folder; done
-	@cd build/types && "$(CURDIR)/$(BIN)/python" -m mypy --config-file "$(CURDIR)/pyproject.toml" -p neuroimagen
+	@"$(BIN)/python" -m mypy -p neuroimagen
 
 format: setup
 	@"$(BIN)/ruff" check --fix .
@@ -41,9 +39,9 @@ format: setup
 bench: setup
 	@"$(BIN)/python" "$(BIN)/neuroimagen" bench $(or $(ARGS),mining)
 
-# Trains the embedded model again from nothing, on CPU; the model card in trainer/embedded_model/ says how.
+# Trains the embedded model again from nothing, on CPU; the model card in trainer/bundled_model/weights/ says how.
 embedded-model: setup
-	@"$(BIN)/python" -m neuroimagen.trainer.embedded_training --out trainer/embedded_model $(ARGS)
+	@"$(BIN)/python" -m neuroimagen.trainer.bundled_model.training --out trainer/bundled_model/weights $(ARGS)
 
 clean:
 	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache

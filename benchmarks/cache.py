@@ -26,15 +26,15 @@ from neuroimagen.benchmarks.frozen_model import (
     write_report,
 )
 from neuroimagen.benchmarks.machine import describe
-from neuroimagen.data_shards.cache import LatentCache
-from neuroimagen.data_shards.dataset import Dataset
-from neuroimagen.data_shards.latents import LatentStore
-from neuroimagen.data_shards.model_folder import image_size_px
-from neuroimagen.data_shards.ranks import Ranks
-from neuroimagen.data_shards.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
-from neuroimagen.data_shards.stimuli import draw_scene, sample_scene
-from neuroimagen.data_shards.stimuli_store import square_image
-from neuroimagen.data_shards.writer import DatasetWriter
+from neuroimagen.data_shards.common.processes import Ranks
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.dataset.latent_store import LatentStore
+from neuroimagen.data_shards.dataset.stimuli import square_image
+from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
+from neuroimagen.data_shards.frozen_models.model_folder import image_size_px
+from neuroimagen.data_shards.latent_cache.encode import LatentCache
+from neuroimagen.data_shards.simulator.drawn_stimuli import draw_scene, sample_scene
+from neuroimagen.data_shards.writing.writer import DatasetWriter
 
 HELP = "images a second of latent caching beside the plain loop of vae.encode calls"
 EPILOG = """examples:

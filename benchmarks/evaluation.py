@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from neuroimagen.trainer import metrics
-from neuroimagen.trainer.embedded import EMBEDDED, embedded_model_path
-from neuroimagen.trainer.features import ClipModel, ImageClassifier
-from neuroimagen.trainer.intervals import bootstrap_mean
-from neuroimagen.trainer.permutation_test import identification_table, permutation_p, recognition_table
+from neuroimagen.trainer.bundled_model.location import EMBEDDED, embedded_model_path
+from neuroimagen.trainer.evaluation import metrics
+from neuroimagen.trainer.evaluation.feature_networks import ClipModel, ImageClassifier
+from neuroimagen.trainer.evaluation.intervals import bootstrap_mean
+from neuroimagen.trainer.evaluation.permutation_test import identification_table, permutation_p, recognition_table
 
 HELP = "evaluation of 2,000 reconstructions: the share of the feature networks"
 EPILOG = """examples:

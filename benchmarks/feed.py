@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from neuroimagen.benchmarks.train_steps import SEED
-from neuroimagen.data_shards.dataset import Dataset
-from neuroimagen.data_shards.fetch import Batch
-from neuroimagen.data_shards.latents import LatentStore
-from neuroimagen.trainer.data import BatchNeeds, StageData
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.dataset.latent_store import LatentStore
+from neuroimagen.data_shards.loading.reader import Batch
+from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
 from neuroimagen.trainer.stages.base import Stage
 
 Encode = Callable[[Batch], Tensor]

@@ -32,9 +32,9 @@ from neuroimagen.benchmarks.studies import (
     simulate,
     train,
 )
-from neuroimagen.trainer.config import load_recipe
-from neuroimagen.trainer.evaluate import ITEMS_FILE
-from neuroimagen.trainer.results import RESULTS_FILE, find, read_results
+from neuroimagen.trainer.evaluation.evaluate import ITEMS_FILE
+from neuroimagen.trainer.evaluation.results import RESULTS_FILE, find, read_results
+from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.tune.confirm import RANGES, difference_range
 
 HELP = "diffusion fine-tuning on EEG beside the frozen model: identification, accuracy, PixCorr, SSIM"

@@ -12,8 +12,8 @@ import torch
 
 from neuroimagen.benchmarks.machine import now
 from neuroimagen.benchmarks.stable_diffusion import STABLE_DIFFUSION_1_5, DiffusionSizes
-from neuroimagen.trainer.batch_by_memory import peak_bytes
-from neuroimagen.trainer.embedded import EMBEDDED, embedded_model_path, resolve_model_path
+from neuroimagen.trainer.bundled_model.location import EMBEDDED, embedded_model_path, resolve_model_path
+from neuroimagen.trainer.reconstruction.batch_by_memory import peak_bytes
 
 SIZES = {"sd15": STABLE_DIFFUSION_1_5}
 

@@ -29,18 +29,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from neuroimagen.data_shards.dataset import Dataset
-from neuroimagen.data_shards.errors import UsageError
-from neuroimagen.data_shards.fetch import Reader
-from neuroimagen.data_shards.plan import BalancedPlan, BlockShufflePlan, Plan, ShufflePlan
-from neuroimagen.data_shards.schema import (
+from neuroimagen.data_shards.common.errors import UsageError
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.format.schema import (
     INDEX_SCHEMA,
     STIMULI_SCHEMA,
     ClassInfo,
     DatasetMetadata,
     npy_header,
 )
-from neuroimagen.data_shards.tables import ROWS_PER_GROUP, file_sha256
+from neuroimagen.data_shards.format.tables import ROWS_PER_GROUP, file_sha256
+from neuroimagen.data_shards.loading.plan import BalancedPlan, BlockShufflePlan, Plan, ShufflePlan
+from neuroimagen.data_shards.loading.reader import Reader
 
 HELP = "a large data set: memory over an epoch, first batch, resume at 90 %, planning, opening the index"
 EPILOG = """examples:

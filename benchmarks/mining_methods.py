@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from neuroimagen.benchmarks.mining_chunked import ChunkedLoss
+from neuroimagen.kernels.backends.semihard_reference import tensorflow_addons_loss
 from neuroimagen.kernels.semihard import SemiHardTripletLoss
-from neuroimagen.kernels.semihard_reference import tensorflow_addons_loss
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 

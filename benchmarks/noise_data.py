@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from neuroimagen.data_shards.dataset import Dataset
-from neuroimagen.data_shards.latent_writer import LatentWriter
-from neuroimagen.data_shards.latents import SHARD_ITEMS, LatentItems, LatentMetadata, LatentStore
-from neuroimagen.data_shards.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
-from neuroimagen.data_shards.writer import DatasetWriter
-from neuroimagen.trainer.data import Shapes
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.dataset.latent_store import SHARD_ITEMS, LatentItems, LatentMetadata, LatentStore
+from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
+from neuroimagen.data_shards.latent_cache.write import LatentWriter
+from neuroimagen.data_shards.writing.writer import DatasetWriter
+from neuroimagen.trainer.batches.stage_data import Shapes
 
 VALIDATION_SHARE = 16
 """One segment of each class in this many is for validation."""

@@ -30,14 +30,14 @@ from neuroimagen.benchmarks.studies import (
     simulate,
     train,
 )
-from neuroimagen.data_shards.dataset import Dataset
-from neuroimagen.trainer.config import load_recipe
-from neuroimagen.trainer.eeg_rows import lda_predictions
-from neuroimagen.trainer.metrics import Integers
-from neuroimagen.trainer.segment_features import bin_means, num_bins
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.trainer.evaluation.eeg_conditions import lda_predictions
+from neuroimagen.trainer.evaluation.metrics import Integers
+from neuroimagen.trainer.evaluation.segment_features import bin_means, num_bins
+from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.stages.classifier import ClassifierModel, labelled_rows
 from neuroimagen.tune.confirm import RANGES, difference_range
-from neuroimagen.tune.objective import selected, validation_of
+from neuroimagen.tune.trials.objective import selected, validation_of
 
 HELP = "few labels: a classifier that starts from masked pre-training beside one from scratch"
 EPILOG = """examples:

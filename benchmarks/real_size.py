@@ -25,7 +25,7 @@ import torch
 
 from neuroimagen.benchmarks.machine import describe
 from neuroimagen.benchmarks.real_size_jobs import LOOPS, Figures, Job, Sizes, ask, sizes_of, write_data
-from neuroimagen.data_shards.errors import UserError
+from neuroimagen.data_shards.common.errors import UserError
 
 HELP = "training steps at real size on a GPU: share of its peak, data, memory by ZeRO stage, diffusers' own loop"
 EPILOG = """examples:

@@ -20,19 +20,19 @@ from neuroimagen.benchmarks.machine import matrix_peak, timed
 from neuroimagen.benchmarks.noise_data import open_noise_latents, write_noise, write_noise_latents
 from neuroimagen.benchmarks.stable_diffusion import STABLE_DIFFUSION_1_5, TINY, DiffusionSizes
 from neuroimagen.benchmarks.train_steps import SEED, WARM_UP_STEPS, Step, alone, bare_step, engine_step
-from neuroimagen.data_shards.dataset import Dataset
-from neuroimagen.data_shards.fetch import Batch
-from neuroimagen.trainer.config import Recipe
-from neuroimagen.trainer.data import BatchNeeds, Shapes
-from neuroimagen.trainer.eeg_diffusion import NoiseSchedule
-from neuroimagen.trainer.encoders import EncoderConfig, encoder_arguments
-from neuroimagen.trainer.loop import peak_memory_gib
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.loading.reader import Batch
+from neuroimagen.trainer.batches.stage_data import BatchNeeds, Shapes
+from neuroimagen.trainer.networks.eeg_unet import NoiseSchedule
+from neuroimagen.trainer.networks.encoders.base import EncoderConfig, encoder_arguments
+from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.stages.base import Stage
 from neuroimagen.trainer.stages.contrastive import ContrastiveConfig
 from neuroimagen.trainer.stages.diffusion import DiffusionConfig, DiffusionStage
 from neuroimagen.trainer.stages.masked import MaskedConfig
-from neuroimagen.trainer.stages.registry import STABLE_DIFFUSION_1_SCHEDULER, build_stage
 from neuroimagen.trainer.stages.semantic import SemanticConfig, SemanticModel
+from neuroimagen.trainer.training.build import STABLE_DIFFUSION_1_SCHEDULER, build_stage
+from neuroimagen.trainer.training.loop import peak_memory_gib
 
 LOOPS = {
     "contrastive": ("engine", "streaming", "bare"),

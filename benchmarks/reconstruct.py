@@ -23,8 +23,8 @@ from neuroimagen.benchmarks.frozen_model import (
     write_report,
 )
 from neuroimagen.benchmarks.machine import describe
-from neuroimagen.trainer.diffusion import LatentDiffusion, load_latent_diffusion
-from neuroimagen.trainer.pixels import to_uint8
+from neuroimagen.trainer.networks.pixels import to_uint8
+from neuroimagen.trainer.reconstruction.latent_diffusion import LatentDiffusion, load_latent_diffusion
 
 HELP = "pictures a second of reconstruction beside diffusers' pipeline, one at a time and batched"
 EPILOG = """examples:
@@ -123,7 +123,7 @@ Draw = Callable[[Tensor, Tensor], np.ndarray]
 
 def inputs(diffusion: LatentDiffusion, count: int) -> tuple[Tensor, Tensor]:
     """Noise float32 [count, C, h, w], and hidden states float32 [count, L, D] of captions of twelve classes."""
-    from neuroimagen.data_shards.stimuli import CLASSES
+    from neuroimagen.data_shards.simulator.drawn_stimuli import CLASSES
 
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(count, *diffusion.latent_shape, generator=generator)

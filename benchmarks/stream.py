@@ -32,13 +32,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from neuroimagen.data_shards.checksum import crc32
-from neuroimagen.data_shards.dataset import Dataset
-from neuroimagen.data_shards.errors import UserError
-from neuroimagen.data_shards.fetch import Reader
-from neuroimagen.data_shards.plan import ShufflePlan
-from neuroimagen.data_shards.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
-from neuroimagen.data_shards.writer import DatasetWriter
+from neuroimagen.data_shards.common.checksum import crc32
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
+from neuroimagen.data_shards.loading.plan import ShufflePlan
+from neuroimagen.data_shards.loading.reader import Reader
+from neuroimagen.data_shards.writing.writer import DatasetWriter
 
 HELP = "samples a second of the reader beside webdataset, an in-RAM DataLoader, litdata and MosaicML streaming"
 EPILOG = """examples:

@@ -18,12 +18,12 @@ from neuroimagen.benchmarks.feed import Encode, StageBatches
 from neuroimagen.benchmarks.machine import timed
 from neuroimagen.benchmarks.noise_data import write_noise
 from neuroimagen.benchmarks.train_steps import WARM_UP_STEPS, Step, bare_step, embedded_shapes, recipe_of
-from neuroimagen.data_shards.cache import LatentCache
-from neuroimagen.data_shards.fetch import Batch
-from neuroimagen.data_shards.frozen_models import TextEncoder, VaeEncoder
-from neuroimagen.trainer.data import BatchNeeds
-from neuroimagen.trainer.embedded import embedded_model_path
-from neuroimagen.trainer.stages.registry import build_stage
+from neuroimagen.data_shards.frozen_models.encoders import TextEncoder, VaeEncoder
+from neuroimagen.data_shards.latent_cache.encode import LatentCache
+from neuroimagen.data_shards.loading.reader import Batch
+from neuroimagen.trainer.batches.stage_data import BatchNeeds
+from neuroimagen.trainer.bundled_model.location import embedded_model_path
+from neuroimagen.trainer.training.build import build_stage
 
 KINDS = {"diffusion": "vae", "semantic": "text-class"}
 """Stage → the kind of latent that it is fed with."""

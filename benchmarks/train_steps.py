@@ -12,21 +12,26 @@ from typing import Any
 import torch
 
 from neuroimagen.benchmarks.machine import timed
-from neuroimagen.data_shards.fetch import Batch
-from neuroimagen.data_shards.model_folder import component_folder, image_size_px, read_config, vae_reduction
-from neuroimagen.data_shards.model_folder import text_shape as text_shape_of
-from neuroimagen.launch.deepspeed import free_port
-from neuroimagen.trainer.config import Recipe
-from neuroimagen.trainer.coordination import Ranks
-from neuroimagen.trainer.data import Shapes
-from neuroimagen.trainer.embedded import embedded_model_path
-from neuroimagen.trainer.encoders import EncoderConfig
-from neuroimagen.trainer.engine import Frozen, build_engines, compute_dtype, init_gloo, set_learning_rates
-from neuroimagen.trainer.loop import train_step
-from neuroimagen.trainer.randomness import StepRandom, derive_seed, reseed_dropout
+from neuroimagen.data_shards.frozen_models.model_folder import (
+    component_folder,
+    image_size_px,
+    read_config,
+    vae_reduction,
+)
+from neuroimagen.data_shards.frozen_models.model_folder import text_shape as text_shape_of
+from neuroimagen.data_shards.loading.reader import Batch
+from neuroimagen.launch.jobs.local_ranks import free_port
+from neuroimagen.trainer.batches.stage_data import Shapes
+from neuroimagen.trainer.bundled_model.location import embedded_model_path
+from neuroimagen.trainer.networks.encoders.base import EncoderConfig
+from neuroimagen.trainer.networks.randomness import StepRandom, derive_seed, reseed_dropout
+from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.stages.base import Stage
 from neuroimagen.trainer.stages.contrastive import ContrastiveConfig
-from neuroimagen.trainer.stages.registry import build_stage
+from neuroimagen.trainer.training.build import build_stage
+from neuroimagen.trainer.training.engine import Frozen, build_engines, compute_dtype, init_gloo, set_learning_rates
+from neuroimagen.trainer.training.loop import train_step
+from neuroimagen.trainer.training.process_group import Ranks
 
 STAGES = ("masked", "contrastive", "classifier", "saliency", "semantic", "diffusion")
 """`semantic_detailed` does the step of `semantic`, on other captions."""

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from neuroimagen.data_shards.errors import UserError
+from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.tune.config import GuidanceSearch, search_of
-from neuroimagen.tune.proposals import OptunaProposals
 from neuroimagen.tune.records import SearchFolder, TrialRecord, read_lines
-from neuroimagen.tune.result import environment
+from neuroimagen.tune.report.result import environment
+from neuroimagen.tune.samplers.proposals import OptunaProposals
 
 HELP = "searches beside exhaustive grids, and trials at once beside trials in turn"
 EPILOG = """examples:

@@ -30,23 +30,23 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from neuroimagen.data_shards.dataset import Dataset
-from neuroimagen.data_shards.forward_model import ForwardModelConfig
-from neuroimagen.data_shards.schema import segment_key
-from neuroimagen.data_shards.simulate import Study, StudyConfig, write_shards
-from neuroimagen.trainer.eeg_retrieval import predicted_features
-from neuroimagen.trainer.eeg_rows import (
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.format.schema import segment_key
+from neuroimagen.data_shards.simulator.forward_model import ForwardModelConfig
+from neuroimagen.data_shards.simulator.study import Study, StudyConfig, write_shards
+from neuroimagen.trainer.evaluation.eeg_conditions import (
     SegmentSummaries,
     centroid_predictions,
     lda_predictions,
     load_encoder,
     summarise_segments,
 )
-from neuroimagen.trainer.evaluate import evaluate_run
-from neuroimagen.trainer.metrics import Integers, correlation_matrix, shrink
-from neuroimagen.trainer.picture_rows import EvaluateConfig
-from neuroimagen.trainer.results import Result, find
-from neuroimagen.trainer.verdict import drift_share, verdict
+from neuroimagen.trainer.evaluation.evaluate import evaluate_run
+from neuroimagen.trainer.evaluation.image_conditions import EvaluateConfig
+from neuroimagen.trainer.evaluation.metrics import Integers, correlation_matrix, shrink
+from neuroimagen.trainer.evaluation.results import Result, find
+from neuroimagen.trainer.evaluation.retrieval import predicted_features
+from neuroimagen.trainer.evaluation.verdict import drift_share, verdict
 
 HELP = "verdicts on simulated studies with known truth: signal, drift, both"
 EPILOG = """examples:
@@ -111,7 +111,7 @@ class Twin(Study):
         self.number = number
 
     def segment(self, index: int) -> np.ndarray:
-        from neuroimagen.data_shards.stimuli import layout_features
+        from neuroimagen.data_shards.simulator.drawn_stimuli import layout_features
 
         stimulus, subject = divmod(index, self.num_subjects)
         shown = np.random.default_rng([self.config.model.seed, subject, 77, self.number])

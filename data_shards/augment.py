@@ -9,8 +9,8 @@ import dataclasses
 import numpy as np
 import torch
 
-from neuroimagen.data_shards.errors import UserError
-from neuroimagen.data_shards.permutation import derive_key
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.permutation import derive_key
 
 _MIXUP, _SHIFT, _SCALE, _DROPOUT, _NOISE = range(5)
 

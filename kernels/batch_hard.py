@@ -11,8 +11,8 @@ go to the lowest row. Exact and chunked: O(CHUNK · N) memory beside the rows.
 import torch
 from torch import Tensor
 
-from neuroimagen.kernels.global_batch import gather_batch, is_distributed, sum_of_ranks
-from neuroimagen.kernels.mining_call import DISTANCES
+from neuroimagen.kernels.triplets.global_batch import gather_batch, is_distributed, sum_of_ranks
+from neuroimagen.kernels.triplets.options import DISTANCES
 
 CHUNK = 1024
 """Anchors whose distances are looked at together."""

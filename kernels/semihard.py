@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuroimagen.kernels import semihard_torch
-from neuroimagen.kernels.class_layout import PositiveSampler
-from neuroimagen.kernels.global_batch import gather_batch, is_distributed, sum_of_ranks
-from neuroimagen.kernels.mining_call import MiningCall, check_options, positives_limit
+from neuroimagen.kernels.backends import semihard_torch
+from neuroimagen.kernels.triplets.class_layout import PositiveSampler
+from neuroimagen.kernels.triplets.global_batch import gather_batch, is_distributed, sum_of_ranks
+from neuroimagen.kernels.triplets.options import MiningCall, check_options, positives_limit
 
 REDUCTIONS = ("pairs", "active")
 MAX_SCANNED_POSITIVES = 64
@@ -153,7 +153,7 @@ def mine_semihard(
         layout = call.layout()
         sampler = PositiveSampler(layout, call.limit, generator)
         if choose_backend(backend, rows.device, sampler.most()) == "triton":
-            from neuroimagen.kernels import semihard_triton
+            from neuroimagen.kernels.backends import semihard_triton
 
             return Triplets(*semihard_triton.mine(rows, columns, layout, sampler, precision=precision))
         return Triplets(*semihard_torch.mine(rows, columns, layout, sampler))
@@ -201,7 +201,7 @@ def semihard_loss_sum(
         sampler = PositiveSampler(layout, call.limit)
         options: dict[str, Any] = {"margin": margin, "distance": distance, "with_gradient": with_gradient}
         if choose_backend(backend, rows.device, sampler.most(), rows.dtype) == "triton":
-            from neuroimagen.kernels import triplet_loss_triton
+            from neuroimagen.kernels.backends import triplet_loss_triton
 
             result = triplet_loss_triton.loss_sum(rows, columns, layout, sampler, precision=precision, **options)
         else:

@@ -95,7 +95,7 @@ def run_words(words: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    from neuroimagen.data_shards.errors import UsageError, UserError
+    from neuroimagen.data_shards.common.errors import UsageError, UserError
 
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = parse(arguments)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neuroimagen.data_shards.errors import UserError
-from neuroimagen.data_shards.files import atomic_path, refuse_existing
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.files import atomic_path, refuse_existing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def tiny_diffusion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random-weight model folder in Stable Diffusion's layout, with clip/ and classifier/. Read only."""
-    from neuroimagen.data_shards.stimuli import CLASSES
+    from neuroimagen.data_shards.simulator.drawn_stimuli import CLASSES
 
     folder = tmp_path_factory.mktemp("models") / "tiny-diffusion"
     return build_tiny_diffusion_folder(folder, class_names=[item.wnid for item in CLASSES])
@@ -63,9 +63,9 @@ def make_tiny_dataset() -> Callable[..., Path]:
         import numpy as np
         from PIL import Image
 
-        from neuroimagen.data_shards import stimuli
-        from neuroimagen.data_shards.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
-        from neuroimagen.data_shards.writer import DatasetWriter
+        from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
+        from neuroimagen.data_shards.simulator import drawn_stimuli as stimuli
+        from neuroimagen.data_shards.writing.writer import DatasetWriter
 
         rng = np.random.default_rng(0)
         metadata = DatasetMetadata(
@@ -137,7 +137,7 @@ def one_rank() -> Iterator[None]:
     """This process as the only rank of a gloo group, as a launcher would start it; undone after the module."""
     import torch.distributed as dist
 
-    from neuroimagen.launch.deepspeed import free_port
+    from neuroimagen.launch.jobs.local_ranks import free_port
 
     values = {
         **{"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"},
@@ -150,7 +150,7 @@ def one_rank() -> Iterator[None]:
         import deepspeed
         from deepspeed.utils import groups
 
-        from neuroimagen.trainer.engine import init_gloo
+        from neuroimagen.trainer.training.engine import init_gloo
 
         # DeepSpeed keeps the groups it made in its modules and would use them after their end. Nothing else in a
         # session may start it in this process: what a module finds here is what it leaves.

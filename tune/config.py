@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Literal
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from neuroimagen.data_shards.errors import UserError
-from neuroimagen.trainer.config import Recipe, all_keys, load_recipe
-from neuroimagen.trainer.find_run import require_run
-from neuroimagen.trainer.strict_yaml import load_yaml, yaml_fault
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.trainer.recipe.recipe import Recipe, all_keys, load_recipe
+from neuroimagen.trainer.recipe.strict_yaml import load_yaml, yaml_fault
+from neuroimagen.trainer.runs.find_run import require_run
 from neuroimagen.tune.space import Parameter, overrides
 
 PICTURE_METRICS = ("two_way_clip", "ssim", "accuracy", "pixcorr")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from neuroimagen.tune.config import GuidanceSearch, Search
-from neuroimagen.tune.objective import combined, pareto_front
 from neuroimagen.tune.records import TrialRecord
 from neuroimagen.tune.space import Value
+from neuroimagen.tune.trials.objective import combined, pareto_front
 
 FIRST_FRESH_SEED = 1000
 """Fresh seeds are the recipe's plus this and the numbers after it; no trial of the search had one."""

@@ -9,7 +9,7 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
-from neuroimagen.data_shards.errors import UserError
+from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.tune.config import Search
 from neuroimagen.tune.records import SearchFolder, TrialRecord
 

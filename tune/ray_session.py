@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from neuroimagen.data_shards.errors import UserError
+from neuroimagen.data_shards.common.errors import UserError
 
 _MAX_TEMP_PATH = 40
 """Ray's sockets lie some 60 characters below its folder, and a socket's path may have 107."""

@@ -17,9 +17,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
-from neuroimagen.data_shards.errors import UserError
-from neuroimagen.data_shards.files import atomic_path, held_folder
-from neuroimagen.trainer.config import Recipe, difference, dump_recipe, load_recipe
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.files import atomic_path, held_folder
+from neuroimagen.trainer.recipe.recipe import Recipe, difference, dump_recipe, load_recipe
 from neuroimagen.tune.config import Search, dump_search, search_of
 from neuroimagen.tune.space import Value
 

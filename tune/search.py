@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from neuroimagen.data_shards.errors import UserError
-from neuroimagen.data_shards.sealed import sealed
-from neuroimagen.trainer.config import Recipe
-from neuroimagen.trainer.inputs import open_inputs
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.dataset.sealed import sealed
+from neuroimagen.trainer.recipe.recipe import Recipe
+from neuroimagen.trainer.training.inputs import open_inputs
 from neuroimagen.tune.config import GuidanceSearch, MarginSearch, Search
 from neuroimagen.tune.confirm import best_trial, fresh_trials
-from neuroimagen.tune.proposals import proposals_for
 from neuroimagen.tune.ray_session import ray_session
 from neuroimagen.tune.records import SearchFolder, TrialRecord, locked, open_search
-from neuroimagen.tune.result import final_values, write_result
+from neuroimagen.tune.report.result import final_values, write_result
+from neuroimagen.tune.samplers.proposals import proposals_for
 from neuroimagen.tune.schedulers import make_scheduler
 from neuroimagen.tune.space import Value
 
@@ -246,10 +246,10 @@ def _tell_nobody(record: TrialRecord) -> None:
 
 def _trainable(search: Search) -> type[Any]:
     if isinstance(search, MarginSearch):
-        from neuroimagen.tune.margin import MarginTrial
+        from neuroimagen.tune.trials.margin import MarginTrial
 
         return MarginTrial
-    from neuroimagen.tune.guidance import GuidanceTrial
+    from neuroimagen.tune.trials.guidance import GuidanceTrial
 
     return GuidanceTrial
 

@@ -19,7 +19,7 @@ Latents go to DATA/latents/<kind>-<model>-<digest>/. What is there already is ke
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    from neuroimagen.data_shards.latent_kinds import DTYPES, KINDS
+    from neuroimagen.data_shards.frozen_models.latent_kinds import DTYPES, KINDS
 
     kinds = ", ".join(KINDS)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set; latents are written into it")
@@ -40,10 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Cache every kind asked for; print where each is."""
-    from neuroimagen.data_shards.cache import LatentCache, applicable_kinds
-    from neuroimagen.data_shards.dataset import Dataset
-    from neuroimagen.data_shards.ranks import Ranks
-    from neuroimagen.trainer.embedded import resolve_model_path
+    from neuroimagen.data_shards.common.processes import Ranks
+    from neuroimagen.data_shards.dataset.dataset import Dataset
+    from neuroimagen.data_shards.latent_cache.encode import LatentCache, applicable_kinds
+    from neuroimagen.trainer.bundled_model.location import resolve_model_path
 
     dataset = Dataset.open(args.data)
     model = resolve_model_path(args.model)

@@ -71,7 +71,7 @@ def _fill_verify(parser: argparse.ArgumentParser) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from neuroimagen.data_shards.verify import verify
+    from neuroimagen.data_shards.dataset.verify import verify
 
     count = 0
     for problem in verify(args.data):
@@ -102,6 +102,6 @@ def _fill_info(parser: argparse.ArgumentParser) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
-    from neuroimagen.data_shards.dataset import Dataset
+    from neuroimagen.data_shards.dataset.dataset import Dataset
 
     print("\n".join(describe(Dataset.open(args.data))))

@@ -30,9 +30,9 @@ def run(args: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
-    from neuroimagen.data_shards.audit import audit
-    from neuroimagen.data_shards.dataset import Dataset
-    from neuroimagen.data_shards.files import atomic_path
+    from neuroimagen.data_shards.common.files import atomic_path
+    from neuroimagen.data_shards.dataset.audit import audit
+    from neuroimagen.data_shards.dataset.dataset import Dataset
 
     dataset = Dataset.open(args.data)
     findings = audit(dataset)
@@ -52,12 +52,12 @@ def _eeg_part(dataset: object) -> dict[str, object]:
     """Print what linear decoders and nuisance rows reach on the split; the same as JSON values."""
     from dataclasses import asdict
 
-    from neuroimagen.data_shards.dataset import Dataset
-    from neuroimagen.trainer.controls import control_results
-    from neuroimagen.trainer.eeg_rows import can_decode_classes, eeg_results, summarise_segments
-    from neuroimagen.trainer.intervals import NUM_RESAMPLES, Estimate
-    from neuroimagen.trainer.results import result, text_table
-    from neuroimagen.trainer.verdict import verdict
+    from neuroimagen.data_shards.dataset.dataset import Dataset
+    from neuroimagen.trainer.evaluation.controls import control_results
+    from neuroimagen.trainer.evaluation.eeg_conditions import can_decode_classes, eeg_results, summarise_segments
+    from neuroimagen.trainer.evaluation.intervals import NUM_RESAMPLES, Estimate
+    from neuroimagen.trainer.evaluation.results import result, text_table
+    from neuroimagen.trainer.evaluation.verdict import verdict
 
     assert isinstance(dataset, Dataset)
     if not len(dataset.rows("train")) or not len(dataset.rows("test")):

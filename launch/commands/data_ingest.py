@@ -142,8 +142,8 @@ def _pair(text: str) -> tuple[int, int]:
 
 
 def _ingest_eegcvpr40(args: argparse.Namespace) -> None:
-    from neuroimagen.data_shards.eegcvpr40 import EegCvpr40Options, EegCvpr40Source
-    from neuroimagen.data_shards.files import refuse_existing
+    from neuroimagen.data_shards.common.files import refuse_existing
+    from neuroimagen.data_shards.sources.eegcvpr40 import EegCvpr40Options, EegCvpr40Source
 
     refuse_existing(args.out)  # before minutes of reading
     options = EegCvpr40Options(
@@ -174,9 +174,9 @@ def _say(notes: Sequence[str]) -> None:
 
 
 def _ingest(source: Any, args: argparse.Namespace) -> None:
-    from neuroimagen.data_shards.preprocess import Preprocessing
-    from neuroimagen.data_shards.schema import SPLITS
-    from neuroimagen.data_shards.sources import ingest
+    from neuroimagen.data_shards.format.schema import SPLITS
+    from neuroimagen.data_shards.sources.base import ingest
+    from neuroimagen.data_shards.writing.preprocessing import Preprocessing
 
     preprocessing = Preprocessing(detrend=args.detrend, standardise=args.standardise, clamp=args.clamp)
     dataset = ingest(source, args.out, preprocessing=preprocessing, shard_bytes=int(args.shard_mib * (1 << 20)))
@@ -219,8 +219,8 @@ def _fill_things_eeg2(parser: argparse.ArgumentParser) -> None:
 
 
 def _ingest_things_eeg2(args: argparse.Namespace) -> None:
-    from neuroimagen.data_shards.files import refuse_existing
-    from neuroimagen.data_shards.things_eeg2 import ThingsEeg2Options, ThingsEeg2Source
+    from neuroimagen.data_shards.common.files import refuse_existing
+    from neuroimagen.data_shards.sources.things_eeg2 import ThingsEeg2Options, ThingsEeg2Source
 
     refuse_existing(args.out)
     options = ThingsEeg2Options(
@@ -275,8 +275,8 @@ def _fill_mne(parser: argparse.ArgumentParser) -> None:
 
 
 def _ingest_mne(args: argparse.Namespace) -> None:
-    from neuroimagen.data_shards.files import refuse_existing
-    from neuroimagen.data_shards.mne_source import MneOptions, MneSource
+    from neuroimagen.data_shards.common.files import refuse_existing
+    from neuroimagen.data_shards.sources.mne import MneOptions, MneSource
 
     refuse_existing(args.out)
     options = MneOptions(
@@ -321,8 +321,8 @@ def _fill_arrays(parser: argparse.ArgumentParser) -> None:
 
 
 def _ingest_arrays(args: argparse.Namespace) -> None:
-    from neuroimagen.data_shards.arrays import ArraySource, LabelTable, load_segments
-    from neuroimagen.data_shards.files import refuse_existing
+    from neuroimagen.data_shards.common.files import refuse_existing
+    from neuroimagen.data_shards.sources.arrays import ArraySource, LabelTable, load_segments
 
     refuse_existing(args.out)
     source = ArraySource(

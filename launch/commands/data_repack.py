@@ -29,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuroimagen.data_shards.dataset import Dataset
-    from neuroimagen.data_shards.errors import UsageError
-    from neuroimagen.data_shards.repack import repack
+    from neuroimagen.data_shards.common.errors import UsageError
+    from neuroimagen.data_shards.dataset.dataset import Dataset
+    from neuroimagen.data_shards.writing.repack import repack
     from neuroimagen.launch.commands.data_describe import describe
 
     if args.workers is not None and args.workers < 1:

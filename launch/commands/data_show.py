@@ -27,8 +27,8 @@ def fill(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from neuroimagen.data_shards.dataset import Dataset
-    from neuroimagen.trainer.data_views import average, write_views
+    from neuroimagen.data_shards.dataset.dataset import Dataset
+    from neuroimagen.trainer.report.data_views import average, write_views
 
     dataset = Dataset.open(args.data)
     averages = average(dataset, part=args.part, subjects=args.subjects, class_names=args.classes)

@@ -49,12 +49,12 @@ def run(args: argparse.Namespace) -> int | None:
     """Evaluate, print the verdict and the table."""
     import torch
 
-    from neuroimagen.data_shards.dataset import Dataset
-    from neuroimagen.data_shards.errors import UserError
-    from neuroimagen.trainer.config import load_recipe
-    from neuroimagen.trainer.evaluate import TABLE_FILE, evaluate_run, require_selection_on_validation
-    from neuroimagen.trainer.find_run import require_run
-    from neuroimagen.trainer.results import RESULTS_FILE
+    from neuroimagen.data_shards.common.errors import UserError
+    from neuroimagen.data_shards.dataset.dataset import Dataset
+    from neuroimagen.trainer.evaluation.evaluate import TABLE_FILE, evaluate_run, require_selection_on_validation
+    from neuroimagen.trainer.evaluation.results import RESULTS_FILE
+    from neuroimagen.trainer.recipe.recipe import load_recipe
+    from neuroimagen.trainer.runs.find_run import require_run
 
     require_run(args.run)
     recipe = load_recipe(args.run / "config.yaml", args.set)
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int | None:
     require_selection_on_validation(args.run)
     control_runs = None
     if args.controls == "all":
-        from neuroimagen.launch.controls import make_control_runs
+        from neuroimagen.launch.jobs.trained_controls import make_control_runs
 
         control_runs = make_control_runs(args.run, dataset, subjects=recipe.data.subjects, cpu=args.cpu)
     evaluate_run(

@@ -66,6 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Run or print."""
-    from neuroimagen.launch.launching import launch
+    from neuroimagen.launch.jobs.launching import launch
 
     return launch(args)

@@ -42,14 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Make the rows; print where they are."""
-    from neuroimagen.data_shards.dataset import Dataset
-    from neuroimagen.data_shards.errors import UserError
-    from neuroimagen.data_shards.ranks import Ranks
-    from neuroimagen.trainer.config import load_recipe
-    from neuroimagen.trainer.embedded import resolve_model_path
-    from neuroimagen.trainer.find_run import require_run
-    from neuroimagen.trainer.reconstruct import Reconstructor
-    from neuroimagen.trainer.reconstruction_folder import write_row
+    from neuroimagen.data_shards.common.errors import UserError
+    from neuroimagen.data_shards.common.processes import Ranks
+    from neuroimagen.data_shards.dataset.dataset import Dataset
+    from neuroimagen.trainer.bundled_model.location import resolve_model_path
+    from neuroimagen.trainer.recipe.recipe import load_recipe
+    from neuroimagen.trainer.reconstruction.reconstruct import Reconstructor
+    from neuroimagen.trainer.reconstruction.writing import write_row
+    from neuroimagen.trainer.runs.find_run import require_run
 
     overrides = list(args.set)
     for name in ("strength", "guidance"):

@@ -30,11 +30,11 @@ def run(args: argparse.Namespace) -> int | None:
     """Write the report, print where it is."""
     import json
 
-    from neuroimagen.data_shards.dataset import Dataset
-    from neuroimagen.data_shards.errors import UsageError, UserError
-    from neuroimagen.trainer.evaluate import DETAILS_FILE
-    from neuroimagen.trainer.find_run import require_run
-    from neuroimagen.trainer.report import write_report
+    from neuroimagen.data_shards.common.errors import UsageError, UserError
+    from neuroimagen.data_shards.dataset.dataset import Dataset
+    from neuroimagen.trainer.evaluation.evaluate import DETAILS_FILE
+    from neuroimagen.trainer.report.page import write_report
+    from neuroimagen.trainer.runs.find_run import require_run
 
     runs = [*([args.run] if args.run else []), *args.runs]
     if not runs:
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int | None:
     for folder in runs:
         require_run(folder)
     if len(runs) > 1:
-        from neuroimagen.trainer.report_compare import write_comparison
+        from neuroimagen.trainer.report.comparison import write_comparison
 
         out = args.out or runs[0].resolve().parent / "comparison"
         print(f"comparison: {write_comparison(runs, out, data=args.data)}")

@@ -52,18 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Train, or check the recipe."""
-    from neuroimagen.data_shards.errors import UsageError
-    from neuroimagen.trainer.config import load_recipe
+    from neuroimagen.data_shards.common.errors import UsageError
+    from neuroimagen.trainer.recipe.recipe import load_recipe
 
     recipe = load_recipe(args.config, args.set)
     if args.dry_run:
-        from neuroimagen.trainer.dry_run import describe, dry_run
+        from neuroimagen.trainer.training.dry_run import describe, dry_run
 
         print(describe(dry_run(recipe, args.stage, num_ranks=args.num_ranks or 1)))
         return 0
     if args.run is None:
         raise UsageError("--run DIR is needed: the folder that the run is written to.")
-    from neuroimagen.launch.train import train_stage
+    from neuroimagen.launch.jobs.train import train_stage
 
     return train_stage(
         recipe,

@@ -57,9 +57,9 @@ def test_turns_alternate_and_figures_are_their_medians(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("unet", [True, False])
 def test_a_model_of_given_sizes_is_a_model_folder(tmp_path: Path, unet: bool) -> None:
     from neuroimagen.benchmarks.stable_diffusion import TINY
-    from neuroimagen.data_shards.errors import UserError
-    from neuroimagen.data_shards.model_folder import image_size_px, text_shape
-    from neuroimagen.trainer.diffusion import load_latent_diffusion
+    from neuroimagen.data_shards.common.errors import UserError
+    from neuroimagen.data_shards.frozen_models.model_folder import image_size_px, text_shape
+    from neuroimagen.trainer.reconstruction.latent_diffusion import load_latent_diffusion
 
     sizes = replace(TINY, text={**TINY.text, "vocab_size": 700})  # of the embedded tokenizer, rounded up
     folder = frozen_model.write_model(tmp_path / "model", sizes, unet=unet)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from neuroimagen.benchmarks import finetuning
-from neuroimagen.trainer.results import find, read_results
+from neuroimagen.trainer.evaluation.results import find, read_results
 
 
 def write_items(path: Path, items: list[tuple[str, str, str, float]]) -> None:
@@ -37,7 +37,7 @@ def test_rows_of_other_segments_are_refused(tmp_path: Path) -> None:
 
 
 def test_every_pair_has_the_same_start() -> None:
-    from neuroimagen.trainer.reconstruct import ROWS
+    from neuroimagen.trainer.reconstruction.reconstruct import ROWS
 
     for tuned, frozen in finetuning.PAIRS.values():
         assert ROWS[tuned].prompt == "fine_tuned"

@@ -13,7 +13,7 @@ from neuroimagen.benchmarks import mining
 from neuroimagen.benchmarks.mining_chunked import ChunkedLoss, nearest_by_minimum, nearest_by_sort
 from neuroimagen.benchmarks.mining_methods import methods
 from neuroimagen.benchmarks.mining_worker import Case, Worker, timed_pass
-from neuroimagen.kernels.semihard_reference import lattice_batch, reference_distances
+from neuroimagen.kernels.backends.semihard_reference import lattice_batch, reference_distances
 from neuroimagen.launch.cli import main
 
 

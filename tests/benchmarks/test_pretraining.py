@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from neuroimagen.benchmarks import pretraining
-from neuroimagen.data_shards.dataset import Dataset
+from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.stages.classifier import ClassifierModel
 
 

@@ -12,7 +12,7 @@ from neuroimagen.benchmarks.diffusers_loop import CaptionedPictures
 from neuroimagen.benchmarks.machine import matrix_peak
 from neuroimagen.benchmarks.real_size_jobs import LOOPS, Job, count_flops, make_stage, measure, sizes_of, write_data
 from neuroimagen.benchmarks.stable_diffusion import STABLE_DIFFUSION_1_5
-from neuroimagen.data_shards.dataset import Dataset
+from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.launch.cli import main
 
 CPU = torch.device("cpu")

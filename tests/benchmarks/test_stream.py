@@ -8,7 +8,7 @@ import pytest
 
 from neuroimagen.benchmarks.stream import BATCH_SIZE, PEERS, Peer, measure, noise_dataset, write_eeg
 from neuroimagen.benchmarks.stream_peer import LIBRARIES
-from neuroimagen.data_shards.errors import UserError
+from neuroimagen.data_shards.common.errors import UserError
 
 # What stream_peer.py asks of the libraries. MosaicML's own start, which wants torchvision, must not run. Both print.
 _STREAMING = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from neuroimagen.benchmarks import studies
-from neuroimagen.data_shards.errors import UserError
+from neuroimagen.data_shards.common.errors import UserError
 
 
 def arguments(json_path: Path | None, work: Path | None = None) -> argparse.Namespace:

@@ -9,9 +9,9 @@ import torch
 from neuroimagen.benchmarks import train, train_latents, train_steps
 from neuroimagen.benchmarks.noise_data import open_noise_latents, write_noise, write_noise_latents
 from neuroimagen.launch.cli import main
-from neuroimagen.trainer.data import Shapes
+from neuroimagen.trainer.batches.stage_data import Shapes
 from neuroimagen.trainer.stages.base import Stage
-from neuroimagen.trainer.stages.registry import STAGE_NAMES, build_stage
+from neuroimagen.trainer.training.build import STAGE_NAMES, build_stage
 
 CPU = torch.device("cpu")
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from neuroimagen.data_shards.class_names import EEGCVPR40_CLASS_NAMES
-from neuroimagen.data_shards.dataset import Dataset
-from neuroimagen.data_shards.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
-from neuroimagen.data_shards.writer import DatasetWriter
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
+from neuroimagen.data_shards.sources.class_names import EEGCVPR40_CLASS_NAMES
+from neuroimagen.data_shards.writing.writer import DatasetWriter
 
 # Times on a shared machine say nothing; the same examples every time.
 hypothesis.settings.register_profile("project", deadline=None, derandomize=True)

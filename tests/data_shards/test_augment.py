@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from neuroimagen.data_shards.augment import Augmentation, AugmentOptions, MixupPool
-from neuroimagen.data_shards.errors import UserError
+from neuroimagen.data_shards.common.errors import UserError
 
 EEG = torch.from_numpy(np.random.default_rng(0).standard_normal((12, 5, 40)).astype(np.float32))
 ROWS = torch.arange(100, 112)

@@ -6,8 +6,8 @@ import json
 
 import torch
 
+from neuroimagen.kernels.backends.semihard_reference import lattice_batch
 from neuroimagen.kernels.semihard import SemiHardTripletLoss, mine_semihard
-from neuroimagen.kernels.semihard_reference import lattice_batch
 
 CASES = {
     "one row more than a tile": {"num_rows": 129, "num_classes": 30},

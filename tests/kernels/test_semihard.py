@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuroimagen.kernels import semihard_torch
-from neuroimagen.kernels.class_layout import PositiveSampler, class_layout
+from neuroimagen.kernels.backends import semihard_torch
+from neuroimagen.kernels.backends.semihard_reference import interval_violations, lattice_batch, reference_mine
 from neuroimagen.kernels.semihard import MAX_SCANNED_POSITIVES, choose_backend, mine_semihard
-from neuroimagen.kernels.semihard_reference import interval_violations, lattice_batch, reference_mine
+from neuroimagen.kernels.triplets.class_layout import PositiveSampler, class_layout
 
 
 def as_list(triplets):

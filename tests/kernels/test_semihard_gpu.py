@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from neuroimagen.kernels.backends.semihard_reference import reference_loss, reference_mine
 from neuroimagen.kernels.semihard import SemiHardTripletLoss, mine_semihard
-from neuroimagen.kernels.semihard_reference import reference_loss, reference_mine
 
 SCRIPT = Path(__file__).parent / "lattice_results.py"
 SPEC = importlib.util.spec_from_file_location("lattice_results", SCRIPT)

@@ -5,10 +5,10 @@ import pickle
 import pytest
 import torch
 
-from neuroimagen.kernels import semihard_torch
-from neuroimagen.kernels.class_layout import PositiveSampler, class_layout
+from neuroimagen.kernels.backends import semihard_torch
+from neuroimagen.kernels.backends.semihard_reference import lattice_batch, reference_loss, tensorflow_addons_loss
 from neuroimagen.kernels.semihard import SemiHardTripletLoss, mine_semihard, semihard_loss_sum
-from neuroimagen.kernels.semihard_reference import lattice_batch, reference_loss, tensorflow_addons_loss
+from neuroimagen.kernels.triplets.class_layout import PositiveSampler, class_layout
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from neuroimagen.data_shards.errors import UsageError, UserError
+from neuroimagen.data_shards.common.errors import UsageError, UserError
 from neuroimagen.launch import cli
 
 HEAVY = ("torch", "transformers", "diffusers", "deepspeed", "ray", "mne", "numpy")

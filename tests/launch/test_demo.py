@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from neuroimagen.data_shards.errors import UserError
+from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.launch import demo
 from neuroimagen.launch.cli import main
 

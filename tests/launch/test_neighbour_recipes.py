@@ -7,7 +7,7 @@ import pytest
 
 from neuroimagen.launch import commands
 from neuroimagen.launch.cli import main
-from neuroimagen.trainer.config import difference, load_recipe
+from neuroimagen.trainer.recipe.recipe import difference, load_recipe
 
 ROOT = Path(commands.__file__).resolve().parents[2]
 RECIPES = ROOT / "launch" / "recipes"

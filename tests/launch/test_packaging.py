@@ -1,7 +1,10 @@
 """The folders import as neuroimagen.*, however installed, and never get in the way of Hugging Face's `kernels`."""
 
+import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 IMPORTS = """
-import neuroimagen.data_shards.errors, neuroimagen.kernels.semihard, neuroimagen.launch.cli, neuroimagen.trainer
+import neuroimagen.data_shards.common.errors, neuroimagen.kernels.semihard, neuroimagen.launch.cli, neuroimagen.trainer
 print(neuroimagen.launch.cli.__file__)
 """
 HF_KERNELS_STUB = """
@@ -54,13 +57,13 @@ def run_python(code: str, *, cwd: Path, python_path: str = "") -> str:
 
 def test_editable_install_imports_from_anywhere_and_from_the_root(tmp_path: Path) -> None:
     for folder in (tmp_path, ROOT):  # `python -c` puts the working directory on sys.path
-        assert run_python(IMPORTS, cwd=folder).strip() == str(ROOT / "launch" / "cli.py")
+        assert run_python(IMPORTS, cwd=folder).strip() == str(ROOT / "neuroimagen" / "launch" / "cli.py")
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from what git would carry (setuptools reads the folders in place and leaves build/ behind)."""
-    folder = tmp_path_factory.mktemp("wheel")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution, built from what git would carry (setuptools leaves build/ behind where it reads)."""
+    folder = tmp_path_factory.mktemp("sdist")
     source = folder / "source"
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -69,17 +72,27 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
     )
     for name in filter(None, listed.stdout.decode().split("\0")):
-        if name.startswith(("tests/", "docs/")) or not (ROOT / name).is_file():
+        if name.startswith(("tests/", "docs/")) or not os.path.lexists(ROOT / name):
             continue
-        target = source / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((ROOT / name).read_bytes())
-    subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)],
-        check=True,
-        capture_output=True,
-    )
-    return next(folder.glob("*.whl"))
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, source / name, follow_symlinks=False)
+    _build("--sdist", source, folder)
+    return next(folder.glob("*.tar.gz"))
+
+
+@pytest.fixture(scope="session")
+def wheel(sdist: Path) -> Path:
+    """The wheel, built from the source distribution, as `pip install neuroimagen-….tar.gz` does."""
+    with tarfile.open(sdist) as archive:
+        archive.extractall(sdist.parent, filter="data")
+    _build("--wheel", sdist.parent / sdist.name.removesuffix(".tar.gz"), sdist.parent)
+    return next(sdist.parent.glob("*.whl"))
+
+
+def _build(kind: str, source: Path, out: Path) -> None:
+    command = [sys.executable, "-m", "build", kind, "--no-isolation", "--outdir", str(out), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
 def test_wheel_imports_and_carries_what_the_commands_read(wheel: Path, tmp_path: Path) -> None:
@@ -89,13 +102,14 @@ def test_wheel_imports_and_carries_what_the_commands_read(wheel: Path, tmp_path:
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"neuroimagen"}
     assert "neuroimagen/kernels/__init__.py" not in names
+    assert not [name for name in names if name.startswith("neuroimagen/benchmarks")]
     for needed in (
         "launch/recipes/demo.yaml",
         "launch/recipes/eegcvpr40-sd15.yaml",
-        "trainer/embedded_model/model_index.json",
-        "trainer/embedded_model/unet/diffusion_pytorch_model.safetensors",
-        "trainer/report.html.j2",
-        "kernels/py.typed",
+        "trainer/bundled_model/weights/model_index.json",
+        "trainer/bundled_model/weights/unet/diffusion_pytorch_model.safetensors",
+        "trainer/report/page.html.j2",
+        "py.typed",
     ):
         assert f"neuroimagen/{needed}" in names
     # A path entry comes before the editable finder's entries for packages that are whole in it.

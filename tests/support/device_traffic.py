@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 DEVICE = torch.device("meta")
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).resolve().parents[2]
 _ATEN = torch.ops.aten
 _COPIES = (_ATEN._to_copy.default, _ATEN.copy_.default)
 _INDEXING = (_ATEN.index.Tensor, _ATEN.index_put_.default, _ATEN._index_put_impl_.default)
@@ -85,7 +85,7 @@ class DeviceTraffic(TorchDispatchMode):
         return [torch.zeros(1, dtype=torch.int64, device=DEVICE)] * index.dim()
 
     def _note(self, what: str) -> None:
-        places = ((Path(frame.filename), frame.lineno) for frame in traceback.extract_stack())
+        places = ((Path(frame.filename).resolve(), frame.lineno) for frame in traceback.extract_stack())
         inside = ((path.relative_to(_ROOT), line) for path, line in places if path.is_relative_to(_ROOT))
         ours = [f"{path}:{line}" for path, line in inside if path.parts[0] in ("data_shards", "kernels", "trainer")]
         self.crossings.append(Crossing(what, ours[-1] if ours else "a library"))

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from neuroimagen.data_shards.dataset import Dataset
-from neuroimagen.data_shards.fetch import Reader
-from neuroimagen.data_shards.plan import BlockShufflePlan, ShufflePlan
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.loading.plan import BlockShufflePlan, ShufflePlan
+from neuroimagen.data_shards.loading.reader import Reader
 
 
 def assert_streams_alike(remote: Dataset, local: Dataset) -> None:

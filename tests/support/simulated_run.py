@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from neuroimagen.data_shards.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
-from neuroimagen.data_shards.stimuli import (
+from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
+from neuroimagen.data_shards.simulator.drawn_stimuli import (
     CLASSES,
     Scene,
     class_caption,
@@ -23,7 +23,7 @@ from neuroimagen.data_shards.stimuli import (
     layout_features,
     sample_scene,
 )
-from neuroimagen.data_shards.writer import DatasetWriter
+from neuroimagen.data_shards.writing.writer import DatasetWriter
 
 STUDY = {"ceiling": {"accuracy": 0.86, "achievable": 0.83, "num_draws": 1000}, "montage": "biosemi128"}
 PARTS = ("train", "train", "train", "val", "test", "test")
@@ -138,7 +138,7 @@ def write_run(
     stages: bool = True,
 ) -> Path:
     """Write the run's stages (metrics, environment, contrastive export) and reconstructions of the test part."""
-    from neuroimagen.data_shards.dataset import Dataset
+    from neuroimagen.data_shards.dataset.dataset import Dataset
 
     dataset = Dataset.open(data)
     num_classes = dataset.metadata.num_classes
@@ -203,8 +203,8 @@ def write_run(
 
 
 def _write_stages(run: Path, dataset: object, *, selection: str, rng: np.random.Generator) -> None:
-    from neuroimagen.data_shards.dataset import Dataset
-    from neuroimagen.trainer.encoders import EncoderConfig, build_encoder
+    from neuroimagen.data_shards.dataset.dataset import Dataset
+    from neuroimagen.trainer.networks.encoders.base import EncoderConfig, build_encoder
 
     assert isinstance(dataset, Dataset)
     for stage in ("contrastive", "saliency", "semantic"):

@@ -18,9 +18,9 @@ def write_study(out: Path, *, num_stimuli: int = 64, block_size: int | None = No
 
     `block_size`: stimuli a block, in the order of the stimuli; None: the order of recording is not known.
     """
-    from neuroimagen.data_shards import stimuli
-    from neuroimagen.data_shards.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
-    from neuroimagen.data_shards.writer import DatasetWriter
+    from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
+    from neuroimagen.data_shards.simulator import drawn_stimuli as stimuli
+    from neuroimagen.data_shards.writing.writer import DatasetWriter
 
     rng = np.random.default_rng(0)
     classes = stimuli.CLASSES[:NUM_CLASSES]
@@ -73,10 +73,10 @@ def write_latents(folder: Path, model: Path) -> None:
     """Random latents in place of encoders', one a distinct caption or picture; hidden states' first position is
     constant.
     """
-    from neuroimagen.data_shards.dataset import Dataset
-    from neuroimagen.data_shards.latent_kinds import encoder_identity
-    from neuroimagen.data_shards.latent_writer import LatentWriter
-    from neuroimagen.data_shards.latents import SHARD_ITEMS, LatentItems, LatentMetadata
+    from neuroimagen.data_shards.dataset.dataset import Dataset
+    from neuroimagen.data_shards.dataset.latent_store import SHARD_ITEMS, LatentItems, LatentMetadata
+    from neuroimagen.data_shards.frozen_models.latent_kinds import encoder_identity
+    from neuroimagen.data_shards.latent_cache.write import LatentWriter
 
     dataset = Dataset.open(folder)
     for kind in (*TEXT_KINDS, *PICTURE_KINDS):

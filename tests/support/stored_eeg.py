@@ -1,4 +1,4 @@
-"""What storing EEG as float16 may cost, as data_shards/encoding.py states it."""
+"""What storing EEG as float16 may cost, as data_shards/format/encoding.py states it."""
 
 import numpy as np
 

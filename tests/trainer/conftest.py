@@ -29,9 +29,9 @@ def train_here(one_rank: None) -> Callable[..., Path]:
     """train_here(recipe_path, stage, run, *overrides, resume=False) → the stage's folder, trained in this process."""
 
     def run_stage(recipe_path: Path, stage: str, run: Path, *overrides: str, resume: bool = False) -> Path:
-        from neuroimagen.trainer.config import load_recipe
-        from neuroimagen.trainer.loop import StopRequest, train
-        from neuroimagen.trainer.run_folder import StageFolder, open_stage_folder
+        from neuroimagen.trainer.recipe.recipe import load_recipe
+        from neuroimagen.trainer.runs.run_folder import StageFolder, open_stage_folder
+        from neuroimagen.trainer.training.loop import StopRequest, train
 
         recipe = load_recipe(recipe_path, overrides)
         folder = StageFolder(run, stage)

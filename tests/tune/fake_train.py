@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from neuroimagen.data_shards.files import held_folder
+from neuroimagen.data_shards.common.files import held_folder
 
 RANK = "import ctypes, signal, time; ctypes.CDLL(None).prctl(1, signal.SIGKILL); time.sleep(600)"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from neuroimagen.data_shards.errors import UserError
+from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.launch import cli
 from neuroimagen.tune.config import GuidanceSearch, MarginSearch, default_recipe, dump_search, load_search, search_of
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from neuroimagen.data_shards.errors import UserError
-from neuroimagen.trainer.config import Recipe
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.tune.config import search_of
 from neuroimagen.tune.records import SearchFolder, TrialRecord, add_line, locked, open_search, read_lines, read_search
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from neuroimagen.trainer.checkpoint import latest_checkpoint
-from neuroimagen.trainer.config import load_recipe
+from neuroimagen.trainer.recipe.recipe import load_recipe
+from neuroimagen.trainer.training.checkpoint import latest_checkpoint
 from neuroimagen.tune.records import SearchFolder, TrialRecord
 
 SPACE = """

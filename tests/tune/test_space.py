@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuroimagen.trainer.config import load_recipe
+from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.tune.space import Parameter, grid_points, num_combinations, overrides
 
 

@@ -1,6 +1,6 @@
 """What a stage is: the networks it trains, the batches it needs, its losses, its validation figure.
 
-The loop (trainer/loop.py) does the rest, the same for every stage.
+The loop (trainer/training/loop.py) does the rest, the same for every stage.
 """
 
 from abc import ABC, abstractmethod
@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neuroimagen.data_shards.fetch import Batch
-from neuroimagen.data_shards.plan import Plan
-from neuroimagen.trainer.data import BatchNeeds, StageData
-from neuroimagen.trainer.encoders import EEGEncoder
-from neuroimagen.trainer.pretrained import PretrainedModule
-from neuroimagen.trainer.randomness import StepRandom
+from neuroimagen.data_shards.loading.plan import Plan
+from neuroimagen.data_shards.loading.reader import Batch
+from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
+from neuroimagen.trainer.networks.encoders.base import EEGEncoder
+from neuroimagen.trainer.networks.pretrained import PretrainedModule
+from neuroimagen.trainer.networks.randomness import StepRandom
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neuroimagen.data_shards.errors import UserError
-from neuroimagen.data_shards.fetch import Batch
-from neuroimagen.data_shards.plan import Plan
-from neuroimagen.trainer.data import BatchNeeds, StageData
-from neuroimagen.trainer.encoders import EEGEncoder, Finetuned, choose_finetuned
-from neuroimagen.trainer.pretrained import PretrainedModule
-from neuroimagen.trainer.randomness import StepRandom, derive_seed
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.loading.plan import Plan
+from neuroimagen.data_shards.loading.reader import Batch
+from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
+from neuroimagen.trainer.networks.encoders.base import EEGEncoder, Finetuned, choose_finetuned
+from neuroimagen.trainer.networks.pretrained import PretrainedModule
+from neuroimagen.trainer.networks.randomness import StepRandom, derive_seed
 from neuroimagen.trainer.stages.base import (
     Loss,
     Phase,

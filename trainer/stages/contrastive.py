@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neuroimagen.data_shards.errors import UserError
-from neuroimagen.data_shards.fetch import Batch
-from neuroimagen.data_shards.plan import BalancedPlan, Plan
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.loading.plan import BalancedPlan, Plan
+from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.kernels.batch_hard import BatchHardTripletLoss
 from neuroimagen.kernels.semihard import SemiHardTripletLoss
-from neuroimagen.trainer.data import BatchNeeds, StageData
-from neuroimagen.trainer.encoders import EEGEncoder
-from neuroimagen.trainer.pretrained import PretrainedModule
-from neuroimagen.trainer.randomness import StepRandom
+from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
+from neuroimagen.trainer.networks.encoders.base import EEGEncoder
+from neuroimagen.trainer.networks.pretrained import PretrainedModule
+from neuroimagen.trainer.networks.randomness import StepRandom
 from neuroimagen.trainer.stages.base import (
     Loss,
     Phase,

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neuroimagen.data_shards.fetch import Batch
-from neuroimagen.trainer.data import BatchNeeds, StageData
-from neuroimagen.trainer.eeg_diffusion import EEGDiffusion, NoiseSchedule, Trained, choose_trained
-from neuroimagen.trainer.pretrained import PretrainedModule
-from neuroimagen.trainer.randomness import StepRandom
+from neuroimagen.data_shards.loading.reader import Batch
+from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
+from neuroimagen.trainer.networks.eeg_unet import EEGDiffusion, NoiseSchedule, Trained, choose_trained
+from neuroimagen.trainer.networks.pretrained import PretrainedModule
+from neuroimagen.trainer.networks.randomness import StepRandom
 from neuroimagen.trainer.stages.base import Loss, Phase, SampledStage, SampledStageConfig, Selection, augment_eeg
 from neuroimagen.trainer.stages.semantic import SemanticModel
 
 if TYPE_CHECKING:
-    from neuroimagen.trainer.samples import PictureSampler
+    from neuroimagen.trainer.training.samples import PictureSampler
 
 VALIDATION_DRAWS = 4
 """Timesteps and noises that each validation segment is measured at; always the same."""
@@ -101,7 +101,7 @@ class DiffusionStage(SampledStage):
 
     def prepare(self, data: StageData) -> None:
         """Encode the empty caption, once."""
-        from neuroimagen.data_shards.frozen_models import TextEncoder
+        from neuroimagen.data_shards.frozen_models.encoders import TextEncoder
 
         model = self.networks["model"]
         assert isinstance(model, EEGDiffusion)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from neuroimagen.data_shards.errors import UserError
-from neuroimagen.data_shards.fetch import Batch
-from neuroimagen.trainer.data import BatchNeeds, StageData
-from neuroimagen.trainer.encoders import EEGEncoder
-from neuroimagen.trainer.encoders_masked import MaskedModel, TransformerTrunk
-from neuroimagen.trainer.pretrained import PretrainedModule
-from neuroimagen.trainer.randomness import StepRandom
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.loading.reader import Batch
+from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
+from neuroimagen.trainer.networks.encoders.base import EEGEncoder
+from neuroimagen.trainer.networks.encoders.transformer import MaskedModel, TransformerTrunk
+from neuroimagen.trainer.networks.pretrained import PretrainedModule
+from neuroimagen.trainer.networks.randomness import StepRandom
 from neuroimagen.trainer.stages.base import (
     Loss,
     Phase,
@@ -36,7 +36,7 @@ class MaskedConfig(StageConfig):
     """Segments a step, over all ranks."""
     more_data: tuple[str, ...] = ()
     """Further data sets (folders or URLs) whose training parts join that of data.path, every segment once an epoch;
-    they need its sampling rate, its length or more, and its channels by name (data_shards/joined.py).
+    they need its sampling rate, its length or more, and its channels by name (data_shards/dataset/joined.py).
     """
     mask_share: float = 0.75
     """Share of a segment's tokens that are hidden."""

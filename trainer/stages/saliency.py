@@ -12,13 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neuroimagen.data_shards.fetch import Batch
-from neuroimagen.trainer.data import BatchNeeds, StageData
-from neuroimagen.trainer.encoders import EEGEncoder, Finetuned, choose_finetuned
-from neuroimagen.trainer.pixels import to_uint8
-from neuroimagen.trainer.pretrained import PretrainedModule
-from neuroimagen.trainer.randomness import StepRandom, derive_seed
-from neuroimagen.trainer.saliency import (
+from neuroimagen.data_shards.loading.reader import Batch
+from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
+from neuroimagen.trainer.networks.encoders.base import EEGEncoder, Finetuned, choose_finetuned
+from neuroimagen.trainer.networks.gan import (
     Discriminator,
     SaliencyModel,
     diff_augment,
@@ -28,6 +25,9 @@ from neuroimagen.trainer.saliency import (
     pixel_correlation,
     ssim,
 )
+from neuroimagen.trainer.networks.pixels import to_uint8
+from neuroimagen.trainer.networks.pretrained import PretrainedModule
+from neuroimagen.trainer.networks.randomness import StepRandom, derive_seed
 from neuroimagen.trainer.stages.base import (
     Loss,
     Phase,

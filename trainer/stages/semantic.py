@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neuroimagen.data_shards.fetch import Batch
-from neuroimagen.data_shards.latents import LatentStore
-from neuroimagen.trainer.data import BatchNeeds, StageData
-from neuroimagen.trainer.encoders import EEGEncoder, Finetuned, choose_finetuned
-from neuroimagen.trainer.pretrained import PretrainedModule
-from neuroimagen.trainer.randomness import SampleDropout, StepRandom
+from neuroimagen.data_shards.dataset.latent_store import LatentStore
+from neuroimagen.data_shards.loading.reader import Batch
+from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
+from neuroimagen.trainer.networks.encoders.base import EEGEncoder, Finetuned, choose_finetuned
+from neuroimagen.trainer.networks.pretrained import PretrainedModule
+from neuroimagen.trainer.networks.randomness import SampleDropout, StepRandom
 from neuroimagen.trainer.stages.base import (
     Loss,
     Phase,
@@ -28,7 +28,7 @@ from neuroimagen.trainer.stages.base import (
 )
 
 if TYPE_CHECKING:
-    from neuroimagen.trainer.samples import PictureSampler
+    from neuroimagen.trainer.training.samples import PictureSampler
 
 
 @dataclass(frozen=True, kw_only=True)

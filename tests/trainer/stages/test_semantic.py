@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neuroimagen.data_shards.fetch import Batch
-from neuroimagen.trainer.encoders import EncoderConfig
-from neuroimagen.trainer.randomness import StepRandom
+from neuroimagen.data_shards.loading.reader import Batch
+from neuroimagen.trainer.networks.encoders.base import EncoderConfig
+from neuroimagen.trainer.networks.randomness import StepRandom
 from neuroimagen.trainer.stages.semantic import SemanticConfig, SemanticModel, SemanticStage
 
 CAPTIONS = torch.tensor([[[5.0, -1.0], [5.0, 4.0]], [[5.0, 1.0], [5.0, 0.0]]])  # [2, L, D]; half of it never varies

@@ -1,0 +1,126 @@
+"""Outputs appear whole or not at all: written under a temporary sibling name, synced, renamed."""
+
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
+
+from neuroimagen.data_shards.common.errors import UserError
+
+
+def _temporary_sibling(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
+
+
+def sync_path(path: Path) -> None:
+    """Flush a file's or folder's content to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary file name beside `path`; on success it replaces `path`, on an error it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_sibling(path)
+    try:
+        yield temporary
+        sync_path(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}. Free space or choose another place."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def refuse_existing(folder: Path) -> None:
+    """Raise UserError if `folder` exists and holds anything."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not empty. Choose another --out, or remove it first.")
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder`; on success it becomes `folder`, on an error it is removed.
+
+    Raises UserError if `folder` exists and is not empty, or if writing fails (a full disk, for instance).
+    """
+    refuse_existing(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_sibling(folder)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if folder.exists():
+            folder.rmdir()
+        temporary.replace(folder)
+        sync_path(folder.parent)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {folder}: {error.strerror or error}. Free space or choose another --out; nothing is left."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def held_folder(folder: Path, *, doing: str, option: str) -> Iterator[None]:
+    """Hold a folder for one job, which is `doing` something in it; the lock ends with the process. A job that fails
+    before it has written anything leaves nothing that was not there before.
+
+    Raises UserError, naming the process, if another job has it: `option` is what another folder is chosen with.
+    """
+    lock = folder / ".lock"
+    try:
+        made = [path for path in (folder, *folder.parents) if not path.exists()]  # innermost first
+        before = set(folder.iterdir()) if folder.is_dir() else set()
+        file = _open_lock(lock)
+        while not _is_taken(file, lock, doing=doing, option=option):
+            file.close()
+            file = _open_lock(lock)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}. Choose another {option}.") from None
+    with file:
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):  # a folder in which another job has begun something meanwhile, or that is gone
+                if lock not in before and set(folder.iterdir()) == before | {lock}:
+                    lock.unlink()
+                    for path in made:
+                        path.rmdir()
+            raise
+
+
+def _open_lock(path: Path) -> TextIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("a+", encoding="utf-8")
+
+
+def _is_taken(file: TextIO, path: Path, *, doing: str, option: str) -> bool:
+    """Take the lock; False if the file went meanwhile, with a job that left nothing. Raises UserError if it is held."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        with file:
+            holder = file.read().strip() or "?"
+        raise UserError(
+            f"process {holder} is {doing} in {path.parent} now. Wait for it, or choose another {option}."
+        ) from None
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,1 @@
+"""An open data set: index, stimuli, latents; verifying and auditing it."""

@@ -1,0 +1,277 @@
+"""Opens a data set folder: its metadata, its index as NumPy columns, its stimuli, its segments, its latents."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.dataset.sealed import SealedPartError, sealed_parts
+from neuroimagen.data_shards.dataset.stimuli import DEFAULT_CACHE_BYTES, Stimuli
+from neuroimagen.data_shards.format.encoding import decode_eeg
+from neuroimagen.data_shards.format.schema import (
+    INDEX_SCHEMA,
+    SPLITS,
+    STIMULI_SCHEMA,
+    DatasetMetadata,
+    npy_header,
+    read_metadata,
+    segment_key,
+)
+from neuroimagen.data_shards.format.storage import CorruptSampleError, ShardFolder, Shards
+from neuroimagen.data_shards.format.tables import (
+    check_locations,
+    check_range,
+    check_stimulus_texts,
+    numpy_column,
+    read_row_groups,
+    read_table,
+    split_codes,
+)
+from neuroimagen.data_shards.remote.files import RemoteOptions, as_url
+from neuroimagen.data_shards.remote.mirror import RemoteDataset
+
+if TYPE_CHECKING:
+    from neuroimagen.data_shards.dataset.latent_store import LatentStore
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Index:
+    """The columns of index.parquet, one row a segment; see schema.INDEX_SCHEMA for their meaning."""
+
+    shard: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+    crc32: np.ndarray
+    scale: np.ndarray
+    label: np.ndarray
+    stimulus: np.ndarray
+    subject: np.ndarray
+    block: np.ndarray
+    order: np.ndarray
+    split_code: np.ndarray
+    """int8 positions in SPLITS."""
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    @cached_property
+    def key(self) -> np.ndarray:
+        """Keys as text, made when first asked for: they follow from the row."""
+        return np.array([segment_key(row) for row in range(len(self))], dtype="U9")
+
+    @cached_property
+    def split(self) -> np.ndarray:
+        """train, val or test of each row, as text."""
+        return np.array(SPLITS)[self.split_code]
+
+
+class Dataset:
+    """A data set, here or behind a URL. Opening checks dataset.json and both tables; tars open when first read."""
+
+    def __init__(
+        self,
+        folder: Path,
+        metadata: DatasetMetadata,
+        index: Index,
+        stimuli: Stimuli,
+        remote: RemoteDataset | None = None,
+    ) -> None:
+        self.folder = folder
+        """Of a remote data set: the local mirror of its small files."""
+        self.remote = remote
+        self.metadata = metadata
+        self.index = index
+        self.stimuli = stimuli
+        self.segments = _shards(folder, remote, "segments", metadata.segment_shards)
+        self._npy_header = npy_header(metadata.n_channels, metadata.n_samples)
+        parts = sealed_parts()
+        stimuli.withhold(_only_in(parts, index, len(stimuli)) if parts else None)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        image_cache_bytes: int = DEFAULT_CACHE_BYTES,
+        remote_options: RemoteOptions | None = None,
+    ) -> "Dataset":
+        """Open the data set in folder `path`, or below a URL that fsspec opens (http, s3, hf …).
+
+        Decoded pictures are cached up to `image_cache_bytes`. `remote_options` is for URLs; by default the cache is
+        where the environment says (docs/remote.md). Raises UserError naming the file when anything is missing, damaged
+        or hostile.
+        """
+        url = as_url(path)
+        remote = None if url is None else RemoteDataset(url, remote_options)
+        folder = Path(path) if remote is None else remote.mirror
+        metadata = read_metadata(folder / "dataset.json")
+        table_path = folder / "stimuli.parquet"
+        table = read_table(
+            table_path,
+            STIMULI_SCHEMA,
+            num_rows=metadata.num_stimuli,
+            sha256=_table_digest(metadata, "stimuli.parquet", folder),
+            columns=STIMULI_SCHEMA.names,
+        )
+        check_locations(table, shard_bytes=metadata.stimulus_shards, where=str(table_path))
+        check_stimulus_texts(table, where=str(table_path))
+        shards = _shards(folder, remote, "stimuli", metadata.stimulus_shards)
+        stimuli = Stimuli(table, shards, cache_bytes=image_cache_bytes)
+        check_range(stimuli.labels, low=0, high=metadata.num_classes, what="label", where=str(table_path))
+        return cls(folder, metadata, _read_index(folder, metadata, stimuli), stimuli, remote)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the data set itself: mapped files and locks do not travel."""
+        options = None if self.remote is None else self.remote.options
+        return _open_again, (self.location, options)
+
+    @property
+    def location(self) -> str:
+        """The folder or URL that it was opened from."""
+        return str(self.folder) if self.remote is None else self.remote.url
+
+    @property
+    def sources(self) -> tuple["Dataset", ...]:
+        """The data sets that its rows lie in: itself alone, unless it is joined of several (joined.py)."""
+        return (self,)
+
+    def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of each row: which of `sources` it lies in, and its row there."""
+        return np.zeros(len(rows), dtype=np.int64), rows
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hex digits that stand for the content of both tables, and through their CRCs for every sample."""
+        tables = "".join(self.metadata.tables[name] for name in ("index.parquet", "stimuli.parquet"))
+        return hashlib.sha256(tables.encode()).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def rows(self, split: str, subjects: Iterable[int] | None = None) -> np.ndarray:
+        """int64 rows of one part (train, val or test), in file order, of all subjects or of those given."""
+        if split not in SPLITS:
+            raise UserError(f"split {split!r} is not one of {', '.join(SPLITS)}.")
+        if split in sealed_parts():
+            raise SealedPartError(f"the {split} part of {self.folder}")
+        chosen = self.index.split_code == SPLITS.index(split)
+        if subjects is not None:
+            wanted = sorted(set(subjects))
+            if unknown := [subject for subject in wanted if subject not in self.metadata.subjects]:
+                raise UserError(f"subject {unknown[0]} is not in the data set; it has {list(self.metadata.subjects)}.")
+            chosen &= np.isin(self.index.subject, wanted)
+        return np.flatnonzero(chosen)
+
+    def eeg_bytes(self, row: int) -> memoryview:
+        """The stored float16 data of a segment, [C, T] in C order, after the CRC and header checks."""
+        return next(self.eeg_contents(np.array([row])))
+
+    def eeg_contents(self, rows: np.ndarray) -> Iterator[memoryview]:
+        """The same of several segments, one after the other."""
+        index, header = self.index, self._npy_header
+        for part in sealed_parts():
+            hidden = rows[index.split_code[rows] == SPLITS.index(part)]
+            if len(hidden):
+                raise SealedPartError(f"segment {segment_key(int(hidden[0]))} of {self.folder}")
+        # As lists: taking a number out of an array costs as much as all the checks of a segment but its CRC.
+        columns = (index.shard, index.offset, index.size, index.crc32)
+        places = zip(*(column[rows].tolist() for column in columns), strict=True)
+        for position, content in enumerate(self.segments.read_all_checked(places)):
+            # Every .eeg.npy of a data set has one shape and dtype, so its header is one constant: comparing bytes is
+            # both the strictest check and the cheapest.
+            if content is None:
+                raise self._corrupt(int(rows[position]), "its CRC differs from the index")
+            if content[: len(header)] != header:
+                raise self._corrupt(int(rows[position]), "it is not a float16 array of the data set's shape")
+            yield content[len(header) :]
+
+    def eeg(self, row: int) -> np.ndarray:
+        """float32 [C, T] of one segment."""
+        stored = np.frombuffer(self.eeg_bytes(row), dtype="<f2").reshape(self.metadata.n_channels, -1)
+        return decode_eeg(stored, float(self.index.scale[row]))
+
+    def latents(self, kind: str, *, model: str) -> "LatentStore":
+        """The cached latents of `kind` (vae, text-class, text-detailed, image …) made by `model`.
+
+        Raises UserError naming what is cached when none matches.
+        """
+        from neuroimagen.data_shards.dataset.latent_store import LatentStore
+
+        return LatentStore.find(self, kind, model=model)
+
+    def _corrupt(self, row: int, problem: str) -> CorruptSampleError:
+        return CorruptSampleError(
+            f"{self.segments.where(int(self.index.shard[row]))}: segment {segment_key(row)} at offset "
+            f"{self.index.offset[row]} is damaged: {problem}."
+        )
+
+
+def _open_again(location: str, options: RemoteOptions | None) -> Dataset:
+    return Dataset.open(location, remote_options=options)
+
+
+def _shards(folder: Path, remote: RemoteDataset | None, name: str, shard_bytes: Sequence[int]) -> Shards:
+    return ShardFolder(folder / name, shard_bytes) if remote is None else remote.shards(name, shard_bytes)
+
+
+def _only_in(parts: tuple[str, ...], index: Index, num_stimuli: int) -> np.ndarray:
+    """bool [stimuli]: those that were shown in the given parts and in no other."""
+    inside = np.isin(index.split_code, [SPLITS.index(part) for part in parts])
+    shown = np.zeros((2, num_stimuli), dtype=bool)
+    shown[0, index.stimulus[inside]] = True
+    shown[1, index.stimulus[~inside]] = True
+    return shown[0] & ~shown[1]
+
+
+def _table_digest(metadata: DatasetMetadata, name: str, folder: Path) -> str:
+    digest = metadata.tables.get(name)
+    if not isinstance(digest, str):
+        raise UserError(f"{folder / 'dataset.json'} gives no SHA-256 for {name}.")
+    return digest
+
+
+def _read_index(folder: Path, metadata: DatasetMetadata, stimuli: Stimuli) -> Index:
+    path = folder / "index.parquet"
+    where = str(path)
+    # Keys follow from the row, so 10 million of them need not be held as text; `data verify` compares them.
+    names = [name for name in INDEX_SCHEMA.names if name != "key"]
+    groups = read_row_groups(
+        path,
+        INDEX_SCHEMA,
+        num_rows=metadata.num_segments,
+        sha256=_table_digest(metadata, "index.parquet", folder),
+        columns=names,
+        repeating=["split"],
+    )
+    size = len(npy_header(metadata.n_channels, metadata.n_samples)) + 2 * metadata.n_channels * metadata.n_samples
+    shard_bytes = np.asarray(metadata.segment_shards, dtype=np.int64)
+    columns: dict[str, np.ndarray] | None = None
+    start = 0
+    for group in groups:
+        columns = columns or _empty_columns(metadata.num_segments, where)
+        check_locations(group, shard_bytes=shard_bytes, where=where, expected_size=size, first_row=start)
+        found = {name: numpy_column(group, name) for name in names if name != "split"}
+        check_range(found["label"], low=0, high=metadata.num_classes, what="label", where=where)
+        check_range(found["stimulus"], low=0, high=len(stimuli), what="stimulus", where=where)
+        if not (np.isfinite(found["scale"]).all() and (found["scale"] > 0).all()):
+            raise UserError(f"{where}: a scale is not a positive number.")
+        if (stimuli.labels[found["stimulus"]] != found["label"]).any():
+            raise UserError(f"{where}: labels of segments and of their stimuli disagree.")
+        found["split_code"] = split_codes(group, where=where)
+        for name, values in found.items():
+            columns[name][start : start + len(values)] = values
+        start += len(group)
+    return Index(**(columns or _empty_columns(0, where)))
+
+
+def _empty_columns(num_rows: int, where: str) -> dict[str, np.ndarray]:
+    types = {field.name: field.type.to_pandas_dtype() for field in INDEX_SCHEMA if field.name not in ("key", "split")}
+    try:
+        return {name: np.empty(num_rows, dtype) for name, dtype in {**types, "split_code": np.int8}.items()}
+    except MemoryError:
+        raise UserError(f"{where} has {num_rows:,} rows, more than this machine's memory holds.") from None

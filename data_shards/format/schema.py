@@ -1,0 +1,286 @@
+"""What a data set's files hold: dataset.json, index.parquet, stimuli.parquet and the samples in the tars.
+
+Shapes: C channels, T samples of time. One segment is EEG [C, T]; it is stored as float16 and multiplied by the
+`scale` of its index row when read.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.format.tar import is_valid_key
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "val", "test")
+IMAGE_EXTENSIONS = ("jpg", "png")
+MAX_CHANNELS = 4096
+MAX_SAMPLES = 1_000_000
+MAX_METADATA_BYTES = 64 << 20
+
+INDEX_SCHEMA = pa.schema(
+    [
+        pa.field(name, kind, nullable=False)
+        for name, kind in {
+            "key": pa.string(),
+            "shard": pa.int32(),  # number of the tar in segments/
+            "offset": pa.int64(),  # of the .eeg.npy content in the tar, bytes
+            "size": pa.int32(),  # of the .eeg.npy content, bytes
+            "crc32": pa.uint32(),  # of the .eeg.npy content
+            "scale": pa.float32(),  # a power of two; EEG = stored float16 × scale
+            "label": pa.int32(),
+            "stimulus": pa.int32(),  # row of stimuli.parquet
+            "subject": pa.int32(),
+            "block": pa.int32(),  # -1: unknown
+            "order": pa.int32(),  # position within the block; -1: unknown
+            "split": pa.string(),  # train, val or test
+        }.items()
+    ]
+)
+"""index.parquet: one row a segment."""
+
+STIMULI_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("size", pa.int32(), nullable=False),
+        pa.field("crc32", pa.uint32(), nullable=False),
+        pa.field("extension", pa.string(), nullable=False),  # jpg or png
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),  # of the class
+        pa.field("detailed_caption", pa.string()),  # of this picture; null where there is none
+    ]
+)
+"""stimuli.parquet: one row a stimulus."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassInfo:
+    """One object class; its label is its position in DatasetMetadata.classes."""
+
+    name: str
+    wnid: str = ""
+    """WordNet id, or empty."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetMetadata:
+    """dataset.json. A source fills the first part; the writer fills the second."""
+
+    name: str
+    n_channels: int
+    n_samples: int
+    sfreq: float
+    """Sampling rate in Hz."""
+    classes: tuple[ClassInfo, ...]
+    band_hz: tuple[float, float] | None = None
+    """Pass band of the recording, if known."""
+    channel_names: tuple[str, ...] | None = None
+    split_rule: str = ""
+    """How the parts were made, in words."""
+    preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Hashes of the source files, parameters, versions, whatever the source declares."""
+
+    schema_version: int = SCHEMA_VERSION
+    subjects: tuple[int, ...] = ()
+    num_segments: int = 0
+    num_stimuli: int = 0
+    split_counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    storage: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """dtype of the stored EEG and the measured error of storing it."""
+    segment_shards: tuple[int, ...] = ()
+    """Size in bytes of each tar in segments/."""
+    stimulus_shards: tuple[int, ...] = ()
+    """Size in bytes of each tar in stimuli/."""
+    tables: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """SHA-256 of index.parquet and stimuli.parquet."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n_channels <= MAX_CHANNELS:
+            raise UserError(f"n_channels is {self.n_channels}; it must be 1..{MAX_CHANNELS}.")
+        if not 1 <= self.n_samples <= MAX_SAMPLES:
+            raise UserError(f"n_samples is {self.n_samples}; it must be 1..{MAX_SAMPLES}.")
+        if not (math.isfinite(self.sfreq) and self.sfreq > 0):
+            raise UserError(f"sfreq is {self.sfreq}; it must be a positive number of Hz.")
+        if self.channel_names is not None and len(self.channel_names) != self.n_channels:
+            raise UserError(f"{len(self.channel_names)} channel names for {self.n_channels} channels.")
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def to_json(self) -> str:
+        """Deterministic JSON text with its own SHA-256, ending with a newline."""
+        body = dataclasses.asdict(self)
+        return json.dumps({**body, "sha256": metadata_digest(body)}, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str) -> "DatasetMetadata":
+        """Parse dataset.json; `where` names the file in errors. Raises UserError on anything out of order."""
+        try:
+            raw = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where} is not JSON: {error}. The data set is damaged; make it again.") from None
+        if not isinstance(raw, dict):
+            raise UserError(f"{where} holds {type(raw).__name__} where an object is expected.")
+        version = raw.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise UserError(f"{where} has schema version {version!r}; this neuroimagen reads {SCHEMA_VERSION}.")
+        if "sha256" not in raw:
+            raise UserError(f"{where}: field 'sha256' is missing. Make the data set again.")
+        if raw.pop("sha256") != metadata_digest(raw):
+            raise UserError(f"{where} was changed after it was written. Copy it again, or make the data set again.")
+        return cls(**_checked_fields(raw, where))
+
+
+def metadata_digest(body: Mapping[str, Any]) -> str:
+    """SHA-256 of dataset.json's fields; one flipped byte in a sampling rate would otherwise go unnoticed."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _checked_fields(raw: dict[str, Any], where: str) -> dict[str, Any]:
+    """The fields of dataset.json converted to DatasetMetadata's types."""
+
+    def wrong(name: str, expected: str) -> UserError:
+        return UserError(f"{where}: {name} is {str(raw.get(name))[:80]!r} where {expected} is expected.")
+
+    def is_integer(value: object) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool)
+
+    known = {field.name for field in dataclasses.fields(DatasetMetadata)}
+    if unknown := sorted(set(raw) - known):
+        raise UserError(f"{where}: unknown field {unknown[0]!r}.")
+    if missing := sorted(known - set(raw)):
+        raise UserError(f"{where}: field {missing[0]!r} is missing.")
+    for name in ("n_channels", "n_samples", "num_segments", "num_stimuli"):
+        if not is_integer(raw[name]) or raw[name] < 0:
+            raise wrong(name, "a whole number")
+    if isinstance(raw["sfreq"], bool) or not isinstance(raw["sfreq"], int | float):
+        raise wrong("sfreq", "a number")
+    for name in ("name", "split_rule"):
+        if not isinstance(raw[name], str):
+            raise wrong(name, "text")
+    for name in ("preprocessing", "provenance", "split_counts", "storage", "tables"):
+        if not isinstance(raw[name], dict):
+            raise wrong(name, "an object")
+    fields = dict(raw)
+    for name in ("subjects", "segment_shards", "stimulus_shards"):
+        if not isinstance(raw[name], list) or not all(map(is_integer, raw[name])):
+            raise wrong(name, "a list of whole numbers")
+        fields[name] = tuple(raw[name])
+    if raw["channel_names"] is not None:
+        if not isinstance(raw["channel_names"], list) or not all(isinstance(c, str) for c in raw["channel_names"]):
+            raise wrong("channel_names", "a list of names or null")
+        fields["channel_names"] = tuple(raw["channel_names"])
+    if raw["band_hz"] is not None:
+        band = raw["band_hz"]
+        if not isinstance(band, list) or len(band) != 2 or not all(isinstance(f, int | float) for f in band):
+            raise wrong("band_hz", "[low, high] or null")
+        fields["band_hz"] = (float(band[0]), float(band[1]))
+    classes = raw["classes"]
+    if not isinstance(classes, list) or not all(
+        isinstance(c, dict) and set(c) == {"name", "wnid"} and all(isinstance(v, str) for v in c.values())
+        for c in classes
+    ):
+        raise wrong("classes", "a list of {name, wnid}")
+    fields["classes"] = tuple(ClassInfo(**c) for c in classes)
+    return fields
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SegmentRecord:
+    """One segment on its way into a data set."""
+
+    eeg: np.ndarray
+    """float32 [C, T], finite; with a `scale`, float16 as another data set stores it."""
+    stimulus: str
+    """Key of the stimulus seen."""
+    label: int
+    subject: int
+    split: str
+    """train, val or test."""
+    block: int = -1
+    order: int = -1
+    scale: float | None = None
+    """None: the EEG is yet to be encoded. Else the EEG is `eeg` × scale, and its bytes are kept."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StimulusRecord:
+    """One picture on its way into a data set."""
+
+    key: str
+    image: bytes
+    """The encoded picture, as it will be stored."""
+    extension: str
+    """jpg or png."""
+    label: int
+    caption: str
+    """Caption of the class."""
+    detailed_caption: str | None = None
+    """Caption of this picture."""
+
+    def __post_init__(self) -> None:
+        if not is_valid_key(self.key):
+            raise UserError(f"stimulus key {self.key!r} may hold letters, digits, '_' and '-' only, at most 80.")
+        if self.extension not in IMAGE_EXTENSIONS:
+            raise UserError(f"stimulus {self.key}: extension {self.extension!r} is not one of {IMAGE_EXTENSIONS}.")
+
+
+def segment_key(row: int) -> str:
+    """Key of the segment in row `row` of the index."""
+    return f"{row:09d}"
+
+
+def npy_header(n_channels: int, n_samples: int) -> bytes:
+    """The bytes in front of the array data of every .eeg.npy of a data set: little-endian float16 [C, T], C order."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": "<f2", "fortran_order": False, "shape": (n_channels, n_samples)}
+    )
+    return buffer.getvalue()
+
+
+def segment_json(*, label: int, stimulus: str, subject: int, block: int, order: int, split: str, scale: float) -> bytes:
+    """Content of <key>.json: what a reader without our index needs."""
+    fields = {
+        "block": block,
+        "label": label,
+        "order": order,
+        "scale": scale,
+        "split": split,
+        "stimulus": stimulus,
+        "subject": subject,
+    }
+    return json.dumps(fields, sort_keys=True).encode()
+
+
+def stimulus_json(*, label: int, caption: str, detailed_caption: str | None) -> bytes:
+    """Content of a stimulus's <key>.json."""
+    fields = {"caption": caption, "detailed_caption": detailed_caption, "label": label}
+    return json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()
+
+
+def read_metadata(path: Path) -> DatasetMetadata:
+    """Read and check dataset.json."""
+    try:
+        if path.stat().st_size > MAX_METADATA_BYTES:
+            raise UserError(f"{path} is {path.stat().st_size:,} bytes; a dataset.json stays below 64 MiB.")
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(
+            f"no data set at {path.parent}: {path.name} is not there. Make one with `data ingest`."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    return DatasetMetadata.from_json(text, where=str(path))

@@ -1,0 +1,109 @@
+"""Reading byte ranges of a data set's files."""
+
+import mmap
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from neuroimagen.data_shards.common.checksum import crc32
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.format.tar import shard_name
+
+Place = tuple[int, int, int, int]
+"""Shard, offset, size, CRC-32."""
+
+
+class CorruptSampleError(UserError):
+    """A sample's bytes are not what the index says; the message names shard, key and offset."""
+
+
+class Shards(Protocol):
+    """The tars of one folder, here (ShardFolder) or far away (remote_shards.RemoteShards)."""
+
+    def __len__(self) -> int: ...
+
+    def where(self, shard: int) -> str:
+        """What to call a shard in a message: its path or URL."""
+        ...
+
+    def view(self, shard: int) -> memoryview:
+        """The whole shard, not to be written to. Raises UserError when it can't be had or has another size."""
+        ...
+
+    def read(self, shard: int, offset: int, size: int) -> memoryview:
+        """`size` bytes of a shard from `offset`."""
+        ...
+
+    def read_checked(self, shard: int, offset: int, size: int, checksum: int) -> memoryview | None:
+        """The same bytes, or None if their CRC-32 is not `checksum`."""
+        ...
+
+    def read_all_checked(self, places: Iterable[Place]) -> Iterator[memoryview | None]:
+        """`read_checked` of several places, one after the other."""
+        ...
+
+
+class ShardFolder:
+    """The tars of one folder, memory-mapped as they are first asked for. Safe to use from several threads.
+
+    Every shard's size is compared with `shard_bytes` before it is mapped: reading past the end of a mapped file that
+    was cut short would kill the process.
+    """
+
+    def __init__(self, folder: Path, shard_bytes: Sequence[int]) -> None:
+        self.folder = folder
+        self._shard_bytes = shard_bytes
+        self._maps: dict[int, memoryview] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._shard_bytes)
+
+    def where(self, shard: int) -> str:
+        """The path of a shard, as text."""
+        return str(self.path(shard))
+
+    def path(self, shard: int) -> Path:
+        """The file of a shard."""
+        return self.folder / shard_name(shard)
+
+    def view(self, shard: int) -> memoryview:
+        """The whole shard, not to be written to. Raises UserError when it is missing or has another size."""
+        view = self._maps.get(shard)
+        if view is None:
+            with self._lock:
+                view = self._maps.get(shard) or self._open(shard)
+                self._maps[shard] = view
+        return view
+
+    def read(self, shard: int, offset: int, size: int) -> memoryview:
+        """`size` bytes of a shard from `offset`, without copying."""
+        return self.view(shard)[offset : offset + size]
+
+    def read_checked(self, shard: int, offset: int, size: int, checksum: int) -> memoryview | None:
+        """The same bytes, or None if their CRC-32 is not `checksum`."""
+        return next(self.read_all_checked([(shard, offset, size, checksum)]))
+
+    def read_all_checked(self, places: Iterable[Place]) -> Iterator[memoryview | None]:
+        """`read_checked` of several places, one after the other; a loop, because a call more costs a tenth of a CRC."""
+        view = self.view
+        for shard, offset, size, checksum in places:
+            content = view(shard)[offset : offset + size]
+            yield content if crc32(content) == checksum else None
+
+    def _open(self, shard: int) -> memoryview:
+        path, expected = self.path(shard), self._shard_bytes[shard]
+        try:
+            with path.open("rb") as file:
+                found = os.fstat(file.fileno()).st_size
+                if found != expected:
+                    raise CorruptSampleError(
+                        f"{path} has {found:,} bytes; dataset.json says {expected:,}. The shard was cut or changed: "
+                        "copy it again, or make the data set again."
+                    )
+                # A private mapping, because PyTorch wraps only writable memory without complaint; nothing is written.
+                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror or error}. The data set is incomplete.") from None

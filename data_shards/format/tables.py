@@ -1,0 +1,196 @@
+"""index.parquet and stimuli.parquet: written a row group at a time, read with every value checked."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.format.schema import SPLITS
+from neuroimagen.data_shards.format.tar import is_valid_key
+
+ROWS_PER_GROUP = 65_536
+_MAX_BYTES_PER_ROW = 4096
+"""More than this, uncompressed, is no table of ours (captions are the longest column)."""
+
+
+class TableWriter:
+    """Appends rows to a parquet file in bounded memory."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._columns: dict[str, list[Any]] = {name: [] for name in schema.names}
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self.num_rows = 0
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        for name, values in self._columns.items():
+            values.append(row[name])
+        self.num_rows += 1
+        if self.num_rows % ROWS_PER_GROUP == 0:
+            self._flush()
+
+    def close(self) -> None:
+        if self._columns[self._schema.names[0]]:
+            self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.table(self._columns, schema=self._schema))
+        for values in self._columns.values():
+            values.clear()
+
+    def __enter__(self) -> "TableWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            # On a full disk writing the footer fails as well; the file is thrown away in any case.
+            with contextlib.suppress(OSError):
+                self._writer.close()
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_table(path: Path, schema: pa.Schema, *, num_rows: int, sha256: str, columns: list[str]) -> pa.Table:
+    """Read columns of a parquet file after checking its digest, schema and size.
+
+    Raises UserError naming the file and what differs; nothing of a wrong file reaches the caller.
+    """
+    with _checked_file(path, schema, num_rows=num_rows, sha256=sha256) as file:
+        return file.read(columns=columns)
+
+
+def read_row_groups(
+    path: Path, schema: pa.Schema, *, num_rows: int, sha256: str, columns: list[str], repeating: list[str]
+) -> Iterator[pa.Table]:
+    """The same, a row group after the other, so that checks work on values that the processor's caches hold.
+
+    Text columns named in `repeating` come dictionary-encoded, which spares making a text of every row.
+    """
+    with _checked_file(path, schema, num_rows=num_rows, sha256=sha256, repeating=repeating) as file:
+        for group in range(file.num_row_groups):
+            # A thread for each column would cost more than it gains on 65,536 rows.
+            yield file.read_row_group(group, columns=columns, use_threads=False)
+
+
+@contextlib.contextmanager
+def _checked_file(
+    path: Path, schema: pa.Schema, *, num_rows: int, sha256: str, repeating: list[str] | None = None
+) -> Iterator[pq.ParquetFile]:
+    # The digest first: bytes that are not the writer's never reach the parquet decoder.
+    try:
+        found = file_sha256(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}. The data set is incomplete.") from None
+    if found != sha256:
+        raise UserError(
+            f"{path} is damaged or another data set's: SHA-256 {found[:16]}…, dataset.json says {sha256[:16]}…."
+        )
+    try:
+        with pq.ParquetFile(path, read_dictionary=repeating) as file:
+            stored = file.schema.to_arrow_schema()  # schema_arrow would show the dictionaries
+            if not stored.equals(schema, check_metadata=False):
+                raise UserError(f"{path} has columns {stored.names}; expected {schema.names} of fixed types.")
+            if file.metadata.num_rows != num_rows:
+                raise UserError(f"{path} has {file.metadata.num_rows} rows; dataset.json says {num_rows}.")
+            groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
+            if sum(group.total_byte_size for group in groups) > 1_000_000 + num_rows * _MAX_BYTES_PER_ROW:
+                raise UserError(f"{path} would unpack to an absurd size; it is refused.")
+            if sum(group.num_rows for group in groups) != num_rows:
+                raise UserError(f"{path} is damaged: its row groups do not add up to {num_rows} rows.")
+            yield file
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable parquet file: {error}") from None
+
+
+def numpy_column(table: pa.Table, name: str) -> np.ndarray:
+    """A numeric column as a NumPy array of its own type, without a copy where it lies in one piece; refuses nulls."""
+    column = table.column(name)
+    if column.null_count:
+        raise UserError(f"column {name!r} of the table holds {column.null_count} nulls.")
+    pieces = [_values(chunk) for chunk in column.chunks]
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [np.empty(0, column.type.to_pandas_dtype())])
+
+
+def _values(array: pa.Array) -> np.ndarray:
+    """The numbers of an array without nulls, not copied. Arrow's own to_numpy imports pandas: half a second."""
+    dtype = np.dtype(array.type.to_pandas_dtype())
+    if len(array) == 0:
+        return np.empty(0, dtype)
+    return np.frombuffer(array.buffers()[1], dtype, count=len(array), offset=array.offset * dtype.itemsize)
+
+
+def split_codes(table: pa.Table, *, where: str) -> np.ndarray:
+    """The split column, dictionary-encoded, as int8 positions in SPLITS."""
+    codes = {name: code for code, name in enumerate(SPLITS)}
+    parts = []
+    for column in table.column("split").chunks:
+        known = np.array([codes.get(name, -1) for name in column.dictionary.to_pylist()], dtype=np.int8)
+        if column.null_count or (known < 0).any():
+            raise UserError(f"{where}: column 'split' holds values other than {SPLITS}.")
+        parts.append(known[_values(column.indices)])
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int8)
+
+
+def check_locations(
+    table: pa.Table,
+    *,
+    shard_bytes: Sequence[int] | np.ndarray,
+    where: str,
+    expected_size: int | None = None,
+    first_row: int = 0,
+) -> None:
+    """Every sample must lie inside its shard, on a tar block, and have the expected size.
+
+    shard_bytes: the size of each shard. first_row: number of the table's first row, for the message.
+    """
+    shard, offset, size = (numpy_column(table, name) for name in ("shard", "offset", "size"))
+    if len(shard) == 0:
+        return
+    limits = np.asarray(shard_bytes, dtype=np.int64)
+    if shard.min() < 0 or shard.max() >= len(limits):
+        raise UserError(
+            f"{where}: shard numbers run from {shard.min()} to {shard.max()}, there are {len(limits)} shards."
+        )
+    # offset + size could overflow; the room behind an offset that is not negative can't.
+    wrong = (offset < 512) | (offset & 511 != 0) | (size <= 0) | (size > limits[shard] - offset)
+    if expected_size is not None:
+        wrong |= size != expected_size
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise UserError(
+            f"{where}: row {first_row + row} claims {size[row]} bytes at offset {offset[row]} of shard {shard[row]}, "
+            f"which cannot be ({limits[shard[row]]} bytes in that shard)."
+        )
+
+
+def check_range(values: np.ndarray, *, low: int, high: int, what: str, where: str) -> None:
+    """Raise UserError unless low <= value < high everywhere."""
+    if len(values) and (values.min() < low or values.max() >= high):
+        raise UserError(f"{where}: {what} runs from {values.min()} to {values.max()}; expected {low}..{high - 1}.")
+
+
+def check_stimulus_texts(table: pa.Table, *, where: str) -> None:
+    """Keys must be usable in tar names and unique; extensions must be pictures'."""
+    keys = table.column("key").to_pylist()
+    if invalid := [key for key in keys if not is_valid_key(key)]:
+        raise UserError(f"{where}: stimulus key {invalid[0][:100]!r} is not allowed.")
+    if len(set(keys)) != len(keys):
+        raise UserError(f"{where}: stimulus keys repeat.")
+    if extensions := set(table.column("extension").to_pylist()) - {"jpg", "png"}:
+        raise UserError(f"{where}: picture type {sorted(extensions)[0]!r} is not allowed.")

@@ -1,0 +1,1 @@
+"""Frozen encoders of stimuli and captions, and what a model folder says about itself."""

@@ -1,0 +1,1 @@
+"""Computing the latents of a data set, once each."""

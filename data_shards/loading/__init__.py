@@ -1,0 +1,1 @@
+"""From an open data set to batches: plan, reader, prefetch, webdataset source."""

@@ -1,0 +1,1 @@
+"""A simulated study: forward model, head model, drawn stimuli, best achievable accuracy."""

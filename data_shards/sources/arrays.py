@@ -1,0 +1,241 @@
+"""Data sets from arrays in memory or on disk, with a table of labels: for whoever preprocessed already.
+
+    <eeg>.npy      [segments, channels, samples], any real dtype; or an .npz that holds it as 'eeg'
+    <table>.csv    one row a segment, in the same order. Columns: image (path below the image folder), class; optional:
+                   subject (default 1), split (train, val, test), caption, block, order
+
+Without a split column the parts are 80/10/10 % by image.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from neuroimagen.data_shards.common.errors import UsageError, UserError
+from neuroimagen.data_shards.dataset.stimuli import decode_image
+from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
+from neuroimagen.data_shards.format.tables import file_sha256
+from neuroimagen.data_shards.sources.class_names import class_caption
+from neuroimagen.data_shards.sources.csv_table import read_csv_table
+from neuroimagen.data_shards.sources.restricted_npy import load_npy
+from neuroimagen.data_shards.sources.splits import SplitRule, split_of_segments
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_OPTIONAL = ("subject", "split", "caption", "block", "order")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelTable:
+    """What was seen in each segment: columns of equal length, one entry a segment."""
+
+    image: tuple[str, ...]
+    """Path of the picture below the image folder."""
+    class_name: tuple[str, ...]
+    subject: np.ndarray
+    """int64."""
+    split: tuple[str, ...] | None
+    caption: tuple[str | None, ...]
+    block: np.ndarray
+    order: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    @classmethod
+    def read(cls, path: Path) -> "LabelTable":
+        """Read a CSV (or, by its name, a TSV). Raises UserError naming column and line."""
+        rows, names = read_csv_table(path, ("image", "class"), _OPTIONAL)
+
+        def numbers(name: str, default: int) -> np.ndarray:
+            values = np.full(len(rows), default, dtype=np.int64)
+            for place, row in enumerate(rows if name in names else []):
+                if not re.fullmatch(r"-?\d{1,9}", row[name] or ""):
+                    raise UserError(f"{path}, line {place + 2}: {name} {row[name]!r} is no whole number.")
+                values[place] = int(row[name])
+            return values
+
+        return cls(
+            image=tuple(row["image"] for row in rows),
+            class_name=tuple(row["class"] for row in rows),
+            subject=numbers("subject", 1),
+            split=tuple(row["split"] for row in rows) if "split" in names else None,
+            caption=tuple((row["caption"] or None) if "caption" in names else None for row in rows),
+            block=numbers("block", -1),
+            order=numbers("order", -1),
+        )
+
+
+def load_segments(path: Path) -> np.ndarray:
+    """[segments, channels, samples] from .npy (mapped) or from 'eeg' of an .npz. Raises UserError naming the file."""
+    if path.suffix == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                if "eeg" not in archive:
+                    raise UserError(f"{path} holds {sorted(archive)}; the EEG must be called 'eeg'.")
+                eeg = archive["eeg"]
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"cannot read {path}: {error}") from None
+    else:
+        eeg = load_npy(path)
+    if not isinstance(eeg, np.ndarray) or eeg.ndim != 3 or eeg.dtype.kind not in "iuf":
+        found = f"{eeg.dtype} {eeg.shape}" if isinstance(eeg, np.ndarray) else type(eeg).__name__
+        raise UserError(f"{path} holds {found}; expected numbers [segments, channels, samples].")
+    return eeg
+
+
+class ArraySource:
+    """A Source over an array and its LabelTable. `files` are recorded by their hashes."""
+
+    def __init__(
+        self,
+        eeg: np.ndarray,
+        table: LabelTable,
+        *,
+        name: str,
+        images: Path,
+        sfreq: float,
+        channel_names: tuple[str, ...] | None = None,
+        band_hz: tuple[float, float] | None = None,
+        split_seed: int = 0,
+        files: tuple[Path, ...] = (),
+        source: str = "arrays",
+    ) -> None:
+        if len(eeg) != len(table) or len(eeg) == 0:
+            raise UserError(
+                f"{len(eeg)} segments and {len(table)} rows of labels; there must be one each, at least one."
+            )
+        if channel_names is not None and (twice := sorted({c for c in channel_names if channel_names.count(c) > 1})):
+            raise UsageError(f"channel name {twice[0]!r} is given twice; data sets are matched by channel names.")
+        if band_hz is not None and not 0 <= band_hz[0] < band_hz[1] <= sfreq / 2:
+            raise UsageError(
+                f"--band {band_hz[0]:g}:{band_hz[1]:g} is no band from low to high, up to half of the sampling rate "
+                f"({sfreq / 2:g} Hz)."
+            )
+        self._eeg, self._table, self._images, self._name = eeg, table, images, name
+        self._sfreq, self._channel_names, self._band_hz = sfreq, channel_names, band_hz
+        self._files, self._source = files, source
+        names = sorted(set(table.class_name))
+        self._classes = tuple(ClassInfo(name=class_name) for class_name in names)
+        number = {class_name: label for label, class_name in enumerate(names)}
+        self._label = np.array([number[class_name] for class_name in table.class_name], dtype=np.int64)
+        self._keys = _keys(table.image)
+        self._check_pictures()
+        self.notes: list[str] = []
+        """What was left out or looks odd, a line each."""
+        self._note_flat_channels()
+        if table.split is not None:
+            self._part, self._split_rule = np.array(table.split), "split column of the table"
+        else:
+            _, image = np.unique(table.image, return_inverse=True)
+            self._part, self._split_rule = split_of_segments(
+                SplitRule(kind="by-image"),
+                folds=None,
+                image=image,
+                label=self._label,
+                subject=table.subject,
+                seed=split_seed,
+            )
+
+    def metadata(self) -> DatasetMetadata:
+        return DatasetMetadata(
+            name=self._name,
+            n_channels=self._eeg.shape[1],
+            n_samples=self._eeg.shape[2],
+            sfreq=self._sfreq,
+            channel_names=self._channel_names,
+            band_hz=self._band_hz,
+            classes=self._classes,
+            split_rule=self._split_rule,
+            provenance={
+                "source": self._source,
+                "files": {
+                    path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in self._files
+                },
+            },
+        )
+
+    def stimuli(self) -> Iterator[StimulusRecord]:
+        seen: set[str] = set()
+        for row, image in enumerate(self._table.image):
+            if image in seen:
+                continue
+            seen.add(image)
+            content = (self._images / image).read_bytes()
+            yield StimulusRecord(
+                key=self._keys[image],
+                image=content,
+                extension="png" if content.startswith(_PNG) else "jpg",
+                label=int(self._label[row]),
+                caption=class_caption(self._table.class_name[row]),
+                detailed_caption=self._table.caption[row],
+            )
+
+    def segments(self, split: str | None = None) -> Iterator[SegmentRecord]:
+        for row, image in enumerate(self._table.image):
+            if split is not None and self._part[row] != split:
+                continue
+            yield SegmentRecord(
+                eeg=np.asarray(self._eeg[row], dtype=np.float32),
+                stimulus=self._keys[image],
+                label=int(self._label[row]),
+                subject=int(self._table.subject[row]),
+                split=str(self._part[row]),
+                block=int(self._table.block[row]),
+                order=int(self._table.order[row]),
+            )
+
+    def num_segments(self) -> int:
+        return len(self._table)
+
+    def _note_flat_channels(self) -> None:
+        """Looks at every sample once, a segment at a time."""
+        flat = {
+            row: channels
+            for row, eeg in enumerate(self._eeg)
+            if (channels := np.flatnonzero(eeg.min(axis=1) == eeg.max(axis=1)).tolist())
+        }
+        if flat:
+            row, channels = next(iter(flat.items()))
+            self.notes.append(
+                f"{len(flat)} of {len(self._eeg)} segments have channels that never vary, the first is segment {row} "
+                f"(channels {', '.join(self._name_of(channel) for channel in channels[:10])}): kept"
+            )
+
+    def _name_of(self, channel: int) -> str:
+        return str(channel) if self._channel_names is None else self._channel_names[channel]
+
+    def _check_pictures(self) -> None:
+        problems = []
+        label_of: dict[str, int] = {}
+        for image, label in zip(self._table.image, self._label.tolist(), strict=True):
+            if label_of.setdefault(image, label) != label:
+                raise UserError(f"picture {image} stands under two classes in the table.")
+        for image in label_of:
+            try:
+                decode_image((self._images / image).read_bytes())
+            except (OSError, ValueError) as error:
+                problems.append(f"{image} ({getattr(error, 'strerror', None) or error})")
+        if problems:
+            shown = ", ".join(problems[:20]) + (" …" if len(problems) > 20 else "")
+            raise UserError(
+                f"{len(problems)} of {len(label_of)} pictures under {self._images} can't be read: {shown}. "
+                "Put them there, or take their rows (and segments) out of the table."
+            )
+
+
+def _keys(images: tuple[str, ...]) -> dict[str, str]:
+    """Stimulus key of each picture: its path without the ending, other characters than letters and digits as '_'."""
+    keys = {
+        image: re.sub(r"[^A-Za-z0-9_-]+", "_", str(Path(image).with_suffix(""))).strip("_-")[-80:] for image in images
+    }
+    if len(set(keys.values())) != len(keys):
+        raise UserError(
+            "two pictures in the table would get the same key; give them names that differ by more than signs."
+        )
+    for image in keys:
+        if Path(image).is_absolute() or ".." in Path(image).parts:
+            raise UserError(f"picture {image!r} in the table lies outside the image folder.")
+    return keys

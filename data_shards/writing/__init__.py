@@ -1,0 +1,1 @@
+"""Writing a data set: preprocessing, shards, resuming after an interruption."""

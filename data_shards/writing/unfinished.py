@@ -1,0 +1,111 @@
+"""Where an unfinished data set grows: a hidden sibling that survives a kill, with a record of every finished shard.
+
+.<name>.part/
+    job.json                what is being written; another job's leavings are thrown away
+    lock                    held by the one process that writes
+    done/segments-00000.parquet …  the rows of a finished shard: written last, so that a shard without one is redone
+    data/                   becomes the data set
+"""
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.files import atomic_path, refuse_existing, sync_path
+
+_logger = logging.getLogger(__name__)
+_NOTE = b"neuroimagen"
+
+
+class PartFolder:
+    """The unfinished data set `out`, locked for this process. `fingerprint` names the job: inputs and options."""
+
+    def __init__(self, out: Path, fingerprint: str) -> None:
+        self.out = out
+        self.folder = out.with_name(f".{out.name}.part")
+        self.data = self.folder / "data"
+        refuse_existing(out)
+        try:
+            (self.folder / "done").mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(f"cannot write {out}: {error.strerror or error}. Choose another --out.") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise UserError(f"another process is writing {out}. Wait for it, or choose another --out.") from None
+        try:
+            self._prepare(json.dumps({"fingerprint": fingerprint}))
+        except OSError as error:
+            if not self.num_done("segments"):
+                shutil.rmtree(self.folder, ignore_errors=True)
+            self.release()
+            raise UserError(f"cannot write {out}: {error.strerror or error}. Free space, or choose another.") from error
+
+    def _prepare(self, expected: str) -> None:
+        job = self.folder / "job.json"
+        found = job.read_text(encoding="utf-8") if job.is_file() else None
+        if found != expected:
+            if found is not None:
+                _logger.warning("%s: what an interrupted run left was another job's; starting anew", self.folder)
+            for name in ("data", "done"):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            (self.folder / "done").mkdir()
+            job.write_text(expected, encoding="utf-8")
+        for part in ("segments", "stimuli"):
+            (self.data / part).mkdir(parents=True, exist_ok=True)
+
+    def is_done(self, part: str, shard: int) -> bool:
+        """True if this shard of segments or stimuli is finished."""
+        return self._record_path(part, shard).is_file()
+
+    def num_done(self, part: str) -> int:
+        """How many shards are finished from the first one on, without a gap."""
+        shard = 0
+        while self.is_done(part, shard):
+            shard += 1
+        return shard
+
+    def record(self, part: str, shard: int, rows: pa.Table, note: Mapping[str, Any]) -> None:
+        """Say that a shard is finished: its rows of the table, and whatever else finishing needs to know."""
+        table = rows.replace_schema_metadata({_NOTE: json.dumps(note).encode()})
+        with atomic_path(self._record_path(part, shard)) as path:
+            pq.write_table(table, path, compression="zstd")
+
+    def rows(self, part: str, shard: int) -> tuple[pa.Table, dict[str, Any]]:
+        """The rows and the note of a finished shard."""
+        table = pq.read_table(self._record_path(part, shard))
+        return table.replace_schema_metadata(None), json.loads(table.schema.metadata[_NOTE])
+
+    def publish(self) -> None:
+        """Give the finished data its name."""
+        if self.out.exists():
+            self.out.rmdir()
+        sync_path(self.data)
+        self.data.replace(self.out)
+        sync_path(self.out.parent)
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove everything unfinished."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.release()
+
+    def release(self) -> None:
+        """Let another process continue."""
+        with suppress(OSError):
+            os.close(self._lock)
+
+    def _record_path(self, part: str, shard: int) -> Path:
+        return self.folder / "done" / f"{part}-{shard:05d}.parquet"

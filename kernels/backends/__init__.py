@@ -1,0 +1,1 @@
+"""Implementations of the kernels: PyTorch, Triton, and a plain float64 reference."""

@@ -1,0 +1,1 @@
+"""What every way of mining triplets shares: options, class layout, global batch."""

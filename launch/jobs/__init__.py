@@ -1,0 +1,1 @@
+"""Building, starting, supervising and stopping a job of many ranks."""

@@ -1,0 +1,151 @@
+"""The wire between a job's coordinator and its nodes: JSON lines over TCP, with a heartbeat.
+
+A node that is cut off neither closes its connection nor says anything: silence is the only sign, and the ranks'
+collectives would wait for it half an hour. So both ends send `alive` every second, and take silence for a loss.
+No message is ever executed: what a node runs stands on its own command line.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import platform
+import socket
+import struct
+import threading
+import time
+from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import neuroimagen
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.trainer.runs.run_folder import PACKAGES
+
+SILENCE_SECONDS = 10.0
+"""A peer that has not been heard for so long is lost."""
+_HEARTBEAT_SECONDS = 1.0
+_LONGEST_LINE = 1 << 20
+Message = dict[str, Any]
+
+
+class LostError(Exception):
+    """The other end is gone, or silent for too long."""
+
+
+class Connection:
+    """One end of the wire. Messages are dictionaries with a `type`."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        # Blocking: MSG_DONTWAIT decides for a read, and the kernel's timer ends a write to a peer that is cut off.
+        self._socket.settimeout(None)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(SILENCE_SECONDS), 0))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._received = bytearray()
+        self._heard = time.monotonic()
+        self._sending = threading.Lock()
+        self._closed = threading.Event()
+        threading.Thread(target=self._beat, name="neuroimagen-heartbeat", daemon=True).start()
+
+    def send(self, message: Message) -> None:
+        """Send now; raises LostError if the other end is gone."""
+        content = json.dumps(message).encode() + b"\n"
+        try:
+            with self._sending:
+                self._socket.sendall(content)
+        except OSError as error:
+            raise LostError(f"the connection broke ({error.strerror or error})") from None
+
+    def receive(self) -> list[Message]:
+        """What has come since the last call, without waiting. Raises LostError on the end of the line or on silence,
+        once all that came before has been given out.
+        """
+        lost: str | None = None
+        try:
+            while content := self._socket.recv(1 << 16, socket.MSG_DONTWAIT):
+                self._received += content
+                self._heard = time.monotonic()
+            lost = "the connection was closed"
+        except BlockingIOError:
+            silent = time.monotonic() - self._heard
+            if silent > SILENCE_SECONDS:
+                lost = f"nothing was heard for {silent:.0f} s"
+        except OSError as error:
+            lost = f"the connection broke ({error.strerror or error})"
+        *lines, rest = bytes(self._received).split(b"\n")
+        self._received = bytearray(rest)
+        try:
+            messages = [message for message in map(json.loads, lines) if message["type"] != "alive"]
+        except (ValueError, TypeError, KeyError):
+            raise LostError("what came is no message") from None
+        if len(rest) > _LONGEST_LINE:
+            raise LostError("what came is no message")
+        if lost and not messages:
+            raise LostError(lost)
+        return messages
+
+    def close(self) -> None:
+        """Say no more, hear the other end out for a moment (closing at once would cut off our own last words)."""
+        self._closed.set()
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+            self._socket.settimeout(_HEARTBEAT_SECONDS)
+            while self._socket.recv(1 << 16):
+                pass
+        self._socket.close()
+
+    def _beat(self) -> None:
+        while not self._closed.wait(_HEARTBEAT_SECONDS):
+            with contextlib.suppress(LostError):  # receive() finds out, on the thread that can act
+                self.send({"type": "alive"})
+
+
+def connect(address: str, port: int, *, wait_seconds: float) -> Connection:
+    """Connect to the coordinator, which may start later than this node. Raises UserError when it does not."""
+    deadline = time.monotonic() + wait_seconds
+    while True:
+        try:
+            return Connection(socket.create_connection((address, port), timeout=5.0))
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"the coordinator at {address}:{port} did not answer within {wait_seconds:.0f} s "
+                    f"({error.strerror or error}). Is it started, and does a firewall let the port through?"
+                ) from None
+            time.sleep(0.5)
+
+
+def listen(port: int) -> socket.socket:
+    """Listen for nodes on every address; port 0 takes a free one. Raises UserError when the port is taken."""
+    try:
+        listener = socket.create_server(("", port), backlog=1024)
+    except OSError as error:
+        raise UserError(f"port {port} cannot be used: {error.strerror or error}. Choose another with --port.") from None
+    listener.settimeout(0.2)
+    return listener
+
+
+def versions() -> dict[str, str]:
+    """What must be the same on every node: Python, the packages a result depends on, and our own sources."""
+    found = {"Python": platform.python_version().rpartition(".")[0]}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    digest = blake2b(digest_size=8)
+    # The folders are links in a checkout, which rglob would not follow.
+    for folder in sorted(Path(neuroimagen.__path__[0]).iterdir()):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(path.read_bytes())
+    found["neuroimagen's sources"] = digest.hexdigest()
+    return found
+
+
+def version_skew(first: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    """What differs, as "torch 2.13.0 here, 2.12.1 there"; `here` is `first`."""
+    names = sorted(first.keys() | other.keys())
+    return [
+        f"{name} {first.get(name, 'absent')} against {other.get(name, 'absent')}"
+        for name in names
+        if first.get(name) != other.get(name)
+    ]

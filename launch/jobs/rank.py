@@ -1,0 +1,51 @@
+"""One rank of a command that shares its work: python -m neuroimagen.launch.jobs.rank LOGS cache --data …"""
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import FrameType
+
+
+def main() -> None:
+    """Run the command, and leave a status for the launcher."""
+    from neuroimagen.data_shards.common.errors import UserError
+    from neuroimagen.launch.cli import run_words
+    from neuroimagen.launch.jobs.logs import kept_output
+    from neuroimagen.trainer.runs.rank_status import write_status
+    from neuroimagen.trainer.training.worker import die_with_launcher
+
+    logs, words = Path(sys.argv[1]), sys.argv[2:]
+    rank = int(os.environ["RANK"])
+    die_with_launcher()
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        # These commands write each output whole, and continue where they were interrupted.
+        write_status(logs, rank, "stopped")
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    write_status(logs, rank, "running")
+    try:
+        with kept_output(logs) if rank == 0 else contextlib.nullcontext():
+            code = run_words(words)
+    except (UserError, OSError) as error:
+        write_status(logs, rank, "refused", str(error))
+        raise
+    except BaseException as error:
+        write_status(logs, rank, "failed", f"{type(error).__name__}: {error}")
+        traceback.print_exc()
+        raise
+    if code:
+        write_status(logs, rank, "failed", f"{words[0]} ended with code {code}")
+        sys.exit(code)
+    write_status(logs, rank, "done")
+    sys.stdout.flush()
+    os._exit(0)  # as in trainer/training/worker.py: gloo's threads can abort in the interpreter's shutdown
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""The commands that start a job's nodes, as pure functions: over pdsh or ssh, without either, in and through SLURM."""
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from neuroimagen.launch.jobs.hosts import Node
+from neuroimagen.launch.jobs.local_ranks import Launcher
+
+PASSED_ON = ("NCCL_", "GLOO_", "UCX_", "TORCH_", "PYTORCH_", "TRITON_", "OMP_", "DEEPSPEED_", "DS_", "HF_", "WANDB_")
+"""Prefixes of the variables that every node gets."""
+_NOT_PASSED_ON = ("WANDB_API_KEY", "HF_TOKEN")
+"""Secrets: a command line is readable by everybody on a machine. Log in on the nodes instead."""
+MAX_FAN_OUT = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodesJob:
+    """A job of several nodes, as its coordinator knows it."""
+
+    module: str
+    arguments: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    coordinator: str
+    """Address of the coordinator, as the nodes reach it."""
+    port: int
+    log_folder: Path
+    launcher: Launcher = "deepspeed"
+    exports: tuple[str, ...] = ()
+    """NAME=VALUE of every variable that is passed on."""
+    folder: Path
+    """Working directory, the same on every node."""
+    cpu: bool = False
+    """The ranks leave accelerators alone."""
+
+    @property
+    def num_ranks(self) -> int:
+        return sum(node.num_ranks for node in self.nodes)
+
+    def host_of(self, rank: int) -> str:
+        """The host that a global rank runs on."""
+        for node in self.nodes:
+            if rank < node.num_ranks:
+                return node.host
+            rank -= node.num_ranks
+        raise IndexError(rank)
+
+
+def passed_on(environment: Mapping[str, str], names: Sequence[str]) -> tuple[str, ...]:
+    """NAME=VALUE of what nodes get of `environment`: known prefixes, and `names` (or NAME=VALUE given outright)."""
+    chosen = {
+        name: value for name, value in environment.items() if name.startswith(PASSED_ON) and name not in _NOT_PASSED_ON
+    }
+    for name in names:
+        key, given, value = name.partition("=")
+        if given:
+            chosen[key] = value
+        elif key in environment:
+            chosen[key] = environment[key]
+    return tuple(f"{name}={chosen[name]}" for name in sorted(chosen))
+
+
+def node_command(job: NodesJob, node_rank: int | str) -> list[str]:
+    """What runs on a node. `node_rank` is a number, or what pdsh or a shell puts in its place."""
+    return [
+        sys.executable,
+        "-P",  # a folder named kernels/ in the working directory must not hide the distribution of that name
+        "-m",
+        "neuroimagen.launch.jobs.node",
+        f"--coordinator={job.coordinator}",
+        f"--port={job.port}",
+        f"--node-rank={node_rank}",
+        "--nodes=" + ",".join(f"{node.host}:{node.num_ranks}" for node in job.nodes),
+        f"--master-address={job.nodes[0].host}",
+        f"--launcher={job.launcher}",
+        f"--logs={job.log_folder}",
+        *(["--cpu"] if job.cpu else []),
+        *(f"--export={value}" for value in job.exports),
+        f"--module={job.module}",
+        "--",
+        *job.arguments,
+    ]
+
+
+def _remote(job: NodesJob, node_rank: int | str) -> str:
+    return f"cd {shlex.quote(str(job.folder))} && exec {shlex.join(node_command(job, node_rank))}"
+
+
+def pdsh_command(job: NodesJob) -> list[str]:
+    """One pdsh that starts every node; pdsh replaces %n by the node's rank."""
+    hosts = ",".join(node.host for node in job.nodes)
+    return ["pdsh", "-S", "-R", "ssh", "-f", str(MAX_FAN_OUT), "-w", hosts, _remote(job, "%n")]
+
+
+def ssh_commands(job: NodesJob) -> list[list[str]]:
+    """One ssh a node; it must not ask for anything."""
+    return [
+        ["ssh", "-o", "BatchMode=yes", node.host, _remote(job, node_rank)] for node_rank, node in enumerate(job.nodes)
+    ]
+
+
+def srun_command(job: NodesJob) -> list[str]:
+    """One srun over the allocation; SLURM says each node its rank, and passes the whole environment on."""
+    words = shlex.join(node_command(job, "SLURM_RANK")).replace("--node-rank=SLURM_RANK", '--node-rank="$SLURM_NODEID"')
+    return [
+        "srun",
+        f"--nodes={len(job.nodes)}",
+        "--ntasks-per-node=1",
+        "--kill-on-bad-exit=0",  # a node that ends early is the coordinator's to judge
+        f"--nodelist={','.join(node.host for node in job.nodes)}",
+        "bash",
+        "-c",
+        f"exec {words}",
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlurmRequest:
+    """What to ask SLURM for."""
+
+    nodes: int
+    ranks_per_node: int
+    gpus_per_node: int
+    """0: train on CPU cores, one a rank."""
+    notice_seconds: int = 180
+    """How long before the time limit SLURM sends SIGUSR1."""
+    options: tuple[str, ...] = ()
+    """More lines for #SBATCH, such as --partition=gpu."""
+
+
+def sbatch_script(request: SlurmRequest, *, words: Sequence[str], launch_options: Sequence[str], folder: Path) -> str:
+    """A batch script that trains inside its allocation, saves when SLURM signals, and queues itself again.
+
+    `words` is the command after `--`; `launch_options` are those of `neuroimagen launch`.
+    """
+    asks = [
+        f"--nodes={request.nodes}",
+        "--ntasks-per-node=1",
+        *(
+            [f"--gpus-per-node={request.gpus_per_node}"]
+            if request.gpus_per_node
+            else [f"--cpus-per-task={request.ranks_per_node}"]
+        ),
+        f"--signal=B:USR1@{request.notice_seconds}",
+        "--requeue",
+        "--open-mode=append",
+        "--output=slurm-%j.log",
+        *request.options,
+    ]
+    command = shlex.join(
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "neuroimagen.launch.cli",
+            "launch",
+            "--allocation",
+            f"--num-ranks={request.ranks_per_node}",
+            *launch_options,
+            "--",
+            *words,
+        ]
+    )
+    lines = "\n".join(f"#SBATCH {ask}" for ask in asks)
+    return f"""#!/usr/bin/env bash
+{lines}
+# SLURM signals this shell (USR1 before the time limit, TERM on pre-emption and scancel); the run saves and leaves with
+# 128 + the signal. After USR1 the job goes back into the queue and resumes; a pre-empted one is put there by SLURM.
+cd {shlex.quote(str(folder))} || exit 1
+{command} &
+child=$!
+trap 'kill -USR1 "$child"' USR1
+trap 'kill -TERM "$child"' TERM
+wait "$child"
+code=$?
+while kill -0 "$child" 2>/dev/null; do wait "$child"; code=$?; done
+if [ "$code" -eq 138 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$code"
+"""
+
+
+def printable(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
+    """A command as one types it, with the variables that it needs before it."""
+    before = "".join(f"{name}={shlex.quote(value)} " for name, value in (environment or {}).items())
+    return before + shlex.join(command)

@@ -1,0 +1,100 @@
+"""Splits: published folds checked position by position, by image, one subject left out."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from neuroimagen.data_shards.common.errors import UsageError, UserError
+from neuroimagen.data_shards.sources.splits import SplitRule, read_folds, split_of_segments
+
+IMAGE = np.tile(np.arange(1996), 3)
+LABEL = IMAGE // 50
+SUBJECT = np.repeat([1, 2, 3], 1996)
+
+
+def _split(rule: str, *, seed: int = 0) -> np.ndarray:
+    return split_of_segments(SplitRule.parse(rule), folds=None, image=IMAGE, label=LABEL, subject=SUBJECT, seed=seed)[0]
+
+
+def _write(path: Path, **fold: object) -> Path:
+    torch.save({"splits": [{"train": [0, 1], "val": [2], "test": [3], **fold}]}, path)
+    return path
+
+
+def test_by_image_is_80_10_10_in_every_class_and_keeps_an_image_in_one_part() -> None:
+    parts = _split("by-image")
+    counts = {part: len(np.unique(IMAGE[parts == part])) for part in ("train", "val", "test")}
+    assert counts == {"train": 1597, "val": 199, "test": 200}
+    assert sum(counts.values()) == 1996
+    for label in range(40):
+        for part, share in (("val", 5), ("test", 5)):
+            assert abs(len(np.unique(IMAGE[(parts == part) & (label == LABEL)])) - share) <= 1
+    assert (parts[:1996] == parts[1996:3992]).all()
+    assert (parts != _split("by-image", seed=1)).any()
+    assert (parts == _split("by-image")).all()
+
+
+def test_leave_subject_out_tests_on_that_subject_only_and_validates_on_unseen_images() -> None:
+    parts = _split("leave-subject-out:2")
+    assert set(SUBJECT[parts == "test"]) == {2}
+    assert (parts[SUBJECT == 2] == "test").all()
+    train, val = (set(IMAGE[parts == part]) for part in ("train", "val"))
+    assert not train & val
+    assert abs(len(val) - 200) <= 1
+    with pytest.raises(UserError, match=r"leave-subject-out:7: the data has subjects \[1, 2, 3\]"):
+        _split("leave-subject-out:7")
+
+
+def test_folds_are_read_and_applied(tmp_path: Path) -> None:
+    folds = read_folds(_write(tmp_path / "s.pth", test=[5]), num_segments=6)
+    for rule in ("fold:0", "single"):
+        parts, words = split_of_segments(
+            SplitRule.parse(rule), folds=folds, image=np.arange(6), label=np.zeros(6), subject=np.ones(6), seed=0
+        )
+        assert parts.tolist() == ["train", "train", "val", "", "", "test"]
+        assert words == "fold 0 of 1 of the split file"
+
+
+@pytest.mark.parametrize(
+    ("fold", "message"),
+    [
+        ({"test": [6]}, r"fold 0, test: position 6 is out of range, the EEG file has 6 segments \(1 such"),
+        ({"val": [-1]}, "position -1 is out of range"),
+        ({"test": [0]}, "test: position 0 comes twice"),
+        ({"train": [4, 4]}, "train: position 4 comes twice"),
+        ({"test": [0.5]}, "test: expected a list of whole numbers"),
+        ({"test": "abc"}, "expected a list of whole numbers"),
+        ({"test": [[1], [2]]}, "expected a list of whole numbers"),
+        ({"test": [[1], [2, 3]]}, "expected a list of whole numbers"),
+        ({"extra": []}, "holds .*'extra'.*; expected train, val and test"),
+    ],
+)
+def test_wrong_folds_are_named(tmp_path: Path, fold: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_folds(_write(tmp_path / "s.pth", **fold), num_segments=6)
+
+
+def test_files_that_are_no_split_files_are_refused(tmp_path: Path) -> None:
+    for content in ({"folds": []}, {"splits": []}, [1, 2], {"splits": {"train": []}}):
+        torch.save(content, tmp_path / "s.pth")
+        with pytest.raises(UserError, match="no split file"):
+            read_folds(tmp_path / "s.pth", num_segments=6)
+    torch.save({"splits": [3]}, tmp_path / "s.pth")
+    with pytest.raises(UserError, match="holds int; expected train"):
+        read_folds(tmp_path / "s.pth", num_segments=6)
+
+
+def test_wrong_rules_name_the_right_ones(tmp_path: Path) -> None:
+    for text in ("fold", "fold:x", "fold:-1", "leave-subject-out", "bytheway"):
+        with pytest.raises(UsageError, match="is not one of fold:N"):
+            SplitRule.parse(text)
+    with pytest.raises(UsageError, match="give --splits"):
+        _split("fold:0")
+    arrays = {"image": np.arange(6), "label": np.zeros(6), "subject": np.ones(6), "seed": 0}
+    folds = read_folds(_write(tmp_path / "s.pth"), num_segments=6) * 2
+    with pytest.raises(UserError, match=r"has folds 0\.\.1"):
+        split_of_segments(SplitRule.parse("fold:2"), folds=folds, **arrays)
+    with pytest.raises(UserError, match="this one has 2"):
+        split_of_segments(SplitRule.parse("single"), folds=folds, **arrays)

@@ -1,0 +1,152 @@
+"""Ranks are killed for real: the job names them, goes on, and ends with the weights of a job that nobody disturbed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from neuroimagen.trainer.runs.rank_status import read_statuses
+
+
+def start(recipe: Path, run: Path, *options: str, settings: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """`neuroimagen launch … -- train contrastive` in the background."""
+    words = ["train", "contrastive", "--config", str(recipe), "--run", str(run), "--resume"]
+    command = [sys.executable, "-m", "neuroimagen.launch.cli", "launch", *options, "--", *words]
+    if settings:
+        command += ["--set", *settings]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def step_of(run: Path) -> int:
+    """The last step that a job has logged."""
+    path = run / "contrastive" / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    try:
+        return int(json.loads(lines[-1])["step"]) if lines else 0
+    except ValueError:
+        return 0
+
+
+def wait_for_step(run: Path, step: int, job: subprocess.Popen[str]) -> None:
+    while step_of(run) < step and job.poll() is None:
+        time.sleep(0.01)
+
+
+def kill_a_rank(run: Path, rank: int) -> int:
+    """SIGKILL; returns its process id."""
+    status = next(s for s in read_statuses(run / "contrastive" / "logs") if s.rank == rank)
+    os.kill(status.pid, signal.SIGKILL)
+    return status.pid
+
+
+def weights(run: Path) -> bytes:
+    return (run / "contrastive" / "export" / "model.safetensors").read_bytes()
+
+
+def left_behind(run: Path) -> list[str]:
+    """Command lines of processes that still work on a run."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        words = process.info["cmdline"] or []
+        if str(run) in words and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(" ".join(words))
+    return found
+
+
+def test_a_killed_rank_is_named_and_the_job_goes_on_to_the_same_weights(job_recipe: Path, tmp_path: Path) -> None:
+    settings = ("contrastive.steps=60", "contrastive.checkpoint_every=7")
+    whole = start(job_recipe, tmp_path / "whole", "--num-ranks", "2", settings=settings)
+    said = whole.communicate(timeout=900)[0]
+    assert whole.returncode == 0, said
+
+    run = tmp_path / "killed"
+    job = start(job_recipe, run, "--num-ranks", "2", "--max-restarts", "1", settings=settings)
+    wait_for_step(run, 10, job)
+    pid = kill_a_rank(run, 1)
+    said = job.communicate(timeout=900)[0]
+    assert job.returncode == 0, said
+    assert f"rank 1 died without a word (process {pid}; " in said
+    assert "Restart 1 of 1." in said
+    assert weights(run) == weights(tmp_path / "whole")
+    assert left_behind(run) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_ten_kills_at_random_moments_change_no_bit(job_recipe: Path, tmp_path: Path, zero_stage: int) -> None:
+    steps = 300
+    settings = (
+        f"contrastive.steps={steps}",
+        "contrastive.checkpoint_every=9",
+        "contrastive.log_every=1",
+        "contrastive.validate_every=50",
+        f"contrastive.zero_stage={zero_stage}",
+    )
+    whole = start(job_recipe, tmp_path / "whole", "--num-ranks", "2", settings=settings)
+    said = whole.communicate(timeout=900)[0]
+    assert whole.returncode == 0, said
+
+    run = tmp_path / "killed"
+    chance = random.Random(zero_stage)
+    job = start(job_recipe, run, "--num-ranks", "2", "--max-restarts", "10", settings=settings)
+    for moment in sorted(chance.sample(range(5, steps - 5), 10)):
+        wait_for_step(run, moment, job)
+        time.sleep(chance.uniform(0, 0.05))  # between steps, in a step, in a checkpoint
+        kill_a_rank(run, chance.randrange(2))
+        # The next attempt's ranks have other processes; its log begins again at the checkpoint.
+        deadline = time.monotonic() + 120
+        while any(s.has_died for s in read_statuses(run / "contrastive" / "logs")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        wait_for_start(run, job)
+    said = job.communicate(timeout=900)[0]
+    assert job.returncode == 0, said
+    assert said.count("died without a word") == 10
+    assert weights(run) == weights(tmp_path / "whole")
+    assert left_behind(run) == []
+
+
+def wait_for_start(run: Path, job: subprocess.Popen[str]) -> None:
+    """Until both ranks of the present attempt run."""
+    logs = run / "contrastive" / "logs"
+    while job.poll() is None:
+        if sum(s.state == "running" and not s.has_died for s in read_statuses(logs)) == 2:
+            return
+        time.sleep(0.05)
+
+
+def test_a_stop_signal_saves_and_another_number_of_ranks_goes_on(job_recipe: Path, tmp_path: Path) -> None:
+    """SIGUSR1, as SLURM sends it; then one rank goes on where two stopped, over the same global batches."""
+    settings = ("contrastive.steps=60", "contrastive.log_every=1", "contrastive.checkpoint_every=1000")
+    run = tmp_path / "run"
+    job = start(job_recipe, run, "--num-ranks", "2", settings=settings)
+    wait_for_step(run, 5, job)
+    job.send_signal(signal.SIGUSR1)
+    said = job.communicate(timeout=900)[0]
+    assert job.returncode == 128 + signal.SIGUSR1, said
+    assert "stopped on request" in said
+    stopped_at = step_of(run)
+    assert 5 <= stopped_at < 60
+
+    resumed = start(job_recipe, run, "--num-ranks", "1", "--launcher", "torchrun", settings=settings)
+    said = resumed.communicate(timeout=900)[0]
+    assert resumed.returncode == 0, said
+    lines = [json.loads(line) for line in (run / "contrastive" / "metrics.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    assert sorted(losses) == list(range(1, 61))
+
+    whole = start(job_recipe, tmp_path / "whole", "--num-ranks", "1", settings=settings)
+    said = whole.communicate(timeout=900)[0]
+    assert whole.returncode == 0, said
+    lines = [json.loads(line) for line in (tmp_path / "whole/contrastive/metrics.jsonl").read_text().splitlines()]
+    expected = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    assert losses == pytest.approx(expected, rel=2e-3)
+    assert left_behind(run) == []

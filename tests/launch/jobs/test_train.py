@@ -1,0 +1,68 @@
+"""Training as a command: what is checked before ranks start."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.loading.plan import BalancedPlan
+from neuroimagen.launch.cli import main
+from neuroimagen.launch.jobs.train import check_inputs, repeats_text
+from neuroimagen.trainer.recipe.recipe import load_recipe
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("contrastive.num_classes=400", "400 classes a batch asked for"), ("data.path=nowhere", "nowhere")],
+)
+def test_a_refused_training_leaves_nothing(
+    job_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, message: str
+) -> None:
+    words = ["train", "contrastive", "--config", str(job_recipe), "--cpu", "--num-ranks", "1", "--set", setting]
+    run = tmp_path / "run"
+    assert main([*words, "--run", str(run)]) == 1
+    assert message in capsys.readouterr().err
+    assert not run.exists()
+    (run / "saliency").mkdir(parents=True)
+    assert main([*words, "--run", str(run)]) == 1
+    assert list(run.iterdir()) == [run / "saliency"]
+
+
+def test_another_recipe_s_run_stays_as_it_is(
+    job_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 77\n", encoding="utf-8")
+    words = ["train", "contrastive", "--config", str(job_recipe), "--cpu", "--num-ranks", "1", "--run", str(tmp_path)]
+    assert main(words) == 1
+    assert "another recipe's run" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize(("num_samples", "is_said"), [(18, False), (500, True)])
+def test_repeated_segments_are_said_once_before_ranks_start(
+    job_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], num_samples: int, is_said: bool
+) -> None:
+    recipe = load_recipe(job_recipe, [f"contrastive.num_samples={num_samples}"])
+    check_inputs(recipe, "contrastive", tmp_path, num_ranks=1)
+    said = capsys.readouterr().err
+    if not is_said:
+        assert said == ""
+        return
+    assert said.startswith("contrastive: 4 of 4 classes have fewer than the 500 segments that a batch takes of each")
+    assert said.count("\n") == 1
+    dataset = Dataset.open(str(recipe.data.path))
+    counts = np.bincount(dataset.index.label[dataset.rows("train")], minlength=4)
+    for name, count in zip((item.name for item in dataset.metadata.classes), counts, strict=True):
+        assert f"{name} ({count})" in said
+    assert f"num_samples {counts.min()} repeats none" in said
+
+
+def test_few_of_many_short_classes_are_named() -> None:
+    labels = np.repeat(np.arange(30), np.arange(2, 32))
+    plan = BalancedPlan(np.arange(len(labels)), labels, 4, 20, seed=0)
+    text = repeats_text(plan, [f"c{label}" for label in range(30)])
+    assert text is not None
+    assert "18 of 30 classes" in text
+    assert "c0 (2), c1 (3), c2 (4), c3 (5), c4 (6) and 13 more" in text
+    assert repeats_text(BalancedPlan(np.arange(len(labels)), labels, 4, 2, seed=0), []) is None

@@ -1,0 +1,139 @@
+"""The model that ships: small, loadable by the libraries unmodified, and recognisable in what it draws."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.simulator.drawn_stimuli import (
+    CLASSES,
+    class_caption,
+    detailed_caption,
+    draw_scene,
+    sample_scene,
+)
+from neuroimagen.trainer.bundled_model import location as embedded
+
+FOLDER = embedded.embedded_model_path()
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    from transformers import AutoModelForImageClassification
+
+    return AutoModelForImageClassification.from_pretrained(FOLDER / "classifier").eval()
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(FOLDER)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    rng = np.random.default_rng(987)
+    return [sample_scene(rng, i % len(CLASSES)) for i in range(10 * len(CLASSES))]
+
+
+def as_tensor(pictures: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def test_it_is_at_most_ten_megabytes_of_safetensors_and_nothing_else() -> None:
+    weights = list(FOLDER.rglob("*.safetensors"))
+    assert sum(path.stat().st_size for path in weights) <= 10_000_000
+    assert {path.suffix for path in FOLDER.rglob("*") if path.is_file()} <= {
+        ".safetensors",
+        ".json",
+        ".txt",
+        ".md",
+        ".png",
+    }
+
+
+def test_the_classifier_knows_stimuli_it_never_saw(classifier, scenes) -> None:
+    with torch.inference_mode():
+        verdict = classifier(pixel_values=as_tensor([draw_scene(scene) for scene in scenes])).logits.argmax(1)
+    labels = torch.tensor([scene.class_index for scene in scenes])
+    assert (verdict == labels).float().mean() > 0.97
+    assert [classifier.config.id2label[i] for i in range(len(CLASSES))] == [c.wnid for c in CLASSES]
+
+
+def test_clip_matches_pictures_and_captions(scenes) -> None:
+    from transformers import CLIPModel, CLIPTokenizer
+
+    model = CLIPModel.from_pretrained(FOLDER, subfolder="clip").eval()
+    tokenizer = CLIPTokenizer.from_pretrained(FOLDER, subfolder="clip")
+    tokens = tokenizer([detailed_caption(scene) for scene in scenes], padding="max_length", return_tensors="pt")
+    with torch.inference_mode():
+        output = model(**tokens, pixel_values=as_tensor([draw_scene(scene) for scene in scenes]))
+    similarity = output.logits_per_image
+    better = (similarity < similarity.diagonal()[:, None]).float().sum(1) / (len(scenes) - 1)
+    assert better.mean() > 0.97
+
+
+def test_the_pipeline_has_the_same_text_tower_as_clip(pipeline) -> None:
+    from transformers import CLIPModel
+
+    tokens = pipeline.tokenizer("an image of a daisy", padding="max_length", return_tensors="pt").input_ids
+    clip = CLIPModel.from_pretrained(FOLDER, subfolder="clip").eval()
+    with torch.inference_mode():
+        expected = clip.text_model(input_ids=tokens).last_hidden_state
+        assert torch.allclose(pipeline.text_encoder(tokens).last_hidden_state, expected, atol=1e-6)
+
+
+def test_class_captions_draw_their_class(pipeline, classifier) -> None:
+    """Full strength: the start picture (grey) decides nothing, the caption all."""
+    from PIL import Image
+
+    rng = np.random.default_rng(5)
+    captions = [class_caption(sample_scene(rng, i % len(CLASSES))) for i in range(4 * len(CLASSES))]
+    drawn = pipeline(
+        captions,
+        image=[Image.new("RGB", (64, 64), (128, 128, 128))] * len(captions),
+        strength=1.0,
+        num_inference_steps=20,
+        guidance_scale=4.0,
+        generator=torch.Generator().manual_seed(1),
+        output_type="np",
+    ).images
+    with torch.inference_mode():
+        pictures = torch.from_numpy(drawn).permute(0, 3, 1, 2).float() * 2 - 1
+        verdict = classifier(pixel_values=pictures).logits.argmax(1)
+    labels = torch.arange(len(captions)) % len(CLASSES)
+    assert (verdict == labels).float().mean() > 0.85
+
+
+def test_the_vae_keeps_colours(pipeline, scenes) -> None:
+    pictures = as_tensor([draw_scene(scene) for scene in scenes])
+    with torch.inference_mode():
+        back = pipeline.vae.decode(pipeline.vae.encode(pictures).latent_dist.mode()).sample.clamp(-1, 1)
+    assert (back - pictures).abs().mean() / 2 < 0.05
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model_index\.json"):
+        embedded.resolve_model_path(str(tmp_path))
+    assert embedded.resolve_model_path("embedded") == FOLDER
+
+
+@pytest.mark.slow
+def test_it_can_be_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A two-hundredth of the budget: every part trains, is kept, and the result is a whole model."""
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    from neuroimagen.trainer.bundled_model import training as embedded_training
+
+    out = tmp_path / "model"
+    assert embedded_training.main(["--out", str(out), "--scale", "0.005"]) == 0
+    StableDiffusionImg2ImgPipeline.from_pretrained(out)
+    assert "classifier accuracy" in (out / "README.md").read_text()
+    capsys.readouterr()
+    assert embedded_training.main(["--out", str(out), "--scale", "0.005"]) == 0
+    assert "unet: taken from" in capsys.readouterr().out

@@ -1,0 +1,47 @@
+"""Permutation tests against enumeration, and uniform under the null."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from neuroimagen.trainer.evaluation import metrics
+from neuroimagen.trainer.evaluation.permutation_test import identification_table, permutation_p, recognition_table
+
+
+def test_p_agrees_with_all_permutations() -> None:
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, 4, size=(5, 5)).astype(float)
+    observed = np.trace(table)
+    exact = np.mean([table[np.arange(5), list(order)].sum() >= observed for order in itertools.permutations(range(5))])
+    assert permutation_p(table, num_permutations=4000) == pytest.approx(exact, abs=0.04)
+
+
+def test_permutations_stay_within_groups() -> None:
+    table = np.eye(6)
+    table[:3, 3:] = 100.0  # any exchange across the groups would score higher than what was observed
+    assert permutation_p(table, np.array([0, 0, 0, 1, 1, 1]), num_permutations=2000) == pytest.approx(1 / 36, abs=0.015)
+
+
+def test_p_is_uniform_when_nothing_is_there() -> None:
+    rng = np.random.default_rng(1)
+    labels = np.repeat(np.arange(4), 10)
+    shown = np.repeat(np.arange(40), 2)
+    values = [
+        permutation_p(recognition_table(rng.integers(0, 4, 80), shown, labels), seed=seed, num_permutations=200)
+        for seed in range(200)
+    ]
+    assert np.mean(np.array(values) <= 0.05) <= 0.09
+    assert 0.4 < np.mean(values) < 0.65
+
+
+def test_tables_hold_the_observed_figure_on_their_diagonal() -> None:
+    rng = np.random.default_rng(2)
+    labels = np.repeat(np.arange(3), 4)
+    shown = rng.integers(0, 12, size=50)
+    predicted = rng.integers(0, 3, size=50)
+    assert np.trace(recognition_table(predicted, shown, labels)) == (predicted == labels[shown]).sum()
+    similarity = rng.normal(size=(50, 12)).round(1)  # with ties
+    allowed = labels[shown][:, None] == labels[None]
+    expected = metrics.two_way_identification(similarity, shown, allowed=allowed).sum()
+    assert np.trace(identification_table(similarity, shown, labels)) == pytest.approx(expected)

@@ -1,0 +1,109 @@
+"""Recipes: what is read, what is refused, and how the refusal reads."""
+
+from pathlib import Path
+
+import pytest
+
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.trainer.recipe import recipe as config
+from neuroimagen.trainer.recipe.recipe import difference, dump_recipe, load_recipe
+
+RECIPES = Path(config.__file__).resolve().parent.parent / "launch" / "recipes"
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    path = tmp_path / "r.yaml"
+    path.write_text("seed: 3\ncontrastive:\n  learning_rate: 1e-3\n  margin: 0.5\nsemantic:\n", encoding="utf-8")
+    return path
+
+
+def test_values_come_from_file_then_overrides(recipe_file: Path) -> None:
+    recipe = load_recipe(recipe_file, ["contrastive.margin=0.25", "data.subjects=[1, 2]", "semantic.ema_decay=0.9"])
+    assert recipe.seed == 3
+    assert recipe.contrastive.learning_rate == 1e-3  # YAML 1.1 reads 1e-3 as text
+    assert recipe.contrastive.margin == 0.25
+    assert recipe.data.subjects == (1, 2)
+    assert recipe.semantic.ema_decay == 0.9
+    assert recipe.semantic_detailed.target == "text-detailed"
+
+
+def test_a_dumped_recipe_is_read_back_equal(recipe_file: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_file)
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(copy) == recipe
+    assert difference(recipe, load_recipe(copy, ["contrastive.margin=1"])) == ["contrastive.margin (0.5 → 1.0)"]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("contrastive.margn=1", ["unknown key 'contrastive.margn'", "did you mean 'contrastive.margin'?"]),
+        ("margin=1", ["unknown key 'margin'", "did you mean 'contrastive.margin'?"]),
+        ("wholly.unknown=1", ["unknown key 'wholly'", "the keys there are seed, data, model, encoder"]),
+        ("saliency.augment.shift=3", ["did you mean 'saliency.augment.shift_samples'?"]),
+        ("contrastive.margin=abc", ["contrastive.margin is 'abc'", "expected a number"]),
+        ("contrastive.steps=1.5", ["contrastive.steps is 1.5", "expected a whole number"]),
+        ("contrastive.zero_stage=7", ["contrastive.zero_stage is 7", "one of 0, 1, 2"]),
+        ("data.subjects=[a]", ["data.subjects is 'a'", "a list, each a whole number or null"]),
+        ("model.text_shape=[77]", ["a list of 2, each a whole number or null"]),
+        ("contrastive=3", ["contrastive is a section"]),
+        ("contrastive.margin=-1", ["margin must not be negative, got -1"]),
+        ("encoder.dropout=1.5", ["encoder.dropout must lie in [0, 1), got 1.5"]),
+        ("saliency.image_size_px=48", ["power of two"]),
+        ("contrastive.margin", ["expected key=value"]),
+        ("contrastive.margin.deep=1", ["contrastive.margin is a value, not a section"]),
+    ],
+)
+def test_a_wrong_override_is_named(recipe_file: Path, override: str, words: list[str]) -> None:
+    with pytest.raises(UserError) as refused:
+        load_recipe(recipe_file, [override])
+    message = str(refused.value)
+    assert f"--set {override}" in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("contrastive:\n  margn: 1\n", ["r.yaml", "unknown key 'contrastive.margn'", "'contrastive.margin'"]),
+        ("seed: x\n", ["r.yaml", "seed is 'x'", "a whole number"]),
+        ("- 1\n", ["r.yaml", "list"]),
+        ("a: [\n", ["r.yaml", "not YAML"]),
+        ("seed: 1\ndata: {path: a}\nseed: 2\n", ["r.yaml", "'seed' stands twice", "line 3"]),
+        ("semantic: {steps: 1, steps: 2}\n", ["r.yaml", "'steps' stands twice"]),
+        ("space: {contrastive.margin: [1]}\n", ["r.yaml", "is a search", "neuroimagen tune"]),
+        ("semantic: 4\n", ["r.yaml", "semantic is a section"]),
+    ],
+)
+def test_a_wrong_file_is_named(recipe_file: Path, text: str, words: list[str]) -> None:
+    recipe_file.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as refused:
+        load_recipe(recipe_file)
+    for word in words:
+        assert word in str(refused.value)
+
+
+def test_the_override_at_fault_is_named_not_another_of_its_section(recipe_file: Path) -> None:
+    overrides = ["reconstruct.strength=1.6", "reconstruct.rows=[full]"]
+    with pytest.raises(UserError, match=r"^--set reconstruct\.strength=1\.6: reconstruct\.strength must lie in"):
+        load_recipe(recipe_file, overrides)
+    recipe_file.write_text("reconstruct: {strength: 1.6}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"r\.yaml: reconstruct\.strength must lie in"):
+        load_recipe(recipe_file, overrides[1:])
+    with pytest.raises(UserError, match=r"^--set contrastive\.num_samples=1: .*num_classes and num_samples"):
+        load_recipe(recipe_file, ["reconstruct.strength=1", "contrastive.num_samples=1", "contrastive.steps=9"])
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no recipe .*absent\.yaml"):
+        load_recipe(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(set(RECIPES.glob("*.yaml")) - set(RECIPES.glob("tune-*.yaml"))), ids=lambda path: path.stem
+)
+def test_shipped_recipes_are_valid(path: Path) -> None:
+    load_recipe(path)

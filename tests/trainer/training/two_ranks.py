@@ -1,0 +1,229 @@
+"""Run by test_two_ranks.py on one, two or four ranks: compares DeepSpeed engines with plain PyTorch on the joint batch.
+
+Each rank trains its half through the loop's train_step; the reference is one process on the whole batch, with torch's
+own AdamW. Rank 0 writes how far the weights are apart (or, with `losses`, the losses) to the file named first; the
+second argument is a model folder.
+"""
+
+import copy
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from neuroimagen.data_shards.loading.reader import Batch
+from neuroimagen.trainer.batches.stage_data import Shapes
+from neuroimagen.trainer.networks.encoders.base import EncoderConfig
+from neuroimagen.trainer.networks.randomness import StepRandom, derive_seed, reseed_dropout
+from neuroimagen.trainer.recipe.recipe import ModelConfig, Recipe
+from neuroimagen.trainer.stages.base import AugmentConfig, Stage
+from neuroimagen.trainer.stages.classifier import ClassifierConfig
+from neuroimagen.trainer.stages.contrastive import ContrastiveConfig
+from neuroimagen.trainer.stages.diffusion import DiffusionConfig
+from neuroimagen.trainer.stages.masked import MaskedConfig
+from neuroimagen.trainer.stages.saliency import SaliencyConfig
+from neuroimagen.trainer.stages.semantic import SemanticConfig, SemanticDetailedConfig
+from neuroimagen.trainer.training.build import STAGE_NAMES, build_stage
+from neuroimagen.trainer.training.engine import Frozen, build_engines, init_gloo, set_learning_rates, whole_networks
+from neuroimagen.trainer.training.loop import train_step
+from neuroimagen.trainer.training.process_group import Ranks
+
+CPU = torch.device("cpu")
+STEPS = 4
+SEED = 11
+TOTAL = 16
+SHAPES = Shapes(
+    n_channels=6,
+    n_samples=40,
+    num_classes=4,
+    text_shape=(5, 7),
+    latent_shape=(4, 8, 8),
+    embedding_size=9,
+    subjects=tuple(range(12)),  # of 16: the others get the mean of their layers
+)
+
+
+@dataclass(frozen=True)
+class Alone:
+    """Stands in for Ranks in the reference."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+def shapes(stage: str) -> Shapes:
+    """The diffusion stage's are those of the model folder, the second argument."""
+    return replace(SHAPES, text_shape=(24, 32)) if stage == "diffusion" else SHAPES
+
+
+def recipe(stage: str, **settings: Any) -> Recipe:
+    common: dict[str, Any] = {
+        "steps": 100,
+        "warmup_steps": 0,
+        "learning_rate": 1e-2,
+        "gradient_clip": 0.5,
+        "augment": AugmentConfig(shift_samples=3, scale_std=0.2, drop_channels=0.2),
+        **settings,
+    }
+    small = EncoderConfig(feature_size=8, spatial_filters=6, temporal_filters=8, kernel_samples=5, stride_samples=2)
+    widths = {
+        "image_size_px": 16,
+        "noise_size": 4,
+        "generator_width": 16,
+        "generator_hidden_size": 12,
+        "discriminator_width": 8,
+    }
+    if stage == "masked":
+        small = replace(small, kind="transformer", width=32, heads=2, depth=2)
+    small = replace(small, subject_layers=stage in ("masked", "classifier"))
+    accumulation = common.pop("gradient_accumulation", 1)
+    mined = ContrastiveConfig(**common, num_classes=4, num_samples=4)
+    common["gradient_accumulation"] = accumulation
+    return Recipe(
+        model=ModelConfig(path=sys.argv[2]),
+        encoder=replace(small, dropout=0.3),
+        diffusion=DiffusionConfig(**common, batch_size=TOTAL, alignment_weight=0.1),
+        masked=MaskedConfig(**common, batch_size=TOTAL, decoder_width=32),
+        classifier=ClassifierConfig(**common, batch_size=TOTAL),
+        contrastive=mined,
+        saliency=SaliencyConfig(**common, **widths, batch_size=TOTAL, discriminator_learning_rate=1e-2),
+        semantic=SemanticConfig(**common, batch_size=TOTAL, hidden_size=8),
+        semantic_detailed=SemanticDetailedConfig(**common, batch_size=TOTAL, hidden_size=8),
+    )
+
+
+def batches(stage: Stage, steps: int) -> list[Batch]:
+    """The global batches, the same everywhere."""
+    generator = torch.Generator().manual_seed(0)
+    index = torch.arange(TOTAL)
+    made = []
+    for _ in range(steps):
+        images = None
+        if stage.needs.image_size_px is not None:
+            images = torch.randint(0, 256, (TOTAL, 3, 16, 16), dtype=torch.uint8, generator=generator)
+        latents = {
+            kind: torch.randn(TOTAL, *SHAPES.of_latent(kind), generator=generator) for kind in stage.needs.latents
+        }
+        eeg = torch.randn(TOTAL, 6, 40, generator=generator)
+        made.append(
+            Batch(rows=index, eeg=eeg, label=index % 4, subject=index, stimulus=index, images=images, latents=latents)
+        )
+    return made
+
+
+def part(batch: Batch, rank: int, world_size: int) -> Batch:
+    cut = slice(TOTAL * rank // world_size, TOTAL * (rank + 1) // world_size)
+    images = None if batch.images is None else batch.images[cut]
+    latents = {kind: values[cut] for kind, values in batch.latents.items()}
+    names = ("rows", "eeg", "label", "subject", "stimulus")
+    return replace(batch, images=images, latents=latents, **{name: getattr(batch, name)[cut] for name in names})
+
+
+def train_plainly(stage: Stage) -> Mapping[str, nn.Module]:
+    """The reference: the same phases with torch alone. The loss must not gather: there is one process."""
+    config = stage.config
+    optimizers = {
+        name: torch.optim.AdamW(
+            network.parameters(),
+            lr=stage.learning_rate(name),
+            betas=config.adam_betas,
+            weight_decay=config.weight_decay,
+        )
+        for name, network in stage.networks.items()
+    }
+    from neuroimagen.trainer.training.engine import learning_rate_factor
+
+    for step, batch in enumerate(batches(stage, STEPS)):
+        for phase in stage.phases:
+            seed = derive_seed(SEED, phase.network)
+            random = StepRandom(seed, step, first=0, count=TOTAL, device=CPU)
+            for network in stage.networks.values():
+                reseed_dropout(network, random)
+            with Frozen([network for name, network in stage.networks.items() if name != phase.network]):
+                loss, _ = phase.loss(stage.networks, batch, random)
+                optimizer = optimizers[phase.network]
+                optimizer.zero_grad()
+                loss.backward()
+                assert config.gradient_clip is not None
+                torch.nn.utils.clip_grad_norm_(stage.networks[phase.network].parameters(), config.gradient_clip)
+                for group in optimizer.param_groups:
+                    group["lr"] = stage.learning_rate(phase.network) * learning_rate_factor(step, config)
+                optimizer.step()
+    return stage.networks
+
+
+def train_on_ranks(stage: Stage, ranks: Ranks, global_batches: list[Batch]) -> list[float]:
+    """Train through the loop's own step; returns the losses, and leaves the networks in `stage.trained`."""
+    engines = build_engines(stage, world_size=ranks.world_size, device=CPU)
+    losses = []
+    for step, batch in enumerate(global_batches):
+        set_learning_rates(stage, engines, step)
+        figures = train_step(stage, engines, part(batch, ranks.rank, ranks.world_size), SEED, step, ranks)
+        losses.append(sum(value for name, value in ranks.mean(figures).items() if name.endswith("loss")))
+    stage.trained = whole_networks(engines)  # type: ignore[attr-defined]
+    return losses
+
+
+def distance(first: Mapping[str, nn.Module], second: Mapping[str, nn.Module]) -> float:
+    """Root mean square over all weights, the worst network's."""
+    worst = 0.0
+    for name in first:
+        pairs = zip(first[name].parameters(), second[name].parameters(), strict=True)
+        squares = torch.cat([(a - b).detach().double().square().flatten() for a, b in pairs])
+        worst = max(worst, squares.mean().sqrt().item())
+    return worst
+
+
+def variants(name: str) -> dict[str, dict[str, Any]]:
+    """Ways to run a stage that must not change what it computes."""
+    found: dict[str, dict[str, Any]] = {f"zero {stage}": {"zero_stage": stage} for stage in (0, 1, 2, 3)}
+    found["zero 2 offloaded"] = {"zero_stage": 2, "offload_optimizer": True}
+    if name != "contrastive":  # which mines over the whole batch, so it refuses
+        found["zero 1 accumulated"] = {"zero_stage": 1, "gradient_accumulation": 2}
+    return found
+
+
+def compare_weights(ranks: Ranks) -> dict[str, float]:
+    """Root mean square distance of the weights from plain PyTorch's after STEPS steps."""
+    differences: dict[str, float] = {}
+    for name in STAGE_NAMES:
+        reference = build_stage(recipe(name), name, shapes(name))
+        if name == "contrastive":
+            reference._triplet_loss.global_batch = False  # type: ignore[attr-defined]
+        start = copy.deepcopy(reference.networks)
+        expected = train_plainly(reference)
+        differences[f"{name} moved"] = distance(start, expected)
+        for variant, settings in variants(name).items():
+            stage = build_stage(recipe(name, **settings), name, shapes(name))
+            train_on_ranks(stage, ranks, batches(stage, STEPS))
+            differences[f"{name} {variant}"] = distance(stage.trained, expected)  # type: ignore[attr-defined]
+    return differences
+
+
+def record_losses(ranks: Ranks) -> dict[str, list[float]]:
+    """The losses of 20 steps, the mean over ranks, of every stage and ZeRO stage."""
+    losses: dict[str, list[float]] = {}
+    for name in STAGE_NAMES:
+        for variant in (0, 1, 2, 3):
+            stage = build_stage(recipe(name, zero_stage=variant, learning_rate=1e-3), name, shapes(name))
+            losses[f"{name} zero {variant}"] = train_on_ranks(stage, ranks, batches(stage, 20))
+    return losses
+
+
+def main() -> None:
+    init_gloo()
+    ranks = Ranks()
+    found = (record_losses if sys.argv[3:] == ["losses"] else compare_weights)(ranks)
+    if dist.get_rank() == 0:
+        Path(sys.argv[1]).write_text(json.dumps(found), encoding="utf-8")
+    dist.barrier()
+
+
+if __name__ == "__main__":
+    main()

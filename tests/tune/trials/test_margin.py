@@ -1,0 +1,155 @@
+"""The real training command under a search: two ranks a trial, a rank that is killed, nothing left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from neuroimagen.data_shards.dataset.sealed import VARIABLE
+from neuroimagen.trainer.recipe.recipe import load_recipe
+from neuroimagen.trainer.runs.rank_status import read_statuses
+from neuroimagen.tune.records import SearchFolder
+from neuroimagen.tune.trials.margin import trial_recipe
+
+
+def write_search(folder: Path, data: Path, *, steps: int, margins: list[float], **keys: object) -> Path:
+    encoder = {"feature_size": 8, "spatial_filters": 4, "temporal_filters": 4, "kernel_samples": 5, "stride_samples": 2}
+    contrastive = {"num_classes": 6, "num_samples": 2, "steps": steps, "validate_every": 2, "checkpoint_every": 500}
+    recipe = {"seed": 5, "data": {"path": str(data)}, "encoder": encoder, "contrastive": contrastive}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    search = {
+        **{"recipe": "recipe.yaml", "sampler": "grid", "scheduler": "none", "confirm_seeds": 0, "num_ranks": 2},
+        **{"space": {"contrastive.margin": margins}},
+        **keys,
+    }
+    path = folder / "search.yaml"
+    path.write_text(yaml.safe_dump(search))
+    return path
+
+
+def start(search: Path, out: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "neuroimagen.launch.cli", "tune", "margin", "--config", str(search)]
+    return subprocess.Popen(
+        [*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=search.parent
+    )
+
+
+def left_behind(out: Path) -> list[psutil.Process]:
+    """Living processes whose command names the search's folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        alive = process.info["status"] != psutil.STATUS_ZOMBIE
+        if alive and process.pid != os.getpid() and str(out) in " ".join(process.info["cmdline"] or ()):
+            found.append(process)
+    return found
+
+
+def wait_for_silence(out: Path) -> None:
+    deadline = time.monotonic() + 60
+    while left := left_behind(out):
+        assert time.monotonic() < deadline, f"left behind: {left}"
+        time.sleep(0.1)
+
+
+def test_a_trial_s_recipe_is_the_default_its_values_and_a_checkpoint_at_every_validation(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("seed: 4\ncontrastive: {validate_every: 20, checkpoint_every: 500, keep_checkpoints: 2}\n")
+    recipe = trial_recipe(path, {"contrastive.margin": 0.25}, seed=9, keep_checkpoints=8)
+    assert (recipe.seed, recipe.contrastive.margin) == (9, 0.25)
+    assert (recipe.contrastive.checkpoint_every, recipe.contrastive.keep_checkpoints) == (20, 8)
+    assert trial_recipe(path, {}, seed=4).contrastive.keep_checkpoints == 2
+
+
+@pytest.fixture(scope="module")
+def study(make_tiny_dataset: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four stimuli of each class: the validation part's can be told by each other. Read only."""
+    return make_tiny_dataset(tmp_path_factory.mktemp("study") / "data", num_stimuli=48)
+
+
+def test_a_trial_is_a_deepspeed_job_of_two_ranks(study: Path, tmp_path: Path) -> None:
+    search = write_search(tmp_path, study, steps=4, margins=[0.5])
+    out = tmp_path / "out"
+    process = start(search, out)
+    said, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, said
+    (record,) = SearchFolder(out).records()
+    assert (record.state, record.steps, [step for step, _ in record.curve]) == ("finished", 4, [2, 4])
+    run = out / "trials" / "0000" / "run"
+    assert [status.state for status in read_statuses(run / "contrastive" / "logs")] == ["done", "done"]
+    (environment,) = json.loads((run / "contrastive" / "environment.json").read_text())
+    assert environment["num_ranks"] == 2
+    assert (run / "contrastive" / "export" / "config.json").is_file()
+    assert load_recipe(out / "best.yaml").contrastive.margin == 0.5
+    wait_for_silence(out)
+
+
+@pytest.mark.slow
+def test_a_killed_rank_s_trial_is_retried_and_a_search_killed_while_training_leaves_nothing(
+    study: Path, tmp_path: Path
+) -> None:
+    search = write_search(tmp_path, study, steps=60, margins=[0.5])
+    out = tmp_path / "out"
+    process = start(search, out)
+    logs = out / "trials" / "0000" / "run" / "contrastive" / "logs"
+    checkpoints = logs.parent / "checkpoints"
+    while not (checkpoints / "latest").is_file():
+        assert process.poll() is None, process.stdout and process.stdout.read()
+        time.sleep(0.1)
+    rank = read_statuses(logs)[1]
+    variables = Path(f"/proc/{rank.pid}/environ").read_bytes().split(b"\0")
+    assert f"{VARIABLE}=test".encode() in variables  # what a rank may read is what a search may read
+    os.kill(rank.pid, signal.SIGKILL)
+    said, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, said
+    (record,) = SearchFolder(out).records()
+    assert (record.state, record.retries, record.steps) == ("finished", 1, 60)
+    wait_for_silence(out)
+
+    again = tmp_path / "again"
+    process = start(search, again)
+    logs = again / "trials" / "0000" / "run" / "contrastive" / "logs"
+    while len(read_statuses(logs)) < 2:
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    wait_for_silence(again)
+
+
+@pytest.mark.slow
+def test_a_population_of_real_runs_exchanges_checkpoints(study: Path, tmp_path: Path) -> None:
+    space = {
+        "contrastive.margin": {"low": 0.05, "high": 2.0, "log": True},
+        "contrastive.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    }
+    search = write_search(
+        tmp_path,
+        study,
+        steps=12,
+        margins=[],
+        **{"space": space, "sampler": "random", "scheduler": "pbt", "num_trials": 4, "num_ranks": 1, "grace_steps": 4},
+    )
+    out = tmp_path / "out"
+    process = start(search, out)
+    said, _ = process.communicate(timeout=550)
+    assert process.returncode == 0, said
+    records = SearchFolder(out).records()
+    assert {record.state for record in records} == {"finished"}
+    assert all(record.steps == 12 for record in records)
+    forks = list(out.glob("trials/*/forks.jsonl"))
+    assert forks
+    for path in forks:
+        fork = json.loads(path.read_text().splitlines()[-1])
+        newest = SearchFolder(out).trial(f"trials/{path.parent.name}").newest_run
+        recipe = load_recipe(newest / "contrastive" / "config.yaml")
+        assert recipe.contrastive.margin == fork["values"]["contrastive.margin"]
+        assert (newest / "contrastive" / "export").is_dir()
+    wait_for_silence(out)

@@ -1,0 +1,1 @@
+"""The batches of a stage, on the device that trains."""

@@ -1,0 +1,1 @@
+"""Metrics, conditions, controls and the verdict on a finished run."""

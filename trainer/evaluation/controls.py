@@ -1,0 +1,258 @@
+"""Controls that need no training of networks: what the block, the time, another subject or drift alone can tell.
+
+`control_results` score the class of the test segments by the linear decoder of eeg_conditions.py, so they compare
+with `linear_decoder`. What takes training (launch/jobs/trained_controls.py) comes as `ControlRuns`.
+
+Legend: N segments, n test segments, K phantoms.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from neuroimagen.data_shards.common.progress import track
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.trainer.evaluation.drift_surrogate import Sessions, draw_phantom, fit_drift, phantom_windows
+from neuroimagen.trainer.evaluation.eeg_conditions import (
+    EegRow,
+    SegmentSummaries,
+    can_decode_classes,
+    centroid_predictions,
+    embed,
+    lda_predictions,
+    load_encoder,
+    row_results,
+)
+from neuroimagen.trainer.evaluation.intervals import Estimate
+from neuroimagen.trainer.evaluation.metrics import Floats, Integers
+from neuroimagen.trainer.evaluation.results import Result, result
+from neuroimagen.trainer.evaluation.segment_features import NUM_COMPONENTS
+
+NUM_PHANTOMS = 20
+PHANTOM_ROW = "phantom_full"
+UNSEEN_SUBJECT_ROW = "eeg_classifier_unseen_subject"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlRuns:
+    """Runs that were trained as controls of another (launch/jobs/trained_controls.py)."""
+
+    phantom: Path | None = None
+    """The whole pipeline, trained on a phantom."""
+    without_subject: Mapping[int, Path] = field(default_factory=dict)
+    """Subject → the contrastive stage trained on all others."""
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """Row → why there is no run to measure it by."""
+
+
+def control_results(
+    dataset: Dataset, summaries: SegmentSummaries, *, num_resamples: int, seed: int, num_phantoms: int = NUM_PHANTOMS
+) -> list[Result]:
+    """Accuracy of every control that these data allow, with permutation p-values."""
+    if not can_decode_classes(dataset.index.label[summaries.rows], summaries.is_test):
+        return []
+    rows = [
+        row for make in (_block_index, _leave_one_subject_out, _parts_of_blocks) for row in make(dataset, summaries)
+    ]
+    results = row_results(dataset, summaries, rows, num_resamples=num_resamples, seed=seed)
+    return results + _phantoms(dataset, summaries, seed=seed, num_phantoms=num_phantoms)
+
+
+def sessions_of(dataset: Dataset, rows: Integers) -> Sessions:
+    """When the segments in `rows` of the index were recorded."""
+    index = dataset.index
+    return Sessions(
+        subjects=index.subject[rows].astype(np.int64),
+        blocks=index.block[rows].astype(np.int64),
+        orders=index.order[rows].astype(np.int64),
+    )
+
+
+# --------------------------------------------------------------------------------------------------- block and subject
+
+
+def _block_index(dataset: Dataset, summaries: SegmentSummaries) -> Sequence[EegRow]:
+    index = dataset.index
+    predicted = block_majority_predictions(
+        index.label[summaries.rows].astype(np.int64),
+        index.subject[summaries.rows],
+        index.block[summaries.rows],
+        summaries.is_test,
+    )
+    if predicted is None:
+        return []
+    text = "the commonest class of the same subject's training segments in the same block; no EEG"
+    return [EegRow(name="block_index_only", predicted=predicted, text=text)]
+
+
+def block_majority_predictions(
+    labels: Integers, subjects: Integers, blocks: Integers, is_test: np.ndarray
+) -> Integers | None:
+    """The commonest training label of each test segment's block, int64 [n]; the subject's commonest where the block has
+    none; None where blocks are unknown or a test subject has no training segment."""
+    if (blocks < 0).any():
+        return None
+    predicted = np.empty(int(is_test.sum()), dtype=np.int64)
+    for place, segment in enumerate(np.flatnonzero(is_test)):
+        own = ~is_test & (subjects == subjects[segment])
+        same = own & (blocks == blocks[segment])
+        chosen = same if same.any() else own
+        if not chosen.any():
+            return None
+        predicted[place] = np.bincount(labels[chosen]).argmax()
+    return predicted
+
+
+def _leave_one_subject_out(dataset: Dataset, summaries: SegmentSummaries) -> Sequence[EegRow]:
+    labels = dataset.index.label[summaries.rows].astype(np.int64)
+    subjects = dataset.index.subject[summaries.rows]
+    if len(np.unique(subjects)) < 2:
+        return []
+    predicted = left_out_predictions(summaries.detrended, labels, subjects, summaries.is_test)
+    text = (
+        "fitted on the training segments of all other subjects, each channel's mean and slope removed, each subject's "
+        f"features standardised without labels; shrinkage LDA on {NUM_COMPONENTS} principal components"
+    )
+    return [EegRow(name="leave_one_subject_out", predicted=predicted, text=text)]
+
+
+def left_out_predictions(features: Floats, labels: Integers, subjects: Integers, is_test: np.ndarray) -> Integers:
+    """Labels of each subject's test segments by the decoder of all others, int64 [n]; features [N, D]."""
+    standard = np.empty(features.shape, dtype=np.float32)
+    for subject in np.unique(subjects):
+        own = subjects == subject
+        spread = features[own].std(axis=0)
+        standard[own] = (features[own] - features[own].mean(axis=0)) / np.where(spread > 0, spread, 1)
+    predicted = np.empty(int(is_test.sum()), dtype=np.int64)
+    test_subjects = subjects[is_test]
+    for subject in np.unique(test_subjects):
+        others = ~is_test & (subjects != subject)
+        own = is_test & (subjects == subject)
+        kept = others | own
+        (guess,) = lda_predictions(standard[kept], [labels[kept]], np.zeros(kept.sum(), dtype=np.int64), own[kept])
+        predicted[test_subjects == subject] = guess
+    return predicted
+
+
+def unseen_subject_results(
+    dataset: Dataset,
+    summaries: SegmentSummaries,
+    runs: Mapping[int, Path],
+    *,
+    num_resamples: int,
+    seed: int,
+    device: str = "cpu",
+) -> list[Result]:
+    """Accuracy of the nearest class centroid where encoder and centroids come from all other subjects; `runs` as
+    ControlRuns.without_subject. Test segments of subjects without a run are left out."""
+    labels = dataset.index.label[summaries.rows].astype(np.int64)
+    subjects = dataset.index.subject[summaries.rows]
+    test_subjects = subjects[summaries.is_test]
+    predicted = np.full(len(test_subjects), -1, dtype=np.int64)
+    for subject, run in runs.items():
+        encoder = load_encoder(run, device=device)
+        assert encoder is not None  # a finished run's
+        own = summaries.is_test & (subjects == subject)
+        kept = own | (~summaries.is_test & (subjects != subject))
+        embeddings = embed(dataset, summaries.rows[kept], encoder, device=device)
+        predicted[test_subjects == subject] = centroid_predictions(embeddings, labels[kept], own[kept])
+    scored = np.isin(test_subjects, list(runs))
+    if not scored.any():
+        return []
+    text = (
+        "the class whose mean embedding over the training segments of all other subjects is nearest (squared L2), by a "
+        "contrastive stage trained anew without the subject; nothing is fitted to the subject, not even the scale of "
+        "its channels"
+    )
+    row = EegRow(name=UNSEEN_SUBJECT_ROW, predicted=predicted[scored], scored=scored, text=text)
+    return row_results(dataset, summaries, [row], num_resamples=num_resamples, seed=seed)
+
+
+def _parts_of_blocks(dataset: Dataset, summaries: SegmentSummaries) -> Sequence[EegRow]:
+    """Decoders of the early half of every block, scored on its early and on its late half."""
+    sessions = sessions_of(dataset, summaries.rows)
+    if not sessions.is_known:
+        return []
+    labels, is_test = dataset.index.label[summaries.rows].astype(np.int64), summaries.is_test
+    late = np.zeros(len(is_test), dtype=bool)
+    for members in sessions.by_block():
+        late[members[len(members) // 2 :]] = True
+    if not (is_test & late).any() or not (is_test & ~late).any() or len(np.unique(labels[~is_test & ~late])) < 2:
+        return []
+    kept = is_test | ~late
+    (guess,) = lda_predictions(summaries.window[kept], [labels[kept]], sessions.subjects[kept], is_test[kept])
+    late_tests = late[is_test]
+    text = (
+        "as linear_decoder, fitted on the training segments of the first half of every block and scored on its {half}"
+    )
+    return [
+        EegRow(
+            name="early_part_of_block",
+            predicted=guess[~late_tests],
+            scored=~late_tests,
+            text=text.format(half="first half too"),
+        ),
+        EegRow(
+            name="late_part_of_block_out",
+            predicted=guess[late_tests],
+            scored=late_tests,
+            text=text.format(half="second half"),
+        ),
+    ]
+
+
+# -------------------------------------------------------------------------------------------------------------- phantom
+
+
+def _phantoms(dataset: Dataset, summaries: SegmentSummaries, *, seed: int, num_phantoms: int) -> list[Result]:
+    """The linear decoder's accuracy on phantoms, plain and detrended: mean and what one recording of them may give."""
+    sessions = sessions_of(dataset, summaries.rows)
+    if not sessions.is_known:
+        return []
+    labels, is_test = dataset.index.label[summaries.rows].astype(np.int64), summaries.is_test
+    model = fit_drift(summaries.slow, sessions, seed=seed)
+    rng = np.random.default_rng(seed)
+    figures: dict[str, list[float]] = {"phantom_drift": [], "phantom_drift_detrended": []}
+    for _ in track(range(num_phantoms), total=num_phantoms, desc="phantoms"):
+        features, sources = draw_phantom(model, sessions, rng)
+        windows = phantom_windows(features, sources, summaries.slow, summaries.detrended, dataset.metadata.n_samples)
+        n_channels = summaries.slow.shape[1] // 3
+        flat = features.copy()
+        flat[:, : 2 * n_channels] = 0  # no mean, no slope: what detrending leaves of the phantom
+        detrended = phantom_windows(flat, sources, summaries.slow, summaries.detrended, dataset.metadata.n_samples)
+        for row, values in (("phantom_drift", windows), ("phantom_drift_detrended", detrended)):
+            (guess,) = lda_predictions(values, [labels], sessions.subjects, is_test)
+            figures[row].append(float((guess == labels[is_test]).mean()))
+    drift = (
+        f"drift in {model.num_directions} directions, correlated by {model.memory:.2f} from block to block, fitted to "
+        "the changes inside blocks, where the class does not change"
+        if model.num_directions
+        else "no drift was seen inside blocks, so the phantom has none"
+    )
+    texts = {
+        "phantom_drift": "as linear_decoder, on phantoms: the recorded segments in random places, their slow part "
+        f"replaced by drawn drift ({drift}); mean of {num_phantoms} phantoms, interval for a single one",
+        "phantom_drift_detrended": "as linear_decoder_detrended, on the same phantoms",
+    }
+    num_classes = dataset.metadata.num_classes
+    return [
+        result(
+            row,
+            "accuracy",
+            prediction_interval(values, n=int(is_test.sum())),
+            f"share of test segments, one class of {num_classes}: {texts[row]}",
+        )
+        for row, values in figures.items()
+    ]
+
+
+def prediction_interval(values: Sequence[float], *, n: int) -> Estimate:
+    """Mean of shares and the 95 % interval of one more draw (Student's t), cut to 0..1; `n` items are behind each."""
+    count, mean = len(values), float(np.mean(values))
+    if count < 2:
+        return Estimate(value=mean, low=None, high=None, n=n)
+    margin = float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) * np.sqrt(1 + 1 / count))
+    return Estimate(value=mean, low=max(0.0, mean - margin), high=min(1.0, mean + margin), n=n)

@@ -1,0 +1,292 @@
+"""Rows of the table that need the EEG alone: what the encoder knows, a linear decoder, and what slow drift could fake.
+
+Legend: N segments, C channels, T samples, B bins of time. Everything is fitted on the training part and scored on the
+test part; the validation part is left out.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from neuroimagen.data_shards.common.progress import track
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.trainer.evaluation.intervals import bootstrap_mean
+from neuroimagen.trainer.evaluation.metrics import Floats, Integers
+from neuroimagen.trainer.evaluation.permutation_test import permutation_p, recognition_table
+from neuroimagen.trainer.evaluation.results import Result, p_result, result
+from neuroimagen.trainer.evaluation.segment_features import (
+    NUM_COMPONENTS,
+    bin_means,
+    num_bins,
+    principal_components,
+    remove_trend,
+    slow_features,
+)
+from neuroimagen.trainer.networks.encoders.base import EEGEncoder
+
+_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentSummaries:
+    """What the linear rows use of each segment of the training and test parts."""
+
+    rows: Integers
+    """Rows of the data set's index, int64 [N]."""
+    is_test: np.ndarray
+    """bool [N]."""
+    slow: Floats
+    """Mean, slope and log amplitude over the segment of each channel, [N, 3 C]."""
+    window: Floats
+    """Means over bins of 40 ms, [N, C · B]."""
+    detrended: Floats
+    """The same after removing each channel's mean and slope, [N, C · B]."""
+    embeddings: Floats | None
+    """f(x) of the contrastive stage, [N, F]; None without an exported encoder."""
+    evoked: Floats
+    """Mean over all N segments, [C, T]."""
+
+    @property
+    def mean_slope(self) -> Floats:
+        """Mean and slope of each channel, [N, 2 C]."""
+        return self.slow[:, : 2 * len(self.evoked)]
+
+
+def summarise_segments(
+    dataset: Dataset, *, encoder: EEGEncoder | None, subjects: Sequence[int] | None = None, device: str = "cpu"
+) -> SegmentSummaries:
+    """One pass over the EEG of the training and test parts, in bounded memory besides the summaries."""
+    train, test = dataset.rows("train", subjects), dataset.rows("test", subjects)
+    rows = np.concatenate([train, test])
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("slow", "window", "detrended", "embeddings")}
+    total = np.zeros((dataset.metadata.n_channels, dataset.metadata.n_samples))
+    bins = num_bins(dataset.metadata.n_samples, dataset.metadata.sfreq)
+    for batch, eeg in _eeg_batches(dataset, rows):
+        total += eeg.sum(axis=0)
+        mean, slope, residual = remove_trend(eeg)
+        parts["slow"].append(slow_features(mean, slope, residual))
+        parts["window"].append(bin_means(eeg, bins))
+        parts["detrended"].append(bin_means(residual, bins))
+        if encoder is not None:
+            parts["embeddings"].append(_features(encoder, eeg, dataset.index.subject[batch], device))
+    return SegmentSummaries(
+        rows=rows,
+        is_test=np.arange(len(rows)) >= len(train),
+        slow=np.concatenate(parts["slow"]),
+        window=np.concatenate(parts["window"]),
+        detrended=np.concatenate(parts["detrended"]),
+        embeddings=np.concatenate(parts["embeddings"]) if encoder is not None else None,
+        evoked=total / len(rows),
+    )
+
+
+def load_encoder(run: Path, *, device: str = "cpu") -> EEGEncoder | None:
+    """The contrastive stage's f_θ, or None where that stage was not trained."""
+    folder = run / "contrastive" / "export"
+    return EEGEncoder.from_pretrained(folder, device=device) if folder.is_dir() else None
+
+
+def embed(dataset: Dataset, rows: Integers, encoder: EEGEncoder, *, device: str = "cpu") -> Floats:
+    """f(x) of the segments in `rows` [N] of the index, float32 [N, F]."""
+    subjects = dataset.index.subject
+    return np.concatenate(
+        [_features(encoder, eeg, subjects[batch], device) for batch, eeg in _eeg_batches(dataset, rows)]
+    )
+
+
+def _features(encoder: EEGEncoder, eeg: np.ndarray, subject: np.ndarray, device: str) -> np.ndarray:
+    subjects = torch.from_numpy(subject.astype(np.int64)).to(device)
+    with torch.inference_mode():
+        return encoder(torch.from_numpy(eeg).to(device), subjects).float().cpu().numpy()
+
+
+def _eeg_batches(dataset: Dataset, rows: Integers) -> Iterator[tuple[Integers, np.ndarray]]:
+    """Some of the rows, and their EEG [n, C, T]."""
+    starts = range(0, len(rows), _BATCH)
+    for start in track(starts, total=len(starts), desc="reading EEG", unit="batch"):
+        batch = rows[start : start + _BATCH]
+        yield batch, np.stack([dataset.eeg(int(row)) for row in batch])
+
+
+# ------------------------------------------------------------------------------------------------------- predictions
+
+
+def lda_predictions(
+    features: Floats,
+    label_sets: Sequence[Integers],
+    subjects: Integers,
+    is_test: np.ndarray,
+    *,
+    num_components: int = NUM_COMPONENTS,
+) -> list[Integers]:
+    """Labels predicted for the test segments by shrinkage LDA on principal components; int64 [num_test] a label set.
+
+    Each subject has a decoder of its own, fitted on its training segments; a subject without any (left out as a whole)
+    gets the decoder of all others. Components are found once and serve every label set.
+    """
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    predicted: list[Integers] = [np.empty(int(is_test.sum()), dtype=np.int64) for _ in label_sets]
+    test_subjects = subjects[is_test]
+    for subject in np.unique(test_subjects):
+        own = ~is_test & (subjects == subject)
+        fitted_on = own if len(np.unique(label_sets[0][own])) > 1 else ~is_test
+        chosen = test_subjects == subject
+        train, test = principal_components(
+            features[fitted_on], features[is_test][chosen], num_components=num_components
+        )
+        for labels, out in zip(label_sets, predicted, strict=True):
+            decoder = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+            with warnings.catch_warnings():
+                # A class with one segment adds nothing to the pooled covariance, which is as it should be.
+                warnings.filterwarnings("ignore", "Only one sample available", UserWarning)
+                out[chosen] = decoder.fit(train, labels[fitted_on]).predict(test)
+    return predicted
+
+
+def centroid_predictions(embeddings: Floats, labels: Integers, is_test: np.ndarray) -> Integers:
+    """The class whose mean training embedding is nearest (squared L2, the loss' own distance), int64 [num_test]."""
+    classes = np.unique(labels[~is_test])
+    centroids = np.stack([embeddings[~is_test & (labels == label)].mean(axis=0) for label in classes])
+    distances = ((embeddings[is_test][:, None, :] - centroids[None]) ** 2).sum(axis=2)
+    return classes[distances.argmin(axis=1)]
+
+
+def nearest_in_time_predictions(
+    labels: Integers, subjects: Integers, blocks: Integers, orders: Integers, is_test: np.ndarray
+) -> Integers | None:
+    """The label of the same subject's training segment nearest in recording time, int64 [num_test].
+
+    Time is the block, then the position within it: segments of the same block are nearer than all others. Of two
+    equally near segments the earlier counts. None where blocks or positions are unknown (−1), or a test subject has no
+    training segment.
+    """
+    if (blocks < 0).any() or (orders < 0).any():
+        return None
+    time = blocks.astype(np.int64) * 2 * (int(orders.max()) + 1) + orders
+    predicted = np.empty(int(is_test.sum()), dtype=np.int64)
+    test_subjects = subjects[is_test]
+    for subject in np.unique(test_subjects):
+        train = np.flatnonzero(~is_test & (subjects == subject))
+        if not len(train):
+            return None
+        train = train[np.argsort(time[train], kind="stable")]
+        chosen = test_subjects == subject
+        gaps = np.abs(time[is_test][chosen][:, None] - time[train][None])
+        predicted[chosen] = labels[train][gaps.argmin(axis=1)]
+    return predicted
+
+
+def shuffled_within_subjects(labels: Integers, subjects: Integers, is_test: np.ndarray, *, seed: int) -> Integers:
+    """The labels with those of the training part permuted within each subject; the test part keeps its own."""
+    rng = np.random.default_rng(seed)
+    shuffled = labels.copy()
+    for subject in np.unique(subjects):
+        chosen = np.flatnonzero(~is_test & (subjects == subject))
+        shuffled[chosen] = labels[rng.permutation(chosen)]
+    return shuffled
+
+
+# ----------------------------------------------------------------------------------------------------------- results
+
+
+@dataclass(frozen=True, kw_only=True)
+class EegRow:
+    """Classes that a row predicts for the test segments."""
+
+    name: str
+    predicted: Integers
+    """int64 [n], or as many as `scored` marks."""
+    text: str
+    """How, for the definition."""
+    scored: np.ndarray | None = None
+    """bool [n]: which test segments it predicts; None for all."""
+
+
+def can_decode_classes(labels: Integers, is_test: np.ndarray) -> bool:
+    """Whether there are two classes to choose from, and a class of the test part among them (not so for zero-shot)."""
+    trained = np.unique(labels[~is_test])
+    return len(trained) > 1 and bool(np.isin(labels[is_test], trained).any())
+
+
+def eeg_results(dataset: Dataset, summaries: SegmentSummaries, *, num_resamples: int, seed: int) -> list[Result]:
+    """Accuracy of the class predicted by each EEG-only row, with intervals over test stimuli and a permutation p."""
+    rows = eeg_predictions(dataset, summaries, seed=seed)
+    return row_results(dataset, summaries, rows, num_resamples=num_resamples, seed=seed)
+
+
+def eeg_predictions(dataset: Dataset, summaries: SegmentSummaries, *, seed: int) -> list[EegRow]:
+    """What each row predicts; rows that these data do not allow are left out."""
+    index, rows, is_test = dataset.index, summaries.rows, summaries.is_test
+    labels, subjects = index.label[rows].astype(np.int64), index.subject[rows]
+    if not can_decode_classes(labels, is_test):
+        return []
+    fitted = "the class of a test segment, fitted on the training part of the same subject"
+    shuffled = shuffled_within_subjects(labels, subjects, is_test, seed=seed)
+
+    def lda(features: Floats, *label_sets: Integers) -> list[Integers]:
+        return lda_predictions(features, label_sets, subjects, is_test)
+
+    plain, permuted = lda(summaries.window, labels, shuffled)
+    (detrended,) = lda(summaries.detrended, labels)
+    (mean_slope,) = lda(summaries.mean_slope, labels)
+    time = nearest_in_time_predictions(labels, subjects, index.block[rows], index.order[rows], is_test)
+    predictions = [
+        EegRow(
+            name="linear_decoder",
+            predicted=plain,
+            text=f"{fitted}; shrinkage LDA on {NUM_COMPONENTS} principal components",
+        ),
+        EegRow(
+            name="linear_decoder_detrended",
+            predicted=detrended,
+            text=f"{fitted}; as linear_decoder, each channel's mean and slope removed from each segment first",
+        ),
+        EegRow(
+            name="mean_slope_only",
+            predicted=mean_slope,
+            text=f"{fitted}; each channel's mean and slope are all it sees",
+        ),
+        EegRow(
+            name="permuted_labels",
+            predicted=permuted,
+            text="as linear_decoder, fitted on training labels that were shuffled within subjects: must be at chance",
+        ),
+    ]
+    if time is not None:
+        text = "the class of the training segment of the same subject that was recorded nearest in time; no EEG"
+        predictions.append(EegRow(name="time_index_only", predicted=time, text=text))
+    if summaries.embeddings is not None:
+        predictions.append(
+            EegRow(
+                name="eeg_classifier",
+                predicted=centroid_predictions(summaries.embeddings, labels, is_test),
+                text="the class whose mean training embedding of the contrastive stage is nearest (squared L2)",
+            )
+        )
+    return predictions
+
+
+def row_results(
+    dataset: Dataset, summaries: SegmentSummaries, rows: Sequence[EegRow], *, num_resamples: int, seed: int
+) -> list[Result]:
+    """Accuracy with its interval over test stimuli, and the permutation p, of each row."""
+    index, test = dataset.index, summaries.rows[summaries.is_test]
+    results = []
+    for row in rows:
+        scored = test if row.scored is None else test[row.scored]
+        labels = index.label[scored].astype(np.int64)
+        stimuli, shown = np.unique(index.stimulus[scored], return_inverse=True)
+        hits = (row.predicted == labels).astype(np.float64)
+        estimate = bootstrap_mean(hits, shown, is_share=True, seed=seed, num_resamples=num_resamples)
+        text = f"share of test segments, one class of {dataset.metadata.num_classes}: {row.text}"
+        p = permutation_p(recognition_table(row.predicted, shown, dataset.stimuli.labels[stimuli]), seed=seed)
+        results += [
+            result(row.name, "accuracy", estimate, text),
+            p_result(row.name, "permutation_p", p, n=len(scored)),
+        ]
+    return results

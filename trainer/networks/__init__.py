@@ -1,0 +1,1 @@
+"""Networks that are trained, and how they are saved."""

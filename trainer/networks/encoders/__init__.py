@@ -1,0 +1,1 @@
+"""EEG encoders: one file for each."""

@@ -1,0 +1,1 @@
+"""The recipe: a run's complete configuration."""

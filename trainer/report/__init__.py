@@ -1,0 +1,1 @@
+"""HTML pages, tables and plots of finished runs and of data sets."""

@@ -1,0 +1,147 @@
+"""The table of results as the page, Markdown and LaTeX show it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from neuroimagen.trainer.evaluation.metrics import DEFINITIONS
+from neuroimagen.trainer.evaluation.results import Result, find, format_value, metric_title, ordered_rows, row_of
+
+GROUP_TITLES = {
+    "model": "The model",
+    "ablation": "Ablations",
+    "oracle": "Oracles of the generator",
+    "floor": "Floors of the generator",
+    "eeg": "From the EEG alone",
+    "baseline": "Baselines",
+    "nuisance": "What could fake it",
+    "reference": "Guessing and the ceiling",
+    "difference": "Comparisons",
+}
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric's figures are shown as percentages."""
+    return metric in DEFINITIONS and DEFINITIONS[metric].is_share
+
+
+def table_view(results: Sequence[Result], main_metrics: Sequence[str]) -> dict[str, Any]:
+    """Columns, groups of rows, cells and definitions; `main` columns are shown at first, the others on demand."""
+    present = {item.metric for item in results}
+    metrics = [*main_metrics, *(name for name in DEFINITIONS if name not in main_metrics)]
+    metrics = [name for name in metrics if name in present]
+    columns = [
+        {
+            "metric": metric,
+            "title": metric_title(metric),
+            "unit": "%" if is_share(metric) else "",
+            "arrow": "↑" if metric not in DEFINITIONS or DEFINITIONS[metric].higher_is_better else "↓",
+            "main": metric in main_metrics,
+            "definition": next(item.definition for item in results if item.metric == metric),
+            "number": number,
+        }
+        for number, metric in enumerate(metrics, start=1)
+    ]
+    groups: dict[str, list[dict[str, Any]]] = {group: [] for group in GROUP_TITLES}
+    for name in ordered_rows(results):
+        row = row_of(name)
+        groups[row.group].append(
+            {"name": name, "title": row.title, "text": row.text, "cells": [_cell(results, name, m) for m in metrics]}
+        )
+    return {
+        "columns": columns,
+        "groups": [{"title": GROUP_TITLES[group], "rows": rows} for group, rows in groups.items() if rows],
+    }
+
+
+def _cell(results: Sequence[Result], row: str, metric: str) -> dict[str, Any] | None:
+    found = find(results, row, metric)
+    if found is None:
+        return None
+    value, interval = figure_texts(found)
+    return {
+        "value": value,
+        "interval": interval,
+        "n": found.n,
+        "definition": found.definition,
+        "main": metric,
+        "bar": max(0.0, min(1.0, found.value)) if is_share(metric) else None,
+    }
+
+
+def figure_texts(found: Result) -> tuple[str, str]:
+    """A figure and its interval (empty where there is none); differences with their sign."""
+
+    def text(value: float) -> str:
+        sign = "+" if "_minus_" in found.row and value > 0 else ""
+        return sign + format_value(found.metric, value).replace("-", "−")
+
+    if found.low is None or found.high is None:
+        return text(found.value), ""
+    return text(found.value), f"{text(found.low)} – {text(found.high)}"
+
+
+def absent_rows(details: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Titles of the rows that were asked for and could not be measured, each with the reason."""
+    return [(row_of(row).title, reason) for row, reason in details.get("absent", {}).items()]
+
+
+def markdown_report(results: Sequence[Result], details: Mapping[str, Any], *, rank_rule: str) -> str:
+    """report.md: verdict, table of the main metrics, picture, definitions."""
+    metrics = details["table_metrics"]
+    titles = [metric_title(metric) + (", %" if is_share(metric) else "") for metric in metrics]
+    lines = ["# Report", ""]
+    for sentence in details["verdict"]:
+        lines += [f"**{sentence['heading']}.** {sentence['text']}", ""]
+    lines += [f"| row | {' | '.join(titles)} |", f"|---|{'---:|' * len(metrics)}"]
+    for name in ordered_rows(results):
+        cells = [_markdown_cell(find(results, name, metric)) for metric in metrics]
+        if any(cells):
+            lines.append(f"| {row_of(name).title} | {' | '.join(cells)} |")
+    lines += ["", "Figures in brackets are 95 % intervals by bootstrap over stimuli.", ""]
+    for title, reason in absent_rows(details):
+        lines += [f"Not measured: {title}, {reason}.", ""]
+    lines += [
+        f"![stimulus, saliency map, reconstruction of every class: {rank_rule}](grid.png)",
+        "",
+        f"Shown: {rank_rule}.",
+        "",
+    ]
+    lines += ["## Definitions", ""]
+    for metric in metrics:
+        definition = next((item.definition for item in results if item.metric == metric), None)
+        if definition is not None:
+            lines.append(f"- **{metric_title(metric)}**: {definition}.")
+    lines += [f"- **{row_of(name).title}**: {row_of(name).text}." for name in ordered_rows(results)]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_cell(found: Result | None) -> str:
+    if found is None:
+        return ""
+    value, interval = figure_texts(found)
+    return f"{value} [{interval}]" if interval else value
+
+
+def latex_table(results: Sequence[Result], metrics: Sequence[str]) -> str:
+    """The main metrics as a booktabs table; needs \\usepackage{booktabs}."""
+    titles = [escaped(metric_title(metric)) + (r" (\%)" if is_share(metric) else "") for metric in metrics]
+    lines = [
+        r"% \usepackage{booktabs}",
+        rf"\begin{{tabular}}{{l{'r' * len(metrics)}}}",
+        r"\toprule",
+        rf" & {' & '.join(titles)} \\",
+        r"\midrule",
+    ]
+    for name in ordered_rows(results):
+        cells = []
+        for metric in metrics:
+            found = find(results, name, metric)
+            value, interval = (part.replace("−", "$-$") for part in (figure_texts(found) if found else ("", "")))
+            cells.append(f"{value} {{\\scriptsize [{interval.replace(' – ', ', ')}]}}" if interval else value)
+        if any(cells):
+            lines.append(rf"{escaped(row_of(name).title)} & {' & '.join(cells)} \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def escaped(text: str) -> str:
+    return "".join(f"\\{character}" if character in "%&_#$" else character for character in text)

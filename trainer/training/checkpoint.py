@@ -1,0 +1,280 @@
+"""Checkpoints: written while training goes on, committed whole or not at all, verified before use, rotated after.
+
+    checkpoints/latest                  name of the newest complete one, replaced atomically
+    checkpoints/step-00000100/
+        COMPLETE                        written last: every file and its size
+        state.json                      step, best validation figure, what the run was
+        <network>/pieces-<rank>…        weights and optimiser (engine_state.py): any number of ranks reads them
+        <network>/rest.safetensors      buffers and frozen weights
+        ema-<network>.safetensors       the averaged weights, where the recipe asks for them
+        random-<rank>.safetensors       each rank's generator states
+    checkpoints/best-00000080/          export of the best validation figure so far
+
+`save` copies the state and returns; a thread of each rank writes its part. `commit`, when all have written, makes it
+the newest. No file is a pickle.
+"""
+
+import dataclasses
+import json
+import re
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.files import atomic_path, sync_path
+from neuroimagen.trainer.training import engine_state
+from neuroimagen.trainer.training.ema import EMA
+from neuroimagen.trainer.training.process_group import Ranks
+
+STATE_VERSION = 2
+
+
+@dataclasses.dataclass
+class RunState:
+    """Where a run stands; all that is not weights, optimiser or random states."""
+
+    step: int = 0
+    """Steps done. The plan's position follows from it: epoch, step = divmod(step, steps_per_epoch)."""
+    best: float | None = None
+    """Best validation figure so far."""
+    best_step: int | None = None
+    world_size: int = 1
+    data_digest: str = ""
+    engines: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    """Network → the optimiser's steps, and the loss scaler's state in fp16."""
+    recent_losses: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    """Network → its last losses, by which a diverging one is told (trainer/training/loss_watch.py)."""
+    skipped: int = 0
+    """Steps left out by `on_bad_loss: skip`."""
+    version: int = STATE_VERSION
+
+
+class Checkpoints:
+    """The checkpoints of one stage of one run."""
+
+    def __init__(self, folder: Path, *, ranks: Ranks, keep: int) -> None:
+        self.folder = folder
+        self._ranks = ranks
+        self._keep = keep
+        self._pending: _Writing | None = None
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether a checkpoint waits to be committed; the same on every rank."""
+        return self._pending is not None
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether this rank's part is still being written."""
+        return self._pending is not None and self._pending.thread.is_alive()
+
+    def save(self, state: RunState, engines: Mapping[str, Any], averages: Mapping[str, EMA]) -> None:
+        """Begin a checkpoint, after committing one that is still pending. A collective.
+
+        Raises UserError on every rank, with the older checkpoints untouched, when there is no room.
+        """
+        if self.is_pending:
+            self.commit()
+        state.engines = {
+            name: {"step": engine_state.optimizer_step(engine), "scaler": _scaler_state(engine)}
+            for name, engine in engines.items()
+        }
+        part = self.folder / f".step-{state.step:08d}.part"
+        try:
+            self._ranks.attempt(lambda: self._begin(part, engines))
+        except UserError as error:
+            self._refuse(part, state.step, str(error))
+        files: dict[str, dict[str, Tensor]] = {}
+        rank = self._ranks.rank
+        for name, engine in engines.items():
+            files |= {f"{name}/{file}": kept for file, kept in engine_state.snapshot(engine, rank=rank).items()}
+        files[f"random-{rank:05d}.safetensors"] = _random_states()
+        if self._ranks.is_first:
+            files |= {f"ema-{name}.safetensors": average.state() for name, average in averages.items()}
+        self._pending = _Writing(part, json.loads(json.dumps(dataclasses.asdict(state))), files)
+
+    def commit(self) -> None:
+        """Wait until every rank has written, then make the pending checkpoint the newest, and delete what it makes
+        superfluous. A collective. Raises UserError on every rank, the older ones untouched, when writing failed.
+        """
+        pending = self._pending
+        assert pending is not None
+        self._pending = None
+        pending.thread.join()
+        step = int(pending.state["step"])
+        failures = self._ranks.messages(pending.problem)
+        if failures:
+            self._refuse(pending.part, step, failures[0])
+        try:
+            self._ranks.attempt(lambda: self._commit(pending, f"step-{step:08d}"))
+        except UserError as error:
+            self._refuse(pending.part, step, str(error))
+        if self._ranks.is_first:
+            self._rotate(step)
+
+    def _refuse(self, part: Path, step: int, problem: str) -> None:
+        if self._ranks.is_first:
+            shutil.rmtree(part, ignore_errors=True)
+        previous = latest_checkpoint(self.folder)
+        kept = f"{previous.name} is complete" if previous else "no earlier one exists"
+        raise UserError(
+            f"the checkpoint of step {step} could not be written: {problem} Of the checkpoints in {self.folder} "
+            f"{kept}; free space and go on with --resume."
+        ) from None
+
+    def _begin(self, part: Path, engines: Mapping[str, Any]) -> None:
+        shutil.rmtree(part, ignore_errors=True)
+        for name in engines:
+            (part / name).mkdir(parents=True)
+        # Weights, two Adam moments and an average, in float32. Asked before anything is written, because a disk that
+        # fills up in the middle is the harder case.
+        sizes = (getattr(p, "ds_numel", p.numel()) for engine in engines.values() for p in engine.module.parameters())
+        needed = 16 * sum(sizes)
+        free = shutil.disk_usage(part).free
+        if free < needed:
+            raise UserError(f"it takes up to {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free.")
+
+    def _commit(self, pending: "_Writing", name: str) -> None:
+        part = pending.part
+        (part / "state.json").write_text(json.dumps(pending.state, indent=1), encoding="utf-8")
+        _mark_complete(part)
+        final = self.folder / name
+        shutil.rmtree(final, ignore_errors=True)  # of an earlier attempt at these steps
+        part.replace(final)
+        sync_path(self.folder)
+        with atomic_path(self.folder / "latest") as path:
+            path.write_text(name + "\n", encoding="utf-8")
+
+    def _rotate(self, step: int) -> None:
+        complete = [path for path in _steps(self.folder) if path.name <= f"step-{step:08d}"]
+        for path in complete[: -self._keep]:
+            shutil.rmtree(path, ignore_errors=True)
+        needed = {best_name(read_state(path).best_step) for path in complete[-self._keep :]}
+        for path in self.folder.glob("best-*"):
+            if path.name not in needed and path.name <= best_name(step):  # a later one is the running state's
+                shutil.rmtree(path, ignore_errors=True)
+        for path in self.folder.glob(".*.part"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def load(self, path: Path, engines: Mapping[str, Any], averages: Mapping[str, EMA]) -> RunState:
+        """Bring engines, averages and random states to where `path` left them, whatever number of ranks wrote it."""
+        state = read_state(path)
+        for name, engine in engines.items():
+            engine_state.restore(engine, path / name, step=state.engines[name]["step"])
+            scaler = engine_state.scaler_of(engine)
+            if scaler is not None and state.engines[name]["scaler"]:
+                scaler.load_state_dict(state.engines[name]["scaler"])
+        for name, average in averages.items():
+            average.load(load_file(path / f"ema-{name}.safetensors"))
+        random = path / f"random-{self._ranks.rank:05d}.safetensors"
+        if random.is_file():  # a rank that is new has none; training draws by step and sample, not from these
+            _set_random_states(load_file(random))
+        state.world_size = self._ranks.world_size
+        return state
+
+
+class _Writing:
+    """A checkpoint's part of this rank, on its way to the disk."""
+
+    def __init__(self, part: Path, state: dict[str, Any], files: Mapping[str, dict[str, Tensor]]) -> None:
+        self.part = part
+        self.state = state
+        self.problem: str | None = None
+        self._files = files
+        self.thread = threading.Thread(target=self._write, name="neuroimagen-checkpoint")
+        self.thread.start()
+
+    def _write(self) -> None:
+        try:
+            for name, tensors in self._files.items():
+                path = self.part / name
+                save_file(tensors, path)
+                sync_path(path)
+        except Exception as error:  # safetensors raises its own type on a full disk; commit() raises it on every rank
+            self.problem = f"{getattr(error, 'strerror', None) or error}."
+
+
+def _scaler_state(engine: Any) -> dict[str, Any] | None:
+    scaler = engine_state.scaler_of(engine)
+    return None if scaler is None else dict(scaler.state_dict())
+
+
+def best_name(step: int | None) -> str:
+    return f"best-{step or 0:08d}"
+
+
+def _steps(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8}", path.name))
+
+
+def latest_checkpoint(folder: Path, *, not_beyond: int | None = None) -> Path | None:
+    """The newest complete checkpoint in `folder`, or None. `latest` is believed only if what it names is whole.
+
+    not_beyond: the newest that has made at most so many steps.
+    """
+    names = [path.name for path in reversed(_steps(folder))]
+    pointer = folder / "latest"
+    if not_beyond is not None:
+        names = [name for name in names if name <= f"step-{not_beyond:08d}"]
+    elif pointer.is_file():
+        names.insert(0, pointer.read_text(encoding="utf-8").strip())
+    return next((folder / name for name in names if _is_complete(folder / name)), None)
+
+
+def copy_checkpoint(source: Path, folder: Path) -> Path:
+    """Copy a complete checkpoint to the checkpoints of another run, which goes on from it; returns the copy.
+
+    The other run has other settings, so the best validation figure is looked for anew.
+    """
+    target = folder / source.name
+    shutil.copytree(source, target)
+    state = dataclasses.replace(read_state(target), best=None, best_step=None)
+    (target / "state.json").write_text(json.dumps(dataclasses.asdict(state), indent=1), encoding="utf-8")
+    (target / "COMPLETE").unlink()
+    _mark_complete(target)
+    (folder / "latest").write_text(f"{source.name}\n", encoding="utf-8")
+    return target
+
+
+def _mark_complete(folder: Path) -> None:
+    """Note every file and its size: a checkpoint with this note is whole."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in paths}
+    with atomic_path(folder / "COMPLETE") as path:
+        path.write_text(json.dumps(sizes, indent=1), encoding="utf-8")
+
+
+def _is_complete(path: Path) -> bool:
+    try:
+        sizes = json.loads((path / "COMPLETE").read_text(encoding="utf-8"))
+        return all((path / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def read_state(path: Path) -> RunState:
+    """The state of a complete checkpoint."""
+    fields = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    if fields.get("version") != STATE_VERSION:
+        raise UserError(f"{path} has state version {fields.get('version')}; this neuroimagen reads {STATE_VERSION}.")
+    return RunState(**fields)
+
+
+def _random_states() -> dict[str, torch.Tensor]:
+    states = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _set_random_states(states: Mapping[str, torch.Tensor]) -> None:
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

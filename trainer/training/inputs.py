@@ -1,0 +1,121 @@
+"""Opens what a stage reads, and holds it against what the recipe expects."""
+
+from pathlib import Path
+
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.dataset.joined import JoinedDataset
+from neuroimagen.data_shards.dataset.latent_store import LatentStore
+from neuroimagen.data_shards.frozen_models.model_folder import (
+    component_folder,
+    image_size_px,
+    read_config,
+    vae_reduction,
+)
+from neuroimagen.data_shards.frozen_models.model_folder import text_shape as text_shape_of
+from neuroimagen.trainer.batches.stage_data import Shapes
+from neuroimagen.trainer.bundled_model.location import resolve_model_path
+from neuroimagen.trainer.recipe.recipe import Recipe
+
+
+def latent_kinds(recipe: Recipe, name: str) -> tuple[str, ...]:
+    """The kinds of cached latent that a stage's batches carry."""
+    if name == "semantic":
+        return (recipe.semantic.target,)
+    if name == "semantic_detailed":
+        return (recipe.semantic_detailed.target,)
+    if name == "diffusion":
+        return ("vae", "image") if recipe.diffusion.alignment_weight else ("vae",)
+    return ()
+
+
+def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, LatentStore]]:
+    """The data set, the sizes that networks are built for, and the latents of stage `name`.
+
+    Raises UserError when something is missing, or has other sizes than the recipe states.
+    """
+    if recipe.data.path is None:
+        raise UserError(
+            "the recipe names no data set. Set data.path to the folder that `neuroimagen data ingest` made."
+        )
+    dataset = Dataset.open(recipe.data.path)
+    subjects = recipe.data.subjects or dataset.metadata.subjects
+    if name == "masked" and recipe.masked.more_data:
+        dataset = JoinedDataset([dataset, *(Dataset.open(path) for path in recipe.masked.more_data)])
+        subjects += dataset.subjects
+    metadata = dataset.metadata
+    found = {"n_channels": metadata.n_channels, "n_samples": metadata.n_samples, "num_classes": metadata.num_classes}
+    for key, value in found.items():
+        expected = getattr(recipe.data, key)
+        if expected is not None and expected != value:
+            raise UserError(
+                f"{recipe.data.path} has {key} {value}, the recipe's data.{key} is {expected}. Mend one of them."
+            )
+    latents: dict[str, LatentStore] = {}
+    text_shape = recipe.model.text_shape or (0, 0)
+    latent_shape: tuple[int, int, int] | None = None
+    embedding_size: int | None = None
+    for kind in latent_kinds(recipe, name):
+        model = resolve_model_path(recipe.model.path)
+        latents[kind] = dataset.latents(kind, model=str(model))
+        shape = latents[kind].metadata.shape
+        if kind == "vae":
+            latent_shape = (shape[1], shape[2], shape[3])
+            text_shape = text_shape_of(Path(model))
+        elif kind == "image":
+            embedding_size = shape[0]
+        else:
+            text_shape = (shape[0], shape[1])
+    _require("text_shape", recipe.model.text_shape, text_shape if latents else recipe.model.text_shape)
+    _require("latent_shape", recipe.model.latent_shape, latent_shape or recipe.model.latent_shape)
+    shapes = Shapes(
+        text_shape=text_shape,
+        latent_shape=latent_shape,
+        embedding_size=embedding_size,
+        subjects=subjects,
+        **found,
+    )
+    return dataset, shapes, latents
+
+
+def _require(key: str, expected: tuple[int, ...] | None, found: tuple[int, ...] | None) -> None:
+    if expected is not None and expected != found:
+        raise UserError(
+            f"the cached latents are for {key} {list(found or ())}, the recipe's model.{key} is {list(expected)}. Mend "
+            "one of them."
+        )
+
+
+def expected_shapes(recipe: Recipe, name: str) -> Shapes:
+    """The sizes for a dry run: those the recipe states, else those of the data set and the model folder it names.
+
+    Raises UserError naming the keys to set when neither says.
+    """
+    data, model = recipe.data, recipe.model
+    sizes = {"n_channels": data.n_channels, "n_samples": data.n_samples, "num_classes": data.num_classes}
+    subjects = data.subjects
+    unsaid = None in sizes.values() or (recipe.encoder.subject_layers and subjects is None)
+    if unsaid and data.path is not None and (Path(data.path) / "dataset.json").is_file():
+        from neuroimagen.data_shards.format.schema import read_metadata
+
+        metadata = read_metadata(Path(data.path) / "dataset.json")
+        sizes = {key: getattr(metadata, key) if value is None else value for key, value in sizes.items()}
+        subjects = subjects or metadata.subjects
+    missing = [f"data.{key}" for key, value in sizes.items() if value is None]
+    if recipe.encoder.subject_layers and subjects is None:
+        missing.append("data.subjects")
+    text_shape = model.text_shape or text_shape_of(Path(resolve_model_path(model.path)))
+    latent_shape = model.latent_shape
+    if latent_shape is None and name == "diffusion":
+        folder = Path(resolve_model_path(model.path))
+        side = image_size_px(folder) // vae_reduction(folder)
+        latent_shape = (int(read_config(component_folder(folder, "vae"))["latent_channels"]), side, side)
+    if missing:
+        raise UserError(f"a dry run without the data set needs {', '.join(missing)} in the recipe.")
+    return Shapes(
+        text_shape=text_shape,
+        latent_shape=latent_shape,
+        embedding_size=recipe.model.embedding_size,
+        subjects=subjects,
+        **{key: int(value) for key, value in sizes.items() if value is not None},
+    )

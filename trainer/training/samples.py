@@ -1,0 +1,68 @@
+"""Pictures drawn while a stage trains: always of the same validation segments, from the same noise.
+
+They show a run that goes wrong long before its figures do. Drawing leaves no trace in training: all noise comes from
+generators of its own, and whatever the loading of a model draws is taken back.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neuroimagen.trainer.batches.stage_data import StageData
+from neuroimagen.trainer.networks.pixels import to_uint8
+from neuroimagen.trainer.networks.randomness import derive_seed
+from neuroimagen.trainer.reconstruction.latent_diffusion import LatentDiffusion, SchedulerName
+from neuroimagen.trainer.stages.base import SampledStage
+
+_GAP_PX = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureSampler:
+    """Draws what a model folder makes of hidden states, as `neuroimagen reconstruct` does from pure noise."""
+
+    model: Path
+    steps: int
+    guidance: float
+    scheduler: SchedulerName
+
+    def draw(self, hidden: Tensor, rows: np.ndarray, *, unet: nn.Module | None = None) -> np.ndarray:
+        """Pictures uint8 [n, 3, S, S] of hidden states [n, L, D] that belong to `rows` of the index.
+
+        unet: the network that is being trained, in place of the folder's own; it is used as it is. The folder's are
+        loaded anew each time: between two drawings their memory is training's.
+        """
+        diffusion = LatentDiffusion(self.model, device=hidden.device, unet=unet)
+        generators = [torch.Generator().manual_seed(derive_seed("samples", row)) for row in rows.tolist()]
+        noise = torch.stack([torch.randn(diffusion.latent_shape, generator=generator) for generator in generators])
+        latents = diffusion.denoise(
+            noise, hidden.float(), steps=self.steps, guidance=self.guidance, scheduler=self.scheduler
+        )
+        return to_uint8(diffusion.decode(latents))
+
+
+def draw_samples(stage: SampledStage, networks: Mapping[str, nn.Module], data: StageData) -> np.ndarray:
+    """What the stage draws of its validation segments, below their stimuli: a grid uint8 [H, W, 3].
+
+    Called by one rank alone; `networks` are whole and in evaluation mode.
+    """
+    rows = data.rows("val")
+    rows = rows[np.linspace(0, len(rows) - 1, min(stage.config.num_samples, len(rows))).round().astype(int)]
+    devices = [data.device] if data.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        eeg = torch.from_numpy(np.stack([data.dataset.eeg(int(row)) for row in rows])).to(data.device)
+        subject = torch.from_numpy(data.dataset.index.subject[rows].astype(np.int64)).to(data.device)
+        drawn = stage.draw(networks, eeg, subject, rows)
+    stimuli = data.dataset.stimuli.images(data.dataset.index.stimulus[rows], drawn.shape[-1])
+    return joined_grid([stimuli, drawn])
+
+
+def joined_grid(lines: list[np.ndarray]) -> np.ndarray:
+    """Lines of pictures, each uint8 [n, 3, S, S], as one picture [H, W, 3] with white gaps."""
+    framed = [np.pad(line, ((0, 0), (0, 0), (0, _GAP_PX), (0, _GAP_PX)), constant_values=255) for line in lines]
+    grid = np.concatenate([line.transpose(2, 0, 3, 1).reshape(line.shape[2], -1, 3) for line in framed])
+    return grid[:-_GAP_PX, :-_GAP_PX]

@@ -1,0 +1,101 @@
+"""One rank of a training job: python -m neuroimagen.trainer.training.worker STAGE --run DIR, started by a launcher."""
+
+import argparse
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+STOP_GRACE_SECONDS = 150.0
+"""A rank that was asked to stop and still runs leaves as it is; its launcher has given up on it by then."""
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Train, and leave a status beside the log; exit code 0 when done or stopped on request."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stage")
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--cpu", action="store_true")
+    args = parser.parse_args()
+    die_with_launcher()
+    if args.cpu:
+        # Before anything looks for accelerators, and here: DeepSpeed's launcher shows every rank one.
+        os.environ |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+
+    import torch
+    from deepspeed.utils import logger as deepspeed_logger
+
+    from neuroimagen.data_shards.common.errors import UserError
+    from neuroimagen.trainer.recipe.recipe import load_recipe
+    from neuroimagen.trainer.runs.rank_status import write_status
+    from neuroimagen.trainer.runs.run_folder import StageFolder
+    from neuroimagen.trainer.training.loop import Stopped, StopRequest, train
+
+    stop = StopRequest()
+
+    def request_stop(signum: int, frame: FrameType | None) -> None:
+        if not stop.requested:
+            # Should the others be gone, a collective would hold this rank for half an hour, as an orphan.
+            leave = threading.Timer(STOP_GRACE_SECONDS, os._exit, (128 + signum,))
+            leave.daemon = True
+            leave.start()
+        stop.requested = True
+
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(signum, request_stop)
+
+    deepspeed_logger.setLevel(logging.WARNING)
+    # Gradients through hundreds of LSTM steps underflow; denormal numbers made its backward pass seven times slower.
+    torch.set_flush_denormal(True)
+    folder = StageFolder(args.run, args.stage)
+    rank = int(os.environ["RANK"])
+    write_status(folder.logs, rank, "running")
+    try:
+        recipe = load_recipe(folder.config)
+        device = start_ranks()
+        train(recipe, args.stage, folder, device=device, stop=stop)
+    except Stopped as stopped:
+        write_status(folder.logs, rank, "stopped", str(stopped))
+    except (UserError, OSError) as error:
+        write_status(folder.logs, rank, "refused", str(error))
+        raise
+    except BaseException as error:
+        write_status(folder.logs, rank, "failed", f"{type(error).__name__}: {error}")
+        raise
+    else:
+        write_status(folder.logs, rank, "done")
+    # Not through the interpreter's shutdown: gloo's threads can abort there when a peer has left first.
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def start_ranks() -> "torch.device":  # type: ignore[name-defined]  # noqa: F821
+    """Join the job's process group; returns this rank's device."""
+    import deepspeed
+    import torch
+    from deepspeed.accelerator import get_accelerator
+
+    from neuroimagen.trainer.training.engine import init_gloo
+
+    accelerator = get_accelerator()
+    if accelerator.device_name() != "cpu":
+        accelerator.set_device(int(os.environ["LOCAL_RANK"]))
+        deepspeed.init_distributed()
+        return torch.device(accelerator.current_device_name())
+    init_gloo()
+    return torch.device("cpu")
+
+
+def die_with_launcher() -> None:
+    """Ask the kernel for SIGTERM should the launcher die, however it dies: no rank stays behind."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Which setting a search tries next."""

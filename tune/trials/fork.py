@@ -1,0 +1,53 @@
+"""Population-based training: a run goes on from another run's checkpoint, under a recipe of its own."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.files import atomic_folder, atomic_path
+from neuroimagen.trainer.recipe.recipe import Recipe, dump_recipe
+from neuroimagen.trainer.runs.run_folder import StageFolder
+from neuroimagen.trainer.training.checkpoint import copy_checkpoint, latest_checkpoint
+
+
+def fork_run(source: Path, target: Path, recipe: Recipe, *, stage: str, step: int) -> int:
+    """Make run `target` from the newest checkpoint of `source` that is not beyond `step`; returns its step.
+
+    The lines of the log up to there are copied; the recipe is the new one. A target that is there is kept: it was
+    complete when it appeared.
+
+    Raises UserError when the source has no such checkpoint.
+    """
+    old = StageFolder(source, stage)
+    if target.exists():
+        copied = latest_checkpoint(StageFolder(target, stage).checkpoints)
+        assert copied is not None
+        return int(copied.name.removeprefix("step-"))
+    for _ in range(3):
+        chosen = latest_checkpoint(old.checkpoints, not_beyond=step) or latest_checkpoint(old.checkpoints)
+        if chosen is None:
+            break
+        try:
+            with atomic_folder(target) as part:
+                new = StageFolder(part, stage)
+                copy_checkpoint(chosen, new.checkpoints)
+                reached = int(chosen.name.removeprefix("step-"))
+                lines = old.metrics.read_text(encoding="utf-8").splitlines()
+                kept = [line for line in lines if _step(line) <= reached]
+                new.metrics.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+                for path in (part / "config.yaml", new.config):
+                    with atomic_path(path) as temporary:
+                        temporary.write_text(dump_recipe(recipe), encoding="utf-8")
+            return reached
+        except (FileNotFoundError, shutil.Error):
+            continue  # the source runs on, and has just deleted this one
+    raise UserError(f"{old.checkpoints} has no checkpoint to go on from.")
+
+
+def _step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:
+        return math.inf  # being written

@@ -1,0 +1,151 @@
+"""A trial of a guidance search: an actor that draws validation segments with models that outlive its trials."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray import tune
+
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.dataset.sealed import seal
+from neuroimagen.trainer.bundled_model.location import resolve_model_path
+from neuroimagen.trainer.evaluation.image_conditions import describe_stimuli, load_judges
+from neuroimagen.trainer.evaluation.metrics import Floats
+from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
+from neuroimagen.trainer.reconstruction.reconstruct import Picture, Reconstructor
+from neuroimagen.tune.config import GuidanceSearch
+from neuroimagen.tune.records import SearchFolder, add_line, read_search
+from neuroimagen.tune.space import overrides
+from neuroimagen.tune.trials.objective import objective_values, picture_figures
+
+
+def spread(rows: np.ndarray, num: int | None) -> np.ndarray:
+    """`num` of `rows`, evenly spaced; all of them for None or when there are no more."""
+    if num is None or num >= len(rows):
+        return rows
+    return rows[np.arange(num) * len(rows) // num]
+
+
+class Workbench:
+    """What trials share on a worker: the data, the frozen model, the run's exports, the judges, the stimuli."""
+
+    def __init__(self, run: Path, recipe: Recipe, *, device: str) -> None:
+        """`recipe`: any trial's; only what they have in common is used."""
+        assert recipe.data.path is not None
+        self._recipe = recipe
+        self._dataset = Dataset.open(recipe.data.path)
+        self._reconstructor = Reconstructor(
+            run,
+            self._dataset,
+            resolve_model_path(recipe.model.path),
+            recipe.reconstruct,
+            subjects=recipe.data.subjects,
+            device=device,
+        )
+        self._judges = load_judges(recipe.evaluate, self._dataset, device=device)
+        self._truth = describe_stimuli(
+            self._dataset,
+            self._judges,
+            subjects=recipe.data.subjects,
+            size_px=self._reconstructor.image_size_px,
+            split="val",
+        )
+        self._column = {int(stimulus): column for column, stimulus in enumerate(self._truth.stimuli)}
+
+    def rows(self, num_segments: int | None) -> np.ndarray:
+        """The validation segments that are drawn."""
+        return spread(self._dataset.rows("val", self._recipe.data.subjects), num_segments)
+
+    def figures(self, recipe: Recipe, row: str, segments: np.ndarray) -> dict[str, Floats]:
+        """Every metric of every one of `segments`, drawn under `recipe`."""
+        reconstructor = self._reconstructor.with_config(recipe.reconstruct)
+        reconstructor.rows()  # UserError when a stage that the row is drawn with has not been trained
+        size = reconstructor.batch_size(row)
+        parts = []
+        for start in range(0, len(segments), size):
+            pictures = [Picture(row=int(segment)) for segment in segments[start : start + size]]
+            parts.append(reconstructor.draw(row, pictures))
+        columns = np.array([self._column[int(self._dataset.index.stimulus[segment])] for segment in segments])
+        return picture_figures(np.concatenate(parts), columns, self._judges, self._truth, recipe.evaluate)
+
+
+def chunks(rows: np.ndarray, num_reports: int) -> list[np.ndarray]:
+    """The rows in `num_reports` parts, each spread over all of them, so that an early figure speaks for the whole."""
+    return [rows[start::num_reports] for start in range(num_reports)]
+
+
+def guidance_recipe(default: Path, values: dict[str, Any], row: str, *, seed: int) -> Recipe:
+    """The recipe that a trial draws with: the default, its values, on the validation part."""
+    fixed = ["reconstruct.split=val", f"reconstruct.rows=[{row}]", "reconstruct.samples=1", f"reconstruct.seed={seed}"]
+    return load_recipe(default, [*overrides(values), *fixed])
+
+
+class GuidanceTrial(tune.Trainable):  # type: ignore[misc]
+    """One trial after another in one actor. Ray's configuration as MarginTrial's, with `run` and `num_segments`."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        import torch
+
+        seal("test")
+        os.chdir(config["cwd"])
+        self._folder = SearchFolder(config["folder"])
+        search, default = read_search(self._folder)
+        assert isinstance(search, GuidanceSearch)
+        self._search = search
+        torch.set_num_threads(search.cpus_per_rank)
+        self._bench: Workbench | None = None
+        self._problem: UserError | None = None
+        try:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            self._bench = Workbench(Path(config["run"]), default, device=device)
+        except UserError as error:
+            self._problem = error
+        add_line(self._folder.ray / "workers.jsonl", {"pid": os.getpid(), "host": os.uname().nodename})
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The next trial on this worker: the models stay."""
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._trial = self._folder.trial(config["trial"])
+        self._values = {key: config[key] for key in self._search.space}
+        self._seed, self._num_segments = int(config["seed"]), config["num_segments"]
+        self._num_reports = int(config["num_reports"])
+        self._waiting: list[np.ndarray] | None = None
+        self._parts: list[dict[str, Floats]] = []
+        self._trial.add_start()
+
+    def step(self) -> dict[str, Any]:
+        """Draw and measure the next part of the segments; the figures are those of all so far."""
+        try:
+            if self._bench is None:
+                assert self._problem is not None
+                raise self._problem
+            if self._waiting is None:
+                self._waiting = chunks(self._bench.rows(self._num_segments), self._num_reports)
+                self._drawn = guidance_recipe(self._folder.recipe, self._values, self._search.row, seed=self._seed)
+            self._parts.append(self._bench.figures(self._drawn, self._search.row, self._waiting.pop(0)))
+        except (UserError, MemoryError, RuntimeError) as error:  # what a setting can bring about
+            return {"failed": str(error) or type(error).__name__, "done": True}
+        figures = means(self._parts)
+        objectives = objective_values(figures, self._search)
+        num = sum(len(part["ssim"]) for part in self._parts)
+        over = {"finished": True, "done": True} if not self._waiting else {}
+        return {"step": num, "value": next(iter(objectives.values())), "figures": figures | objectives, **over}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Nothing: a trial takes seconds, and is drawn anew."""
+        return {}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        pass
+
+
+def means(parts: Sequence[dict[str, Floats]]) -> dict[str, float]:
+    """The mean of every metric over the segments of all parts."""
+    return {name: float(np.concatenate([part[name] for part in parts]).mean()) for name in parts[0]}

@@ -1,0 +1,197 @@
+"""A trial of a margin search: an actor that runs the training command and passes its validations on."""
+
+import os
+import shutil
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.files import atomic_path
+from neuroimagen.data_shards.dataset.sealed import seal
+from neuroimagen.trainer.recipe.recipe import Recipe, dump_recipe, load_recipe
+from neuroimagen.trainer.runs.rank_status import read_statuses
+from neuroimagen.trainer.runs.run_folder import StageFolder, locked
+from neuroimagen.tune.config import MarginSearch
+from neuroimagen.tune.records import SearchFolder, add_line, read_lines, read_search
+from neuroimagen.tune.space import Values, overrides
+from neuroimagen.tune.trials.objective import Validation, selected, validation_of
+from neuroimagen.tune.trials.process import (
+    STOP_GRACE_SECONDS,
+    MetricsTail,
+    TrialProcess,
+    trial_command,
+    trial_environment,
+)
+
+STAGE = "contrastive"
+POLL_SECONDS = 0.1
+KEPT_FOR_FORKS = 8
+"""Checkpoints that a run of population-based training keeps, so that others can go on from the step they heard of."""
+
+
+class WorkerLostError(Exception):
+    """The trial's process or one of its ranks was killed: nothing that its settings are to blame for."""
+
+
+def trial_recipe(default: Path, values: Values, *, seed: int, keep_checkpoints: int | None = None) -> Recipe:
+    """The recipe of a trial: the default, its values, and a checkpoint at every validation to go on from."""
+    changes = [*overrides(values), f"seed={seed}"]
+    config = load_recipe(default, changes).contrastive
+    changes.append(f"contrastive.checkpoint_every={min(config.validate_every, config.checkpoint_every)}")
+    if keep_checkpoints is not None:
+        changes.append(f"contrastive.keep_checkpoints={max(keep_checkpoints, config.keep_checkpoints)}")
+    return load_recipe(default, changes)
+
+
+class MarginTrial(tune.Trainable):  # type: ignore[misc]
+    """One trial. Ray's configuration: folder, trial, seed, cwd, and the values of the space's keys."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        seal("test")
+        os.chdir(config["cwd"])  # where the person typed the command: relative paths mean the same
+        self._folder = SearchFolder(config["folder"])
+        search, _ = read_search(self._folder)
+        assert isinstance(search, MarginSearch)
+        self._search = search
+        self._process: TrialProcess | None = None
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """The next trial on this worker, which need not import everything again."""
+        self.cleanup()
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._name = own_name(self._folder, self.trial_id, config["trial"])
+        self._trial = self._folder.trial(self._name)
+        self._values = {key: config[key] for key in self._search.space}
+        self._seed = int(config["seed"])
+        self._after = 0
+        self._trial.add_start()
+
+    def step(self) -> dict[str, Any]:
+        """The next validation of the run; the last one when the command is done."""
+        try:
+            if self._process is None:
+                self._start()
+        except UserError as error:
+            return {"failed": str(error), "done": True}
+        assert self._process is not None
+        while True:
+            for line in self._tail.read():
+                validation = validation_of(line)
+                assert validation is not None
+                self._waiting.append(validation)
+            # The last validation comes before the export: the trial is done when the command is.
+            if self._waiting and self._waiting[0].step < self._total:
+                return self._result(self._waiting.popleft())
+            code = self._process.poll()
+            if code is not None:
+                return self._ended(code)
+            time.sleep(POLL_SECONDS)
+
+    def _start(self) -> None:
+        recipe = self._recipe()
+        self._total = recipe.contrastive.steps
+        path = self._trial.path / "recipe.yaml"
+        with atomic_path(path) as temporary:
+            temporary.write_text(dump_recipe(recipe), encoding="utf-8")
+        self._run = self._trial.newest_run
+        if self._trial.num_starts > 1:
+            wait_until_free(StageFolder(self._run, STAGE))
+        metrics = StageFolder(self._run, STAGE).metrics
+        self._seen = [v for line in read_lines(metrics) if (v := validation_of(line)) and v.step <= self._after]
+        self._tail = MetricsTail(metrics, after=self._after)
+        self._waiting: deque[Validation] = deque()
+        self._process = TrialProcess(
+            trial_command(recipe=path, run=self._run, num_ranks=self._search.num_ranks, launcher=self._search.launcher),
+            log=self._trial.log,
+            environment=trial_environment(os.environ, cpus_per_rank=self._search.cpus_per_rank),
+        )
+
+    def _recipe(self) -> Recipe:
+        keep = KEPT_FOR_FORKS if self._search.scheduler == "pbt" else None
+        return trial_recipe(self._folder.recipe, self._values, seed=self._seed, keep_checkpoints=keep)
+
+    def _result(self, validation: Validation, **more: Any) -> dict[str, Any]:
+        self._seen.append(validation)
+        self._after = validation.step
+        chosen = selected(self._seen)
+        figures = {name: chosen.figures[name] for name in sorted(chosen.figures)}
+        return {"step": validation.step, "value": figures[self._search.objective], "figures": figures, **more}
+
+    def _ended(self, code: int) -> dict[str, Any]:
+        """The result of a command that has ended. Raises WorkerLostError where it or a rank was killed."""
+        assert self._process is not None
+        words = self._process.last_words()
+        if code == 0 and self._waiting:
+            return self._result(self._waiting.popleft(), finished=True, done=True)
+        if code == 0 and self._seen:  # a trial that had been finished when its search was interrupted
+            return self._result(self._seen.pop(), finished=True, done=True)
+        if code == 0:
+            return {"failed": f"the command ended without a validation; it said: {words}", "done": True}
+        statuses = read_statuses(StageFolder(self._run, STAGE).logs)
+        if code < 0 or code > 128 or any(status.has_died for status in statuses):
+            raise WorkerLostError(words or f"exit code {code}")
+        return {"failed": words.removeprefix("neuroimagen train: ") or f"exit code {code}", "done": True}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Where the trial stands; its weights lie in its run."""
+        return {"trial": self._name, "run": self._trial.num_forks, "step": self._after}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Go on from where this trial, or in population-based training another one, stood."""
+        from neuroimagen.tune.trials.fork import fork_run  # imports DeepSpeed, which only this needs
+
+        assert checkpoint is not None
+        self._after = int(checkpoint["step"])
+        if checkpoint["trial"] == self._name:
+            return
+        fork = {"from": checkpoint["trial"], "run": checkpoint["run"], "step": self._after, "values": self._values}
+        done = read_lines(self._trial.forks)
+        if done and done[-1] == fork:
+            return  # this exchange was made before the worker died
+        target = self._trial.run(len(done) + 1)
+        shutil.rmtree(target, ignore_errors=True)
+        source = self._folder.trial(checkpoint["trial"]).run(checkpoint["run"])
+        fork_run(source, target, self._recipe(), stage=STAGE, step=self._after)
+        add_line(self._trial.forks, fork)
+
+    def cleanup(self) -> None:
+        """End the command of a trial that was stopped, paused or is over; it saves a checkpoint first."""
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+
+def wait_until_free(folder: StageFolder) -> None:
+    """Wait for the command that trained here before: one that was told to stop is saving its checkpoint, elsewhere.
+
+    Raises UserError if it has not left after all the time that it was given.
+    """
+    deadline = time.monotonic() + STOP_GRACE_SECONDS + 10.0
+    while True:
+        try:
+            with locked(folder):
+                return
+        except UserError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_SECONDS)
+
+
+def own_name(folder: SearchFolder, trial_id: str, configured: str) -> str:
+    """The name of Ray's trial `trial_id`: the configured one when it first starts.
+
+    Population-based training copies configurations, and with them the name, from other trials.
+    """
+    path = folder.ray / "names" / trial_id
+    if not path.is_file():
+        with atomic_path(path) as temporary:
+            temporary.write_text(configured, encoding="utf-8")
+    return path.read_text(encoding="utf-8")

@@ -1,0 +1,89 @@
+"""What a trial is worth: the value of a training curve, and of pictures drawn for validation segments."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from neuroimagen.trainer.evaluation import metrics
+from neuroimagen.trainer.evaluation.image_conditions import EvaluateConfig, Judges, Truth
+from neuroimagen.trainer.evaluation.metrics import Floats, Images, Integers
+from neuroimagen.tune.config import GuidanceSearch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """One validation of a training run."""
+
+    step: int
+    figures: dict[str, float]
+
+
+def validation_of(line: Mapping[str, float]) -> Validation | None:
+    """The validation that a line of metrics.jsonl reports, or None."""
+    figures = {key.removeprefix("val_"): float(value) for key, value in line.items() if key.startswith("val_")}
+    return Validation(step=int(line["step"]), figures=figures) if figures else None
+
+
+def selected(validations: Sequence[Validation], *, by: str = "accuracy") -> Validation:
+    """The validation whose weights the run would export: the first with the best selection figure, as the loop chooses.
+
+    A trial is worth what its export is worth, not the best of every figure on its way.
+    """
+    best = validations[0]
+    for validation in validations[1:]:
+        if validation.figures[by] > best.figures[by]:
+            best = validation
+    return best
+
+
+def picture_figures(
+    images: Images, columns: Integers, judges: Judges, truth: Truth, config: EvaluateConfig
+) -> dict[str, Floats]:
+    """PICTURE_METRICS of each of `images`, uint8 [n, 3, S, S]; `columns` [n] are their stimuli's places in `truth`."""
+    scores = judges.classifier.describe(images).scores
+    assert scores is not None  # a classifier's
+    clip = judges.clip.image_embeddings(images)
+    return {
+        "two_way_clip": metrics.two_way_identification(metrics.correlation_matrix(clip, truth.clip.features), columns),
+        "ssim": metrics.ssim(images, truth.images[columns]),
+        "accuracy": metrics.n_way_accuracy(
+            scores,
+            judges.classes[truth.labels[columns]],
+            n_way=min(config.n_way, scores.shape[1]),
+            num_trials=config.num_trials,
+            seed=config.seed,
+        ),
+        "pixcorr": metrics.pixel_correlation(images, truth.images[columns]),
+    }
+
+
+def combined(figures: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """Weighted mean of the figures named in `weights`."""
+    return float(np.average([figures[name] for name in weights], weights=list(weights.values())))
+
+
+def objective_values(figures: Mapping[str, float], search: GuidanceSearch) -> dict[str, float]:
+    """The objective or objectives of a guidance search, by name."""
+    if search.pareto is not None:
+        return {name: figures[name] for name in search.pareto}
+    return {"objective": combined(figures, search.objective)}
+
+
+def statement(search: GuidanceSearch) -> str:
+    """The objective in words."""
+    if search.pareto is not None:
+        return f"the Pareto front of {search.pareto[0]} and {search.pareto[1]}"
+    total = sum(search.objective.values())
+    return " + ".join(f"{weight / total:.2g} · {name}" for name, weight in search.objective.items())
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Positions of the points that no other one beats in one figure without losing in the other; both to be raised."""
+    front: list[int] = []
+    highest = -np.inf
+    for position in sorted(range(len(points)), key=lambda index: (-points[index][0], -points[index][1], index)):
+        if points[position][1] > highest:
+            front.append(position)
+            highest = points[position][1]
+    return front
