@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export PYTHONSAFEPATH := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: setup demo test test-all test-gpu lint format bench embedded-model clean
+.PHONY: setup demo test test-all test-gpu lint format bench bundled-model clean
 
 setup: $(VENV)/.ready
 
@@ -39,9 +39,9 @@ format: setup
 bench: setup
 	@"$(BIN)/python" "$(BIN)/neuroimagen" bench $(or $(ARGS),mining)
 
-# Trains the embedded model again from nothing, on CPU; the model card in trainer/bundled_model/weights/ says how.
-embedded-model: setup
-	@"$(BIN)/python" -m neuroimagen.trainer.bundled_model.training --out trainer/bundled_model/weights $(ARGS)
+# Trains the bundled model again from nothing, on CPU; the model card in trainer/bundled_model/bundled_64px/ says how.
+bundled-model: setup
+	@"$(BIN)/python" -m neuroimagen.trainer.bundled_model.training --out trainer/bundled_model/bundled_64px $(ARGS)
 
 clean:
 	rm -rf build dist runs .pytest_cache .mypy_cache .ruff_cache

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroimagen.trainer.bundled_model.location import EMBEDDED, embedded_model_path
+from neuroimagen.trainer.bundled_model.location import BUNDLED, bundled_model_path
 from neuroimagen.trainer.evaluation import metrics
 from neuroimagen.trainer.evaluation.feature_networks import ClipModel, ImageClassifier
 from neuroimagen.trainer.evaluation.intervals import bootstrap_mean
@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pictures", type=int, default=2000, metavar="N", help="reconstructions (default: 2000)")
     parser.add_argument("--stimuli", type=int, default=200, metavar="S", help="test stimuli (default: 200)")
     parser.add_argument("--size", type=int, default=64, metavar="PX", help="side of a picture (default: 64)")
-    parser.add_argument("--classifier", default=EMBEDDED, metavar="DIR", help="default: the one that ships")
-    parser.add_argument("--clip", default=EMBEDDED, metavar="DIR", help="default: the one that ships")
+    parser.add_argument("--classifier", default=BUNDLED, metavar="DIR", help="default: the one that ships")
+    parser.add_argument("--clip", default=BUNDLED, metavar="DIR", help="default: the one that ships")
     parser.add_argument(
         "--random-vit",
         action="store_true",
@@ -129,7 +129,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _networks(args: argparse.Namespace) -> tuple[ImageClassifier, ClipModel]:
     def folder(name: str, part: str) -> Path:
-        return embedded_model_path() / part if name == EMBEDDED else Path(name)
+        return bundled_model_path() / part if name == BUNDLED else Path(name)
 
     clip = ClipModel.from_folder(folder(args.clip, "clip"))
     if not args.random_vit:

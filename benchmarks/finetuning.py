@@ -106,7 +106,7 @@ def measure(seed: int, folder: Path, plan: FinetuningStudy) -> Figures:
     """One seed, the whole way."""
     data, model = folder / "data", folder / "run"
     simulate(data, seed, plan.simulate)
-    neuroimagen("cache", "--data", str(data), "--model", "embedded")
+    neuroimagen("cache", "--data", str(data), "--model", "bundled")
     settings = (f"seed={seed}", f"data.path={data}", f"reconstruct.seed={seed}", *plan.settings)
     for stage in STAGES:
         train(stage, recipe_path("finetuning.yaml"), model, settings)

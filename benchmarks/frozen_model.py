@@ -12,7 +12,7 @@ import torch
 
 from neuroimagen.benchmarks.machine import now
 from neuroimagen.benchmarks.stable_diffusion import STABLE_DIFFUSION_1_5, DiffusionSizes
-from neuroimagen.trainer.bundled_model.location import EMBEDDED, embedded_model_path, resolve_model_path
+from neuroimagen.trainer.bundled_model.location import BUNDLED, bundled_model_path, resolve_model_path
 from neuroimagen.trainer.reconstruction.batch_by_memory import peak_bytes
 
 SIZES = {"sd15": STABLE_DIFFUSION_1_5}
@@ -20,7 +20,7 @@ SIZES = {"sd15": STABLE_DIFFUSION_1_5}
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--model", default=EMBEDDED, metavar="PATH", help="in diffusers' layout (default: embedded)")
+    model.add_argument("--model", default=BUNDLED, metavar="PATH", help="in diffusers' layout (default: bundled)")
     model.add_argument("--size-of", choices=SIZES, help="in its place, random weights at the sizes of: sd15 (512 px)")
 
 
@@ -32,7 +32,7 @@ def model_of(args: argparse.Namespace, scratch: Path, *, unet: bool) -> Path:
 
 
 def write_model(folder: Path, sizes: DiffusionSizes, *, unet: bool) -> Path:
-    """A folder in diffusers' layout with random weights; tokenizer and noise schedule are the embedded model's.
+    """A folder in diffusers' layout with random weights; tokenizer and noise schedule are the bundled model's.
 
     Weights lie in bfloat16, which every other dtype holds exactly but for float16's range. unet: False leaves its
     weights out, for jobs that need its sizes only.
@@ -41,12 +41,12 @@ def write_model(folder: Path, sizes: DiffusionSizes, *, unet: bool) -> Path:
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     torch.manual_seed(0)
-    embedded = embedded_model_path()
+    bundled = bundled_model_path()
     folder.mkdir(parents=True)
-    shutil.copy(embedded / "model_index.json", folder)
-    shutil.copytree(embedded / "scheduler", folder / "scheduler")
+    shutil.copy(bundled / "model_index.json", folder)
+    shutil.copytree(bundled / "scheduler", folder / "scheduler")
     length, _ = sizes.text_shape
-    tokenizer = CLIPTokenizer.from_pretrained(embedded / "tokenizer", model_max_length=length)
+    tokenizer = CLIPTokenizer.from_pretrained(bundled / "tokenizer", model_max_length=length)
     tokenizer.save_pretrained(folder / "tokenizer")
     # The text encoder finds a caption's end by the tokenizer's number for it.
     ends = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}

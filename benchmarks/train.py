@@ -5,7 +5,7 @@ Every stage's step is timed with the same networks, the same losses and the same
 engines (trainer.loop.train_step) and once as zero_grad, loss, backward, clip, AdamW. The two take turns in blocks, so
 that a noisy machine slows both; a figure is the median over blocks, with the quartiles. Waiting for data and scaling
 are those of whole jobs started with `neuroimagen launch`, read off their metrics.jsonl; one rank and two take turns.
-Sizes are the recipe's defaults with the embedded model; `neuroimagen bench real-size` has those that want a GPU.
+Sizes are the recipe's defaults with the bundled model; `neuroimagen bench real-size` has those that want a GPU.
 """
 
 import argparse

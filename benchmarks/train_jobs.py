@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from neuroimagen.benchmarks.noise_data import write_noise
-from neuroimagen.benchmarks.train_steps import embedded_shapes
+from neuroimagen.benchmarks.train_steps import bundled_shapes
 
 
 def compare_jobs(folder: Path, *, repeats: int, steps: int) -> dict[str, Any]:
     """Speed and waiting of contrastive jobs of one rank and of two, in turns, on a data set of noise."""
-    write_noise(folder / "data", embedded_shapes(), num_segments=4096)
+    write_noise(folder / "data", bundled_shapes(), num_segments=4096)
     recipe = folder / "recipe.yaml"
     recipe.write_text(
         f"data: {{path: {folder / 'data'}}}\n"

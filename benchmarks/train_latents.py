@@ -17,12 +17,12 @@ from torch import Tensor
 from neuroimagen.benchmarks.feed import Encode, StageBatches
 from neuroimagen.benchmarks.machine import timed
 from neuroimagen.benchmarks.noise_data import write_noise
-from neuroimagen.benchmarks.train_steps import WARM_UP_STEPS, Step, bare_step, embedded_shapes, recipe_of
+from neuroimagen.benchmarks.train_steps import WARM_UP_STEPS, Step, bare_step, bundled_shapes, recipe_of
 from neuroimagen.data_shards.frozen_models.encoders import TextEncoder, VaeEncoder
 from neuroimagen.data_shards.latent_cache.encode import LatentCache
 from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.trainer.batches.stage_data import BatchNeeds
-from neuroimagen.trainer.bundled_model.location import embedded_model_path
+from neuroimagen.trainer.bundled_model.location import bundled_model_path
 from neuroimagen.trainer.training.build import build_stage
 
 KINDS = {"diffusion": "vae", "semantic": "text-class"}
@@ -32,9 +32,9 @@ KINDS = {"diffusion": "vae", "semantic": "text-class"}
 def compare_latents(folder: Path, device: torch.device, *, blocks: int, block_steps: int) -> dict[str, Any]:
     """Stage → median ms a step with cached latents and with encoding, and how many times the second is the first.
 
-    With the embedded model, on a data set of noise with 480 pictures of the model's size.
+    With the bundled model, on a data set of noise with 480 pictures of the model's size.
     """
-    model, shapes = embedded_model_path(), embedded_shapes()
+    model, shapes = bundled_model_path(), bundled_shapes()
     vae = VaeEncoder(model, device=device)
     dataset = write_noise(folder / "data", shapes, num_segments=960, num_stimuli=480, picture_px=vae.image_size_px)
     cache = LatentCache(dataset, model)

@@ -22,7 +22,7 @@ from neuroimagen.data_shards.frozen_models.model_folder import text_shape as tex
 from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.launch.jobs.local_ranks import free_port
 from neuroimagen.trainer.batches.stage_data import Shapes
-from neuroimagen.trainer.bundled_model.location import embedded_model_path
+from neuroimagen.trainer.bundled_model.location import bundled_model_path
 from neuroimagen.trainer.networks.encoders.base import EncoderConfig
 from neuroimagen.trainer.networks.randomness import StepRandom, derive_seed, reseed_dropout
 from neuroimagen.trainer.recipe.recipe import Recipe
@@ -42,9 +42,9 @@ Step = Callable[[int, Batch], None]
 """(number of the step, its batch) → the networks are one step further."""
 
 
-def embedded_shapes() -> Shapes:
-    """EEG of 128 channels × 440 samples in 40 classes; latents of the embedded model."""
-    model = embedded_model_path()
+def bundled_shapes() -> Shapes:
+    """EEG of 128 channels × 440 samples in 40 classes; latents of the bundled model."""
+    model = bundled_model_path()
     side = image_size_px(model) // vae_reduction(model)
     channels = int(read_config(component_folder(model, "vae"))["latent_channels"])
     return Shapes(
@@ -151,7 +151,7 @@ def bare_step(stage: Stage, device: torch.device) -> Step:
 
 def compare_steps(name: str, device: torch.device, *, blocks: int, block_steps: int) -> dict[str, Any]:
     """Median time of a step, engine and bare, in ms; and the median overhead of neighbouring blocks."""
-    shapes = embedded_shapes()
+    shapes = bundled_shapes()
     stages = [build_stage(recipe_of(name), name, shapes) for _ in range(2)]
     batch = make_batch(stages[0], shapes, device)
     ours, bare = engine_step(stages[0], device), bare_step(stages[1], device)

@@ -95,7 +95,7 @@ def prepare(work: Path, *, with_run: bool) -> None:
         splits = str(raw / "block_splits_by_image_all.pth")
         files = ("--eeg", str(raw / "eeg_5_95_std.pth"), "--splits", splits, "--images", str(raw / "images"))
         neuroimagen("data", "ingest", "eegcvpr40", *files, "--out", str(data))
-        neuroimagen("cache", "--data", str(data), "--model", "embedded")
+        neuroimagen("cache", "--data", str(data), "--model", "bundled")
     settings = [f"data.path={data}", *(f"{stage}.steps={steps}" for stage, steps in STAGE_STEPS.items())]
     for stage in STAGE_STEPS if with_run else ():
         if not (work / "run" / stage / "export").is_dir():

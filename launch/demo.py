@@ -67,7 +67,7 @@ def demo_steps(config: DemoConfig) -> list[Step]:
                 *("--splits", f"{raw}/block_splits_by_image_all.pth", "--images", f"{raw}/images", "--out", data),
             ),
         ),
-        Step("cache", ("cache", "--data", data, "--model", "embedded")),
+        Step("cache", ("cache", "--data", data, "--model", "bundled")),
     ]
     steps += [
         Step(stage, ("train", stage, "--config", recipe, "--run", run, *settings, *ranks, "--resume"))

@@ -1,7 +1,7 @@
 """Frozen encoders of stimuli and captions, loaded from folders in diffusers' and transformers' layouts.
 
 Every size comes from the folder's own configurations: Stable Diffusion 1.5 (512 px, latents 4×64×64, text 77×768) and
-the embedded model differ in their folder only. Weights are read from safetensors, never from pickles.
+the bundled model differ in their folder only. Weights are read from safetensors, never from pickles.
 
 Shapes: B batch, S side of a picture in px, C latent channels, h×w latent size, L tokens, D width of the text encoder,
 P width of the CLIP embedding.

@@ -8,7 +8,7 @@ from neuroimagen.launch.commands.options import add_cpu
 HELP = "Compute what training needs of the stimuli and captions once: VAE latents, CLIP text and image embeddings."
 EPILOG = """\
 examples:
-  neuroimagen cache --data runs/demo/data --model embedded
+  neuroimagen cache --data runs/demo/data --model bundled
   neuroimagen cache --data data/cvpr40 --model models/stable-diffusion-v1-5 --blip models/blip-image-captioning-base
   neuroimagen cache --data data/cvpr40 --model models/stable-diffusion-v1-5 --kinds vae text-class --check
   accelerate launch --num_processes 8 -m neuroimagen.launch.cli cache --data data/cvpr40 --model models/sd15
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         required=True,
         metavar="PATH",
-        help="model folder in diffusers' layout, or 'embedded'",
+        help="model folder in diffusers' layout, or 'bundled'",
     )
     parser.add_argument("--kinds", nargs="+", choices=KINDS, metavar="KIND", help=f"default: all that apply of {kinds}")
     parser.add_argument("--blip", type=Path, metavar="PATH", help="a BLIP captioning model: adds captions of its own")

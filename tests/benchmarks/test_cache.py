@@ -61,7 +61,7 @@ def test_a_model_of_given_sizes_is_a_model_folder(tmp_path: Path, unet: bool) ->
     from neuroimagen.data_shards.frozen_models.model_folder import image_size_px, text_shape
     from neuroimagen.trainer.reconstruction.latent_diffusion import load_latent_diffusion
 
-    sizes = replace(TINY, text={**TINY.text, "vocab_size": 700})  # of the embedded tokenizer, rounded up
+    sizes = replace(TINY, text={**TINY.text, "vocab_size": 700})  # of the bundled tokenizer, rounded up
     folder = frozen_model.write_model(tmp_path / "model", sizes, unet=unet)
     assert (image_size_px(folder), text_shape(folder)) == (TINY.image_size_px, TINY.text_shape)
     if not unet:

@@ -23,7 +23,7 @@ def flat(stage: Stage) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", train.STAGES)
 def test_both_loops_train_alike(one_rank: None, name: str) -> None:
-    shapes = train_steps.embedded_shapes()
+    shapes = train_steps.bundled_shapes()
     stages = [build_stage(train_steps.recipe_of(name), name, shapes) for _ in range(3)]
     origin = flat(stages[2])
     batch = train_steps.make_batch(stages[0], shapes, CPU)

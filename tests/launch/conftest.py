@@ -12,5 +12,5 @@ def job_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("job")
     write_study(folder / "data")
     path = folder / "recipe.yaml"
-    path.write_text(RECIPE.format(data=folder / "data", model="embedded"), encoding="utf-8")
+    path.write_text(RECIPE.format(data=folder / "data", model="bundled"), encoding="utf-8")
     return path

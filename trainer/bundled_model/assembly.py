@@ -1,4 +1,4 @@
-"""Puts the trained parts of the embedded model together, measures the whole and writes its card."""
+"""Puts the trained parts of the bundled model together, measures the whole and writes its card."""
 
 import shutil
 from pathlib import Path
@@ -108,14 +108,14 @@ def write_card(out: Path, figures: dict[str, float], *, trained: str, size_bytes
     """The model card, with the figures just measured."""
     rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in figures.items())
     (out / "README.md").write_text(
-        f"""# The embedded model
+        f"""# The bundled model
 
 A model of {size_bytes / 1e6:.1f} MB (float16 safetensors) in Stable Diffusion's layout that draws the twelve
 classes of `neuroimagen.data_shards.simulator.drawn_stimuli` at {SIZE_PX}×{SIZE_PX}. It stands in for Stable
 Diffusion in `make demo` and in the tests; it is good for nothing else. Licence: Apache-2.0, as the code.
 No outside data or weights went into it.
 
-    make embedded-model        # makes it again, on CPU
+    make bundled-model        # makes it again, on CPU
 
 {trained}
 The code is `trainer/bundled_model/training.py`. `classifier/` scores reconstructions; it shares no weights with the

@@ -1,31 +1,36 @@
-"""The embedded model: where it is. `neuroimagen.trainer.bundled_model.training` makes it again."""
+"""The bundled model: where it is. `neuroimagen.trainer.bundled_model.training` makes it again."""
 
 from pathlib import Path
 
 from neuroimagen.data_shards.common.errors import UserError
 
-EMBEDDED = "embedded"
+BUNDLED = "bundled"
 """What a recipe writes as `model.path` for the model that ships with the package."""
+_FORMER_NAME = "embedded"
+"""What recipes and runs of earlier versions write in its place."""
 
 
-def embedded_model_path() -> Path:
+def present_name(path: str) -> str:
+    """A model's path as a recipe writes it now: `embedded`, the bundled model's former name, becomes `bundled`."""
+    return BUNDLED if path == _FORMER_NAME else path
+
+
+def bundled_model_path() -> Path:
     """Folder of the shipped model, in the layout of diffusers. Raises UserError if it is not there."""
-    folder = Path(__file__).resolve().parent / "weights"
+    folder = Path(__file__).resolve().parent / "bundled_64px"
     if not (folder / "model_index.json").is_file():
-        raise UserError(
-            f"the embedded model is missing from {folder}. `make embedded-model` trains it (about an hour)."
-        )
+        raise UserError(f"the bundled model is missing from {folder}. `make bundled-model` trains it (about an hour).")
     return folder
 
 
 def resolve_model_path(path: str) -> Path:
-    """`embedded`, or a folder in the layout of diffusers. Raises UserError when there is no model_index.json in it."""
-    if path == EMBEDDED:
-        return embedded_model_path()
+    """`bundled`, or a folder in the layout of diffusers. Raises UserError when there is no model_index.json in it."""
+    if present_name(path) == BUNDLED:
+        return bundled_model_path()
     folder = Path(path).expanduser()
     if not (folder / "model_index.json").is_file():
         raise UserError(
             f"{folder} holds no model_index.json: it is not a diffusers model folder. "
-            f"Give the folder that has vae/, unet/ and text_encoder/ in it, or '{EMBEDDED}'."
+            f"Give the folder that has vae/, unet/ and text_encoder/ in it, or '{BUNDLED}'."
         )
     return folder

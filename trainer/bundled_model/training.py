@@ -1,4 +1,4 @@
-"""Trains the embedded model from nothing, on CPU: `python -m neuroimagen.trainer.bundled_model.training --out DIR`.
+"""Trains the bundled model from nothing, on CPU: `python -m neuroimagen.trainer.bundled_model.training --out DIR`.
 
 Four parts, each on stimuli drawn by `neuroimagen.data_shards.simulator.drawn_stimuli`: a classifier (the evaluator), a
 CLIP model with its tokenizer, a VAE (8x reduction), and a conditional U-Net in the VAE's latents with the CLIP text
@@ -448,7 +448,7 @@ def train_unet(stimuli: Stimuli, work: Path, folder: Path, budget: Budget, seed:
     average.save_pretrained(folder)
 
 
-def make_embedded_model(out: Path, *, budget: Budget, seed: int, only: str | None = None) -> None:
+def make_bundled_model(out: Path, *, budget: Budget, seed: int, only: str | None = None) -> None:
     """Train whatever part is not yet in `out`.work, or just the part named `only`; then assemble and measure."""
     work = out.with_name(out.name + ".work")
     work.mkdir(parents=True, exist_ok=True)
@@ -499,7 +499,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     full = Budget()
     budget = Budget(**{field: max(12, round(value * args.scale)) for field, value in asdict(full).items()})
-    make_embedded_model(args.out.resolve(), budget=budget, seed=args.seed, only=args.only)
+    make_bundled_model(args.out.resolve(), budget=budget, seed=args.seed, only=args.only)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Drawn pictures and their captions, as the embedded model's training takes them."""
+"""Drawn pictures and their captions, as the bundled model's training takes them."""
 
 from dataclasses import dataclass
 

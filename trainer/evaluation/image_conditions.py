@@ -9,7 +9,7 @@ import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.trainer.bundled_model.location import EMBEDDED, embedded_model_path
+from neuroimagen.trainer.bundled_model.location import BUNDLED, bundled_model_path, present_name
 from neuroimagen.trainer.evaluation import metrics
 from neuroimagen.trainer.evaluation.feature_networks import (
     ClipModel,
@@ -28,9 +28,9 @@ from neuroimagen.trainer.reconstruction.manifest import Reconstructions, read_pi
 class EvaluateConfig:
     """Which networks judge the pictures, and how."""
 
-    classifier: str = EMBEDDED
+    classifier: str = BUNDLED
     """Folder of a transformers image classifier whose labels hold the data set's classes (by WordNet id or name)."""
-    clip: str = EMBEDDED
+    clip: str = BUNDLED
     """Folder of a CLIP model."""
     perceptual: str | None = None
     """Folder of a transformers vision network for the perceptual distance; null leaves the distance out."""
@@ -48,6 +48,8 @@ class EvaluateConfig:
     """Of the trials, the splits and the bootstrap."""
 
     def __post_init__(self) -> None:
+        for name in ("classifier", "clip"):
+            object.__setattr__(self, name, present_name(getattr(self, name)))
         for name, least in (("n_way", 2), ("num_trials", 1), ("num_resamples", 100), ("inception_splits", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"evaluate.{name} must be at least {least}, got {getattr(self, name)}")
@@ -101,10 +103,10 @@ class Measured:
 
 
 def load_judges(config: EvaluateConfig, dataset: Dataset, *, device: str) -> Judges:
-    """The classifier and the CLIP model of a configuration; "embedded" is the model that ships with the package."""
+    """The classifier and the CLIP model of a configuration; "bundled" is the model that ships with the package."""
 
     def folder(name: str, part: str) -> Path:
-        return embedded_model_path() / part if name == EMBEDDED else Path(name).expanduser()
+        return bundled_model_path() / part if name == BUNDLED else Path(name).expanduser()
 
     classifier = ImageClassifier.from_folder(
         folder(config.classifier, "classifier"), device=device, batch_size=config.batch_size

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.batches.stage_data import OrderConfig
+from neuroimagen.trainer.bundled_model.location import present_name
 from neuroimagen.trainer.evaluation.image_conditions import EvaluateConfig
 from neuroimagen.trainer.networks.encoders.base import EncoderConfig
 from neuroimagen.trainer.recipe.strict_yaml import load_yaml, yaml_fault
@@ -53,8 +54,8 @@ class DataConfig:
 class ModelConfig:
     """Which latent diffusion model, and the sizes it is expected to have (null: whatever it has)."""
 
-    path: str = "embedded"
-    """A folder in diffusers' layout, or `embedded` for the small model that comes with neuroimagen."""
+    path: str = "bundled"
+    """A folder in diffusers' layout, or `bundled` for the small model that comes with neuroimagen."""
     text_shape: tuple[int, int] | None = None
     """(L, D) of the text encoder's hidden states: 77 × 768 for Stable Diffusion 1.x."""
     latent_shape: tuple[int, int, int] | None = None
@@ -62,6 +63,9 @@ class ModelConfig:
     image_size_px: int | None = None
     embedding_size: int = 768
     """Length of the CLIP image embedding, for a dry run; 768 for CLIP ViT-L/14."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", present_name(self.path))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,7 +142,7 @@ def _build_diffusion(recipe: Recipe, semantic: SemanticModel, shapes: Shapes) ->
 
     assert shapes.latent_shape is not None
     dry = torch.get_default_device().type == "meta"
-    absent = recipe.model.path != "embedded" and not Path(recipe.model.path).is_dir()
+    absent = recipe.model.path != "bundled" and not Path(recipe.model.path).is_dir()
     folder = None if dry and absent else Path(resolve_model_path(recipe.model.path))
     scheduler, scaling_factor = STABLE_DIFFUSION_1_SCHEDULER, 0.18215
     if folder is None:

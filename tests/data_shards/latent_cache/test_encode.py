@@ -30,7 +30,7 @@ from neuroimagen.data_shards.latent_cache.encode import CHECK_TOLERANCE, CachedL
 from neuroimagen.data_shards.latent_cache.write import LatentWriter
 from neuroimagen.data_shards.remote.files import RemoteOptions
 from neuroimagen.data_shards.simulator.drawn_stimuli import draw_scene, sample_scene
-from neuroimagen.trainer.bundled_model.location import embedded_model_path
+from neuroimagen.trainer.bundled_model.location import bundled_model_path
 
 
 @pytest.fixture(scope="module")
@@ -351,7 +351,7 @@ class TestPrecision:
 
     @pytest.fixture(scope="class")
     def vae(self) -> VaeEncoder:
-        return VaeEncoder(embedded_model_path(), device=torch.device("cpu"))
+        return VaeEncoder(bundled_model_path(), device=torch.device("cpu"))
 
     @pytest.fixture(scope="class")
     def pixels(self) -> torch.Tensor:

@@ -14,9 +14,9 @@ from neuroimagen.data_shards.simulator.drawn_stimuli import (
     draw_scene,
     sample_scene,
 )
-from neuroimagen.trainer.bundled_model import location as embedded
+from neuroimagen.trainer.bundled_model import location
 
-FOLDER = embedded.embedded_model_path()
+FOLDER = location.bundled_model_path()
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +119,8 @@ def test_the_vae_keeps_colours(pipeline, scenes) -> None:
 
 def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"model_index\.json"):
-        embedded.resolve_model_path(str(tmp_path))
-    assert embedded.resolve_model_path("embedded") == FOLDER
+        location.resolve_model_path(str(tmp_path))
+    assert location.resolve_model_path("bundled") == FOLDER
 
 
 @pytest.mark.slow
@@ -128,12 +128,12 @@ def test_it_can_be_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     """A two-hundredth of the budget: every part trains, is kept, and the result is a whole model."""
     from diffusers import StableDiffusionImg2ImgPipeline
 
-    from neuroimagen.trainer.bundled_model import training as embedded_training
+    from neuroimagen.trainer.bundled_model import training as bundled_training
 
     out = tmp_path / "model"
-    assert embedded_training.main(["--out", str(out), "--scale", "0.005"]) == 0
+    assert bundled_training.main(["--out", str(out), "--scale", "0.005"]) == 0
     StableDiffusionImg2ImgPipeline.from_pretrained(out)
     assert "classifier accuracy" in (out / "README.md").read_text()
     capsys.readouterr()
-    assert embedded_training.main(["--out", str(out), "--scale", "0.005"]) == 0
+    assert bundled_training.main(["--out", str(out), "--scale", "0.005"]) == 0
     assert "unet: taken from" in capsys.readouterr().out

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.trainer.bundled_model.location import embedded_model_path
+from neuroimagen.trainer.bundled_model.location import bundled_model_path
 from neuroimagen.trainer.evaluation.feature_networks import ClipModel, ImageClassifier, PerceptualDistance, pooled_layer
 
 
@@ -28,8 +28,8 @@ def test_a_folder_that_is_not_there_is_no_name_on_the_hub(network: type, monkeyp
 
 def test_layers_are_those_of_the_network(pictures: np.ndarray) -> None:
     for network in (
-        ImageClassifier.from_folder(embedded_model_path() / "classifier", batch_size=2),
-        ClipModel.from_folder(embedded_model_path() / "clip", batch_size=2),
+        ImageClassifier.from_folder(bundled_model_path() / "classifier", batch_size=2),
+        ClipModel.from_folder(bundled_model_path() / "clip", batch_size=2),
     ):
         described = network.describe(pictures)
         (pixels,) = ImageClassifier._batches(_whole(network), pictures, "test")
@@ -49,7 +49,7 @@ def _whole(network: ImageClassifier | ClipModel) -> ImageClassifier | ClipModel:
 
 
 def test_clip_embeddings_are_the_models_own(pictures: np.ndarray) -> None:
-    clip = ClipModel.from_folder(embedded_model_path() / "clip")
+    clip = ClipModel.from_folder(bundled_model_path() / "clip")
     (pixels,) = clip._batches(pictures, "test")
     with torch.inference_mode():
         expected = clip.network.get_image_features(pixel_values=pixels).pooler_output
@@ -58,7 +58,7 @@ def test_clip_embeddings_are_the_models_own(pictures: np.ndarray) -> None:
 
 @pytest.mark.parametrize("part", ["classifier", "clip"])
 def test_the_perceptual_distance_is_the_formula(part: str, pictures: np.ndarray) -> None:
-    distance = PerceptualDistance.from_folder(Path(embedded_model_path() / part), batch_size=3)
+    distance = PerceptualDistance.from_folder(Path(bundled_model_path() / part), batch_size=3)
     assert distance.distances(pictures, pictures).max() < 1e-9
     other = np.roll(pictures, 1, axis=0)
     measured = distance.distances(pictures, other)
