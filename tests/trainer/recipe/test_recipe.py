@@ -21,11 +21,11 @@ def recipe_file(tmp_path: Path) -> Path:
 def test_values_come_from_file_then_overrides(recipe_file: Path) -> None:
     recipe = load_recipe(recipe_file, ["contrastive.margin=0.25", "data.subjects=[1, 2]", "semantic.ema_decay=0.9"])
     assert recipe.seed == 3
-    assert recipe.contrastive.learning_rate == 1e-3  # YAML 1.1 reads 1e-3 as text
-    assert recipe.contrastive.margin == 0.25
+    assert recipe.stages["contrastive"].learning_rate == 1e-3  # YAML 1.1 reads 1e-3 as text
+    assert recipe.stages["contrastive"].margin == 0.25
     assert recipe.data.subjects == (1, 2)
-    assert recipe.semantic.ema_decay == 0.9
-    assert recipe.semantic_detailed.target == "text-detailed"
+    assert recipe.stages["semantic"].ema_decay == 0.9
+    assert recipe.stages["semantic_detailed"].target == "text-detailed"
 
 
 def test_a_dumped_recipe_is_read_back_equal(recipe_file: Path, tmp_path: Path) -> None:
