@@ -140,3 +140,30 @@ def test_an_export_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"do not agree.*trunk\.head\.bias"):
         EEGEncoder.from_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["n_channels"] == 4
+
+
+FLAT = {
+    **{"feature_size": 24, "spatial_filters": 8, "temporal_filters": 12, "kernel_samples": 17, "stride_samples": 4},
+    **{"pool_samples": 51, "rectified": False, "token_samples": 4, "width": 128, "depth": 4, "heads": 4},
+    **{"block_dropout": 0.1, "dropout": 0.25, "whiten": True},
+}
+"""The settings that an export had, whatever its kind, when all kinds shared one configuration class."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exports_with_the_settings_of_every_kind_load_as_before(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(fitting_config(kind, **FLAT), n_channels=5, n_samples=100).eval()
+    encoder.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    assert content["encoder"].keys() < {"kind", *FLAT}
+    path.write_text(json.dumps(content | {"encoder": {"kind": kind, **FLAT}}))
+    eeg = torch.randn(2, 5, 100)
+    again = EEGEncoder.from_pretrained(tmp_path)
+    assert torch.equal(again(eeg), encoder(eeg))
+    assert again.config == encoder.config
+
+    path.write_text(json.dumps(content | {"encoder": {**content["encoder"], "no_such_setting": 1}}))
+    with pytest.raises(TypeError, match="no_such_setting"):
+        EEGEncoder.from_pretrained(tmp_path)
