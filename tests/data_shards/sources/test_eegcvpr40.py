@@ -12,9 +12,10 @@ from stored_eeg import assert_as_stored
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.verify import verify
-from neuroimagen.data_shards.sources.base import ingest
-from neuroimagen.data_shards.sources.eegcvpr40 import EegCvpr40Options, EegCvpr40Source
+from neuroimagen.data_shards.sources.eegcvpr40 import EegCvpr40Source
 from neuroimagen.data_shards.sources.eegcvpr40_file import EegCvpr40File, derived_block_and_order
+from neuroimagen.data_shards.sources.eegcvpr40_selection import EegCvpr40Options
+from neuroimagen.data_shards.sources.ingest import ingest
 from neuroimagen.data_shards.writing.preprocessing import Preprocessing
 
 
@@ -28,7 +29,7 @@ def _ingest(study: Any, out: Path, preprocessing: Preprocessing | None = None, *
     return ingest(EegCvpr40Source(_options(study, **changes)), out, preprocessing=preprocessing)
 
 
-def published_rule(eeg_path: Path, splits_path: Path, fold: int, part: str, subject: int) -> list[tuple]:
+def published_rule(eeg_path: Path, splits_path: Path, fold: int, split: str, subject: int) -> list[tuple]:
     """The public loader, written down again: EEGDataset, then Splitter, of eeg_visual_classification.
 
     EEG as float, transposed, samples 20:460, transposed back; a split's indices are kept where 450 <= length <= 600,
@@ -36,7 +37,7 @@ def published_rule(eeg_path: Path, splits_path: Path, fold: int, part: str, subj
     """
     loaded = torch.load(eeg_path, weights_only=True)
     data, labels, images = loaded["dataset"], loaded["labels"], loaded["images"]
-    indices = torch.load(splits_path, weights_only=True)["splits"][fold][part]
+    indices = torch.load(splits_path, weights_only=True)["splits"][fold][split]
     indices = [i for i in indices if 450 <= data[i]["eeg"].size(1) <= 600]
     samples = []
     for i in sorted(indices):
@@ -66,9 +67,9 @@ def test_reads_what_the_published_loader_reads(study, tmp_path: Path, subject: i
     for fold in (0, 1):
         subjects = (subject,) if subject else None
         dataset = _ingest(study, tmp_path / f"out{fold}", split=f"fold:{fold}", subjects=subjects)
-        for part in ("train", "val", "test"):
-            expected = published_rule(study.eeg, study.splits, fold, part, subject)
-            rows = dataset.rows(part)
+        for split in ("train", "val", "test"):
+            expected = published_rule(study.eeg, study.splits, fold, split, subject)
+            rows = dataset.rows(split)
             assert len(rows) == len(expected)
             for row, (eeg, wnid, image, of_subject) in zip(rows, expected, strict=True):
                 assert_as_stored(dataset.eeg(row), eeg.numpy())
@@ -92,8 +93,8 @@ def test_data_set_says_where_it_comes_from(study, tmp_path: Path) -> None:
     assert dataset.stimuli.captions[0] == "an image of sorrel"
     with_detail = [caption for caption in dataset.stimuli.detailed_captions if caption]
     assert with_detail == [f"picture {name} in detail" for name in study.content["images"][:30]]
-    picture = study.images / "n02389026" / "n02389026_0.JPEG"
-    assert bytes(dataset.stimuli.encoded(0)) == picture.read_bytes()
+    image = study.images / "n02389026" / "n02389026_0.JPEG"
+    assert bytes(dataset.stimuli.encoded(0)) == image.read_bytes()
 
 
 def test_same_files_give_the_same_bytes(study, tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ def test_same_files_give_the_same_bytes(study, tmp_path: Path) -> None:
         assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
 
 
-def test_standardisation_is_fitted_on_the_training_part_only(study, tmp_path: Path) -> None:
+def test_standardisation_is_fitted_on_the_training_split_only(study, tmp_path: Path) -> None:
     plain = _ingest(study, tmp_path / "plain")
     train = np.concatenate([plain.eeg(row) for row in plain.rows("train")], axis=1)
     dataset = _ingest(study, tmp_path / "out", Preprocessing(standardise=True))
@@ -118,10 +119,10 @@ def test_standardisation_is_fitted_on_the_training_part_only(study, tmp_path: Pa
 def test_split_comes_before_the_subject_filter(study, tmp_path: Path) -> None:
     everyone = _ingest(study, tmp_path / "all")
     one = _ingest(study, tmp_path / "one", subjects=(2,))
-    for part in ("train", "val", "test"):
-        rows = everyone.rows(part, subjects=[2])
+    for split in ("train", "val", "test"):
+        rows = everyone.rows(split, subjects=[2])
         expected = [everyone.stimuli.keys[i] for i in everyone.index.stimulus[rows]]
-        assert [one.stimuli.keys[i] for i in one.index.stimulus[one.rows(part)]] == expected
+        assert [one.stimuli.keys[i] for i in one.index.stimulus[one.rows(split)]] == expected
 
 
 def test_block_and_order_follow_first_appearance_or_the_file(study, tmp_path: Path) -> None:
@@ -144,23 +145,23 @@ def test_block_and_order_follow_first_appearance_or_the_file(study, tmp_path: Pa
         EegCvpr40Source(_options(study))
 
 
-def test_missing_pictures_are_named_and_counted(study, tmp_path: Path) -> None:
+def test_missing_images_are_named_and_counted(study, tmp_path: Path) -> None:
     names = ["n02389026_3", "n03584829_7"]
     (study.images / "n02389026" / "n02389026_3.JPEG").unlink()
     broken = study.images / "n03584829" / "n03584829_7.JPEG"
     broken.write_bytes(broken.read_bytes()[:200])
     with pytest.raises(
-        UserError, match=r"2 of 40 pictures are missing or unreadable: n02389026_3 \(missing\), n03584829_7"
+        UserError, match=r"2 of 40 images are missing or unreadable: n02389026_3 \(missing\), n03584829_7"
     ):
         EegCvpr40Source(_options(study, on_missing="stop"))
     dataset = _ingest(study, tmp_path / "out", on_missing="skip")
     assert len(dataset) == 76
     assert dataset.metadata.provenance["missing_images"] == names
     assert not set(names) & set(dataset.stimuli.keys)
-    assert any("4 of 80 segments dropped: picture" in note for note in dataset.metadata.provenance["notes"])
-    with pytest.raises(UserError, match="none of the 40 pictures can be read under"):
+    assert any("4 of 80 segments dropped: image" in note for note in dataset.metadata.provenance["notes"])
+    with pytest.raises(UserError, match="none of the 40 images can be read under"):
         EegCvpr40Source(_options(study, images=tmp_path))
-    with pytest.raises(UserError, match="no folder of pictures"):
+    with pytest.raises(UserError, match="no folder of images"):
         EegCvpr40Source(_options(study, images=tmp_path / "none"))
 
 
@@ -223,12 +224,12 @@ def _wrong(study: Any, change: str) -> None:
         ("eeg list", r"dataset\[4\]: 'eeg' must be a tensor"),
         ("label", r"dataset\[4\]: label 4 is out of range 0\.\.3"),
         ("image", r"dataset\[4\]: image 40 is out of range 0\.\.39"),
-        ("subject", r"dataset\[4\]: 'subject' is no whole number"),
+        ("subject", r"dataset\[4\]: 'subject' is not a whole number"),
         ("two labels", "n02389026_4 is seen under two labels"),
         ("means", "'means' must be a tensor of 6 numbers"),
         ("zero std", "standard deviations positive"),
         ("wnid", "class n00000000 has no known name. Give --class-names"),
-        ("hostile name", r"picture name '\.\./\.\./etc/passwd'"),
+        ("hostile name", r"image name '\.\./\.\./etc/passwd'"),
         ("short", r"dataset\[4\] .* has 455 samples, passes --length 450:600, and ends before the window does \(460\)"),
     ],
 )
@@ -246,7 +247,7 @@ def test_class_names_can_be_given(study, tmp_path: Path) -> None:
     source = EegCvpr40Source(_options(study, class_names=tmp_path / "names.json"))
     assert source.metadata().classes[0].name == "gizmo"
     (tmp_path / "names.json").write_text('{"n00000000": 3}')
-    with pytest.raises(UserError, match="JSON object of texts"):
+    with pytest.raises(UserError, match="JSON object whose values are texts"):
         EegCvpr40Source(_options(study, class_names=tmp_path / "names.json"))
 
 

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from neuroimagen.launch.cli import main
-from neuroimagen.launch.commands.data_describe import preprocessing_steps
+from neuroimagen.launch.commands.data_actions.describe import preprocessing_steps
 
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """Two classes × 5 pictures in EEGCVPR40's layout, one subject."""
+    """Two classes × 5 images in EEGCVPR40's layout, one subject."""
     rng = np.random.default_rng(0)
     folder = tmp_path / "raw study"
     names = [f"{wnid}_{number}" for wnid in ("n02389026", "n03888257") for number in range(5)]
@@ -39,7 +39,7 @@ def test_preprocessing_in_words() -> None:
     }
     assert preprocessing_steps(steps) == [
         *["without T7, T8", "filtered 1–40 Hz", "resampled to 250 Hz"],
-        *["less the mean of the start to 0 s", "detrend", "clamp ±20"],
+        *["mean of the start to 0 s subtracted", "detrend", "clamp ±20"],
     ]
     assert preprocessing_steps({}) == []
 
@@ -79,7 +79,7 @@ def test_mistakes_are_one_line_and_leave_nothing(raw: Path, tmp_path: Path, caps
     (raw / "eeg.pth").write_bytes((raw / "eeg.pth").read_bytes()[:5000])
     assert _ingest(raw, out) == 1
     error = capsys.readouterr().err
-    assert "no complete file of torch.save" in error
+    assert "not a complete file of torch.save" in error
     assert error.count("\n") == 1
     assert not out.exists()
     out.mkdir()
@@ -119,7 +119,7 @@ def test_wrong_words_exit_with_2(raw: Path, tmp_path: Path, capsys: pytest.Captu
         assert _ingest(raw, tmp_path / "out", *words) == 2
 
 
-def test_a_missing_part_is_said_when_the_data_set_is_made(
+def test_a_missing_split_is_reported_when_the_data_set_is_made(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _ingest(raw, tmp_path / "whole") == 0
@@ -127,7 +127,7 @@ def test_a_missing_part_is_said_when_the_data_set_is_made(
     folds = {"train": list(range(8)), "val": [], "test": [8, 9]}
     torch.save({"splits": [folds]}, raw / "splits.pth")
     assert _ingest(raw, tmp_path / "out", "--splits", str(raw / "splits.pth"), "--split", "single") == 0
-    assert "note: no val part: training needs train and val" in capsys.readouterr().out
+    assert "note: no val split: training needs train and val" in capsys.readouterr().out
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,9 +14,7 @@ EPILOG = """examples:
 """
 
 
-def fill(parser: argparse.ArgumentParser) -> None:
-    parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, metavar="DIR", help="folder of the data set")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write: .html or .png")
     parser.add_argument("--part", choices=("train", "val", "test"), default="train", help="default: %(default)s")

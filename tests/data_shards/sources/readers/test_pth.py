@@ -1,22 +1,14 @@
 """Reading .pth files: nothing in them runs; whatever is wrong is one line."""
 
-import os
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
+from source_files import Bomb
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.sources.pth import load_pth
-
-
-class _Bomb:
-    def __init__(self, witness: Path) -> None:
-        self.witness = witness
-
-    def __reduce__(self) -> tuple:
-        return os.system, (f"touch '{self.witness}'",)
+from neuroimagen.data_shards.sources.readers.pth import load_pth
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -31,11 +23,11 @@ def test_tensors_and_containers_load(tmp_path: Path, zipped: bool) -> None:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickle_that_would_run_code_is_refused_by_name(tmp_path: Path, zipped: bool) -> None:
     path, witness = tmp_path / "bomb.pth", tmp_path / "witness"
-    torch.save({"dataset": [_Bomb(witness)]}, path, _use_new_zipfile_serialization=zipped)
+    torch.save({"dataset": [Bomb(witness)]}, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(UserError, match=r"bomb\.pth is refused: its pickle asks for posix\.system"):
         load_pth(path)
-    path.write_bytes(pickle.dumps(_Bomb(witness)))
-    with pytest.raises(UserError, match="no complete file"):
+    path.write_bytes(pickle.dumps(Bomb(witness)))
+    with pytest.raises(UserError, match="not a complete file"):
         load_pth(path)
     assert not witness.exists()
 
@@ -49,7 +41,7 @@ def test_truncated_files_are_named_wherever_they_end(tmp_path: Path, zipped: boo
         path.write_bytes(whole[:length])
         # Cut within a name, the file asks for a class that does not exist, and that is refused.
         with pytest.raises(
-            UserError, match=r"cut\.pth (.*no complete file of torch\.save|is refused: .*OrderedDi?c? ?)"
+            UserError, match=r"cut\.pth (.*not a complete file of torch\.save|is refused: .*OrderedDi?c? ?)"
         ):
             load_pth(path)
 
@@ -60,7 +52,7 @@ def test_missing_files_folders_and_text_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Is a directory"):
         load_pth(tmp_path)
     (tmp_path / "text.pth").write_text("<html>404 not found</html>")
-    with pytest.raises(UserError, match="no complete file"):
+    with pytest.raises(UserError, match="not a complete file"):
         load_pth(tmp_path / "text.pth")
 
 
@@ -77,5 +69,5 @@ def test_a_builtin_that_would_run_code_is_refused_by_name(tmp_path: Path, zipped
 
 def test_what_is_no_pth_at_all_is_said_in_words(tmp_path: Path) -> None:
     (tmp_path / "a.pth").write_text("hello")
-    with pytest.raises(UserError, match=r"no complete file of torch\.save: it does not begin as one does\. "):
+    with pytest.raises(UserError, match=r"not a complete file of torch\.save: it does not begin like one\. "):
         load_pth(tmp_path / "a.pth")

@@ -1,11 +1,11 @@
-"""`neuroimagen data simulate`: a study that stands in for a recorded one."""
+"""`neuroimagen data simulate`: a simulated study in place of a recorded one."""
 
 import argparse
 from pathlib import Path
 
 from neuroimagen.launch.commands.options import mebibytes
 
-HELP = "simulate a study: pictures, captions and the EEG of several subjects, by a stated forward model"
+DESCRIPTION = "Simulate a study: images, captions and the EEG of several subjects, by a documented forward model."
 EPILOG = """examples:
   neuroimagen data simulate --out runs/demo/raw
   neuroimagen data simulate --out noisy --snr -10 --variability 0.5 --seed 1
@@ -13,8 +13,8 @@ EPILOG = """examples:
   neuroimagen data simulate --out data/million --format shards --images-per-class 20937
   neuroimagen data simulate --out data/narrow --format shards --images-per-class 20937 --channels 8
 
-Ends by printing the best accuracy on the class that any decoder could reach on these data.
-docs/simulator.md explains the files, the model and the knobs."""
+The command prints the best accuracy that any decoder of the class could reach on these data.
+docs/simulator.md explains the files, the forward model and the options."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=("eegcvpr40", "shards"),
         default="eegcvpr40",
-        help="eegcvpr40: the files of that data set, for `data ingest` (all EEG in memory: 0.26 MB a segment). "
-        "shards: straight to a data set, of any size; killed and started again, it goes on (default: %(default)s)",
+        help="eegcvpr40: the files of that data set, for `data ingest`; all EEG is held in memory, 0.26 MB per "
+        "segment. shards: a data set, of any size; after an interruption the same command continues (default: "
+        "%(default)s)",
     )
     parser.add_argument(
         "--classes", type=int, default=12, metavar="N", help="object classes, 2 to 12 (default: %(default)s)"
@@ -36,10 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=60,
         metavar="N",
-        help="pictures of each class, 3 or more (default: %(default)s)",
+        help="images of each class, 3 or more (default: %(default)s)",
     )
     parser.add_argument(
-        "--subjects", type=int, default=4, metavar="N", help="each sees every picture once (default: %(default)s)"
+        "--subjects", type=int, default=4, metavar="N", help="each sees every image once (default: %(default)s)"
     )
     parser.add_argument(
         "--channels",
@@ -53,15 +54,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=3.0,
         metavar="DB",
-        help="power of the response to the picture over the power of the noise, in dB (default: %(default)s)",
+        help="power of the response to the image over the power of the noise, in dB (default: %(default)s)",
     )
     parser.add_argument(
         "--variability",
         type=float,
         default=0.34,
         metavar="SD",
-        help="how much the response to a class varies from trial to trial, where the distance between two classes is "
-        "1.41; bounds the accuracy whatever the noise (default: %(default)s)",
+        help="standard deviation of the response to a class from trial to trial; the distance between two classes is "
+        "1.41. It bounds the accuracy even without noise (default: %(default)s)",
     )
     parser.add_argument(
         "--drift",
@@ -74,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--design",
         choices=("random", "block"),
         default="random",
-        help="order of the pictures: random, or class after class as in EEGCVPR40, so that drift tells the class "
+        help="order of the images: random, or class after class as in EEGCVPR40, so that drift reveals the class "
         "(default: %(default)s)",
     )
     parser.add_argument(
@@ -82,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=64,
         metavar="PX",
-        help="width and height of the pictures (default: %(default)s)",
+        help="width and height of the images (default: %(default)s)",
     )
     parser.add_argument(
         "--shard-mib",
@@ -93,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same bytes (default: %(default)s)")
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="threads; the data do not depend on it (default: one a core)"
+        "--workers", type=int, metavar="N", help="threads; the data do not depend on them (default: one per core)"
     )
 
 
@@ -128,13 +129,16 @@ def run(args: argparse.Namespace) -> int:
     else:
         ceiling = write_eegcvpr40(study, args.out, workers=args.workers)
         size = f"{study.num_segments:,} segments"
-    pictures = f"{study.num_stimuli:,} pictures of {study.num_classes} classes"
-    print(f"{args.out}: {size}, {pictures}, {study.num_subjects} subjects")
+    images = f"{study.num_stimuli:,} images of {study.num_classes} classes"
+    print(f"{args.out}: {size}, {images}, {study.num_subjects} subjects")
     print(
         f"best accuracy that any decoder of the class could reach: {ceiling.accuracy:.3f} "
         f"(a decoder with the true parameters reaches {ceiling.achievable:.3f} ± {ceiling.standard_error:.3f}; "
         f"chance {ceiling.chance:.3f})"
     )
     if args.drift and args.design == "block":
-        print("with slow drift in a block design the time tells the class: a decoder above that figure reads the drift")
+        print(
+            "with slow drift in a block design the time of recording reveals the class: a decoder above that figure "
+            "uses the drift"
+        )
     return 0

@@ -1,18 +1,18 @@
-"""`neuroimagen data repack`: other shard sizes, another order."""
+"""`neuroimagen data repack`: the same data set in shards of another size or in another order."""
 
 import argparse
 from pathlib import Path
 
 from neuroimagen.launch.commands.options import mebibytes
 
-HELP = "write a data set anew, in shards of another size or in another order"
+DESCRIPTION = "Write a data set anew, in shards of another size or in another order."
 EPILOG = """examples:
   neuroimagen data repack data/cvpr40 --out data/cvpr40-large --shard-mib 256
   neuroimagen data repack data/cvpr40 --out data/cvpr40-mixed --order shuffled --seed 1
 
-The EEG is copied bit for bit and checked on the way; cached latents come along. Shuffle a data set that is to be
-streamed from afar: a reader that holds a few shards at a time then sees every subject and class. A repack that was
-interrupted goes on where it stopped."""
+The EEG is copied bit for bit and checked while it is copied; cached latents are copied too. Shuffle a data set that
+will be streamed from a URL: a reader that holds a few shards at a time then sees every subject and class. A repack that
+was interrupted continues where it stopped when the same command is run again."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,17 +22,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shard-mib", type=mebibytes, default=64, metavar="N", help="largest size of a shard in MiB (default: 64)"
     )
     parser.add_argument(
-        "--order", choices=("kept", "shuffled"), default="kept", help="of the segments (default: %(default)s)"
+        "--order", choices=("kept", "shuffled"), default="kept", help="order of the segments (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="for --order shuffled (default: 0)")
-    parser.add_argument("--workers", type=int, metavar="N", help="threads; change no byte (default: one a core)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="threads; the result does not depend on them (default: one per core, at most 8)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     from neuroimagen.data_shards.common.errors import UsageError
     from neuroimagen.data_shards.dataset.dataset import Dataset
     from neuroimagen.data_shards.writing.repack import repack
-    from neuroimagen.launch.commands.data_describe import describe
+    from neuroimagen.launch.commands.data_actions.describe import describe
 
     if args.workers is not None and args.workers < 1:
         raise UsageError(f"--workers {args.workers}: choose 1 or more.")

@@ -43,9 +43,10 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def load_npy(path: Path) -> Any:
-    """An array, or the object that a pickle in a `.npy` holds if it is made of arrays, lists, dicts, text and numbers.
+    """Read an array, or the object that is pickled in a `.npy` if it is made of arrays, lists, dicts, text and numbers.
 
-    Plain arrays are memory-mapped. Raises UserError for a missing or damaged file and for a pickle that asks for more.
+    Plain arrays are memory-mapped. Raises UserError for a missing or damaged file and for a pickle that asks for
+    anything else.
     """
     try:
         with path.open("rb") as file:
@@ -55,7 +56,7 @@ def load_npy(path: Path) -> Any:
                 (2, 0): np.lib.format.read_array_header_2_0,
             }.get(version)
             if read_header is None:
-                raise UserError(f"{path} has .npy version {version}, which is not read here.")
+                raise UserError(f"{path} has .npy version {version}; versions 1.0 and 2.0 are read.")
             shape, _, dtype = read_header(file, max_header_size=_MAX_HEADER_BYTES)
             if not dtype.hasobject:
                 return np.load(path, mmap_mode="r", allow_pickle=False)

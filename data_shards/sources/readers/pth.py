@@ -13,7 +13,7 @@ _FORBIDDEN = re.compile(
     r"(?:GLOBAL|class|function|Trying to instantiate|Trying to call) "
     rf"([\w.]*\.[\w.]+|(?:{'|'.join(dir(builtins))}) was)"
 )
-"""How torch names what it refuses; a builtin such as eval stands there without its module."""
+"""How torch names what it refuses; it names a builtin such as eval without its module."""
 
 
 def load_pth(path: Path) -> Any:
@@ -43,8 +43,8 @@ def load_pth(path: Path) -> Any:
                 "numbers, text, lists and dictionaries are accepted. Get the file from its publisher."
             ) from None
         raise _damaged(path, str(error)) from None
-    except LookupError:  # its text is the byte that stands where an instruction should
-        raise _damaged(path, "it does not begin as one does") from None
+    except LookupError:  # its text is the byte that was found in place of an instruction
+        raise _damaged(path, "it does not begin like one") from None
     except (RuntimeError, EOFError, ValueError, TypeError, AttributeError, OSError) as error:
         raise _damaged(path, str(error)) from None
 
@@ -52,6 +52,6 @@ def load_pth(path: Path) -> Any:
 def _damaged(path: Path, detail: str) -> UserError:
     reason = detail.strip().splitlines()[0].split(". ")[0].rstrip(".")[:160] if detail.strip() else "it ends too early"
     return UserError(
-        f"{path} ({path.stat().st_size:,} bytes) is no complete file of torch.save: {reason}. It was probably cut "
-        "short while copying or downloading; get it again."
+        f"{path} ({path.stat().st_size:,} bytes) is not a complete file of torch.save: {reason}. It was probably "
+        "cut short while copying or downloading; get it again."
     )

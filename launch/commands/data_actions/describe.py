@@ -1,20 +1,22 @@
-"""A data set in words, for people."""
+"""A data set described in text: what `ingest`, `repack` and `info` print."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from neuroimagen.data_shards.format.schema import SPLITS
+
 
 def describe(dataset: Any) -> Sequence[str]:
-    """Lines about a data set, for people."""
+    """Lines that say what a data set holds and how it was made."""
     metadata = dataset.metadata
     band = "not stated" if metadata.band_hz is None else f"{metadata.band_hz[0]:g}–{metadata.band_hz[1]:g} Hz"
-    counts = ", ".join(f"{part} {metadata.split_counts.get(part, 0):,}" for part in ("train", "val", "test"))
+    counts = ", ".join(f"{split} {metadata.split_counts.get(split, 0):,}" for split in SPLITS)
     detailed = sum(caption is not None for caption in dataset.stimuli.detailed_captions)
     size = sum(metadata.segment_shards) + sum(metadata.stimulus_shards)
     return [
         f"{metadata.name}: {metadata.num_segments:,} segments of {metadata.n_channels} channels × {metadata.n_samples} "
         f"samples at {metadata.sfreq:g} Hz, band {band}",
-        f"  parts         {counts} ({metadata.split_rule})",
+        f"  splits        {counts} ({metadata.split_rule})",
         f"  subjects      {', '.join(map(str, metadata.subjects))}",
         f"  classes       {metadata.num_classes}: {', '.join(info.name for info in metadata.classes)}",
         f"  stimuli       {metadata.num_stimuli:,}, {detailed:,} of them with a detailed caption",
@@ -26,7 +28,7 @@ def describe(dataset: Any) -> Sequence[str]:
 
 
 def preprocessing_steps(preprocessing: Mapping[str, Any]) -> list[str]:
-    """What dataset.json says was done to the EEG, in the order in which it was."""
+    """The steps that dataset.json says were applied to the EEG, in their order."""
     steps = []
     if preprocessing.get("left_out_channels"):
         steps.append(f"without {', '.join(preprocessing['left_out_channels'])}")
@@ -38,7 +40,7 @@ def preprocessing_steps(preprocessing: Mapping[str, Any]) -> list[str]:
     if preprocessing.get("baseline_s"):
         start, stop = preprocessing["baseline_s"]
         edges = ("the start" if start is None else f"{start:g} s", "the end" if stop is None else f"{stop:g} s")
-        steps.append(f"less the mean of {edges[0]} to {edges[1]}")
+        steps.append(f"mean of {edges[0]} to {edges[1]} subtracted")
     steps += [name for name in ("detrend", "standardise") if preprocessing.get(name)]
     if preprocessing.get("clamp"):
         steps.append(f"clamp ±{preprocessing['clamp']:g}")

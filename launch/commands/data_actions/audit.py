@@ -16,9 +16,7 @@ EPILOG = """examples:
 _SIGNS = {"problem": "PROBLEM", "note": "note", "good": "ok"}
 
 
-def fill(parser: argparse.ArgumentParser) -> None:
-    parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, metavar="DIR", help="folder of the data set")
     parser.add_argument("--no-eeg", action="store_true", help="leave out the linear decoders of the EEG (minutes)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write findings and figures to this file")
