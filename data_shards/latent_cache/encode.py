@@ -22,7 +22,7 @@ from PIL import Image
 
 from neuroimagen.data_shards.common.ahead import ahead
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.common.processes import Ranks
+from neuroimagen.data_shards.common.process_share import ProcessShare
 from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.latent_store import (
     SHARD_BYTES,
@@ -109,7 +109,7 @@ class LatentCache:
         batch_size: int = 32,
         dtype: str = "float16",
         shard_items: int = SHARD_ITEMS,
-        ranks: Ranks | None = None,
+        ranks: ProcessShare | None = None,
     ) -> None:
         """`clip`: folder of a CLIPModel, default `model` or its clip/. `captioner`: folder of a BLIP captioner."""
         if batch_size < 1:
@@ -123,7 +123,7 @@ class LatentCache:
         self._batch_size = batch_size
         self._dtype = dtype
         self._shard_items = shard_items
-        self._ranks = ranks or Ranks()
+        self._ranks = ranks or ProcessShare()
 
     def cache(self, kind: str) -> CachedLatents:
         """Make the store of `kind` unless it is there. All ranks call it; all return when it is finished."""

@@ -78,7 +78,7 @@ def test_its_mistakes_are_the_users_in_one_line(
     (tmp_path / "lab" / "images" / "07.jpg").unlink()
     done = installed.run(*commands()[1], check=False)
     assert done.returncode == 1
-    assert done.stderr == "neuroimagen data: 1 images can't be stored: 07.jpg (missing).\n"
+    assert done.stderr == "neuroimagen data: 1 of 20 images can't be stored: 07.jpg (missing).\n"
     assert not (tmp_path / "data").exists()
 
 
@@ -91,6 +91,6 @@ def test_a_source_that_fails_to_import_harms_no_other(outside_package: Callable[
     done = installed.run("data", "ingest", "lab", "--help", check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(
-        "neuroimagen data ingest lab: the source 'lab' of the package lab-tools cannot be imp"
+        "neuroimagen data ingest lab: the source 'lab' of the package lab-tools cannot be imported"
     )
     assert done.stderr.count("\n") == 1

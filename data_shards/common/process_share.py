@@ -1,4 +1,4 @@
-"""Which share of a job is this process's, and on which device: `accelerate` says, under any launcher."""
+"""Which share of a job this process has, and on which device: read from `accelerate`, under any launcher."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,8 +7,8 @@ import torch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranks:
-    """This process among those that share a job; by default alone, on the CPU."""
+class ProcessShare:
+    """This process among those that share a job; by default the only one, on the CPU."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rank: int = 0
@@ -17,13 +17,13 @@ class Ranks:
     """Returns when every rank has called it."""
 
     @classmethod
-    def from_environment(cls, *, cpu: bool = False) -> "Ranks":
-        """As the launcher (accelerate, torchrun, deepspeed) set it up; `cpu`: leave accelerators alone."""
+    def from_environment(cls, *, cpu: bool = False) -> "ProcessShare":
+        """The share that the launcher (accelerate, torchrun, deepspeed) gave; with `cpu`, accelerators are not used."""
         from accelerate import PartialState
 
-        # Without `cpu`, accelerate takes the ranks of a machine that has no accelerator for one process each.
+        # Without `cpu`, accelerate takes every rank for a single process on a machine that has no accelerator.
         state = PartialState(cpu=cpu or not torch.accelerator.is_available())
-        # accelerate numbers CPUs by rank; safetensors knows one only.
+        # accelerate gives CPUs the index of their rank; safetensors accepts "cpu" without an index only.
         device = torch.device("cpu") if state.device.type == "cpu" else state.device
         return cls(
             device=device, rank=state.process_index, world_size=state.num_processes, wait=state.wait_for_everyone
