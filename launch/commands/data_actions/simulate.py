@@ -101,7 +101,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from neuroimagen.data_shards.common.errors import UsageError
     from neuroimagen.data_shards.simulator.forward_model import ForwardModelConfig
-    from neuroimagen.data_shards.simulator.study import Study, StudyConfig, write_eegcvpr40, write_shards
+    from neuroimagen.data_shards.simulator.study import Study, StudyConfig
+    from neuroimagen.data_shards.simulator.write_study import write_eegcvpr40, write_shards
 
     if args.workers is not None and args.workers < 1:
         raise UsageError(f"--workers {args.workers}: choose 1 or more.")

@@ -203,12 +203,12 @@ def test_what_stays_is_one_clear_error(server: Any, options: RemoteOptions) -> N
         remote.eeg(0)
     server.fault = lambda path, number: "404" if path.endswith(".tar") else None
     asked = len(server.requests)
-    with pytest.raises(UserError, match=r"segments/00000\.tar is not there"):
+    with pytest.raises(UserError, match=r"segments/00000\.tar does not exist"):
         remote.eeg(0)
-    assert len(server.requests) == asked + 1, "what is not there is not asked for again"
+    assert len(server.requests) == asked + 1, "a missing file is not requested again"
     server.fault = lambda path, number: None
     _assert_same(remote, server.local)
-    with pytest.raises(UserError, match=r"no-such/dataset\.json is not there"):
+    with pytest.raises(UserError, match=r"no-such/dataset\.json does not exist"):
         Dataset.open(f"{server.url}/no-such", remote_options=options)
     with pytest.raises(UserError, match="cannot read http://127"):
         Dataset.open("http://127.0.0.1:1/data", remote_options=options)
@@ -220,7 +220,7 @@ def test_damaged_tables_and_cut_shards_are_named(server: Any, options: RemoteOpt
     shard.write_bytes(content[:30_000])
     remote = _open(server, options)
     row = int(np.flatnonzero(remote.index.shard == 1)[-1])
-    with pytest.raises(CorruptSampleError, match=r"00001\.tar gave 0 bytes at offset .* cut or changed"):
+    with pytest.raises(CorruptSampleError, match=r"00001\.tar gave 0 bytes at offset .* cut short or changed"):
         remote.eeg(row)
     shard.write_bytes(content)
     shutil.rmtree(options.cache_folder)

@@ -48,7 +48,7 @@ def test_nothing_asked_nothing_changed() -> None:
 
 
 def test_what_cannot_be_fitted_is_named() -> None:
-    with pytest.raises(UserError, match="training part is empty"):
+    with pytest.raises(UserError, match="training split is empty"):
         FittedPreprocessing.fit(Preprocessing(standardise=True), iter(()))
     flat = [np.concatenate([eeg, np.full((1, 50), 7.3, dtype=np.float32)]) for eeg in SEGMENTS]
     with pytest.raises(UserError, match=r"channels \[4\] never vary"):

@@ -1,4 +1,4 @@
-"""Results computed by threads before they are asked for, in order."""
+"""A function mapped over items by threads, which compute results before the caller asks for them."""
 
 import os
 from collections import deque
@@ -11,13 +11,14 @@ _Result = TypeVar("_Result")
 _MAX_THREADS = 8
 
 
-def ahead(
+def map_in_threads(
     function: Callable[[_Item], _Result], items: Iterable[_Item], *, num_threads: int | None = None
 ) -> Generator[_Result, None, None]:
-    """`function` of each item, in order; at most `num_threads` results are under way or waiting beside the asked one.
+    """Yield `function` of each item, in the order of the items.
 
-    num_threads: default one a core, at most 8. What `function` raises is raised in the place of its result. Close the
-    iterator (contextlib.closing) to drop what nobody will ask for.
+    At most `num_threads` results are being computed or waiting besides the one that the caller asks for; the default is
+    one per core, at most 8. An error of `function` is raised in place of its result. Close the iterator
+    (contextlib.closing) if not all results are needed: what has not begun is then not computed.
     """
     num_threads = num_threads or min(_MAX_THREADS, len(os.sched_getaffinity(0)))
     pending: deque[Future[_Result]] = deque()
