@@ -147,7 +147,7 @@ class Study:
         """All segments in order from number `start` on.
 
         `workers` threads (default: one per core) compute them up to two chunks ahead of the caller. Every bit is the
-        same whatever `workers` and `chunk` are, and the same as of `segment`.
+        same whatever `workers` and `chunk` are, and the same as in `segment`.
         """
         with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool, single_blas_thread():
             ahead = [pool.submit(self.segment, i) for i in range(start, min(start + chunk, self.num_segments))]

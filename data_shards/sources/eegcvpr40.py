@@ -117,20 +117,20 @@ class EegCvpr40Source(Source):
             help="channels that every segment must have (default: 128)",
         )
         add_sfreq(choice, "the file's own, or 1000")
-        trouble = parser.add_argument_group("trouble")
-        trouble.add_argument(
+        problems = parser.add_argument_group("problems in the data")
+        problems.add_argument(
             "--on-missing",
             choices=("stop", "skip"),
             default=default.on_missing,
             help="missing or unreadable images: report them and leave their segments out, or stop (default: skip)",
         )
-        trouble.add_argument(
+        problems.add_argument(
             "--on-nan",
             choices=("stop", "skip"),
             default=default.on_nan,
             help="segments with NaN or infinity (default: stop)",
         )
-        trouble.add_argument(
+        problems.add_argument(
             "--on-flat",
             choices=("stop", "skip", "keep"),
             default=default.on_flat,

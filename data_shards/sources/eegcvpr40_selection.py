@@ -1,4 +1,4 @@
-"""Which segments of an EEGCVPR40 file become part of the data set: split, subjects, lengths, images, sound values."""
+"""Which segments of an EEGCVPR40 file go into the data set: by split, subject, length, image and values."""
 
 import dataclasses
 from pathlib import Path
@@ -35,7 +35,7 @@ class EegCvpr40Options:
     class_names: Path | None = None
     """JSON {WordNet id: name} for classes beyond EEGCVPR40's."""
     on_missing: str = "skip"
-    """Missing or unreadable images: skip (report them and go on without their segments) or stop."""
+    """Missing or unreadable images: skip (report them and leave their segments out) or stop."""
     on_nan: str = "stop"
     """Segments with NaN or infinity: stop or skip."""
     on_flat: str = "stop"
@@ -83,7 +83,7 @@ class EegCvpr40Selection:
         keep = self._keep_subjects(keep)
         keep = self._keep_lengths(keep)
         keep = self._keep_readable_images(keep)
-        self.positions = self._keep_sound(np.flatnonzero(keep))
+        self.positions = self._keep_finite(np.flatnonzero(keep))
         """int64 positions in the file's 'dataset' of the selected segments, ascending."""
 
     def _note_dropped(self, keep: np.ndarray, why: str) -> None:
@@ -118,7 +118,7 @@ class EegCvpr40Selection:
     def _keep_readable_images(self, keep: np.ndarray) -> np.ndarray:
         folder, recording = self._options.images, self._recording
         if not folder.is_dir():
-            raise UserError(f"{folder} is no folder of images; --images takes the one that holds <wnid>/.")
+            raise UserError(f"{folder} is not a folder of images; --images takes the one that holds <wnid>/.")
         wanted = np.unique(recording.image[keep])
         paths = {name: image_path(folder, name) for name in (recording.image_names[image] for image in wanted)}
         problems = image_problems(paths)
@@ -139,7 +139,7 @@ class EegCvpr40Selection:
         self._note_dropped(chosen | ~keep, "image missing or unreadable")
         return keep & chosen
 
-    def _keep_sound(self, positions: np.ndarray) -> np.ndarray:
+    def _keep_finite(self, positions: np.ndarray) -> np.ndarray:
         """Positions without NaN, infinity and flat channels, as the options say; looks at every sample once."""
         options = self._options
         nan: list[int] = []
@@ -164,8 +164,8 @@ class EegCvpr40Selection:
             if options.on_flat == "stop":
                 raise UserError(f"{options.eeg}: {message}. Leave them out with --on-flat skip, or --on-flat keep.")
             self.notes.append(f"{message}: {'kept' if options.on_flat == 'keep' else 'dropped'}")
-        unsound = nan + (list(flat) if options.on_flat == "skip" else [])
-        return positions[~np.isin(positions, unsound)]
+        left_out = nan + (list(flat) if options.on_flat == "skip" else [])
+        return positions[~np.isin(positions, left_out)]
 
 
 def image_path(folder: Path, name: str) -> Path:

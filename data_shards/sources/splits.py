@@ -54,7 +54,7 @@ def read_folds(path: Path, *, num_segments: int) -> list[dict[str, np.ndarray]]:
     folds = raw.get("splits") if isinstance(raw, dict) else None
     if not isinstance(folds, list) or not folds:
         raise UserError(
-            f"{path} is no split file: it must hold {{'splits': [{{'train': …, 'val': …, 'test': …}}, …]}}."
+            f"{path} is not a split file: it must hold {{'splits': [{{'train': …, 'val': …, 'test': …}}, …]}}."
         )
     return [_check_fold(fold, f"{path}: fold {number}", num_segments) for number, fold in enumerate(folds)]
 

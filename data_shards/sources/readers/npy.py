@@ -72,5 +72,5 @@ def load_npy(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from None
     except (ValueError, EOFError, TypeError, AttributeError, LookupError, MemoryError) as error:
-        raise UserError(f"{path} is no complete .npy file: {str(error)[:160] or 'it ends too early'}.") from None
+        raise UserError(f"{path} is not a complete .npy file: {str(error)[:160] or 'it ends too early'}.") from None
     return content.item() if isinstance(content, np.ndarray) and content.shape == () else content

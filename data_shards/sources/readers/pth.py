@@ -33,7 +33,7 @@ def load_pth(path: Path) -> Any:
         with warnings.catch_warnings():
             # About the pickle protocol of files that are refused a moment later.
             warnings.simplefilter("ignore", UserWarning)
-            # Files from before PyTorch 1.6 are no zip archives and cannot be mapped; they are read whole.
+            # Files from before PyTorch 1.6 are not zip archives and cannot be mapped; they are read completely.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         if forbidden := _FORBIDDEN.search(str(error)):

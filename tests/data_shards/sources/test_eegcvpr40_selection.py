@@ -69,7 +69,7 @@ def test_missing_images_are_named_and_counted(study, tmp_path: Path) -> None:
     assert selected.notes[1] == "4 of 80 segments dropped: image missing or unreadable"
     with pytest.raises(UserError, match="none of the 40 images can be read under"):
         selection(study, images=tmp_path)
-    with pytest.raises(UserError, match="is no folder of images"):
+    with pytest.raises(UserError, match="is not a folder of images"):
         selection(study, images=tmp_path / "none")
 
 

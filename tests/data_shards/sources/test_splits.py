@@ -79,7 +79,7 @@ def test_wrong_folds_are_named(tmp_path: Path, fold: dict, message: str) -> None
 def test_files_that_are_no_split_files_are_refused(tmp_path: Path) -> None:
     for content in ({"folds": []}, {"splits": []}, [1, 2], {"splits": {"train": []}}):
         torch.save(content, tmp_path / "s.pth")
-        with pytest.raises(UserError, match="no split file"):
+        with pytest.raises(UserError, match="is not a split file"):
             read_folds(tmp_path / "s.pth", num_segments=6)
     torch.save({"splits": [3]}, tmp_path / "s.pth")
     with pytest.raises(UserError, match="holds int; expected train"):

@@ -58,7 +58,7 @@ def test_files_that_are_cut_short_or_missing_are_named(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for length in (0, 5, 60, 150, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(UserError, match=r"cut\.npy (is no complete|is refused|has \.npy version)"):
+        with pytest.raises(UserError, match=r"cut\.npy (is not a complete|is refused|has \.npy version)"):
             load_npy(path)
     with pytest.raises(UserError, match="No such file"):
         load_npy(tmp_path / "none.npy")
