@@ -275,7 +275,7 @@ def read_metadata(path: Path) -> DatasetMetadata:
     """Read and check dataset.json."""
     try:
         if path.stat().st_size > MAX_METADATA_BYTES:
-            raise UserError(f"{path} is {path.stat().st_size:,} bytes; a dataset.json is smaller than 64 MiB.")
+            raise UserError(f"{path} is {path.stat().st_size:,} bytes; a dataset.json stays below 64 MiB.")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"no data set at {path.parent}: {path.name} is missing. Make one with `data ingest`.") from None

@@ -88,7 +88,7 @@ def test_a_block_that_changes_its_name_is_counted(tmp_path: Path, monkeypatch: p
     def replace(self: Path, target: Path) -> Path:
         if target.name == "slow":
             writing.set()
-            time.sleep(0.2)  # the other thread is to be at its listing
+            time.sleep(0.2)  # so that the other thread is at its listing
         done = real_replace(self, target)
         renamed.set()
         return done
