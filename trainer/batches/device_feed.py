@@ -65,7 +65,7 @@ def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
 
 
 def _synchronised(batch: Batch, stream: torch.cuda.Stream) -> Batch:
-    """The batch, safe to use on the current stream: which waits for the copy, and keeps the memory from being reused."""
+    """The batch, safe to use on the current stream, which waits for the copy and keeps its memory from being reused."""
     current = torch.cuda.current_stream()
     current.wait_stream(stream)
 

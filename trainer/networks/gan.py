@@ -107,7 +107,7 @@ class SaliencyModel(PretrainedModule):
         self.generator = Generator(feature_size=self.encoder.feature_size, **generator)
 
     def forward(self, eeg: Tensor, z: Tensor, subject: Tensor | None = None, *, return_features: bool = False) -> Any:
-        """Saliency maps [K·B, 3, S, S] for noise [K·B, Z]: K draws for each segment, draw after draw; the encoder runs once.
+        """Saliency maps [K·B, 3, S, S] for noise [K·B, Z]: K draws per segment, draw after draw; the encoder runs once.
 
         With `return_features`: (maps, features [B, F] they were drawn from). subject: int64 [B], for subject layers.
         """
