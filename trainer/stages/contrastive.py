@@ -139,8 +139,8 @@ class ContrastiveStage(Stage):
 
     @torch.no_grad()
     def validate(self, networks: Mapping[str, nn.Module], data: StageData) -> dict[str, float]:
-        """Shares of validation segments whose class is found among known segments: those of the training split; where no
-        class is in both splits (zero-shot), those of every other stimulus of the validation split's own classes.
+        """Shares of validation segments whose class is found among known segments: the training split; where no class
+        is in both splits (zero-shot), every other stimulus of the validation split's own classes.
 
         accuracy: by the nearest class centroid. knn_accuracy: by a vote of the nearest segments. retrieval_top1: the
         nearest segment is of the same class.
