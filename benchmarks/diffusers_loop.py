@@ -19,7 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from neuroimagen.benchmarks.stable_diffusion import DiffusionSizes
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.data_shards.dataset.stimuli import Stimuli, square_image
+from neuroimagen.data_shards.dataset.stimulus_store import Stimuli, square_image
 
 LEARNING_RATE = 1e-5
 """The example's README; it decides nothing here."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.sealed import SealedPartError, sealed_parts
-from neuroimagen.data_shards.dataset.stimuli import DEFAULT_CACHE_BYTES, Stimuli
+from neuroimagen.data_shards.dataset.stimulus_store import DEFAULT_CACHE_BYTES, Stimuli
 from neuroimagen.data_shards.format.encoding import decode_eeg
 from neuroimagen.data_shards.format.schema import (
     INDEX_SCHEMA,

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int | None:
     """Cache every kind asked for; print where each is."""
     from neuroimagen.data_shards.common.processes import Ranks
     from neuroimagen.data_shards.dataset.dataset import Dataset
-    from neuroimagen.data_shards.latent_cache.encode import LatentCache, applicable_kinds
+    from neuroimagen.data_shards.latent_cache.cache import LatentCache, applicable_kinds
     from neuroimagen.trainer.bundled_model.location import resolve_model_path
 
     dataset = Dataset.open(args.data)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.frozen_models.encoders import TextEncoder, VaeEncoder, loading
 from neuroimagen.data_shards.frozen_models.model_folder import (
     component_folder,
     folders_digest,
@@ -23,6 +22,7 @@ from neuroimagen.data_shards.frozen_models.model_folder import (
     text_shape,
     vae_reduction,
 )
+from neuroimagen.data_shards.frozen_models.vae import TextEncoder, VaeEncoder, loading
 from neuroimagen.trainer.reconstruction.batch_by_memory import MAX_PICTURES, fitting_batch_size, free_bytes, peak_bytes
 from neuroimagen.trainer.reconstruction.shared_stem import SharedStem
 

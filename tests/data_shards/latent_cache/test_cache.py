@@ -24,9 +24,9 @@ from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.data_shards.dataset.verify import verify
 from neuroimagen.data_shards.format.schema import metadata_digest
 from neuroimagen.data_shards.format.storage import CorruptSampleError
-from neuroimagen.data_shards.frozen_models.encoders import VaeEncoder
 from neuroimagen.data_shards.frozen_models.latent_kinds import KINDS
-from neuroimagen.data_shards.latent_cache.encode import CHECK_TOLERANCE, CachedLatents, LatentCache, applicable_kinds
+from neuroimagen.data_shards.frozen_models.vae import VaeEncoder
+from neuroimagen.data_shards.latent_cache.cache import CHECK_TOLERANCE, CachedLatents, LatentCache, applicable_kinds
 from neuroimagen.data_shards.latent_cache.write import LatentWriter
 from neuroimagen.data_shards.remote.files import RemoteOptions
 from neuroimagen.data_shards.simulator.drawn_stimuli import draw_scene, sample_scene

@@ -32,20 +32,20 @@ from neuroimagen.data_shards.dataset.latent_store import (
     LatentStore,
     StimulusTable,
 )
-from neuroimagen.data_shards.dataset.stimuli import square_image
-from neuroimagen.data_shards.frozen_models.encoders import (
-    Captioner,
-    ImageEncoder,
-    TextEncoder,
-    VaeEncoder,
-    exact_convolutions,
-)
+from neuroimagen.data_shards.dataset.stimulus_store import square_image
 from neuroimagen.data_shards.frozen_models.latent_kinds import DTYPES, KINDS, encoder_identity, require_kind
 from neuroimagen.data_shards.frozen_models.model_folder import (
     clip_folder,
     folders_digest,
     require_captioner_folder,
     require_diffusion_folder,
+)
+from neuroimagen.data_shards.frozen_models.vae import (
+    Captioner,
+    ImageEncoder,
+    TextEncoder,
+    VaeEncoder,
+    exact_convolutions,
 )
 from neuroimagen.data_shards.latent_cache.write import LatentWriter
 
