@@ -29,7 +29,7 @@ from neuroimagen.benchmarks.machine import describe
 from neuroimagen.data_shards.common.processes import Ranks
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
-from neuroimagen.data_shards.dataset.stimulus_store import square_image
+from neuroimagen.data_shards.format.images import square_image
 from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
 from neuroimagen.data_shards.frozen_models.model_folder import image_size_px
 from neuroimagen.data_shards.latent_cache.cache import LatentCache

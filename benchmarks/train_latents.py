@@ -18,7 +18,8 @@ from neuroimagen.benchmarks.feed import Encode, StageBatches
 from neuroimagen.benchmarks.machine import timed
 from neuroimagen.benchmarks.noise_data import write_noise
 from neuroimagen.benchmarks.train_steps import WARM_UP_STEPS, Step, bare_step, bundled_shapes, recipe_of
-from neuroimagen.data_shards.frozen_models.vae import TextEncoder, VaeEncoder
+from neuroimagen.data_shards.frozen_models.text import TextEncoder
+from neuroimagen.data_shards.frozen_models.vae import VaeEncoder
 from neuroimagen.data_shards.latent_cache.cache import LatentCache
 from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.trainer.batches.stage_data import BatchNeeds

@@ -11,7 +11,7 @@ import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.sealed import SealedPartError, sealed_parts
-from neuroimagen.data_shards.dataset.stimulus_store import DEFAULT_CACHE_BYTES, Stimuli
+from neuroimagen.data_shards.dataset.stimulus_store import DEFAULT_CACHE_BYTES, StimulusStore
 from neuroimagen.data_shards.format.encoding import decode_eeg
 from neuroimagen.data_shards.format.schema import (
     INDEX_SCHEMA,
@@ -78,7 +78,7 @@ class Dataset:
         folder: Path,
         metadata: DatasetMetadata,
         index: Index,
-        stimuli: Stimuli,
+        stimuli: StimulusStore,
         remote: RemoteDataset | None = None,
     ) -> None:
         self.folder = folder
@@ -121,7 +121,7 @@ class Dataset:
         check_locations(table, shard_bytes=metadata.stimulus_shards, where=str(table_path))
         check_stimulus_texts(table, where=str(table_path))
         shards = _shards(folder, remote, "stimuli", metadata.stimulus_shards)
-        stimuli = Stimuli(table, shards, cache_bytes=image_cache_bytes)
+        stimuli = StimulusStore(table, shards, cache_bytes=image_cache_bytes)
         check_range(stimuli.labels, low=0, high=metadata.num_classes, what="label", where=str(table_path))
         return cls(folder, metadata, _read_index(folder, metadata, stimuli), stimuli, remote)
 
@@ -235,7 +235,7 @@ def _table_digest(metadata: DatasetMetadata, name: str, folder: Path) -> str:
     return digest
 
 
-def _read_index(folder: Path, metadata: DatasetMetadata, stimuli: Stimuli) -> Index:
+def _read_index(folder: Path, metadata: DatasetMetadata, stimuli: StimulusStore) -> Index:
     path = folder / "index.parquet"
     where = str(path)
     # Keys follow from the row, so 10 million of them need not be held as text; `data verify` compares them.

@@ -1,6 +1,5 @@
 """The pictures of a data set: decoded once per size, kept as uint8 within a bound."""
 
-import io
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -11,34 +10,14 @@ from PIL import Image
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.sealed import SealedPartError
+from neuroimagen.data_shards.format.images import decode_image, square_image
 from neuroimagen.data_shards.format.storage import CorruptSampleError, Shards
 from neuroimagen.data_shards.format.tables import numpy_column
 
 DEFAULT_CACHE_BYTES = 1 << 30
 
 
-def decode_image(content: bytes | memoryview) -> Image.Image:
-    """JPEG or PNG bytes → RGB picture. Raises OSError or ValueError when they are neither, cut short or huge."""
-    try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            return image.convert("RGB")
-    except (SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error)) from error
-
-
-def square_image(image: Image.Image, size_px: int) -> np.ndarray:
-    """RGB picture → uint8 [3, size_px, size_px]: centre crop to a square, then Lanczos if the size differs."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    if side != size_px:
-        image = image.resize((size_px, size_px), Image.Resampling.LANCZOS, box=box)
-    else:
-        image = image.crop(box)
-    return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
-
-
-class Stimuli:
+class StimulusStore:
     """Pictures and captions by stimulus index (the row of stimuli.parquet). Safe to use from several threads."""
 
     def __init__(self, table: pa.Table, shards: Shards, *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UsageError, UserError
-from neuroimagen.data_shards.dataset.stimulus_store import decode_image
+from neuroimagen.data_shards.format.images import decode_image
 from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
 from neuroimagen.data_shards.format.tables import file_sha256
 from neuroimagen.data_shards.sources.class_names import EEGCVPR40_CLASS_NAMES, class_caption

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.dataset.stimulus_store import decode_image
+from neuroimagen.data_shards.format.images import decode_image
 from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
 from neuroimagen.data_shards.format.tables import file_sha256
 from neuroimagen.data_shards.sources.class_names import class_caption

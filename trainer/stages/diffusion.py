@@ -101,7 +101,7 @@ class DiffusionStage(SampledStage):
 
     def prepare(self, data: StageData) -> None:
         """Encode the empty caption, once."""
-        from neuroimagen.data_shards.frozen_models.vae import TextEncoder
+        from neuroimagen.data_shards.frozen_models.text import TextEncoder
 
         model = self.networks["model"]
         assert isinstance(model, EEGDiffusion)

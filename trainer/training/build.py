@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.frozen_models.loading import loading
 from neuroimagen.data_shards.frozen_models.model_folder import component_folder, read_config
-from neuroimagen.data_shards.frozen_models.vae import loading
 from neuroimagen.trainer.batches.stage_data import Shapes
 from neuroimagen.trainer.bundled_model.location import resolve_model_path
 from neuroimagen.trainer.networks.eeg_unet import NoiseSchedule
