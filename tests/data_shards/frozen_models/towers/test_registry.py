@@ -23,7 +23,7 @@ def test_a_tower_keeps_its_contract(name: str, tiny_diffusion_folder: Path, tmp_
     assert isinstance(identity, EncoderIdentity)
     assert identity == tower.identity(tiny_diffusion_folder)
     assert json.loads(json.dumps(identity.preprocessing)) == identity.preprocessing
-    assert len(identity.revision) == 64
+    assert identity.revision
 
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 256, (30 + n, 45, 3), dtype=np.uint8)) for n in range(3)]
