@@ -21,13 +21,13 @@ def test_a_sound_data_set_has_no_problems(make_dataset) -> None:
     assert list(verify(make_dataset(60).folder)) == []
 
 
-@pytest.mark.parametrize("part", ["segments", "stimuli"])
-def test_every_flipped_byte_is_found_and_its_sample_named(make_dataset, part: str) -> None:
+@pytest.mark.parametrize("folder", ["segments", "stimuli"])
+def test_every_flipped_byte_is_found_and_its_sample_named(make_dataset, folder: str) -> None:
     dataset = make_dataset(12, n_samples=20)
-    path = dataset.folder / part / "00000.tar"
+    path = dataset.folder / folder / "00000.tar"
     size = path.stat().st_size
-    keys = dataset.index.key if part == "segments" else dataset.stimuli.keys
-    offsets = dataset.index.offset if part == "segments" else dataset.stimuli.offset
+    keys = dataset.index.key if folder == "segments" else dataset.stimuli.keys
+    offsets = dataset.index.offset if folder == "segments" else dataset.stimuli.offset
     for offset in [0, 600, *np.random.default_rng(1).integers(0, size - 1024, 60).tolist()]:
         _flip(path, offset)
         problems = list(verify(dataset.folder))
@@ -47,7 +47,7 @@ def test_cut_missing_and_stray_shards_are_named(make_dataset) -> None:
     (dataset.folder / "stimuli" / "extra.tar").write_bytes(b"")
     problems = list(verify(dataset.folder))
     assert len(problems) == 3
-    assert "extra.tar: this file is no part" in problems[0]
+    assert "extra.tar: this file does not belong" in problems[0]
     assert "00000.tar: No such file" in problems[1]
     assert "00001.tar has" in problems[2]
 

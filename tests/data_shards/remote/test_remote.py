@@ -309,7 +309,7 @@ def test_verify_info_and_repack_take_urls(
     for path in sorted(server.local.folder.rglob("*.tar")):
         assert path.read_bytes() == (tmp_path / "near" / path.relative_to(server.local.folder)).read_bytes()
     (server.folder / "data" / "segments" / "stray.tar").write_bytes(b"")
-    assert any("stray.tar: this file is no part" in problem for problem in verify(url))
+    assert any("stray.tar: this file does not belong" in problem for problem in verify(url))
     monkeypatch.setenv("NEUROIMAGEN_CACHE_GB", "much")
     capsys.readouterr()
     assert main(["data", "info", url]) == 1
