@@ -55,17 +55,21 @@ def test_its_embeddings_are_cached_and_found(
         dataset.latents("grid", model=str(tiny_diffusion_folder))
 
 
-def test_the_help_and_the_default_know_it(
-    outside_package: Callable[[str], Any],
-    make_tiny_dataset: Callable[..., Path],
-    tiny_diffusion_folder: Path,
-    tmp_path: Path,
+def test_the_command_line_and_the_default_know_it(
+    outside_package: Callable[[str], Any], tiny_dataset_folder: Path, tiny_diffusion_folder: Path
 ) -> None:
     package = outside_package("An image tower")
     assert "image, grid" in " ".join(package.run("cache", "--help").stdout.split())
-    data = make_tiny_dataset(tmp_path / "data")
-    said = package.run("cache", "--data", data, "--model", tiny_diffusion_folder).stdout
-    assert said.index("image            made") < said.index("grid             made")
-    failed = package.run(*("cache", "--data", data, "--model", tiny_diffusion_folder, "--kinds", "gird"), check=False)
+    words = ("cache", "--data", tiny_dataset_folder, "--model", tiny_diffusion_folder, "--kinds", "gird")
+    failed = package.run(*words, check=False)
     assert failed.returncode == 2
     assert "grid" in failed.stderr
+    code = f"""
+from pathlib import Path
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.frozen_models.model_folder import ModelFolders
+from neuroimagen.data_shards.latent_cache.cache import applicable_kinds
+folders = ModelFolders(model=Path({str(tiny_diffusion_folder)!r}))
+print(applicable_kinds(Dataset.open({str(tiny_dataset_folder)!r}), folders)[0][-2:])
+"""
+    assert package.python(code).stdout.strip() == "['image', 'grid']"
