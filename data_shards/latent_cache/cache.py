@@ -35,7 +35,7 @@ from neuroimagen.data_shards.frozen_models.model_folder import (
     require_diffusion_folder,
 )
 from neuroimagen.data_shards.frozen_models.vae import exact_convolutions
-from neuroimagen.data_shards.latent_cache.encode import BatchEncoder, Stimuli, batch_encoder
+from neuroimagen.data_shards.latent_cache.encode import BatchEncoder, EncodableStimuli, batch_encoder
 from neuroimagen.data_shards.latent_cache.write import LatentWriter
 
 
@@ -45,7 +45,7 @@ class CacheableDataset(Protocol):
     @property
     def folder(self) -> Path: ...
     @property
-    def stimuli(self) -> Stimuli: ...
+    def stimuli(self) -> EncodableStimuli: ...
 
 
 @dataclass(frozen=True, kw_only=True)

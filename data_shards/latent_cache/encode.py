@@ -18,7 +18,7 @@ from neuroimagen.data_shards.frozen_models.latent_kinds import CaptionKind, Imag
 from neuroimagen.data_shards.frozen_models.loading import LoadedModels
 
 
-class Stimuli(StimulusTable, Protocol):
+class EncodableStimuli(StimulusTable, Protocol):
     """What encoding needs of a data set's stimuli: their table and their images."""
 
     def image(self, index: int) -> Image.Image:
@@ -41,7 +41,7 @@ class BatchEncoder(ABC):
 class ImageBatches(BatchEncoder):
     """Images through an image encoder."""
 
-    def __init__(self, stimuli: Stimuli, encoder: ImageEncoder) -> None:
+    def __init__(self, stimuli: EncodableStimuli, encoder: ImageEncoder) -> None:
         self._stimuli = stimuli
         self._encoder = encoder
 
@@ -69,7 +69,7 @@ class CaptionBatches(BatchEncoder):
 class CaptionedImageBatches(BatchEncoder):
     """Images through a captioner, and its captions through a caption encoder."""
 
-    def __init__(self, stimuli: Stimuli, captioner: Captioner, encoder: CaptionEncoder) -> None:
+    def __init__(self, stimuli: EncodableStimuli, captioner: Captioner, encoder: CaptionEncoder) -> None:
         self._stimuli = stimuli
         self._captioner = captioner
         self._encoder = encoder
@@ -84,7 +84,7 @@ class CaptionedImageBatches(BatchEncoder):
 
 
 def batch_encoder(
-    kind: LatentKind, stimuli: Stimuli, captions: Sequence[str] | None, models: LoadedModels
+    kind: LatentKind, stimuli: EncodableStimuli, captions: Sequence[str] | None, models: LoadedModels
 ) -> BatchEncoder:
     """The batch encoder of a kind, with its networks loaded. `captions`: those of the store's items, where known."""
     if isinstance(kind, ImageKind):

@@ -48,7 +48,7 @@ GOLDEN = [
 """Dtype, name of the store, first 16 digits of the SHA-256 of its tar. Made before image towers had a registry."""
 
 
-class Stimuli:
+class ThreeStimuli:
     keys = ("n1_0", "n1_1", "n2_0")
     captions = ("an image of a dog", "an image of a dog", "an image of a cat")
     detailed_captions = ("a dog", "a small dog", "a cat")
@@ -58,7 +58,7 @@ class Stimuli:
 class Data:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.stimuli = Stimuli()
+        self.stimuli = ThreeStimuli()
 
 
 @pytest.fixture
