@@ -29,10 +29,10 @@ from neuroimagen.benchmarks.machine import describe
 from neuroimagen.data_shards.common.process_share import ProcessShare
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
-from neuroimagen.data_shards.dataset.stimuli import square_image
+from neuroimagen.data_shards.format.images import square_image
 from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
 from neuroimagen.data_shards.frozen_models.model_folder import image_size_px
-from neuroimagen.data_shards.latent_cache.encode import LatentCache
+from neuroimagen.data_shards.latent_cache.cache import LatentCache
 from neuroimagen.data_shards.simulator.drawn_stimuli import draw_scene, sample_scene
 from neuroimagen.data_shards.writing.writer import DatasetWriter
 

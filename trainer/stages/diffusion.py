@@ -123,7 +123,7 @@ class DiffusionStage(SampledStage):
 
     def prepare(self, data: StageData) -> None:
         """Encode the empty caption, once."""
-        from neuroimagen.data_shards.frozen_models.encoders import TextEncoder
+        from neuroimagen.data_shards.frozen_models.text import TextEncoder
 
         model = self.networks["model"]
         assert isinstance(model, EEGDiffusion)

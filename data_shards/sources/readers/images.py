@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from neuroimagen.data_shards.dataset.stimuli import decode_image
+from neuroimagen.data_shards.format.images import decode_image
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 

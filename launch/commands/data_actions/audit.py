@@ -1,16 +1,16 @@
-"""`neuroimagen data audit`: can a split be believed?"""
+"""`neuroimagen data audit`: can results on a split be believed?"""
 
 import argparse
 from pathlib import Path
 
 DESCRIPTION = (
-    "Check a data set's split: duplicates of stimuli, pictures and segments across its parts, subjects that are "
-    "trained and tested, whether the time of recording tells the class, and how well slow drift alone tells it. No "
-    "network is needed or trained. Exit code 1 if there is a problem."
+    "Check a data set's division into training, validation and test split: stimuli, images and segments that are in "
+    "several of them, subjects that are both trained on and tested, whether the time of recording tells the class, and "
+    "how well slow drift alone tells it. No network is needed or trained. Exit code 1 if there is a problem."
 )
 EPILOG = """examples:
   neuroimagen data audit data/cvpr40
-  neuroimagen data audit data/cvpr40 --no-eeg            # the index and the pictures only
+  neuroimagen data audit data/cvpr40 --no-eeg            # the index and the images only
   neuroimagen data audit data/cvpr40 --json audit.json
 """
 _SIGNS = {"problem": "PROBLEM", "note": "note", "good": "ok"}
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the findings; 1 if one of them is a problem."""
+    """Print the findings; returns 1 if one of them is a problem."""
     import json
     from dataclasses import asdict
 
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{_SIGNS[finding.level]:8} {finding.check:9} {finding.text}")
     report: dict[str, object] = {"findings": [asdict(finding) for finding in findings]}
     if not args.no_eeg:
-        report |= _eeg_part(dataset)
+        report |= _decoders(dataset)
     if args.json:
         with atomic_path(args.json) as temporary:
             temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     return 1 if any(finding.level == "problem" for finding in findings) else 0
 
 
-def _eeg_part(dataset: object) -> dict[str, object]:
-    """Print what linear decoders and nuisance rows reach on the split; the same as JSON values."""
+def _decoders(dataset: object) -> dict[str, object]:
+    """Print what linear decoders and controls reach on the split, and return the same as JSON values."""
     from dataclasses import asdict
 
     from neuroimagen.data_shards.dataset.dataset import Dataset
@@ -62,7 +62,10 @@ def _eeg_part(dataset: object) -> dict[str, object]:
         return {}
     summaries = summarise_segments(dataset, encoder=None)
     if not can_decode_classes(dataset.index.label[summaries.rows], summaries.is_test):
-        print("\nNo decoder of the class can be fitted: the training part has none of the test part's, or one only.")
+        print(
+            "\nNo decoder of the class can be fitted: the training split has none of the test split's classes, or one "
+            "class only."
+        )
         return {}
     results = eeg_results(dataset, summaries, num_resamples=NUM_RESAMPLES, seed=0)
     results += control_results(dataset, summaries, num_resamples=NUM_RESAMPLES, seed=0)

@@ -1,6 +1,5 @@
-"""The pictures of a data set: decoded once per size, kept as uint8 within a bound."""
+"""The stimuli of a data set: their captions, and their images, which are decoded once per size and kept in memory."""
 
-import io
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -10,36 +9,17 @@ import pyarrow as pa
 from PIL import Image
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.dataset.sealed import SealedPartError
+from neuroimagen.data_shards.dataset.sealed import SealedSplitError
+from neuroimagen.data_shards.format.images import decode_image, square_image
 from neuroimagen.data_shards.format.storage import CorruptSampleError, Shards
 from neuroimagen.data_shards.format.tables import numpy_column
 
 DEFAULT_CACHE_BYTES = 1 << 30
+"""Most memory that decoded images take, as uint8."""
 
 
-def decode_image(content: bytes | memoryview) -> Image.Image:
-    """JPEG or PNG bytes → RGB picture. Raises OSError or ValueError when they are neither, cut short or huge."""
-    try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            return image.convert("RGB")
-    except (SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error)) from error
-
-
-def square_image(image: Image.Image, size_px: int) -> np.ndarray:
-    """RGB picture → uint8 [3, size_px, size_px]: centre crop to a square, then Lanczos if the size differs."""
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    if side != size_px:
-        image = image.resize((size_px, size_px), Image.Resampling.LANCZOS, box=box)
-    else:
-        image = image.crop(box)
-    return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
-
-
-class Stimuli:
-    """Pictures and captions by stimulus index (the row of stimuli.parquet). Safe to use from several threads."""
+class StimulusStore:
+    """Images and captions by stimulus index, which is the row of stimuli.parquet. Safe to use from several threads."""
 
     def __init__(self, table: pa.Table, shards: Shards, *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
         self.keys: tuple[str, ...] = tuple(table.column("key").to_pylist())
@@ -48,7 +28,7 @@ class Stimuli:
         self.captions: tuple[str, ...] = tuple(table.column("caption").to_pylist())
         """Caption of each stimulus's class."""
         self.detailed_captions: tuple[str | None, ...] = tuple(table.column("detailed_caption").to_pylist())
-        """Caption of each picture, None where there is none."""
+        """Caption of each image, None where there is none."""
         self.extensions: tuple[str, ...] = tuple(table.column("extension").to_pylist())
         self.shard, self.offset, self.size, self.crc32 = (
             numpy_column(table, name) for name in ("shard", "offset", "size", "crc32")
@@ -61,16 +41,19 @@ class Stimuli:
         self._withheld: np.ndarray | None = None
 
     def withhold(self, stimuli: np.ndarray | None) -> None:
-        """Refuse from now on the pictures marked in bool [num_stimuli]; None: refuse none."""
+        """Refuse from now on to read the images marked in bool [num_stimuli]; None: refuse none."""
         self._withheld = stimuli
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def encoded(self, index: int) -> memoryview:
-        """The stored JPEG or PNG bytes, checked against their CRC."""
+        """The stored JPEG or PNG bytes, checked against their CRC.
+
+        Raises CorruptSampleError if they are damaged, SealedSplitError if they are withheld.
+        """
         if self._withheld is not None and self._withheld[index]:
-            raise SealedPartError(f"stimulus {self.keys[index]} ({self.shards.where(int(self.shard[index]))})")
+            raise SealedSplitError(f"stimulus {self.keys[index]} ({self.shards.where(int(self.shard[index]))})")
         shard, offset, size = int(self.shard[index]), int(self.offset[index]), int(self.size[index])
         content = self.shards.read_checked(shard, offset, size, int(self.crc32[index]))
         if content is None:
@@ -80,17 +63,17 @@ class Stimuli:
         return content
 
     def image(self, index: int) -> Image.Image:
-        """The picture, RGB, in its own size."""
+        """The image, RGB, in its own size. Raises what `encoded` raises."""
         try:
             return decode_image(self.encoded(index))
         except (OSError, ValueError) as error:
             raise CorruptSampleError(
                 f"{self.shards.where(int(self.shard[index]))}: stimulus {self.keys[index]} at offset "
-                f"{self.offset[index]} is not a readable picture: {error}"
+                f"{self.offset[index]} is not a readable image: {error}"
             ) from None
 
     def images(self, indices: Sequence[int] | np.ndarray, size_px: int) -> np.ndarray:
-        """uint8 [n, 3, size_px, size_px]: centre-cropped, resampled; decoded once while the cache has room."""
+        """uint8 [n, 3, size_px, size_px]: centre-cropped and resampled; decoded once while the cache has room."""
         if size_px < 1:
             raise UserError(f"image size {size_px} px; it must be positive.")
         batch = np.empty((len(indices), 3, size_px, size_px), dtype=np.uint8)
