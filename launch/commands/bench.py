@@ -2,9 +2,13 @@
 
 import argparse
 import importlib
-from collections.abc import Callable
-from typing import Any
+import importlib.util
+from functools import partial
 
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.launch.commands.lazy_parser import LazyParser, fill_from
+
+PACKAGE = "neuroimagen.benchmarks"
 TARGETS: dict[str, str] = {
     "mining": "semi-hard mining and its loss beside what is public",
     "tune": "searches beside exhaustive grids, trials at once beside trials in turn",
@@ -33,33 +37,24 @@ they are installed: pip install "neuroimagen[bench]".
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    targets = parser.add_subparsers(dest="target", metavar="TARGET", required=True, parser_class=_TargetParser)
+    targets = parser.add_subparsers(dest="target", metavar="TARGET", required=True, parser_class=LazyParser)
     for name, help_line in TARGETS.items():
-        targets.add_parser(name, help=help_line, target=name)
+        targets.add_parser(name, help=help_line, fill=partial(_fill, name))
 
 
 def run(args: argparse.Namespace) -> int | None:
-    code: int | None = _module(args.target).run(args)
+    code: int | None = importlib.import_module(_module_name(args.target)).run(args)
     return code
 
 
-def _module(target: str) -> Any:
-    return importlib.import_module(f"neuroimagen.benchmarks.{target.replace('-', '_')}")
+def _module_name(target: str) -> str:
+    return f"{PACKAGE}.{target.replace('-', '_')}"
 
 
-class _TargetParser(argparse.ArgumentParser):
-    """Takes its description and arguments from the target's module when it is used: the modules import torch."""
-
-    def __init__(self, *, target: str, **options: Any) -> None:
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
-        self._fill: Callable[[], None] | None = lambda: self._take(_module(target))
-
-    def _take(self, module: Any) -> None:
-        self.description, self.epilog = module.HELP, module.EPILOG
-        module.add_arguments(self)
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if self._fill is not None:
-            fill, self._fill = self._fill, None
-            fill()
-        return super().parse_known_args(args, namespace)
+def _fill(target: str, parser: argparse.ArgumentParser) -> None:
+    if importlib.util.find_spec(PACKAGE) is None:
+        raise UserError(
+            "the benchmarks come with the repository, not with the wheel: clone it, run `make setup` in it, "
+            f"and there .venv/bin/neuroimagen bench {target}."
+        )
+    fill_from(_module_name(target), parser)

@@ -1,6 +1,7 @@
 """A parser whose arguments are added when it is first used."""
 
 import argparse
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,3 +18,10 @@ class LazyParser(argparse.ArgumentParser):
             fill, self._fill = self._fill, None
             fill(self)
         return super().parse_known_args(args, namespace)
+
+
+def fill_from(module_name: str, parser: argparse.ArgumentParser) -> None:
+    """Give a parser the description, examples and arguments of a command's module: HELP, EPILOG, add_arguments."""
+    module = importlib.import_module(module_name)
+    parser.description, parser.epilog = module.HELP, module.EPILOG
+    module.add_arguments(parser)

@@ -23,7 +23,7 @@ NO_SSH_PORT = 29400
 def launch(args: argparse.Namespace) -> int:
     """Run what follows `--` as the options say; returns the exit code."""
     _check_options(args)
-    work = work_of(args.words)
+    work = work_of(args.words, args.inner)
     if args.slurm:
         return _through_slurm(args)
     if args.hostfile or args.allocation:
@@ -39,22 +39,21 @@ def launch(args: argparse.Namespace) -> int:
     return run_here(work, num_ranks=num_ranks, max_restarts=args.max_restarts, launcher=args.launcher)
 
 
-def work_of(words: Sequence[str]) -> Work:
-    """What the command after `--` asks for. Raises UsageError when ranks cannot be started for it."""
-    from neuroimagen.launch.cli import COMMANDS, parse
+def work_of(words: Sequence[str], args: argparse.Namespace | None) -> Work:
+    """The work of the command after `--`: its words, and its arguments as the command line parsed them.
 
-    if not words:
+    Raises UsageError when ranks cannot be started for it.
+    """
+    if args is None:
         raise UsageError("nothing to run: put the command after `--`, for instance `-- train contrastive --config …`.")
-    if words[0] not in ("train", *SHARED_COMMANDS):
-        known = "" if words[0] in COMMANDS else f" ({words[0]!r} is no command of ours)"
-        raise UsageError(f"only train, {', '.join(SHARED_COMMANDS)} run on many ranks{known}.")
-    args = parse(words)
-    if words[0] != "train":
+    if args.command != "train":
+        if args.command not in SHARED_COMMANDS:
+            raise UsageError(f"only train, {' and '.join(SHARED_COMMANDS)} run on many ranks, not {args.command}.")
         return SharedCommand(words, args)
     if args.num_ranks is not None or args.max_restarts:
-        raise UsageError("--num-ranks and --max-restarts stand before `--` here: they are the launch's.")
+        raise UsageError("--num-ranks and --max-restarts are options of `launch`: put them before `--`.")
     if args.dry_run:
-        raise UsageError("a dry run needs no ranks: give `neuroimagen train … --dry-run` by itself.")
+        raise UsageError("a dry run starts no ranks: run `neuroimagen train … --dry-run` without `launch`.")
     if args.run is None:
         raise UsageError("--run DIR is needed: the folder that the run is written to.")
     from neuroimagen.launch.jobs.train import TrainWork

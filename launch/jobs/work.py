@@ -48,7 +48,7 @@ class Work(Protocol):
 class SharedCommand:
     """A command whose ranks each do a part of the work (`cache`, `reconstruct`); rank 0 prints what came of it."""
 
-    module = "neuroimagen.launch.jobs.rank"
+    module = "neuroimagen.launch.rank"
 
     def __init__(self, words: Sequence[str], args: argparse.Namespace) -> None:
         self.title: str = words[0]

@@ -12,6 +12,7 @@ from neuroimagen.data_shards.common.errors import UsageError, UserError
 from neuroimagen.launch import cli
 
 HEAVY = ("torch", "transformers", "diffusers", "deepspeed", "ray", "mne", "numpy")
+DOCTOR = "neuroimagen.launch.commands.doctor"
 PUBLIC_COMMANDS = {
     *("demo", "data", "cache", "train", "launch", "reconstruct", "evaluate", "report", "tune", "bench", "doctor"),
 }
@@ -55,7 +56,7 @@ def failing(error: BaseException) -> SimpleNamespace:
 def test_errors_are_one_line_and_an_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, code: int
 ) -> None:
-    monkeypatch.setattr(cli, "_command_module", lambda name: failing(error))
+    monkeypatch.setitem(sys.modules, DOCTOR, failing(error))
     assert cli.main(["doctor"]) == code
     message = capsys.readouterr().err
     assert message.startswith("neuroimagen doctor: ")
@@ -63,7 +64,7 @@ def test_errors_are_one_line_and_an_exit_code(
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_command_module", lambda name: failing(UserError("no")))
+    monkeypatch.setitem(sys.modules, DOCTOR, failing(UserError("no")))
     for words in (["--debug", "doctor"], ["doctor", "--debug"]):
         with pytest.raises(UserError):
             cli.main(words)

@@ -70,7 +70,7 @@ def rank_pid(folder: Path) -> int:
 def test_the_command_is_one_that_a_person_would_type(tmp_path: Path) -> None:
     command = trial_command(recipe=tmp_path / "r.yaml", run=tmp_path / "run", num_ranks=2)
     assert command[:3] == [sys.executable, "-m", "neuroimagen.launch.cli"]
-    args = build_parser("train").parse_args(command[3:])
+    args = build_parser().parse_args(command[3:])
     assert (args.stage, args.num_ranks, args.resume, args.run) == ("contrastive", 2, True, tmp_path / "run")
     launched = trial_command(recipe=Path("r"), run=Path("x"), num_ranks=None, launcher=["neuroimagen", "launch", "--"])
     assert launched == [

@@ -1,4 +1,4 @@
-"""One rank of a command that shares its work: python -m neuroimagen.launch.jobs.rank LOGS cache --data …"""
+"""One rank of a command that shares its work: python -m neuroimagen.launch.rank LOGS cache --data …"""
 
 import contextlib
 import os
