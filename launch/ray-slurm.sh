@@ -15,7 +15,7 @@ if [ $# -eq 0 ]; then
   echo "usage: sbatch $0 neuroimagen tune … --address auto" >&2
   exit 2
 fi
-export RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 RAY_CHDIR_TO_TRIAL_DIR=0 PYTHONSAFEPATH=1
+export RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 RAY_CHDIR_TO_TRIAL_DIR=0
 # A token of this job's own keeps other users of the nodes out of its cluster.
 RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')

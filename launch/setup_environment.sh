@@ -10,9 +10,7 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
   exit 1
 fi
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-# -P for pip alone: PYTHONSAFEPATH, which make exports, would reach the builds pip starts, and DeepSpeed's setup.py imports a
-# package beside itself.
-pip() { env -u PYTHONSAFEPATH "$venv/bin/python" -P -m pip --disable-pip-version-check --quiet "$@"; }
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
 
 if ! "$venv/bin/python" -c "import importlib.metadata as m, sys; sys.exit(m.version('torch').split('+')[0] != '$torch_version')" 2>/dev/null; then
   echo "set-up: PyTorch $torch_version"

@@ -13,7 +13,7 @@ from neuroimagen.data_shards.common.errors import UsageError, UserError
 from neuroimagen.launch.jobs import starters
 from neuroimagen.launch.jobs.coordinator import run_nodes
 from neuroimagen.launch.jobs.hosts import Node, read_hostfile, select_nodes, slurm_nodes
-from neuroimagen.launch.jobs.local_ranks import free_port, launch_command
+from neuroimagen.launch.jobs.rank_command import SAFE_PATH, free_port, launch_command
 from neuroimagen.launch.jobs.starters import NodesJob, SlurmRequest
 from neuroimagen.launch.jobs.work import SHARED_COMMANDS, SharedCommand, Work, local_job, run_here
 
@@ -34,7 +34,7 @@ def launch(args: argparse.Namespace) -> int:
 
         num_ranks = default_ranks(cpu=work.cpu)
     if args.print_only:
-        print(starters.printable(launch_command(local_job(work, num_ranks, args.launcher)), {"PYTHONSAFEPATH": "1"}))
+        print(starters.printable(launch_command(local_job(work, num_ranks, args.launcher)), SAFE_PATH))
         return 0
     return run_here(work, num_ranks=num_ranks, max_restarts=args.max_restarts, launcher=args.launcher)
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.launch.jobs.hosts import parse_hostfile
-from neuroimagen.launch.jobs.local_ranks import Job, JobFailedError, free_port, given_devices, run_job
+from neuroimagen.launch.jobs.local_ranks import JobFailedError, run_job
 from neuroimagen.launch.jobs.logs import Line
 from neuroimagen.launch.jobs.protocol import Connection, LostError, Message, connect, versions
+from neuroimagen.launch.jobs.rank_command import Job, free_port, given_devices
 
 
 class AbortedError(Exception):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuroimagen.launch.jobs.hosts import Node
-from neuroimagen.launch.jobs.local_ranks import Launcher
+from neuroimagen.launch.jobs.rank_command import SAFE_PATH, Launcher
 
 PASSED_ON = ("NCCL_", "GLOO_", "UCX_", "TORCH_", "PYTORCH_", "TRITON_", "OMP_", "DEEPSPEED_", "DS_", "HF_", "WANDB_")
 """Prefixes of the variables that every node gets."""
@@ -66,7 +66,6 @@ def node_command(job: NodesJob, node_rank: int | str) -> list[str]:
     """What runs on a node. `node_rank` is a number, or what pdsh or a shell puts in its place."""
     return [
         sys.executable,
-        "-P",  # a folder named kernels/ in the working directory must not hide the distribution of that name
         "-m",
         "neuroimagen.launch.jobs.node",
         f"--coordinator={job.coordinator}",
@@ -149,10 +148,9 @@ def sbatch_script(request: SlurmRequest, *, words: Sequence[str], launch_options
         "--output=slurm-%j.log",
         *request.options,
     ]
-    command = shlex.join(
+    command = printable(
         [
             sys.executable,
-            "-P",
             "-m",
             "neuroimagen.launch.cli",
             "launch",
@@ -161,7 +159,8 @@ def sbatch_script(request: SlurmRequest, *, words: Sequence[str], launch_options
             *launch_options,
             "--",
             *words,
-        ]
+        ],
+        SAFE_PATH,
     )
     lines = "\n".join(f"#SBATCH {ask}" for ask in asks)
     return f"""#!/usr/bin/env bash

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroimagen.data_shards.loading.plan import BalancedPlan
-from neuroimagen.launch.jobs.local_ranks import Launcher, default_num_ranks
+from neuroimagen.launch.jobs.rank_command import Launcher, default_num_ranks
 from neuroimagen.launch.jobs.work import Watcher, run_here
 from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.runs.run_folder import StageFolder, locked, open_stage_folder

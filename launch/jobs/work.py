@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from neuroimagen.data_shards.common.errors import UsageError
-from neuroimagen.launch.jobs.local_ranks import Job, JobFailedError, Launcher, free_port, given_devices, run_job
+from neuroimagen.launch.jobs.local_ranks import JobFailedError, run_job
 from neuroimagen.launch.jobs.logs import OutputTail
+from neuroimagen.launch.jobs.rank_command import Job, Launcher, free_port, given_devices
 
 SHARED_COMMANDS = ("cache", "reconstruct")
 """Commands that share their work among ranks."""

@@ -39,9 +39,9 @@ def trial_command(
 
 
 def trial_environment(environment: Mapping[str, str], *, cpus_per_rank: int) -> dict[str, str]:
-    """The command's environment: threads that fit what the trial was given, and no kernels/ of the working folder."""
+    """The command's environment: threads that fit what the trial was given."""
     # Ray gives OMP_NUM_THREADS the CPUs of the whole trial; its ranks would each take all of them.
-    return {**environment, "OMP_NUM_THREADS": str(cpus_per_rank), "PYTHONSAFEPATH": "1"}
+    return {**environment, "OMP_NUM_THREADS": str(cpus_per_rank)}
 
 
 class TrialProcess:

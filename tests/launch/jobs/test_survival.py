@@ -21,7 +21,7 @@ def start(recipe: Path, run: Path, *options: str, settings: tuple[str, ...] = ()
     command = [sys.executable, "-m", "neuroimagen.launch.cli", "launch", *options, "--", *words]
     if settings:
         command += ["--set", *settings]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

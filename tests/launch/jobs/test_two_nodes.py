@@ -64,7 +64,7 @@ def start(folder: Path, recipe: Path, run: Path, *settings: str) -> list[subproc
             *("train", "contrastive", "--config", str(recipe), "--run", str(run), "--resume"),
             *("--set", "contrastive.log_every=1", "contrastive.checkpoint_every=25", *settings),
         ]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         pipe = subprocess.PIPE
         jobs.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True))
     return jobs

@@ -83,7 +83,7 @@ def test_the_command_is_one_that_a_person_would_type(tmp_path: Path) -> None:
 
 def test_ranks_get_the_threads_of_a_rank_not_of_the_trial() -> None:
     ours = trial_environment({"OMP_NUM_THREADS": "8", "HOME": "/h"}, cpus_per_rank=2)
-    assert ours == {"OMP_NUM_THREADS": "2", "HOME": "/h", "PYTHONSAFEPATH": "1"}
+    assert ours == {"OMP_NUM_THREADS": "2", "HOME": "/h"}
 
 
 def test_a_stopped_trial_has_saved_and_left_nothing(process: TrialProcess, tmp_path: Path) -> None:
