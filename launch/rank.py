@@ -12,14 +12,14 @@ from types import FrameType
 def main() -> None:
     """Run the command, and leave a status for the launcher."""
     from neuroimagen.data_shards.common.errors import UserError
+    from neuroimagen.data_shards.common.parent_death import end_with_parent
     from neuroimagen.launch.cli import run_words
     from neuroimagen.launch.jobs.logs import kept_output
     from neuroimagen.trainer.runs.rank_status import write_status
-    from neuroimagen.trainer.training.worker import die_with_launcher
 
     logs, words = Path(sys.argv[1]), sys.argv[2:]
     rank = int(os.environ["RANK"])
-    die_with_launcher()
+    end_with_parent()
 
     def stop(signum: int, frame: FrameType | None) -> None:
         # These commands write each output whole, and continue where they were interrupted.

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.parent_death import ending_with_this_process
 from neuroimagen.launch.jobs.local_ranks import DEATH_GRACE_SECONDS, STOP_GRACE_SECONDS, STOP_SIGNALS, JobFailedError
-from neuroimagen.launch.jobs.local_ranks import die_with_parent as _die_with_parent
 from neuroimagen.launch.jobs.logs import append_merged
 from neuroimagen.launch.jobs.protocol import Connection, LostError, Message, listen, version_skew
 from neuroimagen.launch.jobs.starters import NodesJob
@@ -82,7 +82,7 @@ def run_nodes(
                         stdout=log,
                         stderr=log,
                         start_new_session=True,
-                        preexec_fn=_die_with_parent,
+                        preexec_fn=ending_with_this_process(),
                     )
                 )
             _gather(job, door, members, starters, wait_seconds=wait_seconds, is_stopped=lambda: bool(asked))

@@ -4,17 +4,16 @@ Several nodes are started by launch/jobs/coordinator.py; each runs its own ranks
 """
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.parent_death import ending_with_this_process
 from neuroimagen.launch.jobs.hosts import interface_towards
 from neuroimagen.launch.jobs.logs import Line, LogTail, append_merged
 from neuroimagen.launch.jobs.rank_command import Job, launch_command, launch_environment
@@ -74,7 +73,7 @@ def run_job(
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=ending_with_this_process(),
         )
     asked: list[int] = []
 
@@ -173,9 +172,3 @@ def _kill_job(process: subprocess.Popen[bytes], job: Job) -> None:
             rank = psutil.Process(status.pid)
             if job.module in rank.cmdline():  # not another's process that has the number by now
                 rank.kill()
-
-
-def die_with_parent() -> None:
-    """In a child, before it starts: SIGTERM from the kernel should this process die, however it dies."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
