@@ -1,4 +1,4 @@
-"""From the options of `neuroimagen launch` to what runs: here, over nodes, or through SLURM."""
+"""What `neuroimagen launch` runs: ranks on this machine, ranks on several nodes, or a SLURM job."""
 
 import argparse
 import os
@@ -18,6 +18,7 @@ from neuroimagen.launch.jobs.starters import NodesJob, SlurmRequest
 from neuroimagen.launch.jobs.work import SHARED_COMMANDS, SharedCommand, Work, local_job, run_here
 
 NO_SSH_PORT = 29400
+"""The coordinator's port where the nodes are started by hand, and must know it beforehand."""
 
 
 def launch(args: argparse.Namespace) -> int:
@@ -67,11 +68,11 @@ def _check_options(args: argparse.Namespace) -> None:
     if len(ways) > 1:
         raise UsageError(f"--{ways[0]} and --{ways[1]} exclude each other.")
     if args.no_ssh and not args.hostfile:
-        raise UsageError("--no-ssh needs --hostfile: it says how many nodes there are, and which is the first.")
+        raise UsageError("--no-ssh needs --hostfile, which says how many nodes there are and which is the first.")
     if args.no_ssh != (args.node_rank is not None):
-        raise UsageError("--no-ssh and --node-rank go together: the command is given on every node.")
+        raise UsageError("--no-ssh and --node-rank go together: run the command on every node, with the node's rank.")
     if args.hostfile and args.num_ranks is not None:
-        raise UsageError("the hostfile's slots say how many ranks a node has; leave --num-ranks out.")
+        raise UsageError("the hostfile's slots are the numbers of ranks. Leave --num-ranks out.")
     if args.max_restarts < 0:
         raise UsageError(f"--max-restarts is {args.max_restarts}; it must be at least 0.")
 
@@ -80,7 +81,7 @@ def _over_nodes(args: argparse.Namespace, work: Work) -> int:
     nodes = _nodes(args)
     node_rank = args.node_rank or 0
     if not 0 <= node_rank < len(nodes):
-        raise UsageError(f"--node-rank is {node_rank}, the hostfile has {len(nodes)} nodes, counted from 0.")
+        raise UsageError(f"--node-rank is {node_rank}, but the hostfile has {len(nodes)} nodes, counted from 0.")
     job = NodesJob(
         module=work.module,
         arguments=work.arguments,
@@ -129,7 +130,10 @@ def _nodes(args: argparse.Namespace) -> tuple[Node, ...]:
 
 
 def _coordinator(args: argparse.Namespace, nodes: Sequence[Node]) -> str:
-    """The address at which nodes report. To print it, no node need be there yet; this machine's name does then."""
+    """The address at which nodes report.
+
+    For --print the nodes need not exist yet: where their names do not resolve, it is this machine's name.
+    """
     if args.address:
         return str(args.address)
     if args.no_ssh:
@@ -140,12 +144,15 @@ def _coordinator(args: argparse.Namespace, nodes: Sequence[Node]) -> str:
         if not args.print_only:
             raise
         name = socket.gethostname()
-        print(f"{error} So the nodes are to report to {name}; --address names another.", file=sys.stderr)
+        print(
+            f"{error} The commands below have nodes report to {name}; choose another address with --address.",
+            file=sys.stderr,
+        )
         return name
 
 
 def start_commands(args: argparse.Namespace, job: NodesJob, *, via: str) -> list[list[str]]:
-    """What this process starts: every node's command over pdsh, ssh or srun, or with --no-ssh its own node's."""
+    """The commands that this process starts: every node's over pdsh, ssh or srun, or with --no-ssh its own node's."""
     if args.allocation:
         return [starters.srun_command(job)]
     if args.no_ssh:
@@ -154,10 +161,10 @@ def start_commands(args: argparse.Namespace, job: NodesJob, *, via: str) -> list
 
 
 def own_address(nodes: Sequence[Node]) -> str:
-    """This machine's address on the way to the nodes."""
+    """This machine's address on the network of the nodes. Raises UserError where their names do not resolve."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((nodes[-1].host, 9))  # sends nothing: it only chooses the route
+            probe.connect((nodes[-1].host, 9))  # sends nothing, but chooses the route
         except OSError as error:
             raise UserError(f"{nodes[-1].host} cannot be reached: {error.strerror or error}.") from None
         return str(probe.getsockname()[0])
@@ -166,10 +173,12 @@ def own_address(nodes: Sequence[Node]) -> str:
 def _through_slurm(args: argparse.Namespace) -> int:
     ranks = args.gpus_per_node or args.num_ranks
     if not ranks:
-        raise UsageError("how many ranks a node? Give --gpus-per-node, or --num-ranks to train on CPU cores.")
+        raise UsageError(
+            "the number of ranks per node is not known. Give --gpus-per-node, or --num-ranks to train on CPU cores."
+        )
     words = list(args.words)
     if words[0] == "train" and "--resume" not in words:
-        words.append("--resume")  # it starts anew where nothing has begun, and must go on after a requeue
+        words.append("--resume")  # starts a stage that has not begun, and goes on with it after a requeue
     options = [f"--launcher={args.launcher}", f"--max-restarts={args.max_restarts}"]
     request = SlurmRequest(
         nodes=args.nodes,

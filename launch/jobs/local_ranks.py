@@ -20,16 +20,21 @@ from neuroimagen.launch.jobs.rank_command import Job, launch_command, launch_env
 from neuroimagen.trainer.runs.rank_status import RankStatus, clear_statuses, read_statuses
 
 STOP_GRACE_SECONDS = 120.0
-"""Time that ranks have to save and leave after a stop signal, before they are killed."""
+"""Time that ranks have to save and exit after a stop signal, before they are killed."""
 DEATH_GRACE_SECONDS = 5.0
-"""Time that the other ranks have to leave after one has died: they may wait in a collective that can never end."""
+"""Time that the other ranks have to exit after one has died: they may wait in a collective that can never end."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""Save and leave. SIGUSR1 is what a SLURM script asks for ahead of its time limit."""
+"""Signals to save and exit. SLURM sends SIGUSR1 before the time limit."""
 
 
 class JobFailedError(UserError):
-    """Ranks failed. `kind` tells the cause: a rank died, one refused (a user's mistake), one failed, a node was lost,
-    or the launcher ended early; `time` is when.
+    """Ranks failed.
+
+    Args:
+        message: What happened, where the logs are, and what to do.
+        kind: The cause: a rank `died` or `failed`, one `refused` (a user's mistake), a node was `lost`, or the
+            `launcher` ended early.
+        time: When it failed, in seconds since the epoch.
     """
 
     def __init__(self, message: str, *, kind: str, time: float = 0.0) -> None:
@@ -39,7 +44,7 @@ class JobFailedError(UserError):
 
     @property
     def can_restart(self) -> bool:
-        """Whether the same start may succeed another time."""
+        """Whether the same start may succeed when it is repeated."""
         return self.kind in ("died", "failed", "launcher")
 
 
@@ -49,8 +54,9 @@ def run_job(
     """Run a job to its end; returns None when it is done, or the signal on which it was asked to stop and did.
 
     SIGTERM, SIGINT and SIGUSR1 reach every rank of this node at once, so that all save together (the launcher would
-    tell one after the other and kill each after 30 s). A second signal kills. `watch` is called a few times a second;
-    what it raises ends the job. `take_lines` gets what the ranks print; by default it is merged into job.log.
+    signal one after the other and kill each after 30 s). A second signal kills the ranks. `watch` is called a few times
+    per second; an exception that it raises ends the job. `take_lines` gets the lines that the ranks print; by default
+    they are merged into job.log.
 
     Raises JobFailedError when a rank failed: with the rank's own message if it left one, else its number and log.
     """
@@ -75,11 +81,11 @@ def run_job(
             start_new_session=True,
             preexec_fn=ending_with_this_process(),
         )
-    asked: list[int] = []
+    stop_signals: list[int] = []
 
     def ask_to_stop(signum: int, frame: FrameType | None) -> None:
-        asked.append(signum)
-        if len(asked) > 1 or not _signal_ranks(job):
+        stop_signals.append(signum)
+        if len(stop_signals) > 1 or not _signal_ranks(job):
             _kill_job(process, job)
 
     previous = {signum: signal.signal(signum, ask_to_stop) for signum in STOP_SIGNALS}
@@ -94,7 +100,7 @@ def run_job(
                 dead = _dead_rank(job)
                 if dead is not None:
                     deadline = time.monotonic() + DEATH_GRACE_SECONDS
-            if deadline is None and asked:
+            if deadline is None and stop_signals:
                 deadline = time.monotonic() + STOP_GRACE_SECONDS
             if deadline is not None and time.monotonic() > deadline:
                 _kill_job(process, job)
@@ -108,11 +114,11 @@ def run_job(
     statuses = read_statuses(job.log_folder, job.ranks)
     dead = dead or _dead_rank(job)
     if len(statuses) == job.num_ranks and all(status.state in ("done", "stopped") for status in statuses):
-        # A stop request that came during the last step changes nothing: the job is done.
+        # A stop signal during the last step has no effect: the job is done.
         stopped = statuses[0].state == "stopped"
-        return (asked[0] if asked else signal.SIGTERM) if stopped else None
-    if asked and (len(asked) > 1 or len(statuses) < job.num_ranks):
-        return asked[-1]
+        return (stop_signals[0] if stop_signals else signal.SIGTERM) if stopped else None
+    if stop_signals and (len(stop_signals) > 1 or len(statuses) < job.num_ranks):
+        return stop_signals[-1]
     raise failure(statuses, dead, job, process.returncode)
 
 
@@ -125,12 +131,17 @@ def _dead_rank(job: Job) -> RankStatus | None:
 
 
 def failure(statuses: Sequence[RankStatus], dead: RankStatus | None, job: Job, returncode: int) -> JobFailedError:
-    """Why a job failed, the cause before its consequences: a dead rank, a refusal, the first other failure."""
+    """The error of a failed job.
+
+    Ranks often fail as a consequence of another's failure: one that died is named before a user's mistake, which is
+    named before the earliest other failure.
+    """
     if dead is not None:
         where = f" on {job.nodes[job.node_rank].host}" if len(job.nodes) > 1 else ""
         return JobFailedError(
-            f"rank {dead.rank}{where} died without a word (process {dead.pid}; killed, or out of memory?). The others "
-            f"were stopped. Its log is in {job.log_folder}; go on from the last checkpoint with --resume.",
+            f"rank {dead.rank}{where} exited without an error message (process {dead.pid}: killed, or out of memory). "
+            f"The other ranks were stopped. The logs are in {job.log_folder}. Go on from the last checkpoint with "
+            "--resume.",
             kind="died",
             time=time.time(),
         )
@@ -151,7 +162,7 @@ def failure(statuses: Sequence[RankStatus], dead: RankStatus | None, job: Job, r
 
 
 def _signal_ranks(job: Job) -> bool:
-    """Ask every rank to stop; False if some are still starting, so that nobody has anything to lose yet."""
+    """Ask every rank to stop. Returns False, and asks none, while some are still starting: no work can be lost then."""
     statuses = read_statuses(job.log_folder, job.ranks)
     if len(statuses) < job.num_ranks:
         return False
@@ -162,7 +173,7 @@ def _signal_ranks(job: Job) -> bool:
 
 
 def _kill_job(process: subprocess.Popen[bytes], job: Job) -> None:
-    """Kill whatever is left of the job. torchrun gives each rank a session of its own, so the group is not enough."""
+    """Kill what is left of the job. The process group is not enough: torchrun gives each rank its own session."""
     import psutil
 
     with contextlib.suppress(ProcessLookupError):
@@ -170,5 +181,5 @@ def _kill_job(process: subprocess.Popen[bytes], job: Job) -> None:
     for status in read_statuses(job.log_folder, job.ranks):
         with contextlib.suppress(psutil.Error):
             rank = psutil.Process(status.pid)
-            if job.module in rank.cmdline():  # not another's process that has the number by now
+            if job.module in rank.cmdline():  # not another process that has been given the same number
                 rank.kill()

@@ -36,16 +36,16 @@ class Job:
     num_ranks: int
     """On this node."""
     log_folder: Path
-    """One log a rank, and the launcher's own."""
+    """Folder of one log per rank, and the launcher's."""
     master_port: int
     nodes: tuple[Node, ...] = ()
-    """All nodes of the job, in rank order; empty: this one alone."""
+    """All nodes of the job, in rank order; empty if there is only this one."""
     node_rank: int = 0
     master_address: str = "127.0.0.1"
-    """Where rank 0 runs, as the other nodes reach it."""
+    """Address of the node of rank 0, as the other nodes reach it."""
     launcher: Launcher = "deepspeed"
     devices: tuple[str, ...] = ()
-    """This node's accelerators, one a rank (DeepSpeed sets CUDA_VISIBLE_DEVICES to them); empty: the first ones."""
+    """This node's accelerators, one per rank (DeepSpeed sets CUDA_VISIBLE_DEVICES to them); empty: the first ones."""
 
     @property
     def first_rank(self) -> int:
@@ -64,7 +64,7 @@ def launch_command(job: Job) -> list[str]:
 
 def _deepspeed_command(job: Job) -> list[str]:
     nodes = job.nodes or (Node(host="localhost", num_ranks=job.num_ranks),)
-    # By position, because one host may carry several nodes (network namespaces, containers with one name).
+    # With the position in the name, because several nodes may have one name (network namespaces, containers).
     slots: dict[str, list[int | str]] = {}
     for index, node in enumerate(nodes):
         name = f"{index}:{node.host}" if len(nodes) > 1 else node.host
@@ -97,11 +97,11 @@ def _torchrun_command(job: Job) -> list[str]:
         f"--nproc-per-node={job.num_ranks}",
         f"--master-addr={job.master_address}",
         f"--master-port={job.master_port}",
-        "--max-restarts=0",  # restarts are ours: they resume from a checkpoint, and say why
+        "--max-restarts=0",  # our own restarts resume from a checkpoint, and name the cause
         f"--log-dir={job.log_folder / 'torchrun'}",
         "--redirects=3",
         "--module",
-        "--",  # or its parser takes --run, which is ours, for one of its own
+        "--",  # without it, its parser takes our --run for an abbreviation of --run-path
         job.module,
         *job.arguments,
     ]
@@ -110,14 +110,14 @@ def _torchrun_command(job: Job) -> list[str]:
 def launch_environment(
     environment: Mapping[str, str], *, num_ranks: int, num_cores: int, interface: str | None = None
 ) -> dict[str, str]:
-    """The ranks' environment: `environment`, and what keeps ranks out of each other's way.
+    """The ranks' environment: `environment`, with the variables that the ranks need.
 
-    interface: the network interface towards the other nodes. Left alone, gloo takes the one that the host's name
+    interface: The network interface towards the other nodes. Without it gloo takes the one that the host's name
     resolves to, which on many machines is the loopback.
     """
     ours = {**environment, **SAFE_PATH}
     ours.setdefault("OMP_NUM_THREADS", str(max(1, num_cores // num_ranks)))
-    # DeepSpeed compiles a small op at its first start and finds it there later; ninja lies beside the interpreter.
+    # DeepSpeed compiles a small op at its first start and finds it there later; ninja is beside the interpreter.
     ours.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
     ours["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), ours.get("PATH", os.defpath)])
     ours.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -127,21 +127,24 @@ def launch_environment(
 
 
 def default_num_ranks(num_cores: int, num_gpus: int) -> int:
-    """A rank a GPU; without GPUs a rank a core, at most 2."""
+    """One rank per GPU; without GPUs one rank per core, at most 2."""
     return num_gpus or min(2, num_cores)
 
 
 def visible_devices(environment: Mapping[str, str], num_ranks: int) -> tuple[str, ...]:
-    """The accelerators that this job was given (by Ray, SLURM or a person), one a rank; empty where nobody said.
+    """The accelerators that CUDA_VISIBLE_DEVICES names (set by Ray, SLURM or a person), one per rank.
 
-    Raises UserError when there are fewer than ranks.
+    Empty where it is not set. Raises UserError when it names fewer accelerators than there are ranks.
     """
     given = environment.get("CUDA_VISIBLE_DEVICES")
-    if not given:  # unset, or set to nothing: no GPU is to be used
+    if not given:  # not set; or empty: no GPU is to be used
         return ()
     devices = tuple(given.split(","))
     if len(devices) < num_ranks:
-        raise UserError(f"{num_ranks} ranks need a GPU each, CUDA_VISIBLE_DEVICES={given} has {len(devices)}.")
+        raise UserError(
+            f"{num_ranks} ranks need a GPU each, but CUDA_VISIBLE_DEVICES={given} names {len(devices)}. "
+            "Lower --num-ranks."
+        )
     return devices[:num_ranks]
 
 

@@ -22,7 +22,7 @@ def status(rank: int, state: str, message: str = "", time: float = 0.0) -> RankS
     ("statuses", "dead", "words"),
     [
         # The others' broken connections are consequences, whatever the clock says.
-        ([status(0, "failed", "connection closed"), status(1, "running")], 1, "rank 1 died without a word"),
+        ([status(0, "failed", "connection closed"), status(1, "running")], 1, "rank 1 exited without an error message"),
         (
             [status(0, "failed", "lost a peer", 1.0), status(1, "refused", "the disk is full", 2.0)],
             None,

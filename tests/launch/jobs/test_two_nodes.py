@@ -100,7 +100,7 @@ def test_two_nodes_train_and_one_that_is_cut_off_is_named(two_nodes: None, job_r
     assert codes == [1, 1], said
     assert f"node 1 ({ADDRESSES[1]}) is lost: " in said[0]
     assert "--resume" in said[0]
-    assert "node 1: the coordinator is gone: " in said[1]
+    assert "node 1: the connection to the coordinator is lost: " in said[1]
     logs = run / "contrastive" / "logs"
     assert any(" 10.77.31.2 rank 1 | " in line for line in (logs / "job.log").read_text().splitlines())
 
