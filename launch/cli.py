@@ -1,4 +1,4 @@
-"""`neuroimagen`: one table of commands; a command's module is imported only when it is asked for."""
+"""`neuroimagen`: the table of commands. A command's module is imported when the command is used."""
 
 import argparse
 import difflib

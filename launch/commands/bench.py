@@ -1,4 +1,4 @@
-"""`neuroimagen bench`: side-by-side measurements; a table of targets, each a module of neuroimagen.benchmarks."""
+"""`neuroimagen bench`: the table of side-by-side measurements. Each target is a module of neuroimagen.benchmarks."""
 
 import argparse
 import importlib
@@ -10,29 +10,29 @@ from neuroimagen.launch.commands.lazy_parser import LazyParser, fill_from
 
 PACKAGE = "neuroimagen.benchmarks"
 TARGETS: dict[str, str] = {
-    "mining": "semi-hard mining and its loss beside what is public",
-    "tune": "searches beside exhaustive grids, trials at once beside trials in turn",
+    "mining": "semi-hard mining and its loss beside public implementations",
+    "tune": "searches beside exhaustive grids, concurrent trials beside consecutive ones",
     "evaluation": "evaluation of 2,000 reconstructions: the share of the feature networks",
-    "verdicts": "verdicts on simulated studies with known truth: signal, drift, both",
-    "stream": "samples a second of the reader beside other loaders",
+    "verdicts": "verdicts on simulated studies that contain signal, drift, or both",
+    "stream": "samples per second of the reader beside other loaders",
     "million": "a large data set: memory over an epoch, first batch, resume at 90 %%, planning, the index",
     "train": "a training step beside a bare PyTorch loop, cached latents, waiting for data, two ranks beside one",
     "pretraining": "few labels: a classifier that starts from masked pre-training beside one from scratch",
     "finetuning": "diffusion fine-tuning on EEG beside the frozen model: identification, accuracy, PixCorr, SSIM",
-    "real-size": "training steps at real size on a GPU: share of its peak, data, memory, diffusers' own loop",
-    "cache": "images a second of latent caching beside the plain loop of vae.encode calls",
-    "reconstruct": "pictures a second of reconstruction beside diffusers' pipeline, one at a time and batched",
+    "real-size": "training steps at real size on a GPU: share of peak FLOP/s, data, memory, diffusers' own loop",
+    "cache": "images per second of latent caching beside the plain loop of vae.encode calls",
+    "reconstruct": "images per second of reconstruction beside diffusers' pipeline, one at a time and in batches",
 }
 """Target → one line of help. neuroimagen.benchmarks.<target>, - as _, has HELP, EPILOG, add_arguments(parser),
 run(args)."""
 
-HELP = "Measure parts of neuroimagen beside others, in one run on this machine."
+HELP = "Measure parts of neuroimagen beside other implementations, in one run on this machine."
 EPILOG = """examples:
   neuroimagen bench mining
   neuroimagen bench mining --sizes 2048 --repeats 9 --json mining.json --plot mining.png
 
-`neuroimagen bench TARGET --help` shows a target's options. The libraries that we are measured beside take part where
-they are installed: pip install "neuroimagen[bench]".
+`neuroimagen bench TARGET --help` shows a target's options. The benchmarks come with the repository, not with the wheel.
+Libraries to compare with are measured where they are installed: pip install -e ".[bench]".
 """
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 
 class LazyParser(argparse.ArgumentParser):
-    """A parser whose arguments are added when it is first used, so that the others' modules stay unimported."""
+    """A parser whose arguments are added when it is first used, so that other commands' modules are not imported."""
 
     def __init__(self, *, fill: Callable[[argparse.ArgumentParser], None] | None = None, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)

@@ -113,7 +113,7 @@ def test_wrong_words_exit_with_2(raw: Path, tmp_path: Path, capsys: pytest.Captu
         with pytest.raises(SystemExit) as stopped:
             _ingest(raw, tmp_path / "out", "--shard-mib", size)
         assert stopped.value.code == 2
-        assert f"'{size}' is no size in MiB" in capsys.readouterr().err
+        assert f"'{size}' is not a size in MiB" in capsys.readouterr().err
     assert main(["data", "repack", str(raw), "--out", str(tmp_path / "new"), "--workers", "0"]) == 2
     for words in (["--window", "460:20"], ["--clamp", "-3"]):
         assert _ingest(raw, tmp_path / "out", *words) == 2
