@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import textwrap
 import zipfile
 from pathlib import Path
 
@@ -42,22 +43,23 @@ def __getattr__(name):
 """
 
 
-def run_python(code: str, *, cwd: Path, python_path: str = "") -> str:
+def run_python(*words: str, cwd: Path, python_path: str = "") -> str:
+    """What Python prints when it is started in `cwd` with these words, in an environment of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, *words],
         cwd=cwd,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": python_path, "HOME": str(cwd)},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def test_editable_install_imports_from_anywhere_and_from_the_root(tmp_path: Path) -> None:
     for folder in (tmp_path, ROOT):  # `python -c` puts the working directory on sys.path
-        assert run_python(IMPORTS, cwd=folder).strip() == str(ROOT / "neuroimagen" / "launch" / "cli.py")
+        assert run_python("-c", IMPORTS, cwd=folder).strip() == str(ROOT / "neuroimagen" / "launch" / "cli.py")
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +116,7 @@ def test_wheel_imports_and_carries_what_the_commands_read(wheel: Path, tmp_path:
         assert f"neuroimagen/{needed}" in names
     # A path entry comes before the editable finder's entries for packages that are whole in it.
     code = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if '__editable__' not in repr(f)]" + IMPORTS
-    where = run_python(code, cwd=tmp_path, python_path=str(tmp_path / "site")).strip()
+    where = run_python("-c", code, cwd=tmp_path, python_path=str(tmp_path / "site")).strip()
     assert where == str(tmp_path / "site" / "neuroimagen" / "launch" / "cli.py")
 
 
@@ -139,16 +141,15 @@ assert (kernels.__version__, semihard.__name__) == ("0.18.2", "neuroimagen.kerne
 
 def test_hugging_face_s_kernels_is_found_from_the_root(hf_kernels: Path) -> None:
     """`python -c` puts the repository's root on sys.path before everything else, and with it a folder kernels/."""
-    run_python(BESIDE_US, cwd=ROOT, python_path=str(hf_kernels))
+    run_python("-c", BESIDE_US, cwd=ROOT, python_path=str(hf_kernels))
 
 
 def test_hugging_face_s_kernels_is_found_by_pytest_from_the_root(hf_kernels: Path, tmp_path: Path) -> None:
     """`python -m pytest`, as `make test` calls it, puts the root there too."""
-    code = BESIDE_US.strip().replace("\n", "\n    ")
-    (tmp_path / "test_it.py").write_text(f"def test_it():\n    {code}\n")
-    words = ["pytest", "-c", "pyproject.toml", "-p", "no:cacheprovider", str(tmp_path / "test_it.py")]
-    code = f"import runpy, sys; sys.argv = {words}; runpy.run_module('pytest', run_name='__main__', alter_sys=True)"
-    assert "[100%]" in run_python(code, cwd=ROOT, python_path=str(hf_kernels))
+    body = textwrap.indent(BESIDE_US, "    ")
+    (tmp_path / "test_it.py").write_text(f"def test_it():{body}")
+    words = ("-m", "pytest", "-c", "pyproject.toml", "-p", "no:cacheprovider", str(tmp_path / "test_it.py"))
+    assert "[100%]" in run_python(*words, cwd=ROOT, python_path=str(hf_kernels))
 
 
 RANK = """
@@ -179,4 +180,4 @@ def test_a_launched_rank_sees_no_folder_of_the_root_by_its_bare_name(hf_kernels:
     """The launchers start ranks with `python -m`, which puts the root on sys.path unless the environment says no."""
     (tmp_path / "a_rank.py").write_text(RANK.format(beside_us=BESIDE_US))
     path = os.pathsep.join([str(hf_kernels), str(tmp_path)])
-    run_python(JOB.format(logs=str(tmp_path / "logs")), cwd=ROOT, python_path=path)
+    run_python("-c", JOB.format(logs=str(tmp_path / "logs")), cwd=ROOT, python_path=path)

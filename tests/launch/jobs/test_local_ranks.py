@@ -1,4 +1,4 @@
-"""One node's ranks: what a failure is called, and which ranks are signalled."""
+"""One node's ranks: how a failure is reported, and which ranks are signalled."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A node: how it reports the end of its ranks, and what it does when the coordinator speaks or is gone."""
+"""A node: how it reports the end of its ranks, and how it follows and loses its coordinator."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Ranks are killed for real: the job names them, goes on, and ends with the weights of a job that nobody disturbed."""
+"""Ranks are really killed: the job names them, goes on, and ends with the weights of an undisturbed job."""
 
 import json
 import os

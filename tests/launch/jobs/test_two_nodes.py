@@ -1,4 +1,4 @@
-"""Two nodes for real: two network namespaces on this machine, each with its own address and its own rank."""
+"""A real job of two nodes: two network namespaces on this machine, each with its own address and its own rank."""
 
 import os
 import shutil
