@@ -56,7 +56,7 @@ def run_nodes(
 ) -> int | None:
     """Start nodes by `commands` and run the job to its end; returns None, or the signal that stopped it.
 
-    Nodes that no command starts (containers without ssh) connect by themselves. `watch` is called a few times per second.
+    Nodes that no command starts (containers without ssh) connect by themselves. `watch` is called repeatedly.
 
     Raises JobFailedError with the cause when the job fails more often than `max_restarts`; UserError when nodes do not
     connect, or differ in versions.
