@@ -30,9 +30,9 @@ from neuroimagen.benchmarks.studies import (
     simulate,
     train,
 )
+from neuroimagen.data_shards.common.arrays import Integers
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.eeg_conditions import lda_predictions
-from neuroimagen.trainer.evaluation.metrics import Integers
 from neuroimagen.trainer.evaluation.segment_features import bin_means, num_bins
 from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.stages.classifier import ClassifierModel, labelled_rows

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from neuroimagen.data_shards.common.arrays import Integers
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.format.schema import segment_key
 from neuroimagen.data_shards.simulator.forward_model import ForwardModelConfig
@@ -43,7 +44,7 @@ from neuroimagen.trainer.evaluation.eeg_conditions import (
 )
 from neuroimagen.trainer.evaluation.evaluate import evaluate_run
 from neuroimagen.trainer.evaluation.image_conditions import EvaluateConfig
-from neuroimagen.trainer.evaluation.metrics import Integers, correlation_matrix, shrink
+from neuroimagen.trainer.evaluation.metrics import correlation_matrix, shrink
 from neuroimagen.trainer.evaluation.results import Result, find
 from neuroimagen.trainer.evaluation.retrieval import predicted_features
 from neuroimagen.trainer.evaluation.verdict import drift_share, verdict

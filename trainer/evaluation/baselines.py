@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.eeg_conditions import EegRow, SegmentSummaries, row_results
-from neuroimagen.trainer.evaluation.metrics import Floats, Integers
 from neuroimagen.trainer.evaluation.results import Result
 from neuroimagen.trainer.evaluation.segment_features import principal_components
 

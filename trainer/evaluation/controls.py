@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.drift_surrogate import Sessions, draw_phantom, fit_drift, phantom_windows
@@ -27,7 +28,6 @@ from neuroimagen.trainer.evaluation.eeg_conditions import (
     row_results,
 )
 from neuroimagen.trainer.evaluation.intervals import Estimate
-from neuroimagen.trainer.evaluation.metrics import Floats, Integers
 from neuroimagen.trainer.evaluation.results import Result, result
 from neuroimagen.trainer.evaluation.segment_features import NUM_COMPONENTS
 

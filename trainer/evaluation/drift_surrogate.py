@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.blas import single_blas_thread
 from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.format.schema import SegmentRecord, StimulusRecord
 from neuroimagen.data_shards.writing.writer import DatasetWriter
-from neuroimagen.trainer.evaluation.metrics import Floats, Integers
 from neuroimagen.trainer.evaluation.segment_features import bin_means, remove_trend
 
 LEAST_SEGMENTS = 4

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from neuroimagen.data_shards.common.arrays import Floats, Images, Integers
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.bundled_model.location import BUNDLED, bundled_model_path, present_name
@@ -19,7 +20,6 @@ from neuroimagen.trainer.evaluation.feature_networks import (
     classes_in_classifier,
 )
 from neuroimagen.trainer.evaluation.intervals import NUM_RESAMPLES, Estimate
-from neuroimagen.trainer.evaluation.metrics import Floats, Images, Integers
 from neuroimagen.trainer.evaluation.permutation_test import identification_table, permutation_p, recognition_table
 from neuroimagen.trainer.reconstruction.manifest import Reconstructions, read_picture
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from neuroimagen.trainer.evaluation.metrics import Floats, Integers
+from neuroimagen.data_shards.common.arrays import Floats, Integers
 
 NUM_RESAMPLES = 2000
 

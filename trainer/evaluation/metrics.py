@@ -14,9 +14,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]
-Integers = NDArray[np.integer[Any]]
-Images = NDArray[np.uint8]  # [N, 3, H, W], RGB
+from neuroimagen.data_shards.common.arrays import Floats, Images, Integers
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5

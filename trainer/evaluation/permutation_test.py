@@ -5,7 +5,7 @@ Legend: S stimuli. `table[s, t]`: the sum of the scores that the segments of sti
 
 import numpy as np
 
-from neuroimagen.trainer.evaluation.metrics import Floats, Integers
+from neuroimagen.data_shards.common.arrays import Floats, Integers
 
 NUM_PERMUTATIONS = 2000
 

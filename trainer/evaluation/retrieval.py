@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation import metrics
 from neuroimagen.trainer.evaluation.eeg_conditions import SegmentSummaries
 from neuroimagen.trainer.evaluation.image_conditions import EvaluateConfig, Judges, Truth
 from neuroimagen.trainer.evaluation.intervals import bootstrap_mean
-from neuroimagen.trainer.evaluation.metrics import DEFINITIONS, Floats, Integers
+from neuroimagen.trainer.evaluation.metrics import DEFINITIONS
 from neuroimagen.trainer.evaluation.permutation_test import identification_table, permutation_p
 from neuroimagen.trainer.evaluation.results import Result, p_result, result
 from neuroimagen.trainer.evaluation.segment_features import principal_components

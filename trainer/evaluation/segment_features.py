@@ -7,8 +7,8 @@ import itertools
 
 import numpy as np
 
+from neuroimagen.data_shards.common.arrays import Floats
 from neuroimagen.data_shards.common.blas import single_blas_thread
-from neuroimagen.trainer.evaluation.metrics import Floats
 
 BIN_MS = 40.0
 NUM_COMPONENTS = 100

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.intervals import Estimate, bootstrap_difference
-from neuroimagen.trainer.evaluation.metrics import Floats, Integers
 from neuroimagen.trainer.evaluation.results import Result, find, metric_title, ordered_rows, row_of
 from neuroimagen.trainer.recipe.recipe import difference, load_recipe
 from neuroimagen.trainer.report.page import RANK_RULE, THUMB_PX, Evaluated, Item, choose_examples, data_uri

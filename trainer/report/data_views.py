@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path
 from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.trainer.evaluation.metrics import Floats, Integers
 from neuroimagen.trainer.report import plots
 from neuroimagen.trainer.report.templates import render_page
 

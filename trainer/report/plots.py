@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from neuroimagen.trainer.evaluation.metrics import Floats
+from neuroimagen.data_shards.common.arrays import Floats
 
 INK, MUTED, GRID = "#010203", "#040506", "#070809"
 SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04")

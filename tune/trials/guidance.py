@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from ray import tune
 
+from neuroimagen.data_shards.common.arrays import Floats
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.sealed import seal
 from neuroimagen.trainer.bundled_model.location import resolve_model_path
 from neuroimagen.trainer.evaluation.image_conditions import describe_stimuli, load_judges
-from neuroimagen.trainer.evaluation.metrics import Floats
 from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
 from neuroimagen.trainer.reconstruction.reconstruct import Picture, Reconstructor
 from neuroimagen.tune.config import GuidanceSearch

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from neuroimagen.data_shards.common.arrays import Floats, Images, Integers
 from neuroimagen.trainer.evaluation import metrics
 from neuroimagen.trainer.evaluation.image_conditions import EvaluateConfig, Judges, Truth
-from neuroimagen.trainer.evaluation.metrics import Floats, Images, Integers
 from neuroimagen.tune.config import GuidanceSearch
 
 
