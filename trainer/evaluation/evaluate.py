@@ -4,7 +4,6 @@ Writes report/results.json (the table), report/items.csv (every picture's figure
 report draws: confusion, per subject, verdict, provenance) with report/eeg.npz, report/table.txt.
 """
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.baselines import baseline_results
@@ -23,39 +21,40 @@ from neuroimagen.trainer.evaluation.eeg_conditions import (
     eeg_predictions,
     eeg_results,
     load_encoder,
-    row_results,
+    prediction_results,
     summarise_segments,
 )
 from neuroimagen.trainer.evaluation.image_conditions import (
     EvaluateConfig,
-    Judges,
     Measured,
-    Truth,
+    References,
+    ScoringNetworks,
     columns_of,
     describe_stimuli,
-    load_judges,
+    image_size,
+    load_scoring_networks,
     measure,
-    picture_size,
 )
 from neuroimagen.trainer.evaluation.intervals import Estimate, bootstrap_difference, bootstrap_mean
 from neuroimagen.trainer.evaluation.metrics import DEFINITIONS
 from neuroimagen.trainer.evaluation.permutation_test import NUM_PERMUTATIONS
-from neuroimagen.trainer.evaluation.provenance import provenance
+from neuroimagen.trainer.evaluation.provenance import provenance, require_selection_on_validation
 from neuroimagen.trainer.evaluation.results import (
+    ITEMS_FILE,
     RESULTS_FILE,
     Result,
+    condition_of,
     find,
     p_result,
     result,
-    row_of,
     text_table,
+    write_items,
     write_results,
 )
 from neuroimagen.trainer.evaluation.retrieval import CANDIDATES, retrieval_results
 from neuroimagen.trainer.evaluation.verdict import verdict
 from neuroimagen.trainer.reconstruction.manifest import differing_settings, read_reconstructions
 
-ITEMS_FILE = "items.csv"
 DETAILS_FILE = "details.json"
 EEG_FILE = "eeg.npz"
 TABLE_FILE = "table.txt"
@@ -83,28 +82,30 @@ def evaluate_run(
     """
     require_selection_on_validation(run)
     rows = read_reconstructions(run)
-    judges = load_judges(config, dataset, device=device)
-    truth = describe_stimuli(dataset, judges, subjects=subjects, size_px=picture_size(rows))
-    texts = _Definitions(judges, truth, config)
+    networks = load_scoring_networks(config, dataset, device=device)
+    references = describe_stimuli(dataset, networks, subjects=subjects, size_px=image_size(rows))
+    texts = _Definitions(networks, references, config)
 
     results: list[Result] = []
     measured: dict[str, Measured] = {}
     items: list[dict[str, Any]] = []
     for name, pictures in rows.items():
-        columns = columns_of(pictures, truth)
-        measured[name] = measure(pictures, columns, judges, truth, config, items)
-        results += _row_results(name, measured[name], texts, config)
-    results += _reference_results(dataset, truth, texts)
+        columns = columns_of(pictures, references)
+        measured[name] = measure(name, pictures, columns, networks, references, config, items)
+        results += _condition_results(name, measured[name], texts, config)
+    results += _reference_results(dataset, references, texts)
     summaries = summarise_segments(dataset, encoder=load_encoder(run, device=device), subjects=subjects, device=device)
     results += eeg_results(dataset, summaries, num_resamples=config.num_resamples, seed=config.seed)
     if controls:
         results += control_results(dataset, summaries, num_resamples=config.num_resamples, seed=config.seed)
-        results += retrieval_results(dataset, summaries, judges, truth, config, texts)
+        results += retrieval_results(dataset, summaries, networks, references, config, texts)
     if baselines:
         results += baseline_results(dataset, summaries, num_resamples=config.num_resamples, seed=config.seed)
     runs = control_runs or ControlRuns()
-    if runs.phantom is not None:
-        results += _phantom_results(runs.phantom, judges, truth, config, texts, subjects=subjects, device=device)
+    if runs.drift_surrogate is not None:
+        results += _drift_surrogate_results(
+            runs.drift_surrogate, networks, references, config, texts, subjects=subjects, device=device
+        )
     for other in runs.without_subject.values():
         require_selection_on_validation(other)
     results += unseen_subject_results(
@@ -124,44 +125,23 @@ def evaluate_run(
         "absent": dict(runs.absent),
         "table_metrics": TABLE_METRICS,
         "classes": [item.name for item in dataset.metadata.classes],
-        "confusion": {name: _confusion(truth, row, len(judges.classes)) for name, row in measured.items()},
+        "confusion": {name: _confusion(references, row, len(networks.classes)) for name, row in measured.items()},
         "per_subject": _per_subject(measured, texts, config),
         "data": str(dataset.folder),
         "provenance": provenance(run, dataset, {"classifier": config.classifier, "clip": config.clip}),
     }
     _write_eeg(folder / EEG_FILE, dataset, summaries)
-    _write_items(folder / ITEMS_FILE, items)
+    write_items(folder / ITEMS_FILE, items)
     with atomic_path(folder / DETAILS_FILE) as temporary:
         temporary.write_text(json.dumps(details, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     with atomic_path(folder / TABLE_FILE) as temporary:
         statements = "".join(f"\n{item['heading']}. {item['text']}\n" for item in sentences)
-        statements += "".join(f"\nNot measured: {row_of(row).title}, {why}.\n" for row, why in runs.absent.items())
+        statements += "".join(
+            f"\nNot measured: {condition_of(row).title}, {why}.\n" for row, why in runs.absent.items()
+        )
         temporary.write_text(f"{text_table(results, TABLE_METRICS)}\n{statements}", encoding="utf-8")
     write_results(folder / RESULTS_FILE, results)
     return results
-
-
-def require_selection_on_validation(run: Path) -> None:
-    """Raise UserError unless every start of every stage says that the validation part chooses its checkpoint."""
-    for path in sorted(run.glob("*/environment.json")):
-        stage = path.parent.name
-        try:
-            starts = json.loads(path.read_text(encoding="utf-8"))
-            selections = [start.get("selection_split") for start in starts]
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"cannot read {path}: which part chose the checkpoint of {stage} is unknown. Train the stage again."
-            ) from error
-        wrong = [selection for selection in selections if selection != "val"]
-        if wrong or not selections:
-            part = f"the {wrong[0]!r} part" if wrong else "an unknown part"
-            raise UserError(
-                f"{path} says that {part} chose the {stage} checkpoint. Figures on the test part would not be honest: "
-                "train the stage again, with selection by the validation part ('val')."
-            )
-    for folder in sorted(path.parent for path in run.glob("*/export")):
-        if not (folder / "environment.json").is_file():
-            raise UserError(f"{folder} has no environment.json: which part chose its checkpoint is unknown.")
 
 
 # --------------------------------------------------------------------------------------------------------- the results
@@ -170,25 +150,25 @@ def require_selection_on_validation(run: Path) -> None:
 class _Definitions:
     """Metric → its frozen definition with this evaluation's numbers filled in."""
 
-    def __init__(self, judges: Judges, truth: Truth, config: EvaluateConfig) -> None:
-        num_classes = len(judges.classifier.id_to_label)
+    def __init__(self, networks: ScoringNetworks, references: References, config: EvaluateConfig) -> None:
+        num_classes = len(networks.classifier.id_to_label)
         self.n_way = min(config.n_way, num_classes)
         self.numbers = {
             "n_way": self.n_way,
             "n_others": self.n_way - 1,
             "trials": config.num_trials if self.n_way < num_classes else "one (all classes take part)",
-            "classifier": judges.classifier.name,
-            "clip": judges.clip.name,
-            "perceptual": "" if judges.perceptual is None else judges.perceptual.name,
-            "size": truth.images.shape[2],
-            "n_stimuli": len(truth.stimuli),
-            "n_other_stimuli": len(truth.stimuli) - 1,
-            "feature_dimension": truth.judged.features.shape[1],
-            "class_sizes": truth.class_sizes,
+            "classifier": networks.classifier.name,
+            "clip": networks.clip.name,
+            "perceptual": "" if networks.perceptual is None else networks.perceptual.name,
+            "size": references.images.shape[2],
+            "n_stimuli": len(references.stimuli),
+            "n_other_stimuli": len(references.stimuli) - 1,
+            "feature_dimension": references.classifier.features.shape[1],
+            "class_sizes": references.class_sizes,
             "splits": config.inception_splits,
-            "candidates": min(CANDIDATES, len(truth.stimuli)),
+            "candidates": min(CANDIDATES, len(references.stimuli)),
             "candidate_trials": f"{config.num_trials} seeded draws"
-            if len(truth.stimuli) > CANDIDATES
+            if len(references.stimuli) > CANDIDATES
             else "all test stimuli take part",
             "permutations": NUM_PERMUTATIONS,
         }
@@ -197,7 +177,7 @@ class _Definitions:
         return DEFINITIONS[metric].text.format(**self.numbers, n_images=n)
 
 
-def _row_results(name: str, row: Measured, texts: _Definitions, config: EvaluateConfig) -> list[Result]:
+def _condition_results(name: str, row: Measured, texts: _Definitions, config: EvaluateConfig) -> list[Result]:
     estimates = {
         metric: bootstrap_mean(
             values,
@@ -216,38 +196,38 @@ def _row_results(name: str, row: Measured, texts: _Definitions, config: Evaluate
     return results + [p_result(name, metric, p, n=len(row.stimuli)) for metric, p in row.p_values.items()]
 
 
-def _phantom_results(
+def _drift_surrogate_results(
     run: Path,
-    judges: Judges,
-    truth: Truth,
+    networks: ScoringNetworks,
+    references: References,
     config: EvaluateConfig,
     texts: "_Definitions",
     *,
     subjects: Sequence[int] | None,
     device: str,
 ) -> list[Result]:
-    """The model's metrics of the pictures that a pipeline trained on a phantom draws, and its encoder's classes."""
+    """The model's metrics of the pictures that a pipeline trained on a surrogate draws, and its encoder's classes."""
     require_selection_on_validation(run)
     pictures = read_reconstructions(run)["full"]
-    row = measure(pictures, columns_of(pictures, truth), judges, truth, config, [])
-    results = _row_results("phantom_full", row, texts, config)
+    row = measure("drift_surrogate_full", pictures, columns_of(pictures, references), networks, references, config, [])
+    results = _condition_results("drift_surrogate_full", row, texts, config)
     encoder = load_encoder(run, device=device)
     if encoder is not None:
-        phantom = Dataset.open(run / "data")
-        summaries = summarise_segments(phantom, encoder=encoder, subjects=subjects, device=device)
+        surrogate = Dataset.open(run / "data")
+        summaries = summarise_segments(surrogate, encoder=encoder, subjects=subjects, device=device)
         found = [
-            replace(row, name="phantom_eeg_classifier")
-            for row in eeg_predictions(phantom, summaries, seed=config.seed)
-            if row.name == "eeg_classifier"
+            replace(prediction, condition="drift_surrogate_eeg_classifier")
+            for prediction in eeg_predictions(surrogate, summaries, seed=config.seed)
+            if prediction.condition == "eeg_classifier"
         ]
-        results += row_results(phantom, summaries, found, num_resamples=config.num_resamples, seed=config.seed)
+        results += prediction_results(surrogate, summaries, found, num_resamples=config.num_resamples, seed=config.seed)
     return results
 
 
-def _reference_results(dataset: Dataset, truth: Truth, texts: _Definitions) -> list[Result]:
+def _reference_results(dataset: Dataset, references: References, texts: _Definitions) -> list[Result]:
     """Chance of every metric that has one, and the simulated study's ceiling."""
-    sizes = truth.same_class.sum(axis=1)
-    n = len(truth.stimuli)
+    sizes = references.same_class.sum(axis=1)
+    n = len(references.stimuli)
     chance = {
         "accuracy": 1 / texts.n_way,
         "two_way_clip": 0.5,
@@ -280,7 +260,7 @@ def _reference_results(dataset: Dataset, truth: Truth, texts: _Definitions) -> l
     if ceiling is not None:  # a simulated study's; nobody knows a real one's
         results.append(
             Result(
-                row="ceiling",
+                condition="ceiling",
                 metric="accuracy",
                 value=float(ceiling["accuracy"]),
                 low=float(min(ceiling["achievable"], ceiling["accuracy"])),
@@ -320,7 +300,7 @@ def _differences(
 
         differences.append(
             Result(
-                row="full_over_ceiling",
+                condition="full_over_ceiling",
                 metric="accuracy",
                 value=model_accuracy.value / ceiling.value,
                 low=share(model_accuracy.low),
@@ -353,18 +333,11 @@ def _per_subject(measured: Mapping[str, Measured], texts: _Definitions, config: 
     return entries
 
 
-def _confusion(truth: Truth, row: Measured, num_classes: int) -> list[list[int]]:
+def _confusion(references: References, row: Measured, num_classes: int) -> list[list[int]]:
     """Segments by true class (line) and class of the picture (column)."""
     matrix = np.zeros((num_classes, num_classes), dtype=int)
-    np.add.at(matrix, (truth.labels[row.stimuli], row.predicted), 1)
+    np.add.at(matrix, (references.labels[row.stimuli], row.predicted), 1)
     return matrix.tolist()
-
-
-def _write_items(path: Path, items: Sequence[Mapping[str, Any]]) -> None:
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(items[0]))
-        writer.writeheader()
-        writer.writerows(items)
 
 
 def _write_eeg(path: Path, dataset: Dataset, summaries: SegmentSummaries) -> None:

@@ -1,4 +1,4 @@
-"""Measures pictures: the networks that judge them, the stimuli they are compared with, every metric of one row."""
+"""Measures images: the networks that score them, the stimuli they are compared with, every metric of a condition."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judges:
+class ScoringNetworks:
     """The networks, and where the data set's classes are among the classifier's."""
 
     classifier: ImageClassifier
@@ -66,14 +66,14 @@ class Judges:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Truth:
+class References:
     """The stimuli of one part that pictures are compared with; arrays have one entry a stimulus."""
 
     stimuli: Integers
     keys: tuple[str, ...]
     labels: Integers
     images: Images
-    judged: Described
+    classifier: Described
     clip: Described
     captions: Floats
     pixels: Floats
@@ -94,7 +94,7 @@ class Truth:
 class Measured:
     """The figures of one row: per segment (the mean over its samples), and of the whole set."""
 
-    stimuli: Integers  # column of Truth, one entry a segment
+    stimuli: Integers  # column of References, one entry a segment
     subjects: Integers
     values: dict[str, Floats]
     sets: dict[str, Estimate]
@@ -102,7 +102,7 @@ class Measured:
     p_values: dict[str, float]
 
 
-def load_judges(config: EvaluateConfig, dataset: Dataset, *, device: str) -> Judges:
+def load_scoring_networks(config: EvaluateConfig, dataset: Dataset, *, device: str) -> ScoringNetworks:
     """The classifier and the CLIP model of a configuration; "bundled" is the model that ships with the package."""
 
     def folder(name: str, part: str) -> Path:
@@ -120,44 +120,44 @@ def load_judges(config: EvaluateConfig, dataset: Dataset, *, device: str) -> Jud
     if config.perceptual is not None:
         path = folder(config.perceptual, "classifier")
         perceptual = PerceptualDistance.from_folder(path, device=device, batch_size=config.batch_size)
-    return Judges(classifier=classifier, clip=clip, classes=indices, perceptual=perceptual)
+    return ScoringNetworks(classifier=classifier, clip=clip, classes=indices, perceptual=perceptual)
 
 
-def picture_size(rows: Mapping[str, Reconstructions]) -> int:
-    shapes = {name: read_picture(pictures.files[0]).shape for name, pictures in rows.items()}
+def image_size(conditions: Mapping[str, Reconstructions]) -> int:
+    shapes = {name: read_picture(images.files[0]).shape for name, images in conditions.items()}
     if len(set(shapes.values())) > 1:
         raise UserError(
-            f"rows hold pictures of different sizes: {shapes}. Run `neuroimagen reconstruct` again for all of them."
+            f"the conditions hold images of different sizes: {shapes}. Run `neuroimagen reconstruct` again for all."
         )
     return next(iter(shapes.values()))[1]
 
 
 def describe_stimuli(
     dataset: Dataset,
-    judges: Judges,
+    networks: ScoringNetworks,
     *,
     subjects: Sequence[int] | None,
     size_px: int,
     split: Literal["val", "test"] = "test",
-) -> Truth:
+) -> References:
     """Every stimulus of a part, seen by the networks once for all rows."""
     stimuli = np.unique(dataset.index.stimulus[dataset.rows(split, subjects)]).astype(np.int64)
     images = dataset.stimuli.images(stimuli, size_px)
-    return Truth(
+    return References(
         stimuli=stimuli,
         keys=tuple(dataset.stimuli.keys[index] for index in stimuli),
         labels=dataset.stimuli.labels[stimuli],
         images=images,
-        judged=judges.classifier.describe(images),
-        clip=judges.clip.describe(images),
-        captions=judges.clip.text_embeddings([dataset.stimuli.captions[index] for index in stimuli]),
+        classifier=networks.classifier.describe(images),
+        clip=networks.clip.describe(images),
+        captions=networks.clip.text_embeddings([dataset.stimuli.captions[index] for index in stimuli]),
         pixels=metrics.shrink(images),
     )
 
 
-def columns_of(pictures: Reconstructions, truth: Truth) -> Integers:
-    """The column of Truth of every picture's stimulus; UserError where one is not of the test part."""
-    column = {key: index for index, key in enumerate(truth.keys)}
+def columns_of(pictures: Reconstructions, references: References) -> Integers:
+    """The column of References of every picture's stimulus; UserError where one is not of the test part."""
+    column = {key: index for index, key in enumerate(references.keys)}
     foreign = [key for key in pictures.stimulus_keys if key not in column]
     if foreign:
         raise UserError(
@@ -168,45 +168,52 @@ def columns_of(pictures: Reconstructions, truth: Truth) -> Integers:
 
 
 def measure(
+    condition: str,
     pictures: Reconstructions,
     columns: Integers,
-    judges: Judges,
-    truth: Truth,
+    networks: ScoringNetworks,
+    references: References,
     config: EvaluateConfig,
     items: list[dict[str, Any]],
 ) -> Measured:
     """Every metric of one row; appends one entry a picture to `items`."""
     distinct, shown = pictures.images()
-    judged, clip = judges.classifier.describe(distinct).take(shown), judges.clip.describe(distinct).take(shown)
-    assert judged.scores is not None
-    assert truth.judged.scores is not None
-    scores, features = judged.scores, judged.features
+    in_classifier, clip = (
+        networks.classifier.describe(distinct).take(shown),
+        networks.clip.describe(distinct).take(shown),
+    )
+    assert in_classifier.scores is not None
+    assert references.classifier.scores is not None
+    scores, features = in_classifier.scores, in_classifier.features
     images = distinct[shown]
     num_classes = scores.shape[1]
     n_way = min(config.n_way, num_classes)
-    targets = judges.classes[truth.labels[columns]]
-    allowed = truth.same_class[columns]
+    targets = networks.classes[references.labels[columns]]
+    allowed = references.same_class[columns]
 
     def accuracy(target: Integers, top_k: int = 1) -> Floats:
         return metrics.n_way_accuracy(
             scores, target, n_way=n_way, top_k=top_k, num_trials=config.num_trials, seed=config.seed
         )
 
-    in_clip = metrics.correlation_matrix(clip.features, truth.clip.features)
-    in_features = metrics.correlation_matrix(features, truth.judged.features)
-    in_pixels = metrics.correlation_matrix(metrics.shrink(images), truth.pixels)
+    in_clip = metrics.correlation_matrix(clip.features, references.clip.features)
+    in_features = metrics.correlation_matrix(features, references.classifier.features)
+    in_pixels = metrics.correlation_matrix(metrics.shrink(images), references.pixels)
     values = {
         "accuracy": accuracy(targets),
-        "accuracy_own_verdict": accuracy(truth.judged.scores[columns].argmax(axis=1)),
-        "ssim": metrics.ssim(images, truth.images[columns]),
-        "pixcorr": metrics.pixel_correlation(images, truth.images[columns]),
+        "accuracy_own_verdict": accuracy(references.classifier.scores[columns].argmax(axis=1)),
+        "ssim": metrics.ssim(images, references.images[columns]),
+        "pixcorr": metrics.pixel_correlation(images, references.images[columns]),
         "two_way_clip": metrics.two_way_identification(in_clip, columns),
         "two_way_classifier": metrics.two_way_identification(in_features, columns),
         **{
             f"two_way_{network}_{layer}": metrics.two_way_identification(
                 metrics.correlation_matrix(getattr(seen, layer), getattr(true, layer)), columns
             )
-            for network, seen, true in (("clip", clip, truth.clip), ("classifier", judged, truth.judged))
+            for network, seen, true in (
+                ("clip", clip, references.clip),
+                ("classifier", in_classifier, references.classifier),
+            )
             for layer in ("early", "late")
         },
         "two_way_pixels": metrics.two_way_identification(in_pixels, columns),
@@ -215,18 +222,18 @@ def measure(
         "within_class_top1": metrics.retrieval_accuracy(in_pixels, columns, allowed=allowed),
         "retrieval_top1": metrics.retrieval_accuracy(in_clip, columns),
         "retrieval_top5": metrics.retrieval_accuracy(in_clip, columns, top_k=5),
-        "caption_similarity": _cosine(clip.features, truth.captions[columns]),
+        "caption_similarity": _cosine(clip.features, references.captions[columns]),
     }
     if n_way > 5:
         values["accuracy_top5"] = accuracy(targets, top_k=5)
-    if judges.perceptual is not None:
-        distances = judges.perceptual.distances(images, truth.images[columns])
+    if networks.perceptual is not None:
+        distances = networks.perceptual.distances(images, references.images[columns])
         values["perceptual_distance"] = distances
-    predicted = scores[:, judges.classes].argmax(axis=1)
+    predicted = scores[:, networks.classes].argmax(axis=1)
     for item in range(len(pictures)):
         items.append(
             {
-                "row": pictures.row,
+                "condition": condition,
                 "segment": pictures.segments[item],
                 "stimulus": pictures.stimulus_keys[item],
                 "label": int(pictures.labels[item]),
@@ -243,21 +250,21 @@ def measure(
         stimuli=columns[first],
         subjects=pictures.subjects[first],
         values={name: np.bincount(segment_of, weights=value) / counts for name, value in values.items()},
-        sets=_set_figures(scores, features, columns, truth, config),
+        sets=_set_figures(scores, features, columns, references, config),
         predicted=predicted[first],
         p_values={
             "permutation_p": permutation_p(
-                recognition_table(predicted[first], columns[first], truth.labels), seed=config.seed
+                recognition_table(predicted[first], columns[first], references.labels), seed=config.seed
             ),
             "within_class_p": permutation_p(
-                identification_table(in_pixels, columns, truth.labels), truth.labels, seed=config.seed
+                identification_table(in_pixels, columns, references.labels), references.labels, seed=config.seed
             ),
         },
     )
 
 
 def _set_figures(
-    scores: Floats, features: Floats, columns: Integers, truth: Truth, config: EvaluateConfig
+    scores: Floats, features: Floats, columns: Integers, references: References, config: EvaluateConfig
 ) -> dict[str, Estimate]:
     """Inception Score, FID and KID of a row's pictures; those that are too few pictures are left out."""
     n = len(scores)
@@ -272,14 +279,14 @@ def _set_figures(
         figures["inception_score"] = Estimate(
             value=mean, low=mean - margin if bounded else None, high=mean + margin if bounded else None, n=n
         )
-    if min(n, len(truth.judged.features)) >= 2:
-        distance = metrics.frechet_distance(features, truth.judged.features)
+    if min(n, len(references.classifier.features)) >= 2:
+        distance = metrics.frechet_distance(features, references.classifier.features)
         figures["fid"] = Estimate(value=distance, low=None, high=None, n=n)
         value, error = metrics.kernel_distance(
             features,
-            truth.judged.features,
+            references.classifier.features,
             feature_stimuli=columns,
-            reference_stimuli=np.arange(len(truth.judged.features)),
+            reference_stimuli=np.arange(len(references.classifier.features)),
         )
         bounded = bool(np.isfinite(error))
         figures["kid"] = Estimate(

@@ -1,6 +1,7 @@
-"""Permutation tests over stimuli: all segments of a stimulus change their place together, as they were shown together.
+"""Permutation tests over stimuli: the segments of a stimulus are permuted together, because they share their label.
 
-Legend: S stimuli. `table[s, t]`: the sum of the scores that the segments of stimulus s would have if t had been shown.
+Legend: S stimuli. `table[s, t]` is the sum of the scores that the segments of stimulus s would have if t had been
+shown.
 """
 
 import numpy as np
@@ -15,7 +16,7 @@ def permutation_p(
 ) -> float:
     """Share of permutations of the stimuli (within `groups` [S], if given) that score at least as high; table [S, S].
 
-    The order that was observed counts as one of the permutations, so the smallest p is 1/(num_permutations + 1).
+    The observed order counts as one of the permutations, so the smallest p is 1/(num_permutations + 1).
     """
     rng = np.random.default_rng(seed)
     stimuli = np.arange(len(table))
@@ -31,16 +32,22 @@ def permutation_p(
 
 
 def recognition_table(predicted: Integers, shown: Integers, labels: Integers) -> Floats:
-    """How many segments of each stimulus were given each stimulus' class: predicted [N], shown [N] in 0..S−1, labels
-    [S] → [S, S]."""
+    """Number of segments of stimulus s for which the class of stimulus t was predicted, [S, S].
+
+    predicted [N] are classes; shown [N] are the stimuli that were shown, in 0..S−1; labels [S] are the stimuli's
+    classes.
+    """
     counts = np.zeros((len(labels), int(max(labels.max(), predicted.max())) + 1))
     np.add.at(counts, (shown, predicted), 1)
     return counts[:, labels]
 
 
 def identification_table(similarity: Floats, shown: Integers, labels: Integers) -> Floats:
-    """Two-way identification within the class, had another stimulus of it been shown: similarity [N, S], shown [N],
-    labels [S] → [S, S]. Entries across classes are 0 and never reached by permutations within classes."""
+    """Two-way identification within the class if another stimulus of the class had been shown, [S, S].
+
+    similarity [N, S], shown [N] in 0..S−1, labels [S]. Entries across classes are 0; permutations within classes do not
+    use them.
+    """
     from scipy.stats import rankdata
 
     table = np.zeros((len(labels), len(labels)))

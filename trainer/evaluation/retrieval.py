@@ -12,7 +12,7 @@ from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation import metrics
 from neuroimagen.trainer.evaluation.eeg_conditions import SegmentSummaries
-from neuroimagen.trainer.evaluation.image_conditions import EvaluateConfig, Judges, Truth
+from neuroimagen.trainer.evaluation.image_conditions import EvaluateConfig, References, ScoringNetworks
 from neuroimagen.trainer.evaluation.intervals import bootstrap_mean
 from neuroimagen.trainer.evaluation.metrics import DEFINITIONS
 from neuroimagen.trainer.evaluation.permutation_test import identification_table, permutation_p
@@ -45,8 +45,8 @@ class Seen:
 def retrieval_results(
     dataset: Dataset,
     summaries: SegmentSummaries,
-    judges: Judges,
-    truth: Truth,
+    networks: ScoringNetworks,
+    references: References,
     config: EvaluateConfig,
     define: Callable[[str, int], str],
 ) -> list[Result]:
@@ -56,7 +56,7 @@ def retrieval_results(
     """
     is_test, rows = summaries.is_test, summaries.rows
     subjects, stimuli = dataset.index.subject[rows], dataset.index.stimulus[rows].astype(np.int64)
-    seen = _seen(dataset, summaries, judges, truth).less_training_mean(stimuli[~is_test])
+    seen = _seen(dataset, summaries, networks, references).less_training_mean(stimuli[~is_test])
     results: list[Result] = []
     inputs = {
         "linear_retrieval": (summaries.window, "each subject's window in 40 ms bins, principal components"),
@@ -68,7 +68,7 @@ def retrieval_results(
         how = f"by ridge regression from {what}, fitted on the training part"
         clip = predicted_features(features, seen.clip, seen.stimuli, stimuli, subjects, is_test)
         pixels = predicted_features(features, seen.pixels, seen.stimuli, stimuli, subjects, is_test)
-        results += _figures(name, clip, pixels, seen, stimuli[is_test], how, truth, config, define)
+        results += _figures(name, clip, pixels, seen, stimuli[is_test], how, references, config, define)
         groups, averaged = np.unique(
             np.stack([subjects[is_test], stimuli[is_test]], axis=1), axis=0, return_inverse=True
         )
@@ -76,17 +76,17 @@ def retrieval_results(
             mean_clip, mean_pixels = (_group_means(values, averaged.ravel()) for values in (clip, pixels))
             how += "; predictions averaged over the repetitions of a stimulus to a subject"
             results += _figures(
-                f"{name}_averaged", mean_clip, mean_pixels, seen, groups[:, 1], how, truth, config, define
+                f"{name}_averaged", mean_clip, mean_pixels, seen, groups[:, 1], how, references, config, define
             )
     return results
 
 
-def _seen(dataset: Dataset, summaries: SegmentSummaries, judges: Judges, truth: Truth) -> Seen:
+def _seen(dataset: Dataset, summaries: SegmentSummaries, networks: ScoringNetworks, references: References) -> Seen:
     """CLIP embeddings and small pictures of all stimuli that the summaries' segments show."""
-    size_px = truth.images.shape[2]
+    size_px = references.images.shape[2]
     stimuli = np.unique(dataset.index.stimulus[summaries.rows]).astype(np.int64)
     images = dataset.stimuli.images(stimuli, size_px)
-    return Seen(stimuli=stimuli, clip=judges.clip.image_embeddings(images), pixels=metrics.shrink(images, _PIXELS_PX))
+    return Seen(stimuli=stimuli, clip=networks.clip.image_embeddings(images), pixels=metrics.shrink(images, _PIXELS_PX))
 
 
 def predicted_features(
@@ -129,13 +129,13 @@ def _figures(
     seen: Seen,
     stimuli: Integers,
     how: str,
-    truth: Truth,
+    references: References,
     config: EvaluateConfig,
     define: Callable[[str, int], str],
 ) -> Sequence[Result]:
-    columns = np.searchsorted(truth.stimuli, stimuli)
-    allowed = truth.same_class[columns]
-    candidates_seen = np.searchsorted(seen.stimuli, truth.stimuli)
+    columns = np.searchsorted(references.stimuli, stimuli)
+    allowed = references.same_class[columns]
+    candidates_seen = np.searchsorted(seen.stimuli, references.stimuli)
     in_clip = metrics.correlation_matrix(clip, seen.clip[candidates_seen])
     in_pixels = metrics.correlation_matrix(pixels, seen.pixels[candidates_seen])
     values = {
@@ -145,7 +145,7 @@ def _figures(
         "within_class_two_way": metrics.two_way_identification(in_pixels, columns, allowed=allowed),
         "within_class_two_way_clip": metrics.two_way_identification(in_clip, columns, allowed=allowed),
     }
-    candidates = min(CANDIDATES, len(truth.stimuli))
+    candidates = min(CANDIDATES, len(references.stimuli))
     for top_k in (1, 5):
         if top_k < candidates:
             values[f"retrieval200_top{top_k}"] = metrics.n_way_accuracy(
@@ -169,6 +169,6 @@ def _figures(
             if metric == "within_class_two_way":
                 text = text.replace("at 64 px", f"at {_PIXELS_PX} px")
             results.append(result(name, metric, estimate, text))
-    p = permutation_p(identification_table(in_pixels, columns, truth.labels), truth.labels, seed=config.seed)
+    p = permutation_p(identification_table(in_pixels, columns, references.labels), references.labels, seed=config.seed)
     results.append(p_result(name, "within_class_p", p, n=len(columns)))
     return results

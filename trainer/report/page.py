@@ -1,142 +1,40 @@
 """The report of an evaluated run: one self-contained HTML page, grid.png, report.md and a LaTeX table.
 
-Reads what `evaluate` left in report/, the run's logs and pictures, and the data set's stimuli; computes no figure anew.
+It reads what `evaluate` left in report/, the run's logs and images, and the data set's stimuli; no figure is computed
+again.
 """
 
 import base64
-import csv
 import io
 import json
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.trainer.evaluation.evaluate import DETAILS_FILE, EEG_FILE, ITEMS_FILE
-from neuroimagen.trainer.evaluation.results import RESULTS_FILE, Result, find, guessing, read_results
-from neuroimagen.trainer.reconstruction.manifest import read_picture
+from neuroimagen.trainer.evaluation.results import Result, find, guessing
 from neuroimagen.trainer.report import plots
-from neuroimagen.trainer.report.tables import absent_rows, is_share, latex_table, markdown_report, table_view
+from neuroimagen.trainer.report.evaluated import RANK_METRICS, RANK_RULE, Evaluated, Item, choose_examples, segment_of
+from neuroimagen.trainer.report.tables import absent_conditions, is_share, latex_table, markdown_report, table_view
 from neuroimagen.trainer.report.templates import render_page
 
-RANK_METRICS = ("ssim", "pixcorr", "two_way_clip")
-RANK_RULE = "best, median and worst by the mean of three ranks among its test segments: SSIM, PixCorr, two-way CLIP"
 EXAMPLES = ("best", "median", "worst")
 MAX_EXPLORED = 600
 THUMB_PX = 96
 
 
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """One reconstruction of the model with its figures, as items.csv has it."""
-
-    segment: str
-    stimulus: str
-    label: int
-    subject: int
-    predicted: int
-    file: str
-    figures: Mapping[str, float]
-
-
-class Evaluated:
-    """An evaluated run as the report sees it."""
-
-    def __init__(self, run: Path, dataset: Dataset) -> None:
-        self.run = run
-        self.dataset = dataset
-        folder = run / "report"
-        self.results: list[Result] = read_results(folder / RESULTS_FILE)
-        self.details: dict[str, Any] = json.loads((folder / DETAILS_FILE).read_text(encoding="utf-8"))
-        with np.load(folder / EEG_FILE, allow_pickle=False) as arrays:
-            self.eeg = {name: arrays[name] for name in arrays.files}
-        with (folder / ITEMS_FILE).open(encoding="utf-8", newline="") as file:
-            self._lines = list(csv.DictReader(file))
-        self.class_names: list[str] = self.details["classes"]
-
-    @cached_property
-    def main_row(self) -> str:
-        """The row whose pictures are shown: the model's, or the first there is."""
-        rows = dict.fromkeys(line["row"] for line in self._lines)
-        return "full" if "full" in rows else next(iter(rows))
-
-    @cached_property
-    def items(self) -> list[Item]:
-        """The first sample of every segment of the main row."""
-        return [_item(line) for line in self._lines if line["row"] == self.main_row and line["sample"] == "0"]
-
-    @cached_property
-    def _saliency_files(self) -> dict[str, str]:
-        lines = (line for line in self._lines if line["row"] == "saliency_only" and line["sample"] == "0")
-        return {line["segment"]: line["file"] for line in lines}
-
-    @cached_property
-    def _stimulus_index(self) -> dict[str, int]:
-        return {key: index for index, key in enumerate(self.dataset.stimuli.keys)}
-
-    @property
-    def columns(self) -> list[str]:
-        """What is shown of a segment."""
-        return ["stimulus", *(["saliency map"] if self._saliency_files else []), "reconstruction"]
-
-    def pictures(self, item: Item) -> list[np.ndarray]:
-        """The pictures of `columns` of one segment, uint8 [S, S, 3]."""
-        reconstruction = read_picture(self.run / "reconstructions" / item.file)
-        stimulus = self.dataset.stimuli.images([self._stimulus_index[item.stimulus]], reconstruction.shape[1])[0]
-        pictures = [stimulus]
-        if item.segment in self._saliency_files:
-            pictures.append(read_picture(self.run / "reconstructions" / self._saliency_files[item.segment]))
-        return [picture.transpose(1, 2, 0) for picture in (*pictures, reconstruction)]
-
-
-def _item(line: Mapping[str, str]) -> Item:
-    words = {"row", "segment", "stimulus", "label", "subject", "sample", "file", "predicted"}
-    return Item(
-        segment=line["segment"],
-        stimulus=line["stimulus"],
-        label=int(line["label"]),
-        subject=int(line["subject"]),
-        predicted=int(line["predicted"]),
-        file=line["file"],
-        figures={name: float(value) for name, value in line.items() if name not in words},
-    )
-
-
-def choose_examples(items: Sequence[Item]) -> dict[int, list[Item]]:
-    """Label → best, median and worst segment by RANK_RULE; equal ones in the order of their keys. Pure."""
-    chosen: dict[int, list[Item]] = {}
-    for label in sorted({item.label for item in items}):
-        members = sorted((item for item in items if item.label == label), key=_segment_of)
-        figures = np.array([[item.figures[metric] for metric in RANK_METRICS] for item in members])
-        ranks = (figures[:, None, :] > figures[None, :, :]).sum(axis=1) + 0.5 * (figures[:, None] == figures[None]).sum(
-            axis=1
-        )
-        order = np.argsort(-ranks.mean(axis=1), kind="stable")
-        chosen[label] = [members[order[place]] for place in (0, (len(members) - 1) // 2, len(members) - 1)]
-    return chosen
-
-
-def _segment_of(item: Item) -> str:
-    return item.segment
-
-
 def write_report(run: Path, dataset: Dataset) -> Path:
     """Write report.html, grid.png, report.md and table.tex into the run's report/; returns the page's path."""
-    for name in (RESULTS_FILE, DETAILS_FILE, ITEMS_FILE, EEG_FILE):
-        if not (run / "report" / name).is_file():
-            raise UserError(f"{run} has no report/{name}. Run `neuroimagen evaluate --run {run}` first.")
     evaluated = Evaluated(run, dataset)
     examples = choose_examples(evaluated.items)
-    pictures = {label: [evaluated.pictures(item) for item in chosen] for label, chosen in examples.items()}
+    images = {label: [evaluated.images(item) for item in chosen] for label, chosen in examples.items()}
     grid = plots.picture_grid(
-        [plots.GridRow(title=evaluated.class_names[label], groups=groups) for label, groups in pictures.items()],
+        [plots.GridRow(title=evaluated.class_names[label], groups=groups) for label, groups in images.items()],
         groups=EXAMPLES,
         columns=evaluated.columns,
     )
@@ -144,7 +42,7 @@ def write_report(run: Path, dataset: Dataset) -> Path:
     with atomic_path(folder / "grid.png") as temporary:
         grid.save(temporary, format="PNG", optimize=True)
     texts = {
-        "report.html": _html(evaluated, examples, pictures),
+        "report.html": _html(evaluated, examples, images),
         "report.md": markdown_report(evaluated.results, evaluated.details, rank_rule=RANK_RULE),
         "table.tex": latex_table(evaluated.results, evaluated.details["table_metrics"]),
     }
@@ -158,7 +56,7 @@ def write_report(run: Path, dataset: Dataset) -> Path:
 
 
 def _html(
-    evaluated: Evaluated, examples: Mapping[int, list[Item]], pictures: Mapping[int, list[list[np.ndarray]]]
+    evaluated: Evaluated, examples: Mapping[int, list[Item]], images: Mapping[int, list[list[np.ndarray]]]
 ) -> str:
     metadata = evaluated.dataset.metadata
     study = metadata.provenance.get("study", {})
@@ -173,9 +71,9 @@ def _html(
                     "subject": item.subject,
                     "right": item.predicted == item.label,
                     "caption": _caption(evaluated, item),
-                    "pictures": [data_uri(picture, THUMB_PX * 2) for picture in shown],
+                    "images": [data_uri(image, THUMB_PX * 2) for image in shown],
                 }
-                for tag, item, shown in zip(EXAMPLES, examples[label], pictures[label], strict=True)
+                for tag, item, shown in zip(EXAMPLES, examples[label], images[label], strict=True)
             ],
         }
         for label in examples
@@ -193,7 +91,7 @@ def _html(
         table=table_view(evaluated.results, evaluated.details["table_metrics"]),
         confusion=_confusion(evaluated),
         per_subject=_per_subject(evaluated.details),
-        absent=absent_rows(evaluated.details),
+        absent=absent_conditions(evaluated.details),
         shares=[metric for metric in evaluated.details["table_metrics"] if is_share(metric)],
         embedding=_embedding(evaluated),
         eeg=plots.eeg_figures(
@@ -212,9 +110,9 @@ def _html(
     )
 
 
-def data_uri(picture: np.ndarray, size_px: int) -> str:
-    """A picture [H, W, 3] as a data: URI, WebP, at most `size_px` a side."""
-    image = Image.fromarray(picture)
+def data_uri(pixels: np.ndarray, size_px: int) -> str:
+    """An image, uint8 [H, W, 3], as a data: URI in WebP, at most `size_px` on a side."""
+    image = Image.fromarray(pixels)
     image.thumbnail((size_px, size_px), Image.Resampling.LANCZOS)
     return _encoded(image)
 
@@ -247,16 +145,16 @@ def _hero(results: Sequence[Result]) -> dict[str, Any] | None:
 
 
 def _explorer(evaluated: Evaluated) -> dict[str, Any]:
-    """Every test segment (or evenly spaced ones) as cards: one sprite sheet a column and a line of figures each."""
-    items = sorted(evaluated.items, key=_segment_of)
+    """Every test segment (or evenly spaced ones) as cards: a sprite sheet per column, a line of figures per card."""
+    items = sorted(evaluated.items, key=segment_of)
     step = -(-len(items) // MAX_EXPLORED)
     shown = items[::step]
     side = 16
     sheets = [Image.new("RGB", (side * THUMB_PX, -(-len(shown) // side) * THUMB_PX)) for _ in evaluated.columns]
     for number, item in enumerate(shown):
         place = (number % side * THUMB_PX, number // side * THUMB_PX)
-        for sheet, picture in zip(sheets, evaluated.pictures(item), strict=True):
-            sheet.paste(Image.fromarray(picture).resize((THUMB_PX, THUMB_PX), Image.Resampling.LANCZOS), place)
+        for sheet, pixels in zip(sheets, evaluated.images(item), strict=True):
+            sheet.paste(Image.fromarray(pixels).resize((THUMB_PX, THUMB_PX), Image.Resampling.LANCZOS), place)
     return {
         "sheets": [_encoded(sheet) for sheet in sheets],
         "side": side,
@@ -277,7 +175,7 @@ def _explorer(evaluated: Evaluated) -> dict[str, Any]:
 
 
 def _confusion(evaluated: Evaluated) -> dict[str, Any]:
-    counts = np.array(evaluated.details["confusion"][evaluated.main_row])
+    counts = np.array(evaluated.details["confusion"][evaluated.main_condition])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     return {"counts": counts.tolist(), "shares": shares.round(3).tolist(), "names": evaluated.class_names}
 
@@ -317,7 +215,7 @@ def _embedding(evaluated: Evaluated) -> dict[str, Any] | None:
 
 
 def _stages(run: Path) -> list[dict[str, str]]:
-    """Every trained stage with its curves."""
+    """Every trained stage with its training curves."""
     stages = []
     for path in sorted(run.glob("*/metrics.jsonl")):
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -328,12 +226,10 @@ def _stages(run: Path) -> list[dict[str, str]]:
 
 
 def _commands(run: Path) -> list[str]:
-    """What was typed to train the stages, in that order, as their environment.json has it, and what follows."""
-    import shlex
-
+    """The commands that trained the stages, in order, from their environment.json, and the commands after them."""
     files = sorted(run.glob("*/environment.json"))
     starts = [start for path in files for start in json.loads(path.read_text(encoding="utf-8")) if start.get("command")]
-    starts.sort(key=lambda start: str(start.get("started", "")))  # stable: a folder's own order stays
-    # The first word is where neuroimagen lay on that machine, or its module where a demo called it.
+    starts.sort(key=lambda start: str(start.get("started", "")))  # stable: the starts of a stage stay in order
+    # The first word is the path of neuroimagen on that machine, or that of its module if a demo called it.
     commands = [shlex.join(["neuroimagen", *start["command"][1:]]) for start in starts]
     return [*commands, *(f"neuroimagen {name} --run {run}" for name in ("reconstruct", "evaluate", "report"))]

@@ -13,7 +13,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.sealed import seal
 from neuroimagen.trainer.bundled_model.location import resolve_model_path
-from neuroimagen.trainer.evaluation.image_conditions import describe_stimuli, load_judges
+from neuroimagen.trainer.evaluation.image_conditions import describe_stimuli, load_scoring_networks
 from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
 from neuroimagen.trainer.reconstruction.reconstruct import Picture, Reconstructor
 from neuroimagen.tune.config import GuidanceSearch
@@ -45,7 +45,7 @@ class Workbench:
             subjects=recipe.data.subjects,
             device=device,
         )
-        self._judges = load_judges(recipe.evaluate, self._dataset, device=device)
+        self._judges = load_scoring_networks(recipe.evaluate, self._dataset, device=device)
         self._truth = describe_stimuli(
             self._dataset,
             self._judges,

@@ -7,7 +7,7 @@ import numpy as np
 
 from neuroimagen.data_shards.common.arrays import Floats, Images, Integers
 from neuroimagen.trainer.evaluation import metrics
-from neuroimagen.trainer.evaluation.image_conditions import EvaluateConfig, Judges, Truth
+from neuroimagen.trainer.evaluation.image_conditions import EvaluateConfig, References, ScoringNetworks
 from neuroimagen.tune.config import GuidanceSearch
 
 
@@ -38,7 +38,7 @@ def selected(validations: Sequence[Validation], *, by: str = "accuracy") -> Vali
 
 
 def picture_figures(
-    images: Images, columns: Integers, judges: Judges, truth: Truth, config: EvaluateConfig
+    images: Images, columns: Integers, judges: ScoringNetworks, truth: References, config: EvaluateConfig
 ) -> dict[str, Floats]:
     """PICTURE_METRICS of each of `images`, uint8 [n, 3, S, S]; `columns` [n] are their stimuli's places in `truth`."""
     scores = judges.classifier.describe(images).scores

@@ -61,7 +61,7 @@ def test_a_run_selected_on_the_test_part_is_refused(
     shutil.copytree(run, other)
     (other / "saliency" / "environment.json").write_text(json.dumps([{"selection_split": "test"}]))
     assert main(["evaluate", "--run", str(other)]) == 1
-    assert "would not be honest" in capsys.readouterr().err
+    assert "would be biased" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [[], ["--cpu"]])

@@ -13,21 +13,21 @@ import simulated_run
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.trainer.evaluation import eeg_conditions as eeg_rows
-from neuroimagen.trainer.evaluation import segment_features
+from neuroimagen.trainer.evaluation import eeg_conditions, segment_features
+from neuroimagen.trainer.evaluation.conditions import CONDITIONS
 from neuroimagen.trainer.evaluation.controls import ControlRuns
 from neuroimagen.trainer.evaluation.evaluate import TABLE_METRICS, EvaluateConfig, evaluate_run
 from neuroimagen.trainer.evaluation.feature_networks import classes_in_classifier
 from neuroimagen.trainer.evaluation.metrics import DEFINITIONS
-from neuroimagen.trainer.evaluation.results import ROWS, Result, find, read_results, text_table
+from neuroimagen.trainer.evaluation.results import Result, find, read_results, text_table
 from neuroimagen.trainer.evaluation.verdict import verdict
 from neuroimagen.trainer.report.page import write_report
 
-PICTURE_ROWS = {
+IMAGE_CONDITIONS = {
     *("full", "semantic_only", "saliency_only", "full_detailed", "semantic_only_detailed"),
     *("oracle_class", "random_class", "vae_round_trip", "perfect_saliency", "mean_image"),
 }
-EEG_ROWS = {
+EEG_CONDITIONS = {
     *("eeg_classifier", "linear_decoder", "linear_decoder_detrended"),
     *("mean_slope_only", "time_index_only", "permuted_labels"),
 }
@@ -51,30 +51,30 @@ def finished(tmp_path_factory: pytest.TempPathFactory, config: EvaluateConfig) -
     return run, folder / "data", evaluate_run(run, Dataset.open(folder / "data"), config)
 
 
-def test_results_hold_every_row_with_a_value_an_interval_and_a_definition(
+def test_results_hold_every_condition_with_a_value_an_interval_and_a_definition(
     finished: tuple[Path, Path, list[Result]],
 ) -> None:
     run, _, results = finished
     entries = json.loads((run / "report" / "results.json").read_text())
     assert [Result(**entry) for entry in entries] == results == read_results(run / "report" / "results.json")
-    assert {entry["row"] for entry in entries} >= PICTURE_ROWS | EEG_ROWS | {"chance", "ceiling"}
+    assert {entry["condition"] for entry in entries} >= IMAGE_CONDITIONS | EEG_CONDITIONS | {"chance", "ceiling"}
     for entry in entries:
-        assert set(entry) == {"row", "metric", "value", "low", "high", "n", "definition"}
+        assert set(entry) == {"condition", "metric", "value", "low", "high", "n", "definition"}
         assert math.isfinite(entry["value"])
         assert entry["n"] > 0
         assert "{" not in entry["definition"]
         if entry["low"] is not None:
             assert entry["low"] <= entry["value"] + 1e-9
             assert entry["value"] <= entry["high"] + 1e-9
-    for row in PICTURE_ROWS:
-        assert all(find(results, row, metric) for metric in (*TABLE_METRICS, "inception_score", "fid", "kid"))
+    for condition in IMAGE_CONDITIONS:
+        assert all(find(results, condition, metric) for metric in (*TABLE_METRICS, "inception_score", "fid", "kid"))
 
 
-def test_figures_are_those_of_the_pictures(finished: tuple[Path, Path, list[Result]]) -> None:
+def test_figures_are_those_of_the_images(finished: tuple[Path, Path, list[Result]]) -> None:
     _, _, results = finished
 
-    def value(row: str, metric: str) -> float:
-        found = find(results, row, metric)
+    def value(condition: str, metric: str) -> float:
+        found = find(results, condition, metric)
         assert found is not None
         return found.value
 
@@ -93,12 +93,12 @@ def test_figures_are_those_of_the_pictures(finished: tuple[Path, Path, list[Resu
     )
 
 
-def test_items_are_one_line_a_picture(finished: tuple[Path, Path, list[Result]]) -> None:
+def test_items_are_one_line_per_image(finished: tuple[Path, Path, list[Result]]) -> None:
     run, data, results = finished
     with (run / "report" / "items.csv").open(newline="") as file:
         items = list(csv.DictReader(file))
-    assert len(items) == len(PICTURE_ROWS) * len(Dataset.open(data).rows("test"))
-    full = [float(item["ssim"]) for item in items if item["row"] == "full"]
+    assert len(items) == len(IMAGE_CONDITIONS) * len(Dataset.open(data).rows("test"))
+    full = [float(item["ssim"]) for item in items if item["condition"] == "full"]
     found = find(results, "full", "ssim")
     assert found is not None
     assert np.mean(full) == pytest.approx(found.value, abs=1e-5)
@@ -135,8 +135,8 @@ def test_several_samples_of_a_segment_count_as_their_mean(
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("test selection", "'test' part chose the semantic checkpoint"),
-        ("unknown selection", "the None part chose the semantic checkpoint"),
+        ("test selection", "'test' split chose the semantic checkpoint"),
+        ("unknown selection", "an unknown split chose the semantic checkpoint"),
         ("no reconstructions", "Run `neuroimagen reconstruct"),
         ("missing picture", "cannot read the picture"),
         ("truncated picture", "cannot read the picture"),
@@ -184,7 +184,7 @@ def test_what_cannot_be_believed_is_refused(
 
 def test_the_terminal_table_is_aligned_and_narrow(finished: tuple[Path, Path, list[Result]]) -> None:
     lines = text_table(finished[2], TABLE_METRICS).splitlines()
-    assert len(lines) <= len(ROWS) + 2
+    assert len(lines) <= len(CONDITIONS) + 2
     assert max(map(len, lines)) <= 120
     assert [line for line in lines if line.startswith("class caption + saliency")]
 
@@ -234,31 +234,33 @@ def test_principal_components_agree_with_scikit_learn(shape: tuple[int, int]) ->
 def test_nearest_in_time_knows_blocks_and_nothing_else() -> None:
     blocks, orders = np.repeat(np.arange(5), 4), np.tile(np.arange(4), 5)
     subjects, is_test = np.ones(20, dtype=int), orders == 2
-    by_block = eeg_rows.nearest_in_time_predictions(blocks, subjects, blocks, orders, is_test)
+    by_block = eeg_conditions.nearest_in_time_predictions(blocks, subjects, blocks, orders, is_test)
     assert by_block is not None
     np.testing.assert_array_equal(by_block, blocks[is_test])
     # The block before ends two places earlier; the next segment of the own block that is trained on comes two later.
     first, trained = orders == 0, orders != 1
-    by_block = eeg_rows.nearest_in_time_predictions(*(v[trained] for v in (blocks, subjects, blocks, orders, first)))
+    by_block = eeg_conditions.nearest_in_time_predictions(
+        *(v[trained] for v in (blocks, subjects, blocks, orders, first))
+    )
     np.testing.assert_array_equal(by_block, np.arange(5))
-    assert eeg_rows.nearest_in_time_predictions(blocks, subjects, np.full(20, -1), orders, is_test) is None
+    assert eeg_conditions.nearest_in_time_predictions(blocks, subjects, np.full(20, -1), orders, is_test) is None
 
 
-def test_a_class_with_one_training_segment_is_decoded_without_a_word() -> None:
+def test_a_class_with_one_training_segment_is_decoded_without_a_warning() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], [1, 10, 10])
     labels, is_test = np.concatenate([labels, [0, 1, 2]]), np.arange(24) >= 21
     features = 8 * np.eye(3)[labels] + rng.standard_normal((24, 3))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        (predicted,) = eeg_rows.lda_predictions(features, [labels], np.ones(24, dtype=int), is_test)
+        (predicted,) = eeg_conditions.lda_predictions(features, [labels], np.ones(24, dtype=int), is_test)
     assert predicted.tolist() == [0, 1, 2]
 
 
-def test_shuffling_keeps_the_test_part_and_every_subjects_labels() -> None:
+def test_shuffling_keeps_the_test_split_and_every_subjects_labels() -> None:
     labels, subjects = np.tile(np.arange(5), 12), np.repeat([1, 2, 3], 20)
     is_test = np.arange(60) % 4 == 0
-    shuffled = eeg_rows.shuffled_within_subjects(labels, subjects, is_test, seed=0)
+    shuffled = eeg_conditions.shuffled_within_subjects(labels, subjects, is_test, seed=0)
     np.testing.assert_array_equal(shuffled[is_test], labels[is_test])
     for subject in (1, 2, 3):
         chosen = ~is_test & (subjects == subject)
@@ -274,19 +276,19 @@ def test_shuffling_keeps_the_test_part_and_every_subjects_labels() -> None:
         (0.0, 3.0, True, "Most of this could be slow drift"),
     ],
 )
-def test_the_verdict_on_drift_in_studies_of_known_truth(
+def test_the_verdict_on_drift_in_studies_of_known_contents(
     tmp_path: Path, signal: float, drift: float, block_design: bool, heading: str
 ) -> None:
     simulated_run.write_dataset(tmp_path / "data", num_images=12, signal=signal, drift=drift, block_design=block_design)
     dataset = Dataset.open(tmp_path / "data")
-    results = eeg_rows.eeg_results(
-        dataset, eeg_rows.summarise_segments(dataset, encoder=None), num_resamples=300, seed=0
+    results = eeg_conditions.eeg_results(
+        dataset, eeg_conditions.summarise_segments(dataset, encoder=None), num_resamples=300, seed=0
     )
     linear = find(results, "linear_decoder", "accuracy")
     assert linear is not None
     assert linear.value > 0.5  # the plain figure is high in all three, whatever its source
-    model = Result(**{**vars(linear), "row": "full"})
-    chance = Result(row="chance", metric="accuracy", value=1 / 6, low=None, high=None, n=1, definition="guessing")
+    model = Result(**{**vars(linear), "condition": "full"})
+    chance = Result(condition="chance", metric="accuracy", value=1 / 6, low=None, high=None, n=1, definition="guessing")
     assert heading in [sentence["heading"] for sentence in verdict([*results, model, chance])]
     permuted = find(results, "permuted_labels", "accuracy")
     assert permuted is not None
@@ -297,30 +299,30 @@ def test_the_verdict_on_drift_in_studies_of_known_truth(
         assert detrended.value < 0.35
 
 
-def test_the_docs_name_every_row_and_metric() -> None:
+def test_the_docs_name_every_condition_and_metric() -> None:
     text = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text(encoding="utf-8")
-    assert [name for name in (*ROWS, *DEFINITIONS) if f"`{name}`" not in text] == []
+    assert [name for name in (*CONDITIONS, *DEFINITIONS) if f"`{name}`" not in text] == []
 
 
-def test_control_runs_become_rows_and_what_is_absent_has_a_reason(
+def test_control_runs_become_conditions_and_what_is_absent_has_a_reason(
     finished: tuple[Path, Path, list[Result]], config: EvaluateConfig, tmp_path: Path
 ) -> None:
     run, data, _ = finished
     copy, other = tmp_path / "run", tmp_path / "run" / "controls" / "without-subject-1"
     shutil.copytree(run, copy)
     shutil.copytree(run / "contrastive", other / "contrastive")
-    runs = ControlRuns(without_subject={1: other}, absent={"phantom_full": "the order of recording is unknown"})
+    runs = ControlRuns(without_subject={1: other}, absent={"drift_surrogate_full": "the order of recording is unknown"})
     results = evaluate_run(copy, Dataset.open(data), config, control_runs=runs)
     found = find(results, "eeg_classifier_unseen_subject", "accuracy")
     assert found is not None
     assert found.n == 12  # one of two subjects
-    assert find(results, "phantom_full", "accuracy") is None
-    sentence = "Not measured: phantom, whole pipeline, the order of recording is unknown."
+    assert find(results, "drift_surrogate_full", "accuracy") is None
+    sentence = "Not measured: drift surrogate, whole pipeline, the order of recording is unknown."
     assert sentence in (copy / "report" / "table.txt").read_text()
     page = write_report(copy, Dataset.open(data))
     assert sentence in page.read_text()
     assert sentence in (copy / "report" / "report.md").read_text()
 
     (other / "contrastive" / "environment.json").write_text(json.dumps([{"selection_split": "test"}]))
-    with pytest.raises(UserError, match=r"without-subject-1.*would not be honest"):
+    with pytest.raises(UserError, match=r"without-subject-1.*would be biased"):
         evaluate_run(copy, Dataset.open(data), config, control_runs=runs)

@@ -11,8 +11,8 @@ from neuroimagen.trainer.evaluation.verdict import verdict
 from neuroimagen.trainer.reconstruction.manifest import Reconstructions, differing_settings
 
 
-def accuracy(row: str, value: float, low: float | None = None, high: float | None = None) -> Result:
-    return Result(row=row, metric="accuracy", value=value, low=low, high=high, n=16, definition="")
+def accuracy(condition: str, value: float, low: float | None = None, high: float | None = None) -> Result:
+    return Result(condition=condition, metric="accuracy", value=value, low=low, high=high, n=16, definition="")
 
 
 def headings(*results: Result) -> list[str]:
@@ -72,13 +72,13 @@ def test_with_two_classes_the_slow_part_can_tell_all_of_it(slow: tuple[float, fl
     assert headings(*figures) == [heading]
 
 
-def test_with_phantoms_a_wide_interval_gives_drifts_share() -> None:
+def test_with_drift_surrogates_a_wide_interval_gives_drifts_share() -> None:
     figures = [
         accuracy("chance", 1 / 12),
         accuracy("linear_decoder", 0.7, 0.6, 0.8),
         accuracy("mean_slope_only", 0.5, 0.3, 0.7),
         accuracy("time_index_only", 0.3, 0.05, 0.6),
-        accuracy("phantom_drift", 0.4, 0.3, 0.5),
+        accuracy("drift_surrogate_linear_decoder", 0.4, 0.3, 0.5),
     ]
     (sentence,) = verdict(figures)
     assert sentence["text"].startswith("Too few test segments to tell whether the order")
@@ -133,7 +133,7 @@ def test_an_interval_too_wide_to_tell_leaves_it_open(
         ((0.45, 0.58), 0.2, "Nothing beyond the class"),
         ((0.3, 0.8), 0.2, "Whether there is more than the class is open"),
         ((0.52, 0.8), 0.04, "Whether there is more than the class is open"),
-        ((0.52, 0.8), 0.001, "It is the picture, not only the class"),
+        ((0.52, 0.8), 0.001, "It is the image, not only the class"),
     ],
 )
 def test_within_a_class_too(interval: tuple[float, float], p: float, heading: str) -> None:

@@ -89,13 +89,13 @@ def test_a_difference_is_clear_where_its_interval_leaves_out_zero(
 
 
 QUESTIONS = """
-found.rows = visible("tr[data-row]");
-const titles = [...document.getElementById("row").options].map((option) => option.value);
+found.rows = visible("tr[data-condition]");
+const titles = [...document.getElementById("condition").options].map((option) => option.value);
 found.titles = titles.length;
-change("row", "value", "class caption + saliency");
-found.rowsOfOne = visible("tr[data-row]");
-change("row", "value", "");
-found.rowsAgain = visible("tr[data-row]");
+change("condition", "value", "class caption + saliency");
+found.rowsOfOne = visible("tr[data-condition]");
+change("condition", "value", "");
+found.rowsAgain = visible("tr[data-condition]");
 found.verdicts = parts("#verdict article").length;
 """
 
@@ -106,10 +106,10 @@ def test_the_comparison_works_in_a_browser(runs: list[Path], tmp_path: Path, wid
     assert main(["report", *map(str, runs), "--out", str(tmp_path / "comparison")]) == 0
     found = ask(tmp_path / "comparison" / "compare.html", QUESTIONS, folder=tmp_path, width_px=width_px)
     assert len(found["images"]) == 6 * 3
-    rows = json.loads((tmp_path / "comparison" / "compare.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "comparison" / "compare.json").read_text())["figures"]
     assert found["rows"] == found["rowsAgain"] == len(rows)
     assert found["titles"] == 1 + len({row["title"] for row in rows})
-    assert found["rowsOfOne"] == sum(row["row"] == "full" for row in rows) == 5
+    assert found["rowsOfOne"] == sum(row["condition"] == "full" for row in rows) == 5
     assert found["verdicts"] >= 2
 
 
