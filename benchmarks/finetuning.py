@@ -32,9 +32,10 @@ from neuroimagen.benchmarks.studies import (
     train,
 )
 from neuroimagen.trainer.evaluation import results as evaluated
+from neuroimagen.trainer.evaluation.metrics.registry import metric_of
 from neuroimagen.trainer.evaluation.results import ITEMS_FILE, RESULTS_FILE, find, read_results
 from neuroimagen.trainer.recipe.recipe import load_recipe
-from neuroimagen.tune.confirm import RANGES, difference_range
+from neuroimagen.tune.confirm import difference_range
 
 HELP = "diffusion fine-tuning on EEG beside the frozen model: identification, accuracy, PixCorr, SSIM"
 EPILOG = """examples:
@@ -170,8 +171,8 @@ def summarise(studies: Sequence[Figures]) -> Figures:
             metric: {
                 arm: over_seeds([study["pairs"][title][metric][arm]["value"] for study in studies], within=within)
                 for arm, within in (
-                    *(("fine_tuned", RANGES[metric]), ("frozen", RANGES[metric])),
-                    ("difference", difference_range(RANGES[metric])),
+                    *(("fine_tuned", metric_of(metric).range), ("frozen", metric_of(metric).range)),
+                    ("difference", difference_range(metric_of(metric).range)),
                 )
             }
             for metric in METRICS

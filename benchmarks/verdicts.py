@@ -44,8 +44,8 @@ from neuroimagen.trainer.evaluation.eeg_conditions import (
     summarise_segments,
 )
 from neuroimagen.trainer.evaluation.evaluate import evaluate_run
-from neuroimagen.trainer.evaluation.image_conditions import EvaluateConfig
-from neuroimagen.trainer.evaluation.metrics import correlation_matrix, shrink
+from neuroimagen.trainer.evaluation.metrics.correlation import correlation_matrix, shrink
+from neuroimagen.trainer.evaluation.metrics.scoring import EvaluateConfig
 from neuroimagen.trainer.evaluation.results import Result, find
 from neuroimagen.trainer.evaluation.retrieval import predicted_features
 from neuroimagen.trainer.evaluation.verdict import verdict

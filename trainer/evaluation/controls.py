@@ -182,7 +182,7 @@ def unseen_subject_results(
         return []
     text = (
         "the class whose mean embedding over the training segments of all other subjects is nearest (squared L2), by a "
-        "contrastive stage trained again without the subject; nothing is fitted to the subject, not even the scale of "
+        "contrastive stage trained anew without the subject; nothing is fitted to the subject, not even the scale of "
         "its channels"
     )
     prediction = EegPrediction(

@@ -12,7 +12,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path
 from neuroimagen.trainer.evaluation.conditions import CONDITIONS, condition_of, present_name
 from neuroimagen.trainer.evaluation.intervals import Estimate
-from neuroimagen.trainer.evaluation.metrics import DEFINITIONS
+from neuroimagen.trainer.evaluation.metrics.registry import METRICS, metric_of
 from neuroimagen.trainer.evaluation.permutation_test import NUM_PERMUTATIONS
 
 RESULTS_FILE = "results.json"
@@ -52,20 +52,16 @@ def result(condition: str, metric: str, estimate: Estimate, definition: str) -> 
 
 def p_result(condition: str, metric: str, p: float, *, n: int) -> Result:
     """The p-value of a permutation test on `n` segments; the number of permutations is all that its text needs."""
-    text = DEFINITIONS[metric].text.format(permutations=NUM_PERMUTATIONS)
+    text = METRICS[metric].define({"permutations": NUM_PERMUTATIONS})
     return Result(condition=condition, metric=metric, value=p, low=None, high=None, n=n, definition=text)
 
 
-def metric_title(name: str) -> str:
-    """Column heading of a metric."""
-    return DEFINITIONS[name].title if name in DEFINITIONS else name.replace("_", " ")
-
-
 def format_value(metric: str, value: float) -> str:
-    """A figure as the table shows it: shares as percentages, the rest with three digits."""
-    if metric in DEFINITIONS and DEFINITIONS[metric].is_share:
+    """A figure as the table shows it: shares as percentages, p-values with four digits, the rest with three."""
+    scale = metric_of(metric).scale
+    if scale == "share":
         return f"{100 * value:.1f}"
-    if metric.endswith("_p"):
+    if scale == "p":
         return f"{value:.4f}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
@@ -137,7 +133,7 @@ def ordered_conditions(results: Sequence[Result]) -> list[str]:
 def text_table(results: Sequence[Result], metrics: Sequence[str]) -> str:
     """An aligned table for the terminal: a line per condition, a column per metric, value and 95 % interval."""
     shown = [name for name in ordered_conditions(results) if any(find(results, name, metric) for metric in metrics)]
-    cells = [["", *(metric_title(metric) + (" %" if _is_share(metric) else "") for metric in metrics)]]
+    cells = [["", *(metric_of(metric).title + (" %" if metric_of(metric).is_share else "") for metric in metrics)]]
     for name in shown:
         cells.append([condition_of(name).title, *(_cell(find(results, name, metric)) for metric in metrics)])
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
@@ -150,15 +146,12 @@ def text_table(results: Sequence[Result], metrics: Sequence[str]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _is_share(metric: str) -> bool:
-    return metric in DEFINITIONS and DEFINITIONS[metric].is_share
-
-
 def _cell(found: Result | None) -> str:
     if found is None:
         return "·"
     value = format_value(found.metric, found.value)
     if found.low is None or found.high is None:
         return value
-    bounds = (f"{100 * bound:.0f}" if _is_share(found.metric) else f"{bound:.2f}" for bound in (found.low, found.high))
+    is_share = metric_of(found.metric).is_share
+    bounds = (f"{100 * bound:.0f}" if is_share else f"{bound:.2f}" for bound in (found.low, found.high))
     return f"{value} [{', '.join(bounds)}]"

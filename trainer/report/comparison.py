@@ -18,11 +18,12 @@ from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.conditions import condition_of
 from neuroimagen.trainer.evaluation.evaluate import DETAILS_FILE
 from neuroimagen.trainer.evaluation.intervals import Estimate, bootstrap_difference
-from neuroimagen.trainer.evaluation.results import Result, find, metric_title, ordered_conditions
+from neuroimagen.trainer.evaluation.metrics.registry import metric_of
+from neuroimagen.trainer.evaluation.results import Result, find, ordered_conditions
 from neuroimagen.trainer.recipe.recipe import difference, load_recipe
-from neuroimagen.trainer.report.evaluated import RANK_RULE, Evaluated, Item, choose_examples
+from neuroimagen.trainer.report.evaluated import Evaluated, Item, choose_examples, example_metrics, rank_rule
 from neuroimagen.trainer.report.page import THUMB_PX, data_uri
-from neuroimagen.trainer.report.tables import escaped, figure_texts, is_share
+from neuroimagen.trainer.report.tables import escaped, figure_texts
 from neuroimagen.trainer.report.templates import render_page
 
 COMPARED_CONDITIONS = (
@@ -40,7 +41,7 @@ def write_comparison(runs: Sequence[Path], out: Path, *, data: Path | None = Non
     names = _names(runs)
     view = comparison(evaluated, names)
     texts = {
-        "compare.html": _html(view, _images(evaluated) if view["same_data"] else []),
+        "compare.html": _html(view, evaluated),
         "compare.md": _markdown(view),
         "compare.tex": _latex(view),
         "compare.json": json.dumps(view, indent=1, ensure_ascii=False) + "\n",
@@ -81,7 +82,7 @@ def comparison(runs: Sequence[Evaluated], names: Sequence[str]) -> dict[str, Any
                         "condition": condition,
                         "title": condition_of(condition).title,
                         "metric": metric,
-                        "metric_title": metric_title(metric) + (" %" if is_share(metric) else ""),
+                        "metric_title": _heading(metric, "%"),
                         "cells": [_cell(item) for item in found],
                     }
                 )
@@ -102,6 +103,12 @@ def comparison(runs: Sequence[Evaluated], names: Sequence[str]) -> dict[str, Any
         "differences": _differences(runs, names, metrics) if same_data else [],
         "settings": _settings(runs),
     }
+
+
+def _heading(metric: str, unit: str) -> str:
+    """Title of a metric, with the unit of shares."""
+    found = metric_of(metric)
+    return f"{found.title}, {unit}" if found.is_share else found.title
 
 
 def _cell(found: Result | None) -> dict[str, Any] | None:
@@ -131,8 +138,8 @@ def _differences(runs: Sequence[Evaluated], names: Sequence[str], metrics: Seque
                 {
                     "run": name,
                     "metric": metric,
-                    "metric_title": metric_title(metric) + (", points" if is_share(metric) else ""),
-                    "text": _signed(estimate, 100 if is_share(metric) else 1),
+                    "metric_title": _heading(metric, "points"),
+                    "text": _signed(estimate, 100 if metric_of(metric).is_share else 1),
                     "value": estimate.value,
                     "low": estimate.low,
                     "high": estimate.high,
@@ -180,7 +187,7 @@ def _images(runs: Sequence[Evaluated]) -> list[dict[str, Any]]:
     """For every class the median segment of the first run by the report's rank, as every run draws it."""
     by_segment = [{item.segment: item for item in run.items} for run in runs]
     found = []
-    for label, (_, median, _) in choose_examples(runs[0].items).items():
+    for label, (_, median, _) in choose_examples(runs[0].items, example_metrics(runs[0].items)).items():
         if not all(median.segment in items for items in by_segment):
             continue
         shown = [run.images(items[median.segment]) for run, items in zip(runs, by_segment, strict=True)]
@@ -198,12 +205,12 @@ def _images(runs: Sequence[Evaluated]) -> list[dict[str, Any]]:
 # -------------------------------------------------------------------------------------------------------------- outputs
 
 
-def _html(view: Mapping[str, Any], images: Sequence[Mapping[str, Any]]) -> str:
+def _html(view: Mapping[str, Any], runs: Sequence[Evaluated]) -> str:
     return render_page(
         Path(__file__).with_name("comparison.html.j2"),
         **view,
-        images=images,
-        rank_rule=RANK_RULE,
+        images=_images(runs) if view["same_data"] else [],
+        rank_rule=rank_rule(example_metrics(runs[0].items)),
     )
 
 

@@ -12,11 +12,10 @@ import numpy as np
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.evaluate import DETAILS_FILE, EEG_FILE
+from neuroimagen.trainer.evaluation.metrics.metric import ImageMetric, Metric
+from neuroimagen.trainer.evaluation.metrics.registry import all_metrics
 from neuroimagen.trainer.evaluation.results import ITEMS_FILE, RESULTS_FILE, Result, read_items, read_results
 from neuroimagen.trainer.reconstruction.manifest import read_picture
-
-RANK_METRICS = ("ssim", "pixcorr", "two_way_clip")
-RANK_RULE = "best, median and worst by the mean of three ranks among its test segments: SSIM, PixCorr, two-way CLIP"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,12 +108,28 @@ def _item(line: Mapping[str, str]) -> Item:
     )
 
 
-def choose_examples(items: Sequence[Item]) -> dict[int, list[Item]]:
-    """Label → best, median and worst segment by RANK_RULE; equal ones in the order of their keys."""
+def example_metrics(items: Sequence[Item]) -> dict[str, Metric]:
+    """The metrics that examples are ranked by and captioned with, as far as the items have them."""
+    return {
+        name: metric
+        for name, metric in all_metrics().items()
+        if name in items[0].figures and isinstance(metric, ImageMetric) and metric.ranks_examples
+    }
+
+
+def rank_rule(metrics: Mapping[str, Metric]) -> str:
+    """In words, how examples are chosen."""
+    titles = ", ".join(metric.title for metric in metrics.values())
+    return f"best, median and worst by the mean rank among its test segments in {titles}"
+
+
+def choose_examples(items: Sequence[Item], metrics: Mapping[str, Metric]) -> dict[int, list[Item]]:
+    """Label → best, median and worst segment by the mean rank in `metrics`; equal ones in the order of their keys."""
+    signs = {name: 1 if metric.higher_is_better else -1 for name, metric in metrics.items()}
     chosen: dict[int, list[Item]] = {}
     for label in sorted({item.label for item in items}):
         members = sorted((item for item in items if item.label == label), key=segment_of)
-        figures = np.array([[item.figures[metric] for metric in RANK_METRICS] for item in members])
+        figures = np.array([[sign * item.figures[name] for name, sign in signs.items()] for item in members])
         ranks = (figures[:, None, :] > figures[None, :, :]).sum(axis=1) + 0.5 * (figures[:, None] == figures[None]).sum(
             axis=1
         )

@@ -17,10 +17,19 @@ from PIL import Image
 
 from neuroimagen.data_shards.common.files import atomic_path
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.trainer.evaluation.results import Result, find, guessing
+from neuroimagen.trainer.evaluation.metrics.metric import Metric
+from neuroimagen.trainer.evaluation.metrics.registry import metric_of
+from neuroimagen.trainer.evaluation.results import Result, find, format_value, guessing
 from neuroimagen.trainer.report import plots
-from neuroimagen.trainer.report.evaluated import RANK_METRICS, RANK_RULE, Evaluated, Item, choose_examples, segment_of
-from neuroimagen.trainer.report.tables import absent_conditions, is_share, latex_table, markdown_report, table_view
+from neuroimagen.trainer.report.evaluated import (
+    Evaluated,
+    Item,
+    choose_examples,
+    example_metrics,
+    rank_rule,
+    segment_of,
+)
+from neuroimagen.trainer.report.tables import absent_conditions, latex_table, markdown_report, table_view
 from neuroimagen.trainer.report.templates import render_page
 
 EXAMPLES = ("best", "median", "worst")
@@ -31,7 +40,8 @@ THUMB_PX = 96
 def write_report(run: Path, dataset: Dataset) -> Path:
     """Write report.html, grid.png, report.md and table.tex into the run's report/; returns the page's path."""
     evaluated = Evaluated(run, dataset)
-    examples = choose_examples(evaluated.items)
+    metrics = example_metrics(evaluated.items)
+    examples = choose_examples(evaluated.items, metrics)
     images = {label: [evaluated.images(item) for item in chosen] for label, chosen in examples.items()}
     grid = plots.picture_grid(
         [plots.GridRow(title=evaluated.class_names[label], groups=groups) for label, groups in images.items()],
@@ -42,8 +52,8 @@ def write_report(run: Path, dataset: Dataset) -> Path:
     with atomic_path(folder / "grid.png") as temporary:
         grid.save(temporary, format="PNG", optimize=True)
     texts = {
-        "report.html": _html(evaluated, examples, images),
-        "report.md": markdown_report(evaluated.results, evaluated.details, rank_rule=RANK_RULE),
+        "report.html": _html(evaluated, metrics, examples, images),
+        "report.md": markdown_report(evaluated.results, evaluated.details, rank_rule=rank_rule(metrics)),
         "table.tex": latex_table(evaluated.results, evaluated.details["table_metrics"]),
     }
     for name, text in texts.items():
@@ -56,7 +66,10 @@ def write_report(run: Path, dataset: Dataset) -> Path:
 
 
 def _html(
-    evaluated: Evaluated, examples: Mapping[int, list[Item]], images: Mapping[int, list[list[np.ndarray]]]
+    evaluated: Evaluated,
+    metrics: Mapping[str, Metric],
+    examples: Mapping[int, list[Item]],
+    images: Mapping[int, list[list[np.ndarray]]],
 ) -> str:
     metadata = evaluated.dataset.metadata
     study = metadata.provenance.get("study", {})
@@ -70,7 +83,7 @@ def _html(
                     "tag": tag,
                     "subject": item.subject,
                     "right": item.predicted == item.label,
-                    "caption": _caption(evaluated, item),
+                    "caption": _caption(evaluated, item, metrics),
                     "images": [data_uri(image, THUMB_PX * 2) for image in shown],
                 }
                 for tag, item, shown in zip(EXAMPLES, examples[label], images[label], strict=True)
@@ -85,14 +98,14 @@ def _html(
         hero=_hero(evaluated.results),
         columns=evaluated.columns,
         examples=EXAMPLES,
-        rank_rule=RANK_RULE,
+        rank_rule=rank_rule(metrics),
         grid=grid,
-        explorer=_explorer(evaluated),
+        explorer=_explorer(evaluated, metrics),
         table=table_view(evaluated.results, evaluated.details["table_metrics"]),
         confusion=_confusion(evaluated),
         per_subject=_per_subject(evaluated.details),
         absent=absent_conditions(evaluated.details),
-        shares=[metric for metric in evaluated.details["table_metrics"] if is_share(metric)],
+        shares=[metric for metric in evaluated.details["table_metrics"] if metric_of(metric).is_share],
         embedding=_embedding(evaluated),
         eeg=plots.eeg_figures(
             evaluated.eeg["evoked"].astype(np.float64),
@@ -123,11 +136,16 @@ def _encoded(image: Image.Image) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _caption(evaluated: Evaluated, item: Item) -> str:
-    ssim, pixcorr, two_way = (item.figures[name] for name in RANK_METRICS)
-    return (
-        f"{item.stimulus}, subject {item.subject}: recognised as {evaluated.class_names[item.predicted]}; "
-        f"SSIM {ssim:.2f}, PixCorr {pixcorr:.2f}, two-way CLIP {100 * two_way:.0f} %"
+def _caption(evaluated: Evaluated, item: Item, metrics: Mapping[str, Metric]) -> str:
+    recognised = evaluated.class_names[item.predicted]
+    return f"{item.stimulus}, subject {item.subject}: recognised as {recognised}; {_figures(item, metrics)}"
+
+
+def _figures(item: Item, metrics: Mapping[str, Metric]) -> str:
+    """The item's figures in words: "SSIM 0.512, 2-way CLIP 80.0 %"."""
+    return ", ".join(
+        f"{metric.title} {format_value(name, item.figures[name])}" + (" %" if metric.is_share else "")
+        for name, metric in metrics.items()
     )
 
 
@@ -144,7 +162,7 @@ def _hero(results: Sequence[Result]) -> dict[str, Any] | None:
     }
 
 
-def _explorer(evaluated: Evaluated) -> dict[str, Any]:
+def _explorer(evaluated: Evaluated, metrics: Mapping[str, Metric]) -> dict[str, Any]:
     """Every test segment (or evenly spaced ones) as cards: a sprite sheet per column, a line of figures per card."""
     items = sorted(evaluated.items, key=segment_of)
     step = -(-len(items) // MAX_EXPLORED)
@@ -161,14 +179,16 @@ def _explorer(evaluated: Evaluated) -> dict[str, Any]:
         "rows": -(-len(shown) // side),
         "step": step,
         "total": len(items),
+        "metrics": [{"title": metric.title} for metric in metrics.values()],
         "items": [
-            [
-                item.label,
-                item.subject,
-                item.predicted,
-                *(round(item.figures[name], 3) for name in RANK_METRICS),
-                item.stimulus,
-            ]
+            {
+                "label": item.label,
+                "subject": item.subject,
+                "predicted": item.predicted,
+                "stimulus": item.stimulus,
+                "figures": [round(item.figures[name], 3) for name in metrics],
+                "caption": _figures(item, metrics),
+            }
             for item in shown
         ],
     }

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neuroimagen.trainer.evaluation.conditions import condition_of, present_name
-from neuroimagen.trainer.evaluation.metrics import DEFINITIONS
-from neuroimagen.trainer.evaluation.results import Result, find, format_value, metric_title, ordered_conditions
+from neuroimagen.trainer.evaluation.metrics.registry import METRICS, metric_of
+from neuroimagen.trainer.evaluation.results import Result, find, format_value, ordered_conditions
 
 GROUP_TITLES = {
     "model": "The model",
@@ -20,22 +20,16 @@ GROUP_TITLES = {
 }
 
 
-def is_share(metric: str) -> bool:
-    """Whether a metric's figures are shown as percentages."""
-    return metric in DEFINITIONS and DEFINITIONS[metric].is_share
-
-
 def table_view(results: Sequence[Result], main_metrics: Sequence[str]) -> dict[str, Any]:
     """Columns, groups of conditions, cells and definitions; columns that are not `main` are shown on demand."""
-    present = {item.metric for item in results}
-    metrics = [*main_metrics, *(name for name in DEFINITIONS if name not in main_metrics)]
-    metrics = [name for name in metrics if name in present]
+    present = dict.fromkeys(item.metric for item in results)
+    metrics = [name for name in dict.fromkeys([*main_metrics, *METRICS, *present]) if name in present]
     columns = [
         {
             "metric": metric,
-            "title": metric_title(metric),
-            "unit": "%" if is_share(metric) else "",
-            "arrow": "↑" if metric not in DEFINITIONS or DEFINITIONS[metric].higher_is_better else "↓",
+            "title": metric_of(metric).title,
+            "unit": "%" if metric_of(metric).is_share else "",
+            "arrow": "↑" if metric_of(metric).higher_is_better else "↓",
             "main": metric in main_metrics,
             "definition": next(item.definition for item in results if item.metric == metric),
             "number": number,
@@ -66,7 +60,7 @@ def _cell(results: Sequence[Result], condition: str, metric: str) -> dict[str, A
         "n": found.n,
         "definition": found.definition,
         "main": metric,
-        "bar": max(0.0, min(1.0, found.value)) if is_share(metric) else None,
+        "bar": max(0.0, min(1.0, found.value)) if metric_of(metric).is_share else None,
     }
 
 
@@ -90,7 +84,7 @@ def absent_conditions(details: Mapping[str, Any]) -> list[tuple[str, str]]:
 def markdown_report(results: Sequence[Result], details: Mapping[str, Any], *, rank_rule: str) -> str:
     """report.md: verdict, table of the main metrics, image grid, definitions."""
     metrics = details["table_metrics"]
-    titles = [metric_title(metric) + (", %" if is_share(metric) else "") for metric in metrics]
+    titles = [metric_of(metric).title + (", %" if metric_of(metric).is_share else "") for metric in metrics]
     lines = ["# Report", ""]
     for sentence in details["verdict"]:
         lines += [f"**{sentence['heading']}.** {sentence['text']}", ""]
@@ -112,7 +106,7 @@ def markdown_report(results: Sequence[Result], details: Mapping[str, Any], *, ra
     for metric in metrics:
         definition = next((item.definition for item in results if item.metric == metric), None)
         if definition is not None:
-            lines.append(f"- **{metric_title(metric)}**: {definition}.")
+            lines.append(f"- **{metric_of(metric).title}**: {definition}.")
     lines += [f"- **{condition_of(name).title}**: {condition_of(name).text}." for name in ordered_conditions(results)]
     return "\n".join(lines) + "\n"
 
@@ -126,7 +120,7 @@ def _markdown_cell(found: Result | None) -> str:
 
 def latex_table(results: Sequence[Result], metrics: Sequence[str]) -> str:
     """The main metrics as a booktabs table; needs \\usepackage{booktabs}."""
-    titles = [escaped(metric_title(metric)) + (r" (\%)" if is_share(metric) else "") for metric in metrics]
+    titles = [escaped(metric_of(metric).title) + (r" (\%)" if metric_of(metric).is_share else "") for metric in metrics]
     lines = [
         r"% \usepackage{booktabs}",
         rf"\begin{{tabular}}{{l{'r' * len(metrics)}}}",

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from neuroimagen.trainer.evaluation import metrics
+from neuroimagen.trainer.evaluation.metrics.identification import two_way_identification
 from neuroimagen.trainer.evaluation.permutation_test import identification_table, permutation_p, recognition_table
 
 
@@ -43,5 +43,5 @@ def test_tables_hold_the_observed_figure_on_their_diagonal() -> None:
     assert np.trace(recognition_table(predicted, shown, labels)) == (predicted == labels[shown]).sum()
     similarity = rng.normal(size=(50, 12)).round(1)  # with ties
     allowed = labels[shown][:, None] == labels[None]
-    expected = metrics.two_way_identification(similarity, shown, allowed=allowed).sum()
+    expected = two_way_identification(similarity, shown, allowed=allowed).sum()
     assert np.trace(identification_table(similarity, shown, labels)) == pytest.approx(expected)

@@ -14,7 +14,8 @@ from PIL import Image
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.trainer.evaluation.evaluate import EvaluateConfig, evaluate_run
+from neuroimagen.trainer.evaluation.evaluate import evaluate_run
+from neuroimagen.trainer.evaluation.metrics.scoring import EvaluateConfig
 from neuroimagen.trainer.report import page as report
 from neuroimagen.trainer.report import plots
 from neuroimagen.trainer.report.evaluated import Item, choose_examples
