@@ -21,6 +21,7 @@ from neuroimagen.trainer.evaluation.metrics.metric import Metric
 from neuroimagen.trainer.evaluation.metrics.registry import metric_of
 from neuroimagen.trainer.evaluation.results import Result, find, format_value, guessing
 from neuroimagen.trainer.report import plots
+from neuroimagen.trainer.report.eeg_figures import eeg_figures, eeg_unit
 from neuroimagen.trainer.report.evaluated import (
     Evaluated,
     Item,
@@ -29,6 +30,7 @@ from neuroimagen.trainer.report.evaluated import (
     rank_rule,
     segment_of,
 )
+from neuroimagen.trainer.report.image_grid import GridRow, image_grid
 from neuroimagen.trainer.report.tables import absent_conditions, latex_table, markdown_report, table_view
 from neuroimagen.trainer.report.templates import render_page
 
@@ -43,8 +45,8 @@ def write_report(run: Path, dataset: Dataset) -> Path:
     metrics = example_metrics(evaluated.items)
     examples = choose_examples(evaluated.items, metrics)
     images = {label: [evaluated.images(item) for item in chosen] for label, chosen in examples.items()}
-    grid = plots.picture_grid(
-        [plots.GridRow(title=evaluated.class_names[label], groups=groups) for label, groups in images.items()],
+    grid = image_grid(
+        [GridRow(title=evaluated.class_names[label], groups=groups) for label, groups in images.items()],
         groups=EXAMPLES,
         columns=evaluated.columns,
     )
@@ -107,14 +109,14 @@ def _html(
         absent=absent_conditions(evaluated.details),
         shares=[metric for metric in evaluated.details["table_metrics"] if metric_of(metric).is_share],
         embedding=_embedding(evaluated),
-        eeg=plots.eeg_figures(
+        eeg=eeg_figures(
             evaluated.eeg["evoked"].astype(np.float64),
             channel_names=metadata.channel_names,
             montage=study.get("montage"),
             sfreq=metadata.sfreq,
             start_ms=start_ms,
             num_segments=int(evaluated.eeg["num_segments"]),
-            unit=plots.eeg_unit(metadata.preprocessing),
+            unit=eeg_unit(metadata.preprocessing),
         ),
         stages=_stages(evaluated.run),
         recipe=(evaluated.run / "config.yaml").read_text(encoding="utf-8"),
@@ -150,7 +152,7 @@ def _figures(item: Item, metrics: Mapping[str, Metric]) -> str:
 
 
 def _hero(results: Sequence[Result]) -> dict[str, Any] | None:
-    """Accuracy between chance and ceiling, as shares of the line from 0 to 1."""
+    """The model's accuracy, guessing and ceiling, as shares, for the head of the page."""
     model = find(results, "full", "accuracy")
     if model is None:
         return None
@@ -210,7 +212,7 @@ def _per_subject(details: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _embedding(evaluated: Evaluated) -> dict[str, Any] | None:
-    """Test embeddings in two dimensions, by t-SNE from principal components; coordinates in 0..100."""
+    """Test embeddings in two dimensions by t-SNE, initialised with principal components; coordinates in 0..100."""
     if "embedding" not in evaluated.eeg or len(evaluated.eeg["embedding"]) < 10:
         return None
     from sklearn.manifold import TSNE
