@@ -70,7 +70,7 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 def comparison(runs: Sequence[Evaluated], names: Sequence[str]) -> dict[str, Any]:
     """Everything that is shown but the images, as JSON values."""
-    metrics = list(runs[0].details["table_metrics"])
+    metrics = list(dict.fromkeys(metric for run in runs for metric in run.details["table_metrics"]))
     ordered = ordered_conditions([item for run in runs for item in run.results])
     figures = []
     for condition in (name for name in ordered if name in COMPARED_CONDITIONS):
@@ -126,11 +126,15 @@ def _cell(found: Result | None) -> dict[str, Any] | None:
 
 
 def _differences(runs: Sequence[Evaluated], names: Sequence[str], metrics: Sequence[str]) -> list[dict[str, Any]]:
-    """Each run's main condition minus the first run's, with the stimuli resampled together."""
+    """Each run's main condition minus the first run's, with the stimuli resampled together.
+
+    Metrics that one of the two runs lacks, or that single images do not have, are left out.
+    """
     keys = sorted({item.stimulus for run in runs for item in run.items})
     found = []
     for name, run in zip(names[1:], runs[1:], strict=True):
-        for metric in metrics:
+        shared = set(run.items[0].figures) & set(runs[0].items[0].figures)
+        for metric in (metric for metric in metrics if metric in shared):
             estimate = bootstrap_difference(*_values(run.items, metric, keys), *_values(runs[0].items, metric, keys))
             if not estimate.n:
                 continue

@@ -181,7 +181,7 @@ def _explorer(evaluated: Evaluated, metrics: Mapping[str, Metric]) -> dict[str, 
         "rows": -(-len(shown) // side),
         "step": step,
         "total": len(items),
-        "metrics": [{"title": metric.title} for metric in metrics.values()],
+        "metrics": [metric.title for metric in metrics.values()],
         "items": [
             {
                 "label": item.label,

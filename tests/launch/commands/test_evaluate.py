@@ -52,7 +52,7 @@ def test_mistakes_are_one_clear_line(
     assert "Traceback" not in error
 
 
-def test_a_run_selected_on_the_test_part_is_refused(
+def test_a_run_selected_on_the_test_split_is_refused(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import shutil

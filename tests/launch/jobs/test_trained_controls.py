@@ -152,6 +152,21 @@ def test_a_surrogate_of_other_data_is_refused(run: Path, tmp_path: Path, monkeyp
     assert commands.started == []
 
 
+def test_the_run_of_an_earlier_version_is_used_where_it_is(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = Commands(monkeypatch)
+    dataset = Dataset.open(run.parent / "data")
+    with monkeypatch.context() as earlier:
+        earlier.setattr("neuroimagen.trainer.evaluation.drift_surrogate.ORIGINAL_KEY", "phantom_of")
+        make_surrogate_run(run, dataset)
+    former = (run / "controls" / "drift_surrogate").rename(run / "controls" / "phantom")
+    written = {path: path.stat().st_mtime_ns for path in (former / "data").rglob("*")}
+    commands.started.clear()
+    assert make_surrogate_run(run, dataset) == former
+    assert all(value_after(words, "--run") == str(former) for words in commands.started)
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert not (run / "controls" / "drift_surrogate").exists()
+
+
 # ------------------------------------------------------------------------------------------------------ unseen subjects
 
 

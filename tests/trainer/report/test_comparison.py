@@ -68,6 +68,23 @@ def test_a_comparison_of_two_runs(runs: list[Path], tmp_path: Path) -> None:
     assert {line.count("&") for line in latex.splitlines() if line.endswith(r"\\")} == {3}
 
 
+def test_a_metric_that_one_run_lacks_has_no_difference(runs: list[Path], tmp_path: Path) -> None:
+    """As when one was evaluated before a package that adds the metric was installed."""
+    other = shutil.copytree(runs[1], tmp_path / "other")
+    details = json.loads((other / "report" / "details.json").read_text())
+    details["table_metrics"].append("edges")
+    (other / "report" / "details.json").write_text(json.dumps(details))
+    results = json.loads((other / "report" / "results.json").read_text())
+    results.append({**results[0], "condition": "full", "metric": "edges"})
+    (other / "report" / "results.json").write_text(json.dumps(results))
+    assert main(["report", str(runs[0]), str(other), "--out", str(tmp_path / "out")]) == 0
+    view = json.loads((tmp_path / "out" / "compare.json").read_text())
+    (figure,) = (item for item in view["figures"] if item["metric"] == "edges")
+    assert [cell is None for cell in figure["cells"]] == [True, False]
+    assert "edges" not in {item["metric"] for item in view["differences"]}
+    assert "ssim" in {item["metric"] for item in view["differences"]}
+
+
 def test_segments_of_other_data_are_not_shown_as_the_same(runs: list[Path], tmp_path: Path) -> None:
     """Numbers of segments coincide in data sets that have nothing to do with each other."""
     other = shutil.copytree(runs[1], tmp_path / "other")

@@ -69,8 +69,6 @@ def test_markdown_and_latex_show_the_main_metrics() -> None:
     assert "- **accuracy**: accuracy of chance." in lines
     assert absent_conditions({}) == []
     latex = latex_table(RESULTS, MAIN)
-    assert (
-        r"class caption + saliency & 50.0 {\scriptsize [40.0, 60.0]} & 0.312 {\scriptsize [0.250, 0.375]} \\" in latex
-    )
+    assert r"class caption + saliency & 50.0 {\scriptsize [40.0, 60.0]} & 0.312 {\scriptsize [0.250, 0.375]}" in latex
     assert "$-$0.062" in latex
     assert escaped("50 % & a_b #1 $") == r"50 \% \& a\_b \#1 \$"
