@@ -34,7 +34,8 @@ from neuroimagen.data_shards.common.arrays import Integers
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.format.schema import segment_key
 from neuroimagen.data_shards.simulator.forward_model import ForwardModelConfig
-from neuroimagen.data_shards.simulator.study import Study, StudyConfig, write_shards
+from neuroimagen.data_shards.simulator.study import Study, StudyConfig
+from neuroimagen.data_shards.simulator.write_study import write_shards
 from neuroimagen.trainer.evaluation.drift_verdict import drift_share
 from neuroimagen.trainer.evaluation.eeg_conditions import (
     SegmentSummaries,

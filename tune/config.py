@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.evaluation.metrics.registry import searchable_metrics
-from neuroimagen.trainer.recipe.recipe import Recipe, all_keys, load_recipe
+from neuroimagen.trainer.recipe.recipe import Recipe, all_recipe_keys, load_recipe
 from neuroimagen.trainer.recipe.strict_yaml import load_yaml, yaml_fault
 from neuroimagen.trainer.runs.find_run import require_run
 from neuroimagen.tune.space import Parameter, overrides
@@ -197,7 +197,7 @@ def search_of(tree: dict[str, Any], kind: str, *, where: str) -> Search:
 
 
 def _refuse_unknown_keys(space: dict[Any, Any], sections: Sequence[str], where: str) -> None:
-    keys = [key for key in all_keys() if key.partition(".")[0] in sections and "." in key]
+    keys = [key for key in all_recipe_keys() if key.partition(".")[0] in sections and "." in key]
     for key in space:
         if key not in keys:
             close = difflib.get_close_matches(str(key), keys, n=1, cutoff=0.4)

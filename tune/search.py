@@ -210,7 +210,7 @@ class _Runner:
 
     def _scheduler(self, over: Sequence[TrialRecord]) -> Any:
         if isinstance(self._config, MarginSearch):
-            stage = self._recipe.contrastive
+            stage = self._recipe.stages["contrastive"]
             first, last = self._config.grace_steps or stage.validate_every, stage.steps
         else:
             last = self._config.num_segments

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from neuroimagen.data_shards.common.ahead import ahead
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.common.processes import Ranks
+from neuroimagen.data_shards.common.process_share import ProcessShare
 from neuroimagen.data_shards.common.progress import track
+from neuroimagen.data_shards.common.thread_map import map_in_threads
 from neuroimagen.data_shards.dataset.latent_store import (
     SHARD_BYTES,
     SHARD_ITEMS,
@@ -109,7 +109,7 @@ class LatentCache:
         batch_size: int = 32,
         dtype: str = "float16",
         shard_items: int = SHARD_ITEMS,
-        ranks: Ranks | None = None,
+        ranks: ProcessShare | None = None,
     ) -> None:
         """`clip`: folder of a CLIPModel, default `model` or its clip/. `captioner`: folder of a BLIP captioner."""
         if batch_size < 1:
@@ -123,7 +123,7 @@ class LatentCache:
         self._batch_size = batch_size
         self._dtype = dtype
         self._shard_items = shard_items
-        self._ranks = ranks or Ranks()
+        self._ranks = ranks or ProcessShare()
 
     def cache(self, kind: str) -> CachedLatents:
         """Make the store of `kind` unless it is there. All ranks call it; all return when it is finished."""
@@ -143,7 +143,7 @@ class LatentCache:
         latents: list[torch.Tensor] = []
         texts: list[str] = []
         written: Future[None] | None = None
-        inputs = ahead(lambda batch: self._pictures(kind, batch[1]), batches)
+        inputs = map_in_threads(lambda batch: self._pictures(kind, batch[1]), batches)
         with closing(inputs), ThreadPoolExecutor(1) as writing:
             for (shard, rows), pictures in track(
                 zip(batches, inputs, strict=True), total=len(batches), desc=f"cache {kind}", unit="batch"

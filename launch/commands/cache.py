@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Cache every kind asked for; print where each is."""
-    from neuroimagen.data_shards.common.processes import Ranks
+    from neuroimagen.data_shards.common.process_share import ProcessShare
     from neuroimagen.data_shards.dataset.dataset import Dataset
     from neuroimagen.data_shards.latent_cache.encode import LatentCache, applicable_kinds
     from neuroimagen.trainer.bundled_model.location import resolve_model_path
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int | None:
     dataset = Dataset.open(args.data)
     model = resolve_model_path(args.model)
     kinds, reasons = applicable_kinds(dataset, model, clip=args.clip, captioner=args.blip)
-    ranks = Ranks.from_environment(cpu=args.cpu)
+    ranks = ProcessShare.from_environment(cpu=args.cpu)
     cache = LatentCache(
         dataset,
         model,

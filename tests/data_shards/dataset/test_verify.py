@@ -53,7 +53,7 @@ def test_cut_missing_and_stray_shards_are_named(make_dataset) -> None:
 def test_damaged_tables_are_refused(make_dataset) -> None:
     dataset = make_dataset(12)
     _flip(dataset.folder / "index.parquet", 100)
-    with pytest.raises(UserError, match=r"index\.parquet is damaged or another"):
+    with pytest.raises(UserError, match=r"index\.parquet is damaged or belongs to another"):
         list(verify(dataset.folder))
     (dataset.folder / "dataset.json").unlink()
     with pytest.raises(UserError, match="no data set at"):

@@ -18,7 +18,7 @@ import torch
 from tiny_models import build_tiny_diffusion_folder
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.common.processes import Ranks
+from neuroimagen.data_shards.common.process_share import ProcessShare
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.data_shards.dataset.verify import verify
@@ -268,7 +268,7 @@ def test_ranks_share_the_work_and_change_nothing(cached: tuple, dataset: Dataset
     barrier = threading.Barrier(3, timeout=120)
     caches = []
     for rank in range(3):
-        ranks = Ranks(rank=rank, world_size=3, wait=barrier.wait)
+        ranks = ProcessShare(rank=rank, world_size=3, wait=barrier.wait)
         caches.append(LatentCache(dataset, tiny_diffusion_folder, batch_size=3, shard_items=5, ranks=ranks))
         _ = caches[-1]._vae  # threads stand in for processes here, and the libraries load in one thread only
     with ThreadPoolExecutor(3) as threads:

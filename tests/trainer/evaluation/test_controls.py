@@ -13,7 +13,8 @@ from neuroimagen.trainer.evaluation import controls, eeg_conditions
 from neuroimagen.trainer.evaluation.drift_verdict import drift_share
 from neuroimagen.trainer.evaluation.results import Result, find
 from neuroimagen.trainer.evaluation.verdict import verdict
-from neuroimagen.trainer.networks.encoders.base import EEGEncoder, EncoderConfig, build_encoder
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, build_encoder
+from neuroimagen.trainer.networks.encoders.registry import encoder_config
 
 
 def results_of(folder: Path, **study: object) -> list[Result]:
@@ -117,7 +118,7 @@ def test_the_left_out_subject_is_unseen() -> None:
 def write_encoder_run(folder: Path, dataset: Dataset, seed: int) -> Path:
     torch.manual_seed(seed)
     encoder = build_encoder(
-        EncoderConfig(feature_size=6, spatial_filters=4, temporal_filters=8, kernel_samples=5),
+        encoder_config(feature_size=6, spatial_filters=4, temporal_filters=8, kernel_samples=5),
         n_channels=dataset.metadata.n_channels,
         n_samples=dataset.metadata.n_samples,
     )

@@ -15,22 +15,22 @@ import pytest
 import torch
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.common.processes import Ranks
+from neuroimagen.data_shards.common.process_share import ProcessShare
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.trainer.networks.encoders.base import EncoderConfig
+from neuroimagen.trainer.networks.encoders.registry import encoder_config
 from neuroimagen.trainer.networks.gan import SaliencyModel
+from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.reconstruction import writing as reconstruction_folder
 from neuroimagen.trainer.reconstruction.latent_diffusion import LatentDiffusion
 from neuroimagen.trainer.reconstruction.manifest import read_manifest, read_picture
 from neuroimagen.trainer.reconstruction.reconstruct import ROWS, Picture, ReconstructConfig, Reconstructor, RowName
 from neuroimagen.trainer.reconstruction.writing import write_row
-from neuroimagen.trainer.stages.semantic import SemanticModel
 
 CONFIG = ReconstructConfig(steps=4, batch_size=3, guidance=2.0, strength=0.75)
 NETWORK = {
     "n_channels": 6,
     "n_samples": 20,
-    "encoder": dataclasses.asdict(EncoderConfig(feature_size=8, kernel_samples=5, stride_samples=2)),
+    "encoder": dataclasses.asdict(encoder_config(feature_size=8, kernel_samples=5, stride_samples=2)),
 }
 
 
@@ -361,7 +361,7 @@ def test_ranks_share_the_batches(make: Callable[..., Reconstructor]) -> None:
         reconstructor.draw("full", reconstructor.pictures("full")[:1])
 
     def work(rank: int) -> None:
-        write_row(reconstructors[rank], "full", ranks=Ranks(rank=rank, world_size=2, wait=barrier.wait))
+        write_row(reconstructors[rank], "full", ranks=ProcessShare(rank=rank, world_size=2, wait=barrier.wait))
 
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(work, range(2)))

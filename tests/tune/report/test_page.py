@@ -112,7 +112,7 @@ def test_a_margin_search_s_page_has_every_trial_its_failure_and_the_comparison(f
     assert labels[:3] == ["0.05", "0.3162", "2"]  # of a range of one or two decades matplotlib's own overlap
     assert page.count("<svg") >= 4  # fresh seeds, parallel coordinates, slices, curves
     recipe = load_recipe(folder.best)
-    assert (recipe.contrastive.margin, recipe.contrastive.distance) == (0.9, "cosine")
+    assert (recipe.stages["contrastive"].margin, recipe.stages["contrastive"].distance) == (0.9, "cosine")
     table = folder.table.read_text()
     assert table.splitlines()[2].split()[:3] == ["0004", "0.8000", "finished"]
     assert "0.8100 [" in table
