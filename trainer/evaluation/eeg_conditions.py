@@ -16,7 +16,7 @@ from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.intervals import bootstrap_mean
-from neuroimagen.trainer.evaluation.permutation_test import permutation_p, recognition_table
+from neuroimagen.trainer.evaluation.metrics.permutation_tests import permutation_p, recognition_table
 from neuroimagen.trainer.evaluation.results import Result, p_result, result
 from neuroimagen.trainer.evaluation.segment_features import (
     NUM_COMPONENTS,

@@ -15,9 +15,9 @@ from neuroimagen.trainer.evaluation.intervals import bootstrap_mean
 from neuroimagen.trainer.evaluation.metrics.correlation import correlation_matrix, shrink
 from neuroimagen.trainer.evaluation.metrics.identification import retrieval_accuracy, two_way_identification
 from neuroimagen.trainer.evaluation.metrics.n_way_accuracy import n_way_accuracy
+from neuroimagen.trainer.evaluation.metrics.permutation_tests import identification_table, permutation_p
 from neuroimagen.trainer.evaluation.metrics.registry import all_metrics
 from neuroimagen.trainer.evaluation.metrics.scoring import Scoring
-from neuroimagen.trainer.evaluation.permutation_test import identification_table, permutation_p
 from neuroimagen.trainer.evaluation.results import Result, p_result, result
 from neuroimagen.trainer.evaluation.segment_features import principal_components
 

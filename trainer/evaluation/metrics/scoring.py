@@ -20,8 +20,9 @@ from neuroimagen.trainer.evaluation.metrics.feature_networks import (
     PerceptualNetwork,
     classes_in_classifier,
 )
-from neuroimagen.trainer.evaluation.permutation_test import NUM_PERMUTATIONS
 
+NUM_PERMUTATIONS = 2000
+"""Permutations of a permutation test."""
 CANDIDATES = 200
 """Test stimuli among which the metrics retrieval200_… look for the true one."""
 
