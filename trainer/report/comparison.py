@@ -20,7 +20,7 @@ from neuroimagen.trainer.evaluation.evaluate import DETAILS_FILE
 from neuroimagen.trainer.evaluation.intervals import Estimate, bootstrap_difference
 from neuroimagen.trainer.evaluation.metrics.registry import metric_of
 from neuroimagen.trainer.evaluation.results import Result, find, ordered_conditions
-from neuroimagen.trainer.recipe.recipe import difference, load_recipe
+from neuroimagen.trainer.recipe.recipe import Recipe, difference, load_recipe
 from neuroimagen.trainer.report.evaluated import Evaluated, Item, choose_examples, example_metrics, rank_rule
 from neuroimagen.trainer.report.page import THUMB_PX, data_uri
 from neuroimagen.trainer.report.tables import escaped, figure_texts
@@ -175,16 +175,17 @@ def _settings(runs: Sequence[Evaluated]) -> list[dict[str, Any]]:
     """The keys of the recipe in which a run differs from the first, with the values of all runs."""
     recipes = [load_recipe(run.run / "config.yaml") for run in runs]
     keys = dict.fromkeys(change.split(" ")[0] for recipe in recipes[1:] for change in difference(recipes[0], recipe))
-    settings = []
-    for key in list(keys)[:MAX_SETTINGS]:
-        values = []
-        for recipe in recipes:
-            value: Any = recipe
-            for name in key.split("."):
-                value = getattr(value, name)
-            values.append(str(value))
-        settings.append({"key": key, "values": values})
-    return settings
+    return [{"key": key, "values": [_setting(recipe, key) for recipe in recipes]} for key in list(keys)[:MAX_SETTINGS]]
+
+
+def _setting(recipe: Recipe, key: str) -> str:
+    """A recipe's value of a dotted key; a dash if its section has no such key (encoders of two kinds)."""
+    value: Any = recipe
+    for name in key.split("."):
+        if not hasattr(value, name):
+            return "–"
+        value = getattr(value, name)
+    return str(value)
 
 
 def _images(runs: Sequence[Evaluated]) -> list[dict[str, Any]]:

@@ -53,6 +53,8 @@ def test_a_comparison_of_two_runs(runs: list[Path], tmp_path: Path) -> None:
     assert theirs is not None
     assert entry["value"] == pytest.approx(ours.value - theirs.value, abs=1e-5)
     assert {"key": "encoder.kind", "values": ["temporal_spatial", "lstm"]} in view["settings"]
+    settings = {item["key"]: item["values"] for item in view["settings"]}
+    assert settings["encoder.spatial_filters"][1] == "–"  # an LSTM has none
 
     page = (out / "compare.html").read_text(encoding="utf-8")
     for difference in view["differences"]:
