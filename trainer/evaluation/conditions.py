@@ -101,7 +101,7 @@ _OTHERS: Mapping[str, Condition] = {
     ),
     "mean_slope_only": Condition(
         title="channel mean + slope",
-        text="shrinkage LDA on each channel's mean and slope over the segment, which slow drift determines",
+        text="shrinkage LDA on each channel's mean and slope over the segment, which are what slow drift changes",
         group="nuisance",
     ),
     "time_index_only": Condition(
