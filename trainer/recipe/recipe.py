@@ -123,6 +123,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         raise UserError(f"{path} holds {type(tree).__name__} where sections such as `contrastive:` are expected.")
     if "space" in tree:
         raise UserError(f"{path} is a search, not a recipe: it belongs to `neuroimagen tune`.")
+    _rename_keys(tree, Recipe, (), str(path))
     sources: dict[tuple[str, ...], str] = {}
     for override in overrides:
         _apply_override(tree, override, sources)
@@ -166,7 +167,7 @@ def _plain(value: Any) -> Any:
 
 def _apply_override(tree: dict[str, Any], override: str, sources: dict[tuple[str, ...], str]) -> None:
     key, separator, text = override.partition("=")
-    parts = tuple(key.strip().split("."))
+    parts = _present_key(key.strip().split("."))
     if not separator or not all(parts):
         raise UserError(f"--set {override}: expected key=value, for instance contrastive.margin=0.5.")
     try:
@@ -184,6 +185,35 @@ def _apply_override(tree: dict[str, Any], override: str, sources: dict[tuple[str
     sources[parts] = f"--set {override}"
 
 
+def _rename_keys(tree: dict[Any, Any], kind: Any, location: tuple[str, ...], file: str) -> None:
+    """Give keys of earlier versions the names that they have now: a section's class lists them in `RENAMED`."""
+    for old, new in getattr(kind, "RENAMED", {}).items():
+        if old in tree:
+            if new in tree:
+                dotted = ".".join((*location, new))
+                raise UserError(f"{file}: {dotted} is also given as {old!r}, its earlier name. Remove one of them.")
+            tree[new] = tree.pop(old)
+    for name, hint in _keys(kind).items():
+        if _sections(hint) is not None and isinstance(tree.get(name), dict):
+            _rename_keys(tree[name], hint, (*location, name), file)
+
+
+def _present_key(parts: Sequence[str]) -> tuple[str, ...]:
+    """The parts of a dotted key, with the names that keys of earlier versions have now."""
+    kind: Any = Recipe
+    present = []
+    for part in parts:
+        present.append(getattr(kind, "RENAMED", {}).get(part, part))
+        kind = _keys(kind).get(present[-1]) if _sections(kind) is not None else None
+    return tuple(present)
+
+
+def _keys(kind: Any) -> dict[str, Any]:
+    """Key → type, of the fields of a section's class."""
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
 def _sections(kind: Any) -> Any:
     """The dataclass that a field of type `kind` holds, or None."""
     return kind if dataclasses.is_dataclass(kind) else None
@@ -191,7 +221,7 @@ def _sections(kind: Any) -> Any:
 
 def _refuse_unknown(tree: dict[Any, Any], kind: Any, location: tuple[str, ...], where: Where) -> None:
     """Raise on the first key of `tree` that the dataclass `kind` lacks; empty sections become {}."""
-    hints = typing.get_type_hints(kind)
+    hints = _keys(kind)
     for name in list(tree):
         here = (*location, str(name))
         dotted = ".".join(here)
@@ -210,7 +240,7 @@ def _refuse_unknown(tree: dict[Any, Any], kind: Any, location: tuple[str, ...], 
 def all_keys(kind: Any = Recipe, prefix: str = "") -> list[str]:
     """Every dotted key of the recipe."""
     keys = []
-    for name, hint in typing.get_type_hints(kind).items():
+    for name, hint in _keys(kind).items():
         dotted = f"{prefix}{name}"
         section = _sections(hint)
         keys += [dotted, *all_keys(section, f"{dotted}.")] if section is not None else [dotted]
@@ -261,7 +291,7 @@ def _expected(names: tuple[str, ...]) -> str:
     """The type of a key in words."""
     kind: Any = Recipe
     for name in names:
-        kind = typing.get_type_hints(kind)[name]
+        kind = _keys(kind)[name]
     return _in_words(kind)
 
 
