@@ -65,7 +65,7 @@ def phantom_steps(run: Path, phantom: Path, *, cpu: bool = False) -> list[tuple[
             "them, or give `--controls quick`."
         )
     steps = [_train_step(run, stage, phantom, data=str((phantom / "data").absolute()), cpu=cpu) for stage in stages]
-    return [*steps, ("reconstruct", "--run", str(phantom), "--rows", "full", *_cpu(cpu))]
+    return [*steps, ("reconstruct", "--run", str(phantom), "--conditions", "full", *_cpu(cpu))]
 
 
 def make_phantom_run(run: Path, dataset: Dataset, *, cpu: bool = False) -> Path | None:

@@ -21,7 +21,7 @@ from neuroimagen.trainer.evaluation.feature_networks import (
 from neuroimagen.trainer.evaluation.intervals import NUM_RESAMPLES, Estimate
 from neuroimagen.trainer.evaluation.metrics import Floats, Images, Integers
 from neuroimagen.trainer.evaluation.permutation_test import identification_table, permutation_p, recognition_table
-from neuroimagen.trainer.reconstruction.manifest import Reconstructions, read_picture
+from neuroimagen.trainer.reconstruction.manifest import Reconstructions, read_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ def load_judges(config: EvaluateConfig, dataset: Dataset, *, device: str) -> Jud
 
 
 def picture_size(rows: Mapping[str, Reconstructions]) -> int:
-    shapes = {name: read_picture(pictures.files[0]).shape for name, pictures in rows.items()}
+    shapes = {name: read_image(pictures.files[0]).shape for name, pictures in rows.items()}
     if len(set(shapes.values())) > 1:
         raise UserError(
             f"rows hold pictures of different sizes: {shapes}. Run `neuroimagen reconstruct` again for all of them."
@@ -226,7 +226,7 @@ def measure(
     for item in range(len(pictures)):
         items.append(
             {
-                "row": pictures.row,
+                "row": pictures.condition,
                 "segment": pictures.segments[item],
                 "stimulus": pictures.stimulus_keys[item],
                 "label": int(pictures.labels[item]),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from neuroimagen.trainer.networks.gan import SaliencyModel
 from neuroimagen.trainer.networks.pixels import from_uint8, to_uint8
 from neuroimagen.trainer.networks.randomness import derive_seed
 from neuroimagen.trainer.reconstruction.batch_by_memory import MAX_PICTURES
+from neuroimagen.trainer.reconstruction.conditions import IMAGE_CONDITIONS, unknown_condition
 from neuroimagen.trainer.reconstruction.latent_diffusion import (
     LatentDiffusion,
     SchedulerName,
@@ -41,53 +42,16 @@ from neuroimagen.trainer.stages.semantic import SemanticModel
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowSpec:
-    """How a row's pictures come about."""
-
-    prompt: Literal["semantic", "semantic_detailed", "fine_tuned", "true class", "random class"] | None = None
-    """What conditions the U-Net; None: no denoising. `fine_tuned`: the diffusion stage's hidden states, its U-Net."""
-    start: Literal["map", "stimulus at map size", "stimulus", "mean stimulus"] | None = None
-    """The picture that denoising starts from, or that stands for itself; None: pure noise."""
-
-
-ROWS: Mapping[str, RowSpec] = {
-    "full": RowSpec(prompt="semantic", start="map"),
-    "semantic_only": RowSpec(prompt="semantic"),
-    "saliency_only": RowSpec(start="map"),
-    "full_detailed": RowSpec(prompt="semantic_detailed", start="map"),
-    "semantic_only_detailed": RowSpec(prompt="semantic_detailed"),
-    "fine_tuned": RowSpec(prompt="fine_tuned"),
-    "full_fine_tuned": RowSpec(prompt="fine_tuned", start="map"),
-    "oracle_class": RowSpec(prompt="true class"),
-    "random_class": RowSpec(prompt="random class"),
-    "perfect_saliency": RowSpec(prompt="true class", start="stimulus at map size"),
-    "vae_round_trip": RowSpec(start="stimulus"),
-    "mean_image": RowSpec(start="mean stimulus"),
-}
-RowName = Literal[
-    "full",
-    "semantic_only",
-    "saliency_only",
-    "full_detailed",
-    "semantic_only_detailed",
-    "fine_tuned",
-    "full_fine_tuned",
-    "oracle_class",
-    "random_class",
-    "perfect_saliency",
-    "vae_round_trip",
-    "mean_image",
-]
-
-
-@dataclass(frozen=True, kw_only=True)
 class ReconstructConfig:
     """The recipe's `reconstruct` section."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"rows": "conditions"}
+    """Keys of earlier versions → what they are called now: recipes and runs of earlier versions still load."""
+
     split: Literal["val", "test"] = "test"
-    """The part whose segments are reconstructed. Choose settings on val; test is for the report."""
-    rows: tuple[RowName, ...] | None = None
-    """Which rows to make; null: all that the run's exports allow."""
+    """The split whose segments are reconstructed. Choose settings on val; test is for the report."""
+    conditions: tuple[str, ...] | None = None
+    """Which conditions of conditions.IMAGE_CONDITIONS to draw; null: all that the run's exports allow."""
     samples: int = 1
     """Pictures a segment, each from noise of its own."""
     strength: float = 0.75
@@ -119,6 +83,9 @@ class ReconstructConfig:
     """The run's stage that fine-tuned the U-Net, if there is one."""
 
     def __post_init__(self) -> None:
+        for name in self.conditions or ():
+            if name not in IMAGE_CONDITIONS:
+                raise ValueError(f"reconstruct.conditions: {unknown_condition(name)}")
         for name in ("samples", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"reconstruct.{name} must be at least 1, got {getattr(self, name)}")
@@ -194,34 +161,41 @@ class Reconstructor:
 
     def needs(self, name: str) -> list[Path]:
         """The exports that a row is drawn with."""
-        spec = ROWS[name]
+        condition = IMAGE_CONDITIONS[name]
         needed = []
-        if spec.start in ("map", "stimulus at map size"):
+        if condition.start in ("saliency map", "stimulus at saliency map size"):
             needed.append(self.export("saliency"))
-        if spec.prompt in ("semantic", "semantic_detailed", "fine_tuned"):
-            needed.append(self.export(spec.prompt))
+        if condition.prompt in ("semantic", "semantic_detailed", "fine_tuned"):
+            needed.append(self.export(condition.prompt))
         return needed
 
-    def rows(self) -> tuple[list[str], dict[str, str]]:
-        """The rows to make, and for those left out of the default the reason.
+    def conditions(self) -> tuple[list[str], dict[str, str]]:
+        """The conditions to draw, and for those left out of the default the reason.
 
-        Raises UserError when the configuration names a row whose stage has not been trained, or when nothing has been.
+        Raises UserError when the configuration names a condition whose stage has not been trained, or when the stages
+        of `full` have not been.
         """
-        missing = {name: f"{path} does not exist" for name in ROWS for path in self.needs(name) if not path.is_dir()}
-        if self.config.rows is not None:
-            for name in self.config.rows:
+        missing = {
+            name: f"{path} does not exist"
+            for name in IMAGE_CONDITIONS
+            for path in self.needs(name)
+            if not path.is_dir()
+        }
+        if self.config.conditions is not None:
+            for name in self.config.conditions:
                 if name in missing:
                     raise UserError(
-                        f"row {name} cannot be made: {missing[name]}. Train that stage, or leave the row out."
+                        f"the condition {name} cannot be drawn: {missing[name]}. Train that stage, or leave the "
+                        "condition out."
                     )
-            return list(self.config.rows), {}
+            return list(self.config.conditions), {}
         if "full" in missing:
             raise UserError(f"{self.run} cannot be reconstructed from: {missing['full']}. Train that stage first.")
-        return [name for name in ROWS if name not in missing], missing
+        return [name for name in IMAGE_CONDITIONS if name not in missing], missing
 
     def settings(self, name: str) -> dict[str, object]:
         """Everything that decides a row's pictures, as JSON values."""
-        spec, config = ROWS[name], self.config
+        condition, config = IMAGE_CONDITIONS[name], self.config
         settings: dict[str, object] = {
             "seed": config.seed,
             "split": config.split,
@@ -231,18 +205,18 @@ class Reconstructor:
             "data": self.dataset.digest,
             "exports": {path.parent.name: folders_digest(path)[:16] for path in self.needs(name)},
         }
-        if spec.prompt is not None:
+        if condition.prompt is not None:
             settings |= {"steps": config.steps, "scheduler": config.scheduler, "guidance": config.guidance}
-            settings |= {"strength": config.strength if spec.start else 1.0, "dtype": config.dtype}
-        if spec.prompt == "fine_tuned":
+            settings |= {"strength": config.strength if condition.start else 1.0, "dtype": config.dtype}
+        if condition.prompt == "fine_tuned":
             settings["unet_digest"] = folders_digest(self.export("fine_tuned") / UNET_FOLDER)[:16]
-        if spec.prompt is not None or name == "vae_round_trip":
+        if condition.prompt is not None or name == "vae_round_trip":
             settings |= {"model": self.model.resolve().name, "model_digest": model_digest(self.model)}
         return settings
 
     def num_samples(self, name: str) -> int:
         """Pictures a segment: one where nothing is random."""
-        random = ROWS[name].prompt is not None or ROWS[name].start == "map"
+        random = IMAGE_CONDITIONS[name].prompt is not None or IMAGE_CONDITIONS[name].start == "saliency map"
         return self.config.samples if random else 1
 
     def pictures(self, name: str) -> list[Picture]:
@@ -256,7 +230,7 @@ class Reconstructor:
         """Pictures of a row to draw at once: as configured, else by the memory that is free now."""
         if self.config.batch_size is not None:
             return self.config.batch_size
-        if ROWS[name].prompt is None:
+        if IMAGE_CONDITIONS[name].prompt is None:
             return MAX_PICTURES
         return self._diffusion_of(name).largest_batch_size(
             guidance=self.config.guidance, scheduler=self.config.scheduler
@@ -265,17 +239,17 @@ class Reconstructor:
     @torch.inference_mode()
     def draw(self, name: str, pictures: Sequence[Picture]) -> np.ndarray:
         """Pictures of a row, uint8 [n, 3, S, S]."""
-        spec, config = ROWS[name], self.config
+        condition, config = IMAGE_CONDITIONS[name], self.config
         rows = np.array([picture.row for picture in pictures])
-        start = self._start(spec.start, pictures, rows) if spec.start else None
-        if spec.prompt is None:
+        start = self._start(condition.start, pictures, rows) if condition.start else None
+        if condition.prompt is None:
             assert start is not None
-            if spec.start == "stimulus":
+            if condition.start == "stimulus":
                 start = self.diffusion.decode(self.diffusion.encode(start))
             return to_uint8(start)
         latents = self._diffusion_of(name).denoise(
             self.noise(pictures),
-            self._hidden(spec.prompt, pictures, rows),
+            self._hidden(condition.prompt, pictures, rows),
             steps=config.steps,
             guidance=config.guidance,
             scheduler=config.scheduler,
@@ -298,7 +272,7 @@ class Reconstructor:
 
     def _start(self, kind: str, pictures: Sequence[Picture], rows: np.ndarray) -> Tensor:
         """Starting pictures [n, 3, S, S] in [-1, 1]."""
-        if kind == "map":
+        if kind == "saliency map":
             return resize(self.maps(pictures), self.image_size_px)
         if kind == "mean stimulus":
             return self.mean_stimulus.expand(len(pictures), -1, -1, -1)
@@ -339,7 +313,7 @@ class Reconstructor:
         return derive_seed(self.config.seed, "reconstruct", purpose, segment_key(picture.row), picture.sample)
 
     def _diffusion_of(self, name: str) -> LatentDiffusion:
-        return self.fine_tuned_diffusion if ROWS[name].prompt == "fine_tuned" else self.diffusion
+        return self.fine_tuned_diffusion if IMAGE_CONDITIONS[name].prompt == "fine_tuned" else self.diffusion
 
     @property
     def diffusion(self) -> LatentDiffusion:

@@ -21,7 +21,7 @@ from neuroimagen.data_shards.common.files import atomic_path
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.evaluate import DETAILS_FILE, EEG_FILE, ITEMS_FILE
 from neuroimagen.trainer.evaluation.results import RESULTS_FILE, Result, find, guessing, read_results
-from neuroimagen.trainer.reconstruction.manifest import read_picture
+from neuroimagen.trainer.reconstruction.manifest import read_image
 from neuroimagen.trainer.report import plots
 from neuroimagen.trainer.report.tables import absent_rows, is_share, latex_table, markdown_report, table_view
 from neuroimagen.trainer.report.templates import render_page
@@ -88,11 +88,11 @@ class Evaluated:
 
     def pictures(self, item: Item) -> list[np.ndarray]:
         """The pictures of `columns` of one segment, uint8 [S, S, 3]."""
-        reconstruction = read_picture(self.run / "reconstructions" / item.file)
+        reconstruction = read_image(self.run / "reconstructions" / item.file)
         stimulus = self.dataset.stimuli.images([self._stimulus_index[item.stimulus]], reconstruction.shape[1])[0]
         pictures = [stimulus]
         if item.segment in self._saliency_files:
-            pictures.append(read_picture(self.run / "reconstructions" / self._saliency_files[item.segment]))
+            pictures.append(read_image(self.run / "reconstructions" / self._saliency_files[item.segment]))
         return [picture.transpose(1, 2, 0) for picture in (*pictures, reconstruction)]
 
 

@@ -62,7 +62,7 @@ class Workbench:
     def figures(self, recipe: Recipe, row: str, segments: np.ndarray) -> dict[str, Floats]:
         """Every metric of every one of `segments`, drawn under `recipe`."""
         reconstructor = self._reconstructor.with_config(recipe.reconstruct)
-        reconstructor.rows()  # UserError when a stage that the row is drawn with has not been trained
+        reconstructor.conditions()  # UserError when a stage that it is drawn with has not been trained
         size = reconstructor.batch_size(row)
         parts = []
         for start in range(0, len(segments), size):
@@ -79,7 +79,12 @@ def chunks(rows: np.ndarray, num_reports: int) -> list[np.ndarray]:
 
 def guidance_recipe(default: Path, values: dict[str, Any], row: str, *, seed: int) -> Recipe:
     """The recipe that a trial draws with: the default, its values, on the validation part."""
-    fixed = ["reconstruct.split=val", f"reconstruct.rows=[{row}]", "reconstruct.samples=1", f"reconstruct.seed={seed}"]
+    fixed = [
+        "reconstruct.split=val",
+        f"reconstruct.conditions=[{row}]",
+        "reconstruct.samples=1",
+        f"reconstruct.seed={seed}",
+    ]
     return load_recipe(default, [*overrides(values), *fixed])
 
 

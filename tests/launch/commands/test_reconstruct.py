@@ -60,7 +60,7 @@ def test_makes_what_the_run_allows_and_keeps_it(run: Path, capsys: pytest.Captur
 
 
 def test_options_change_the_recipe(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["reconstruct", "--run", str(run), "--rows", "full", "--strength", "0.5"]
+    words = ["reconstruct", "--run", str(run), "--conditions", "full", "--strength", "0.5"]
     assert main([*words, "--set", "reconstruct.samples=2"]) == 0
     assert len(read_reconstructions(run)["full"]) == 12
     assert main([*words, "--guidance", "3"]) == 1
@@ -70,10 +70,26 @@ def test_options_change_the_recipe(run: Path, capsys: pytest.CaptureFixture[str]
     assert (settings["strength"], settings["guidance"], settings["samples"]) == (0.5, 3.0, 1)
 
 
+def test_names_of_earlier_versions_are_still_accepted(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--rows` and the recipe's `reconstruct.rows`, which are called conditions now."""
+    assert main(["reconstruct", "--run", str(run), "--rows", "mean_image", "vae_round_trip"]) == 0
+    assert set(read_reconstructions(run)) == {"mean_image", "vae_round_trip"}
+    assert main(["reconstruct", "--run", str(run), "--set", "reconstruct.rows=[saliency_only]"]) == 0
+    assert set(read_reconstructions(run)) == {"mean_image", "vae_round_trip", "saliency_only"}
+    recipe = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump({**recipe, "reconstruct": {"rows": ["semantic_only"], "steps": 4}}))
+    assert main(["reconstruct", "--run", str(run)]) == 0
+    assert set(read_reconstructions(run)) == {"mean_image", "vae_round_trip", "saliency_only", "semantic_only"}
+    assert main(["reconstruct", "--run", str(run), "--conditions", "mean_image"]) == 0
+    with pytest.raises(SystemExit):
+        main(["reconstruct", "--help"])
+    assert "--rows" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--rows", "everything"], "full"),
+        (["--conditions", "fulll"], "Did you mean 'full'"),
         (["--strength", "2"], "strength must lie in"),
         (["--set", "reconstruct.guidence=3"], "did you mean 'reconstruct.guidance'"),
         (["--set", "data.path=nowhere"], "nowhere"),
@@ -102,7 +118,7 @@ def test_a_full_disk_is_one_line_and_the_row_is_not_there(
     page = 4096
     used = sum(-(-path.stat().st_size // page) * page for path in run.rglob("*") if path.is_file())
     full = shutil.copytree(run, small_disk(used + 4 * page) / "run")
-    assert main(["reconstruct", "--run", str(full), "--rows", "mean_image", "vae_round_trip"]) == 1
+    assert main(["reconstruct", "--run", str(full), "--conditions", "mean_image", "vae_round_trip"]) == 1
     error = capsys.readouterr().err
     assert "No space left on device" in error
     assert error.count("\n") == 1

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -20,10 +19,11 @@ from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.networks.encoders.base import EncoderConfig
 from neuroimagen.trainer.networks.gan import SaliencyModel
 from neuroimagen.trainer.reconstruction import writing as reconstruction_folder
+from neuroimagen.trainer.reconstruction.conditions import IMAGE_CONDITIONS
 from neuroimagen.trainer.reconstruction.latent_diffusion import LatentDiffusion
-from neuroimagen.trainer.reconstruction.manifest import read_manifest, read_picture
-from neuroimagen.trainer.reconstruction.reconstruct import ROWS, Picture, ReconstructConfig, Reconstructor, RowName
-from neuroimagen.trainer.reconstruction.writing import write_row
+from neuroimagen.trainer.reconstruction.manifest import read_image, read_manifest
+from neuroimagen.trainer.reconstruction.reconstruct import Picture, ReconstructConfig, Reconstructor
+from neuroimagen.trainer.reconstruction.writing import write_condition
 from neuroimagen.trainer.stages.semantic import SemanticModel
 
 CONFIG = ReconstructConfig(steps=4, batch_size=3, guidance=2.0, strength=0.75)
@@ -73,20 +73,16 @@ def close(first: np.ndarray, second: np.ndarray) -> bool:
     return int(np.abs(first.astype(int) - second.astype(int)).max()) <= 1
 
 
-def test_the_configuration_s_rows_are_the_rows() -> None:
-    assert get_args(RowName) == tuple(ROWS)
-
-
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", IMAGE_CONDITIONS)
 def test_every_row_is_written_whole(make: Callable[..., Reconstructor], name: str) -> None:
     reconstructor = make(samples=2)
-    row = write_row(reconstructor, name)
+    row = write_condition(reconstructor, name)
     manifest = read_manifest(row.folder)
     random = name not in ("vae_round_trip", "mean_image")
-    assert manifest.row == name
-    assert len(manifest) == row.num_pictures == 6 * (2 if random else 1)
+    assert manifest.condition == name
+    assert len(manifest) == row.num_images == 6 * (2 if random else 1)
     assert manifest.samples.tolist() == ([0, 1] * 6 if random else [0] * 6)
-    assert all(read_picture(path).shape == (3, 32, 32) for path in manifest.files)
+    assert all(read_image(path).shape == (3, 32, 32) for path in manifest.files)
     dataset = reconstructor.dataset
     rows = [int(segment.lstrip("s")) for segment in manifest.segments]
     assert set(rows) == set(dataset.rows("test").tolist())
@@ -178,19 +174,19 @@ def test_pictures_do_not_depend_on_the_batch(make: Callable[..., Reconstructor],
 
 
 def test_the_same_seed_gives_the_same_bytes(make: Callable[..., Reconstructor]) -> None:
-    first = write_row(make(), "full")
+    first = write_condition(make(), "full")
     before = files(first.folder)
     shutil.rmtree(first.folder)
-    assert files(write_row(make(), "full").folder) == before
+    assert files(write_condition(make(), "full").folder) == before
     shutil.rmtree(first.folder)
-    other = files(write_row(make(seed=1), "full").folder)
+    other = files(write_condition(make(seed=1), "full").folder)
     assert all(other[name] != content for name, content in before.items())
 
 
 def test_interrupted_it_continues_to_the_same_bytes(
     make: Callable[..., Reconstructor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    undisturbed = write_row(make(), "full")
+    undisturbed = write_condition(make(), "full")
     expected = files(undisturbed.folder)
     shutil.rmtree(undisturbed.folder)
     drawn: list[int] = []
@@ -205,7 +201,7 @@ def test_interrupted_it_continues_to_the_same_bytes(
     with monkeypatch.context() as patch:
         patch.setattr(Reconstructor, "draw", interrupted_draw)
         with pytest.raises(KeyboardInterrupt):
-            write_row(make(), "full")
+            write_condition(make(), "full")
     folder = undisturbed.folder
     assert not folder.exists()
     (part,) = folder.parent.glob(".full-*.part")
@@ -216,7 +212,7 @@ def test_interrupted_it_continues_to_the_same_bytes(
         return draw(self, name, pictures)
 
     monkeypatch.setattr(Reconstructor, "draw", counted_draw)
-    write_row(make(), "full")
+    write_condition(make(), "full")
     assert drawn == make().dataset.rows("test").tolist()  # nothing twice, nothing left out
     assert files(folder) == expected
     assert not list(folder.parent.glob(".*"))
@@ -226,7 +222,7 @@ def test_without_a_batch_size_the_row_keeps_the_one_it_began_with(
     make: Callable[..., Reconstructor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever memory is free when it goes on: batches of the same composition, so the same bytes."""
-    expected = files(write_row(make(batch_size=4), "full").folder)
+    expected = files(write_condition(make(batch_size=4), "full").folder)
     shutil.rmtree(make().run / "reconstructions")
     drawn: list[int] = []
     draw, fits = Reconstructor.draw, iter([4, 2])
@@ -240,16 +236,16 @@ def test_without_a_batch_size_the_row_keeps_the_one_it_began_with(
     monkeypatch.setattr(Reconstructor, "draw", interrupted_draw)
     monkeypatch.setattr(LatentDiffusion, "largest_batch_size", lambda self, **settings: next(fits))
     with pytest.raises(KeyboardInterrupt):
-        write_row(make(batch_size=None), "full")
-    assert files(write_row(make(batch_size=None), "full").folder) == expected
+        write_condition(make(batch_size=None), "full")
+    assert files(write_condition(make(batch_size=None), "full").folder) == expected
     assert drawn == [4, 2, 2]
-    write_row(make(batch_size=None), "oracle_class")
+    write_condition(make(batch_size=None), "oracle_class")
     assert drawn == [4, 2, 2, 2, 2, 2]  # another row, another look at what is free
 
 
 def test_without_a_batch_size_a_cpu_draws_32_at_once(make: Callable[..., Reconstructor]) -> None:
     reconstructor = make(batch_size=None)
-    assert {reconstructor.batch_size(name) for name in ROWS} == {32}
+    assert {reconstructor.batch_size(name) for name in IMAGE_CONDITIONS} == {32}
     assert make(batch_size=5).batch_size("full") == 5
 
 
@@ -272,7 +268,7 @@ def test_pictures_are_written_while_the_next_are_drawn(
 
     monkeypatch.setattr(Reconstructor, "draw", telling_draw)
     monkeypatch.setattr(reconstruction_folder, "_write_png", waiting_write)
-    assert write_row(make(), "saliency_only").made
+    assert write_condition(make(), "saliency_only").made
 
 
 def test_a_full_disk_is_one_clear_line_from_any_thread(
@@ -284,14 +280,14 @@ def test_a_full_disk_is_one_clear_line_from_any_thread(
     with monkeypatch.context() as patch:
         patch.setattr(reconstruction_folder, "_write_png", full)
         with pytest.raises(UserError, match=r"saliency_only: No space left on device\. Free space"):
-            write_row(make(), "saliency_only")
-    assert write_row(make(), "saliency_only").made
+            write_condition(make(), "saliency_only")
+    assert write_condition(make(), "saliency_only").made
 
 
 def test_compiled_pictures_are_the_same(make: Callable[..., Reconstructor], monkeypatch: pytest.MonkeyPatch) -> None:
     """The last, smaller batch is drawn by what is not compiled. (The backend that makes nothing faster is tested.)"""
-    plain = write_row(make(batch_size=4), "full").folder
-    expected = {name: read_picture(plain / name) for name in files(plain) if name.endswith(".png")}
+    plain = write_condition(make(batch_size=4), "full").folder
+    expected = {name: read_image(plain / name) for name in files(plain) if name.endswith(".png")}
     shutil.rmtree(plain)
     graphs: list[int] = []
 
@@ -308,10 +304,10 @@ def test_compiled_pictures_are_the_same(make: Callable[..., Reconstructor], monk
         load(self, *args, compile_backend=backend, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(LatentDiffusion, "__init__", load_with_backend)
-    folder = write_row(compiled, "full").folder
+    folder = write_condition(compiled, "full").folder
     assert len(graphs) == 2  # the U-Net and the decoder, for four pictures
     assert len(expected) == 6
-    assert all(close(read_picture(folder / name), picture) for name, picture in expected.items())
+    assert all(close(read_image(folder / name), picture) for name, picture in expected.items())
     with pytest.raises(UserError, match=r"reconstruct\.compile cannot differ"):
         compiled.with_config(dataclasses.replace(compiled.config, compile=False))
 
@@ -321,38 +317,51 @@ def test_too_small_a_gpu_is_one_clear_line(make: Callable[..., Reconstructor], m
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     monkeypatch.setattr(Reconstructor, "draw", exhausted_draw)
-    with pytest.raises(UserError, match=r"3 pictures at once do not fit .* Lower reconstruct\.batch_size"):
-        write_row(make(), "full")
+    with pytest.raises(UserError, match=r"3 images at once do not fit .* Lower reconstruct\.batch_size"):
+        write_condition(make(), "full")
 
 
 def test_a_row_is_kept_refused_or_replaced_never_mixed(make: Callable[..., Reconstructor]) -> None:
-    assert write_row(make(), "semantic_only").made
-    assert not write_row(make(batch_size=2), "semantic_only").made
-    assert not write_row(make(strength=0.5), "semantic_only").made  # there is no strength in it
+    assert write_condition(make(), "semantic_only").made
+    assert not write_condition(make(batch_size=2), "semantic_only").made
+    assert not write_condition(make(strength=0.5), "semantic_only").made  # there is no strength in it
     with pytest.raises(
         UserError, match=r"semantic_only was made with other settings: guidance 2\.0 → 3\.0.*--overwrite"
     ):
-        write_row(make(guidance=3.0), "semantic_only")
+        write_condition(make(guidance=3.0), "semantic_only")
     before = files(make().run / "reconstructions" / "semantic_only")
-    replaced = write_row(make(guidance=3.0), "semantic_only", overwrite=True)
+    replaced = write_condition(make(guidance=3.0), "semantic_only", overwrite=True)
     assert files(replaced.folder) != before
     assert not list(replaced.folder.parent.glob(".*"))
+
+
+def test_a_folder_of_an_earlier_version_is_kept(make: Callable[..., Reconstructor]) -> None:
+    """Its manifest says `row`, and the model's folder had another name then; the digest says that it is the same."""
+    manifest = write_condition(make(), "semantic_only").folder / "manifest.json"
+    made = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({"row": made.pop("condition"), **made, "model": "embedded_64px"}))
+    before = files(manifest.parent)
+    assert not write_condition(make(), "semantic_only").made
+    assert files(manifest.parent) == before
+    manifest.write_text(json.dumps({"row": "semantic_only", **made, "model_digest": "0123456789abcdef"}))
+    with pytest.raises(UserError, match="made with other settings: model_digest '0123456789abcdef'"):
+        write_condition(make(), "semantic_only")
 
 
 def test_a_stage_trained_again_makes_its_rows_stale(make: Callable[..., Reconstructor]) -> None:
     reconstructor = make()
     for name in ("saliency_only", "semantic_only"):
-        write_row(reconstructor, name)
+        write_condition(reconstructor, name)
     torch.manual_seed(1)
     again = SaliencyModel(encoder=NETWORK, noise_size=5, image_size_px=16, width=16)
     again.save_pretrained(reconstructor.export("saliency"))
-    assert not write_row(make(), "semantic_only").made
+    assert not write_condition(make(), "semantic_only").made
     with pytest.raises(UserError, match="saliency_only was made with other settings: exports"):
-        write_row(make(), "saliency_only")
+        write_condition(make(), "saliency_only")
 
 
 def test_ranks_share_the_batches(make: Callable[..., Reconstructor]) -> None:
-    alone = files(write_row(make(batch_size=2), "full").folder)
+    alone = files(write_condition(make(batch_size=2), "full").folder)
     shutil.rmtree(make().run / "reconstructions")
     barrier = threading.Barrier(2, timeout=120)
     reconstructors = [make(batch_size=2), make(batch_size=2)]
@@ -361,7 +370,7 @@ def test_ranks_share_the_batches(make: Callable[..., Reconstructor]) -> None:
         reconstructor.draw("full", reconstructor.pictures("full")[:1])
 
     def work(rank: int) -> None:
-        write_row(reconstructors[rank], "full", ranks=Ranks(rank=rank, world_size=2, wait=barrier.wait))
+        write_condition(reconstructors[rank], "full", ranks=Ranks(rank=rank, world_size=2, wait=barrier.wait))
 
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(work, range(2)))
@@ -370,18 +379,18 @@ def test_ranks_share_the_batches(make: Callable[..., Reconstructor]) -> None:
 
 def test_rows_follow_what_was_trained(make: Callable[..., Reconstructor]) -> None:
     reconstructor = make()
-    assert reconstructor.rows() == (list(ROWS), {})
+    assert reconstructor.conditions() == (list(IMAGE_CONDITIONS), {})
     shutil.rmtree(reconstructor.export("fine_tuned"))
     shutil.rmtree(reconstructor.export("semantic_detailed"))
-    names, left_out = reconstructor.rows()
+    names, left_out = reconstructor.conditions()
     assert set(left_out) == {"fine_tuned", "full_fine_tuned", "full_detailed", "semantic_only_detailed"}
     assert len(names) == 8
-    with pytest.raises(UserError, match=r"full_detailed cannot be made: .*semantic_detailed/export does not exist"):
-        make(rows=("full_detailed",)).rows()
-    assert make(rows=("full",)).rows() == (["full"], {})
+    with pytest.raises(UserError, match=r"full_detailed cannot be drawn: .*semantic_detailed/export does not exist"):
+        make(conditions=("full_detailed",)).conditions()
+    assert make(conditions=("full",)).conditions() == (["full"], {})
     shutil.rmtree(reconstructor.export("saliency"))
     with pytest.raises(UserError, match="saliency/export does not exist"):
-        reconstructor.rows()
+        reconstructor.conditions()
 
 
 def test_networks_of_other_data_or_another_model_are_refused(make: Callable[..., Reconstructor]) -> None:
@@ -401,13 +410,13 @@ def test_networks_of_other_data_or_another_model_are_refused(make: Callable[...,
 
 
 def test_a_damaged_manifest_is_not_taken_for_done(make: Callable[..., Reconstructor]) -> None:
-    row = write_row(make(), "mean_image")
+    row = write_condition(make(), "mean_image")
     (row.folder / "manifest.json").write_text("{")
     with pytest.raises(UserError, match="made with other settings"):
-        write_row(make(), "mean_image")
-    assert write_row(make(), "mean_image", overwrite=True).made
-    assert read_picture(row.folder / "mean.png").shape == (3, 32, 32)
-    assert json.loads((row.folder / "manifest.json").read_text())["row"] == "mean_image"
+        write_condition(make(), "mean_image")
+    assert write_condition(make(), "mean_image", overwrite=True).made
+    assert read_image(row.folder / "mean.png").shape == (3, 32, 32)
+    assert json.loads((row.folder / "manifest.json").read_text())["condition"] == "mean_image"
 
 
 @pytest.mark.parametrize(
@@ -419,6 +428,7 @@ def test_a_damaged_manifest_is_not_taken_for_done(make: Callable[..., Reconstruc
         ({"guidance": 0.5}, "guidance must be at least 1"),
         ({"samples": 0}, "samples must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1, or null"),
+        ({"conditions": ("ful",)}, "reconstruct.conditions: there is no condition 'ful'. Did you mean 'full'"),
     ],
 )
 def test_configuration_says_what_is_wrong(changes: dict[str, float], message: str) -> None:

@@ -114,8 +114,8 @@ def test_a_search_loads_its_models_once_a_worker_and_ends_in_a_recipe(run: Path,
     recipe = load_recipe(out / "best.yaml")
     best = next(record for record in made if record.name == results["best"]["trial"])
     assert recipe.reconstruct.guidance == best.values["reconstruct.guidance"]
-    assert (recipe.reconstruct.split, recipe.reconstruct.rows, recipe.reconstruct.seed) == ("test", None, 0)
-    assert main(["reconstruct", "--run", str(run), "--config", str(out / "best.yaml"), "--rows", "full"]) == 0
+    assert (recipe.reconstruct.split, recipe.reconstruct.conditions, recipe.reconstruct.seed) == ("test", None, 0)
+    assert main(["reconstruct", "--run", str(run), "--config", str(out / "best.yaml"), "--conditions", "full"]) == 0
     manifest = json.loads((run / "reconstructions" / "full" / "manifest.json").read_text())
     assert manifest["strength"] == best.values["reconstruct.strength"]
     assert manifest["split"] == "test"
