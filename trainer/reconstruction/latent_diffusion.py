@@ -24,9 +24,9 @@ from neuroimagen.data_shards.frozen_models.model_folder import (
     vae_reduction,
 )
 from neuroimagen.trainer.reconstruction.batch_by_memory import MAX_PICTURES, fitting_batch_size, free_bytes, peak_bytes
+from neuroimagen.trainer.reconstruction.schedulers import SCHEDULERS
 from neuroimagen.trainer.reconstruction.shared_stem import SharedStem
 
-SchedulerName = Literal["ddim", "dpm-solver++"]
 COMPONENTS: tuple[Literal["vae", "unet", "text_encoder", "tokenizer", "scheduler"], ...] = (
     "vae",
     "unet",
@@ -109,23 +109,12 @@ class LatentDiffusion:
         """Scaled latents [B, C, h, w] → pictures float32 [B, 3, S, S] in [-1, 1]."""
         return self.vae.decode(latents).clamp(-1.0, 1.0)
 
-    def make_scheduler(self, name: SchedulerName, steps: int) -> Any:
-        """A scheduler with the model's noise schedule and `steps` timesteps; a new one each time, because multi-step
-        solvers carry state."""
-        from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+    def make_scheduler(self, name: str, steps: int) -> Any:
+        """A noise scheduler of the registry, with the model's noise schedule and `steps` timesteps.
 
-        num_train_timesteps = int(self._scheduler_config.get("num_train_timesteps", 1000))
-        if not 1 <= steps <= num_train_timesteps:
-            raise UserError(f"{steps} sampling steps; the model knows {num_train_timesteps}, so choose 1 to that many.")
-        if name == "ddim":
-            # Latents have no fixed range, so nothing may be clipped; where a folder does not say, diffusers would.
-            scheduler = DDIMScheduler.from_config(self._scheduler_config, clip_sample=False)
-        else:
-            scheduler = DPMSolverMultistepScheduler.from_config(
-                self._scheduler_config, algorithm_type="dpmsolver++", solver_order=2
-            )
-        scheduler.set_timesteps(steps)
-        return scheduler
+        Raises UserError when there is no scheduler of that name, or when the model has fewer timesteps.
+        """
+        return SCHEDULERS[name].make(self._scheduler_config, steps)
 
     @torch.inference_mode()
     def denoise(
@@ -135,7 +124,7 @@ class LatentDiffusion:
         *,
         steps: int,
         guidance: float,
-        scheduler: SchedulerName = "ddim",
+        scheduler: str = "ddim",
         start: Tensor | None = None,
         strength: float = 1.0,
     ) -> Tensor:
@@ -154,7 +143,7 @@ class LatentDiffusion:
         else:
             first = (steps - num_denoising_steps(steps, strength)) * solver.order
             timesteps = timesteps[first:]
-            if scheduler == "dpm-solver++":  # DDIM keeps no position: it goes by the timestep
+            if hasattr(solver, "set_begin_index"):  # DDIM has no position to set: it goes by the timestep
                 solver.set_begin_index(first)
             latents = solver.add_noise(
                 start.to(self.device, torch.float32), noise.to(self.device, torch.float32), timesteps[:1]
@@ -176,7 +165,7 @@ class LatentDiffusion:
                 latents = solver.step(predicted, timestep, latents, return_dict=False)[0]
         return latents
 
-    def largest_batch_size(self, *, guidance: float, scheduler: SchedulerName) -> int:
+    def largest_batch_size(self, *, guidance: float, scheduler: str) -> int:
         """Pictures that `denoise` and `decode` do at once within the memory that is free now; MAX_PICTURES on a CPU."""
         if self.device.type != "cuda":
             return MAX_PICTURES

@@ -33,11 +33,11 @@ from neuroimagen.trainer.reconstruction.batch_by_memory import MAX_PICTURES
 from neuroimagen.trainer.reconstruction.conditions import IMAGE_CONDITIONS, unknown_condition
 from neuroimagen.trainer.reconstruction.latent_diffusion import (
     LatentDiffusion,
-    SchedulerName,
     load_latent_diffusion,
     model_digest,
     num_denoising_steps,
 )
+from neuroimagen.trainer.reconstruction.schedulers import SCHEDULERS
 from neuroimagen.trainer.stages.semantic import SemanticModel
 
 
@@ -60,7 +60,8 @@ class ReconstructConfig:
     """Scale of classifier-free guidance; 1: none."""
     steps: int = 20
     """Timesteps of the schedule; strength × steps of them are taken from a saliency map."""
-    scheduler: SchedulerName = "dpm-solver++"
+    scheduler: str = "dpm-solver++"
+    """The noise scheduler: a name of schedulers.SCHEDULERS."""
     seed: int = 0
     """Of the noise."""
     batch_size: int | None = None
@@ -86,6 +87,8 @@ class ReconstructConfig:
         for name in self.conditions or ():
             if name not in IMAGE_CONDITIONS:
                 raise ValueError(f"reconstruct.conditions: {unknown_condition(name)}")
+        if self.scheduler not in SCHEDULERS:
+            raise ValueError(f"reconstruct.scheduler: {SCHEDULERS.unknown(self.scheduler)}")
         for name in ("samples", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"reconstruct.{name} must be at least 1, got {getattr(self, name)}")

@@ -428,6 +428,7 @@ def test_a_damaged_manifest_is_not_taken_for_done(make: Callable[..., Reconstruc
         ({"guidance": 0.5}, "guidance must be at least 1"),
         ({"samples": 0}, "samples must be at least 1"),
         ({"batch_size": 0}, "batch_size must be at least 1, or null"),
+        ({"scheduler": "dim"}, "reconstruct.scheduler: there is no noise scheduler 'dim'. Did you mean 'ddim'"),
         ({"conditions": ("ful",)}, "reconstruct.conditions: there is no condition 'ful'. Did you mean 'full'"),
     ],
 )
