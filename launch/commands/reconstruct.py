@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int | None:
     from neuroimagen.data_shards.dataset.dataset import Dataset
     from neuroimagen.trainer.bundled_model.location import resolve_model_path
     from neuroimagen.trainer.recipe.recipe import load_recipe
-    from neuroimagen.trainer.reconstruction.reconstruct import Reconstructor
+    from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
     from neuroimagen.trainer.reconstruction.writing import write_condition
     from neuroimagen.trainer.runs.find_run import require_run
 

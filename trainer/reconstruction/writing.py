@@ -22,7 +22,7 @@ from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.format.schema import segment_key
 from neuroimagen.trainer.reconstruction.conditions import IMAGE_CONDITIONS
 from neuroimagen.trainer.reconstruction.manifest import MANIFEST_FILE, changed_settings, load_manifest
-from neuroimagen.trainer.reconstruction.reconstruct import Picture, Reconstructor
+from neuroimagen.trainer.reconstruction.reconstructor import Picture, Reconstructor
 
 _BATCH_SIZE_FILE = "batch_size.txt"
 """In the unfinished folder of a condition, where the batch size was not configured."""

@@ -15,7 +15,7 @@ from neuroimagen.trainer.bundled_model.location import resolve_model_path
 from neuroimagen.trainer.evaluation.image_conditions import describe_stimuli, load_judges
 from neuroimagen.trainer.evaluation.metrics import Floats
 from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
-from neuroimagen.trainer.reconstruction.reconstruct import Picture, Reconstructor
+from neuroimagen.trainer.reconstruction.reconstructor import Picture, Reconstructor
 from neuroimagen.tune.config import GuidanceSearch
 from neuroimagen.tune.records import SearchFolder, add_line, read_search
 from neuroimagen.tune.space import overrides

@@ -20,7 +20,7 @@ from neuroimagen.trainer.networks.encoders.transformer import MaskedModel
 from neuroimagen.trainer.networks.gan import SaliencyModel
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.recipe.recipe import load_recipe
-from neuroimagen.trainer.reconstruction.reconstruct import Picture, ReconstructConfig, Reconstructor
+from neuroimagen.trainer.reconstruction.reconstructor import Picture, ReconstructConfig, Reconstructor
 from neuroimagen.trainer.stages.classifier import ClassifierModel
 from neuroimagen.trainer.stages.semantic import SemanticModel
 from neuroimagen.trainer.training.dry_run import dry_run

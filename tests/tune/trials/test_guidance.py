@@ -19,7 +19,7 @@ from neuroimagen.trainer.evaluation.image_conditions import describe_stimuli, lo
 from neuroimagen.trainer.networks.encoders.base import EncoderConfig
 from neuroimagen.trainer.networks.gan import SaliencyModel
 from neuroimagen.trainer.recipe.recipe import load_recipe
-from neuroimagen.trainer.reconstruction.reconstruct import Picture, Reconstructor
+from neuroimagen.trainer.reconstruction.reconstructor import Picture, Reconstructor
 from neuroimagen.trainer.stages.semantic import SemanticModel
 from neuroimagen.tune.records import SearchFolder, read_lines
 from neuroimagen.tune.trials.guidance import Workbench, chunks, guidance_recipe, spread

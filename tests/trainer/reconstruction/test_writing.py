@@ -22,7 +22,7 @@ from neuroimagen.trainer.reconstruction import writing as reconstruction_folder
 from neuroimagen.trainer.reconstruction.conditions import IMAGE_CONDITIONS
 from neuroimagen.trainer.reconstruction.latent_diffusion import LatentDiffusion
 from neuroimagen.trainer.reconstruction.manifest import read_image, read_manifest
-from neuroimagen.trainer.reconstruction.reconstruct import Picture, ReconstructConfig, Reconstructor
+from neuroimagen.trainer.reconstruction.reconstructor import Picture, ReconstructConfig, Reconstructor
 from neuroimagen.trainer.reconstruction.writing import write_condition
 from neuroimagen.trainer.stages.semantic import SemanticModel
 
