@@ -19,7 +19,7 @@ from neuroimagen.trainer.bundled_model.location import present_name
 from neuroimagen.trainer.evaluation.image_conditions import EvaluateConfig
 from neuroimagen.trainer.networks.encoders.base import EncoderConfig
 from neuroimagen.trainer.recipe.strict_yaml import load_yaml, yaml_fault
-from neuroimagen.trainer.reconstruction.reconstructor import ReconstructConfig
+from neuroimagen.trainer.reconstruction.config import ReconstructConfig
 from neuroimagen.trainer.stages.classifier import ClassifierConfig
 from neuroimagen.trainer.stages.contrastive import ContrastiveConfig
 from neuroimagen.trainer.stages.diffusion import DiffusionConfig

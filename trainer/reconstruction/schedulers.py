@@ -46,6 +46,11 @@ class NoiseScheduler:
         return scheduler
 
 
+def num_denoising_steps(steps: int, strength: float) -> int:
+    """How many of `steps` are taken from a start at `strength`: rounded down, as diffusers does."""
+    return min(int(steps * strength), steps)
+
+
 _BUILTIN = "neuroimagen.trainer.reconstruction.diffusers_schedulers"
 SCHEDULERS: Registry[NoiseScheduler] = Registry(
     "noise scheduler",

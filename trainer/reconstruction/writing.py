@@ -22,7 +22,8 @@ from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.format.schema import segment_key
 from neuroimagen.trainer.reconstruction.conditions import IMAGE_CONDITIONS
 from neuroimagen.trainer.reconstruction.manifest import MANIFEST_FILE, changed_settings, load_manifest
-from neuroimagen.trainer.reconstruction.reconstructor import Picture, Reconstructor
+from neuroimagen.trainer.reconstruction.noise import SegmentSample
+from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
 
 _BATCH_SIZE_FILE = "batch_size.txt"
 """In the unfinished folder of a condition, where the batch size was not configured."""
@@ -51,15 +52,15 @@ def write_condition(
     ranks = ranks or Ranks()
     folder = reconstructor.run / "reconstructions" / name
     settings = {"condition": name, **reconstructor.settings(name)}
-    pictures = reconstructor.pictures(name)
+    items = reconstructor.segment_samples(name)
     if _is_made(folder, settings, overwrite=overwrite):
-        return WrittenCondition(name=name, folder=folder, num_images=len(pictures), made=False)
+        return WrittenCondition(name=name, folder=folder, num_images=len(items), made=False)
 
     unfinished = _unfinished_folder(folder, settings)
-    files = [_file_name(reconstructor, name, picture) for picture in pictures]
-    first_of_file: dict[str, Picture] = {}
-    for file, picture in zip(files, pictures, strict=True):
-        first_of_file.setdefault(file, picture)
+    files = [_file_name(reconstructor, name, item) for item in items]
+    first_of_file: dict[str, SegmentSample] = {}
+    for file, item in zip(files, items, strict=True):
+        first_of_file.setdefault(file, item)
     unique = list(first_of_file)
     size = reconstructor.config.batch_size
     try:
@@ -73,9 +74,9 @@ def write_condition(
         _draw_batches(reconstructor, name, unfinished, first_of_file, batches[ranks.rank :: ranks.world_size])
         ranks.wait()
         if ranks.rank == 0:
-            items = [_item(reconstructor, picture, file) for picture, file in zip(pictures, files, strict=True)]
+            entries = [_entry(reconstructor, item, file) for item, file in zip(items, files, strict=True)]
             with atomic_path(unfinished / MANIFEST_FILE) as path:
-                path.write_text(json.dumps({**settings, "items": items}, indent=1) + "\n", encoding="utf-8")
+                path.write_text(json.dumps({**settings, "items": entries}, indent=1) + "\n", encoding="utf-8")
             _put_in_place(unfinished, folder, keep={MANIFEST_FILE, *unique})
         ranks.wait()
     except torch.OutOfMemoryError as error:
@@ -88,12 +89,13 @@ def write_condition(
             f"cannot write {folder}: {error.strerror or error}. Free space and run the same command again: "
             "it continues where it stopped."
         ) from error
-    return WrittenCondition(name=name, folder=folder, num_images=len(pictures), made=True)
+    return WrittenCondition(name=name, folder=folder, num_images=len(items), made=True)
 
 
 def _unfinished_folder(folder: Path, settings: Mapping[str, object]) -> Path:
     """Where a condition with these settings is drawn: a folder of its own, so that settings never mix in one."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    deciding = {key: value for key, value in settings.items() if key != "model"}  # a folder's name
+    digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:12]
     return folder.with_name(f".{folder.name}-{digest}.part")
 
 
@@ -110,7 +112,7 @@ def _draw_batches(
     reconstructor: Reconstructor,
     name: str,
     unfinished: Path,
-    first_of_file: Mapping[str, Picture],
+    first_of_file: Mapping[str, SegmentSample],
     batches: list[list[str]],
 ) -> None:
     """Draw and write batches of files. Threads write a batch while the next is drawn: compressing an image of 512 px
@@ -158,27 +160,27 @@ def _is_made(folder: Path, settings: Mapping[str, object], *, overwrite: bool) -
     )
 
 
-def _file_name(reconstructor: Reconstructor, name: str, picture: Picture) -> str:
+def _file_name(reconstructor: Reconstructor, name: str, item: SegmentSample) -> str:
     """The image's file in the folder of its condition; images that cannot differ share a file."""
     start, prompt = IMAGE_CONDITIONS[name].start, IMAGE_CONDITIONS[name].prompt
     if prompt is None and start == "mean stimulus":
         return "mean.png"
     if prompt is None and start == "stimulus":
         dataset = reconstructor.dataset
-        return f"{dataset.stimuli.keys[int(dataset.index.stimulus[picture.row])]}.png"
-    return f"{segment_key(picture.row)}_{picture.sample}.png"
+        return f"{dataset.stimuli.keys[int(dataset.index.stimulus[item.row])]}.png"
+    return f"{segment_key(item.row)}_{item.sample}.png"
 
 
-def _item(reconstructor: Reconstructor, picture: Picture, file: str) -> dict[str, object]:
+def _entry(reconstructor: Reconstructor, item: SegmentSample, file: str) -> dict[str, object]:
     """An entry of the manifest."""
-    dataset, row = reconstructor.dataset, picture.row
+    dataset, row = reconstructor.dataset, item.row
     return {
         "segment": segment_key(row),
         "index": row,
         "stimulus": dataset.stimuli.keys[int(dataset.index.stimulus[row])],
         "label": int(dataset.index.label[row]),
         "subject": int(dataset.index.subject[row]),
-        "sample": picture.sample,
+        "sample": item.sample,
         "file": file,
     }
 

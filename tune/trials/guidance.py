@@ -15,7 +15,8 @@ from neuroimagen.trainer.bundled_model.location import resolve_model_path
 from neuroimagen.trainer.evaluation.image_conditions import describe_stimuli, load_judges
 from neuroimagen.trainer.evaluation.metrics import Floats
 from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
-from neuroimagen.trainer.reconstruction.reconstructor import Picture, Reconstructor
+from neuroimagen.trainer.reconstruction.noise import SegmentSample
+from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
 from neuroimagen.tune.config import GuidanceSearch
 from neuroimagen.tune.records import SearchFolder, add_line, read_search
 from neuroimagen.tune.space import overrides
@@ -66,8 +67,8 @@ class Workbench:
         size = reconstructor.batch_size(row)
         parts = []
         for start in range(0, len(segments), size):
-            pictures = [Picture(row=int(segment)) for segment in segments[start : start + size]]
-            parts.append(reconstructor.draw(row, pictures))
+            items = [SegmentSample(row=int(segment)) for segment in segments[start : start + size]]
+            parts.append(reconstructor.draw(row, items))
         columns = np.array([self._column[int(self._dataset.index.stimulus[segment])] for segment in segments])
         return picture_figures(np.concatenate(parts), columns, self._judges, self._truth, recipe.evaluate)
 

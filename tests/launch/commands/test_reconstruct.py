@@ -1,41 +1,21 @@
 """`neuroimagen reconstruct` as a user calls it, on a run of untrained networks."""
 
-import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
+from untrained_run import files, write_untrained_run
 
 from neuroimagen.launch.cli import main
-from neuroimagen.trainer.networks.encoders.base import EncoderConfig
-from neuroimagen.trainer.networks.gan import SaliencyModel
 from neuroimagen.trainer.reconstruction.manifest import read_reconstructions
-from neuroimagen.trainer.stages.semantic import SemanticModel
 
 
 @pytest.fixture
 def run(tiny_dataset_folder: Path, tiny_diffusion_folder: Path, tmp_path: Path) -> Path:
     """A run with a recipe and two exports."""
-    folder = tmp_path / "run"
-    network = {
-        "n_channels": 6,
-        "n_samples": 20,
-        "encoder": dataclasses.asdict(EncoderConfig(feature_size=8, kernel_samples=5, stride_samples=2)),
-    }
-    torch.manual_seed(0)
-    SaliencyModel(encoder=network, noise_size=5, image_size_px=16, width=16).save_pretrained(folder / "saliency/export")
-    semantic = SemanticModel(encoder=network, text_shape=(24, 32), hidden_size=8, head_dropout=0.0)
-    semantic.save_pretrained(folder / "semantic/export")
-    recipe = {
-        "data": {"path": str(tiny_dataset_folder)},
-        "model": {"path": str(tiny_diffusion_folder)},
-        "reconstruct": {"steps": 4, "guidance": 2.0},
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(recipe))
-    return folder
+    return write_untrained_run(tmp_path / "run", data=tiny_dataset_folder, model=tiny_diffusion_folder)
 
 
 def test_makes_what_the_run_allows_and_keeps_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,8 +23,8 @@ def test_makes_what_the_run_allows_and_keeps_it(run: Path, capsys: pytest.Captur
     output = capsys.readouterr().out
     assert output.count("made in") == 8
     assert "full_detailed          left out:" in output
-    rows = read_reconstructions(run)
-    assert set(rows) == {
+    made = read_reconstructions(run)
+    assert set(made) == {
         "full",
         "semantic_only",
         "saliency_only",
@@ -54,7 +34,7 @@ def test_makes_what_the_run_allows_and_keeps_it(run: Path, capsys: pytest.Captur
         "vae_round_trip",
         "mean_image",
     }
-    assert all(len(row) == 6 for row in rows.values())
+    assert all(len(condition) == 6 for condition in made.values())
     assert main(["reconstruct", "--run", str(run)]) == 0
     assert capsys.readouterr().out.count("kept") == 8
 
@@ -112,7 +92,7 @@ def test_untrained_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "there is no run" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_one_line_and_the_row_is_not_there(
+def test_a_full_disk_is_one_line_and_the_condition_is_not_there(
     run: Path, small_disk: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = 4096
@@ -123,3 +103,17 @@ def test_a_full_disk_is_one_line_and_the_row_is_not_there(
     assert "No space left on device" in error
     assert error.count("\n") == 1
     assert "vae_round_trip" not in read_reconstructions(full)
+
+
+@pytest.mark.slow
+def test_launched_on_two_ranks_it_gives_the_bytes_of_one(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Two processes whose rank and device accelerate says: each draws its batches, rank 0 writes the manifest."""
+    words = ["reconstruct", "--cpu", "--run", str(run), "--conditions", "full", "mean_image"]
+    words += ["--set", "reconstruct.batch_size=2"]
+    assert main(words) == 0
+    alone = {name: files(run / "reconstructions" / name) for name in ("full", "mean_image")}
+    shutil.rmtree(run / "reconstructions")
+    capfd.readouterr()
+    assert main(["launch", "--num-ranks", "2", "--", *words]) == 0
+    assert capfd.readouterr().out.count("made in") == 2  # one line per condition
+    assert {name: files(run / "reconstructions" / name) for name in alone} == alone

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.trainer.reconstruction.schedulers import SCHEDULERS, NoiseScheduler
+from neuroimagen.trainer.reconstruction.schedulers import SCHEDULERS, NoiseScheduler, num_denoising_steps
 
 CONFIG = {"num_train_timesteps": 500, "beta_start": 0.001, "beta_end": 0.02, "prediction_type": "v_prediction"}
 
@@ -41,6 +41,10 @@ def test_as_many_steps_as_the_model_has_timesteps() -> None:
     for steps in (0, 501):
         with pytest.raises(UserError, match=rf"^{steps} sampling steps .* 500 timesteps\. Choose 1 to 500\.$"):
             SCHEDULERS["ddim"].make(CONFIG, steps)
+
+
+def test_number_of_denoising_steps() -> None:
+    assert [num_denoising_steps(20, strength) for strength in (0.75, 1.0, 0.04, 0.999)] == [15, 20, 0, 19]
 
 
 def test_a_class_of_one_s_own() -> None:

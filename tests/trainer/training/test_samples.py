@@ -14,7 +14,7 @@ from neuroimagen.trainer.networks.eeg_unet import EEGDiffusion
 from neuroimagen.trainer.networks.gan import SaliencyModel
 from neuroimagen.trainer.networks.pixels import to_uint8
 from neuroimagen.trainer.recipe.recipe import load_recipe
-from neuroimagen.trainer.reconstruction.reconstructor import ReconstructConfig
+from neuroimagen.trainer.reconstruction.config import ReconstructConfig
 from neuroimagen.trainer.stages.saliency import row_noise
 from neuroimagen.trainer.stages.semantic import SemanticModel
 from neuroimagen.trainer.training.samples import PictureSampler, joined_grid

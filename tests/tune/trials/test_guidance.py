@@ -19,7 +19,8 @@ from neuroimagen.trainer.evaluation.image_conditions import describe_stimuli, lo
 from neuroimagen.trainer.networks.encoders.base import EncoderConfig
 from neuroimagen.trainer.networks.gan import SaliencyModel
 from neuroimagen.trainer.recipe.recipe import load_recipe
-from neuroimagen.trainer.reconstruction.reconstructor import Picture, Reconstructor
+from neuroimagen.trainer.reconstruction.noise import SegmentSample
+from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
 from neuroimagen.trainer.stages.semantic import SemanticModel
 from neuroimagen.tune.records import SearchFolder, read_lines
 from neuroimagen.tune.trials.guidance import Workbench, chunks, guidance_recipe, spread
@@ -72,7 +73,7 @@ def test_figures_are_those_of_the_reconstructor_and_the_metrics(run: Path) -> No
         dataset = Dataset.open(recipe.data.path or "")
         assert rows.tolist() == dataset.rows("val").tolist()
         reconstructor = Reconstructor(run, dataset, Path(recipe.model.path), recipe.reconstruct)
-        pictures = reconstructor.draw("full", [Picture(row=int(row)) for row in rows])
+        pictures = reconstructor.draw("full", [SegmentSample(row=int(row)) for row in rows])
         judges = load_judges(recipe.evaluate, dataset, device="cpu")
         truth = describe_stimuli(dataset, judges, subjects=None, size_px=32, split="val")
     columns = np.searchsorted(truth.stimuli, dataset.index.stimulus[rows])
