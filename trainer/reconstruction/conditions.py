@@ -49,14 +49,14 @@ IMAGE_CONDITIONS: Mapping[str, ImageCondition] = {
     ),
     "full_detailed": ImageCondition(
         title="detailed caption + saliency",
-        text="as the model, with the embedding trained on captions of the single picture (BLIP's place)",
+        text="as the model, with the embedding trained on captions of the single image (from BLIP, in the paper)",
         group="ablation",
         prompt="semantic_detailed",
         start="saliency map",
     ),
     "semantic_only_detailed": ImageCondition(
         title="detailed caption only",
-        text="the embedding trained on captions of the single picture",
+        text="the embedding trained on captions of the single image",
         group="ablation",
         prompt="semantic_detailed",
     ),
@@ -81,14 +81,14 @@ IMAGE_CONDITIONS: Mapping[str, ImageCondition] = {
     ),
     "perfect_saliency": ImageCondition(
         title="true layout and class",
-        text="the true picture blurred to the saliency map's detail, and the true class as prompt, no EEG",
+        text="the stimulus blurred to the saliency map's detail, and the true class as prompt, no EEG",
         group="oracle",
         prompt="true class",
         start="stimulus at saliency map size",
     ),
     "vae_round_trip": ImageCondition(
         title="VAE round trip",
-        text="the true picture through the autoencoder: no generator can be closer",
+        text="the stimulus through the autoencoder: no generator can be closer",
         group="oracle",
         start="stimulus",
     ),
@@ -99,7 +99,7 @@ IMAGE_CONDITIONS: Mapping[str, ImageCondition] = {
         prompt="random class",
     ),
     "mean_image": ImageCondition(
-        title="mean training picture",
+        title="mean training image",
         text="the mean of all training stimuli",
         group="floor",
         start="mean stimulus",

@@ -1,5 +1,7 @@
 """The table of conditions that images are drawn under."""
 
+from pathlib import Path
+
 from neuroimagen.trainer.reconstruction.conditions import IMAGE_CONDITIONS, unknown_condition
 
 
@@ -21,6 +23,11 @@ def test_the_model_is_one_and_floors_and_oracles_see_no_eeg() -> None:
     for condition in IMAGE_CONDITIONS.values():
         sees_eeg = condition.prompt in from_eeg or condition.start == "saliency map"
         assert sees_eeg == (condition.group in ("model", "ablation"))
+
+
+def test_the_page_has_every_condition() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "reconstruct.md").read_text(encoding="utf-8")
+    assert [name for name in IMAGE_CONDITIONS if f"`{name}`" not in page] == []
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
