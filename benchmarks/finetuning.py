@@ -111,7 +111,7 @@ def measure(seed: int, folder: Path, plan: FinetuningStudy) -> Figures:
     for stage in STAGES:
         train(stage, recipe_path("finetuning.yaml"), model, settings)
     rows = dict.fromkeys(row for pair in PAIRS.values() for row in pair)
-    neuroimagen("reconstruct", "--run", str(model), "--rows", *rows, "saliency_only", "vae_round_trip")
+    neuroimagen("reconstruct", "--run", str(model), "--conditions", *rows, "saliency_only", "vae_round_trip")
     neuroimagen("evaluate", "--run", str(model))
     return figures_of(model)
 

@@ -25,6 +25,7 @@ from neuroimagen.benchmarks.frozen_model import (
 from neuroimagen.benchmarks.machine import describe
 from neuroimagen.trainer.networks.pixels import to_uint8
 from neuroimagen.trainer.reconstruction.latent_diffusion import LatentDiffusion, load_latent_diffusion
+from neuroimagen.trainer.reconstruction.schedulers import SCHEDULERS
 
 HELP = "pictures a second of reconstruction beside diffusers' pipeline, one at a time and batched"
 EPILOG = """examples:
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     parser.add_argument("--steps", type=int, nargs="+", default=[25, 50], metavar="N", help="default: 25 50")
     parser.add_argument("--guidance", type=float, default=7.5, metavar="X", help="default: 7.5")
-    parser.add_argument("--scheduler", choices=("dpm-solver++", "ddim"), default="dpm-solver++")
+    parser.add_argument("--scheduler", choices=SCHEDULERS.names(), default="dpm-solver++")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
@@ -131,7 +132,7 @@ def inputs(diffusion: LatentDiffusion, count: int) -> tuple[Tensor, Tensor]:
     return noise, diffusion.prompt(captions)
 
 
-def own(diffusion: LatentDiffusion, scheduler: Any, settings: dict[str, Any]) -> Draw:
+def own(diffusion: LatentDiffusion, scheduler: str, settings: dict[str, Any]) -> Draw:
     def draw(noise: Tensor, hidden: Tensor) -> np.ndarray:
         return to_uint8(diffusion.decode(diffusion.denoise(noise, hidden, scheduler=scheduler, **settings)))
 
@@ -140,17 +141,12 @@ def own(diffusion: LatentDiffusion, scheduler: Any, settings: dict[str, Any]) ->
 
 def load_pipeline(model: Path, scheduler: str, device: torch.device, dtype: torch.dtype) -> Any:
     """diffusers' own, as its documentation loads it, with the VAE in float32 and no safety checker."""
-    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline
     from diffusers.utils import logging
 
     logging.disable_progress_bar()
     pipeline = StableDiffusionPipeline.from_pretrained(model, dtype=dtype, use_safetensors=True)
-    if scheduler == "ddim":
-        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
-    else:
-        pipeline.scheduler = DPMSolverMultistepScheduler.from_config(
-            pipeline.scheduler.config, algorithm_type="dpmsolver++", solver_order=2
-        )
+    pipeline.scheduler = SCHEDULERS[scheduler].from_config(pipeline.scheduler.config)
     pipeline.to(device)
     pipeline.vae.to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)

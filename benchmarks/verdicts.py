@@ -272,7 +272,7 @@ def _write_images(run: Path, dataset: Dataset, summaries: SegmentSummaries, clas
         }
         for row, stimulus in zip(summaries.rows[is_test].tolist(), chosen.tolist(), strict=True)
     ]
-    (folder / "manifest.json").write_text(json.dumps({"row": "full", "items": items}), encoding="utf-8")
+    (folder / "manifest.json").write_text(json.dumps({"condition": "full", "items": items}), encoding="utf-8")
 
 
 def _best_of_class(similarity: np.ndarray, classes: Integers, labels: Integers) -> Integers:

@@ -146,7 +146,7 @@ class GuidanceSearch(SearchConfig):
         if not 1 <= self.num_reports <= self.num_segments or self.reduction_factor < 2:
             raise ValueError("num_reports must be 1 to num_segments, reduction_factor at least 2")
         for key in self.space:
-            if key in ("reconstruct.split", "reconstruct.rows", "reconstruct.seed", "reconstruct.samples"):
+            if key in ("reconstruct.split", "reconstruct.conditions", "reconstruct.seed", "reconstruct.samples"):
                 raise ValueError(f"{key} is not for a search to choose")
 
     @property

@@ -1,4 +1,4 @@
-"""`neuroimagen reconstruct`: pictures from EEG with a trained run."""
+"""`neuroimagen reconstruct`: images from EEG with a trained run."""
 
 import argparse
 import time
@@ -6,16 +6,17 @@ from pathlib import Path
 
 from neuroimagen.launch.commands.options import add_cpu, add_set
 
-HELP = "Draw pictures from a run's EEG: the model's own, its ablations, and the oracle and floor rows."
+HELP = "Draw images from a run's EEG: the model's own, its ablations, and the oracle and floor conditions."
 EPILOG = """\
 examples:
   neuroimagen reconstruct --run runs/demo
-  neuroimagen reconstruct --run runs/demo --rows full semantic_only --strength 0.6 --guidance 7.5 --overwrite
+  neuroimagen reconstruct --run runs/demo --conditions full semantic_only --strength 0.6 --guidance 7.5 --overwrite
   neuroimagen reconstruct --run runs/cvpr40 --set reconstruct.samples=3 reconstruct.dtype=bfloat16
   accelerate launch --num_processes 8 -m neuroimagen.launch.cli reconstruct --run runs/cvpr40
 
-Pictures go to RUN/reconstructions/<row>/ with a manifest.json. A row made with the same settings is kept; an
-interrupted one continues. A segment's picture depends on the seed, the segment and the number of the sample only.
+Images go to RUN/reconstructions/<condition>/ with a manifest.json. A condition that was made with the same settings is
+kept; an interrupted one is continued. A segment's image depends on the seed, the segment and the number of the sample
+only.
 """
 
 
@@ -29,34 +30,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a recipe in place of the run's own: a search's best.yaml",
     )
     parser.add_argument(
-        "--rows", nargs="+", metavar="ROW", help="which rows (default: all that the trained stages allow)"
+        "--conditions",
+        nargs="+",
+        metavar="NAME",
+        help="which conditions to draw (default: all that the trained stages allow)",
     )
+    parser.add_argument("--rows", dest="conditions", nargs="+", help=argparse.SUPPRESS)  # the option's earlier name
     parser.add_argument(
         "--strength", type=float, metavar="X", help="noise on the saliency map, 0 to 1 (reconstruct.strength)"
     )
     parser.add_argument("--guidance", type=float, metavar="X", help="classifier-free guidance (reconstruct.guidance)")
     add_set(parser, example="reconstruct.steps=50")
     add_cpu(parser)
-    parser.add_argument("--overwrite", action="store_true", help="make rows again that were made with other settings")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="make conditions again that were made with other settings"
+    )
 
 
 def run(args: argparse.Namespace) -> int | None:
-    """Make the rows; print where they are."""
+    """Draw the conditions and print where they are."""
     from neuroimagen.data_shards.common.errors import UserError
     from neuroimagen.data_shards.common.process_share import ProcessShare
     from neuroimagen.data_shards.dataset.dataset import Dataset
     from neuroimagen.trainer.bundled_model.location import resolve_model_path
     from neuroimagen.trainer.recipe.recipe import load_recipe
-    from neuroimagen.trainer.reconstruction.reconstruct import Reconstructor
-    from neuroimagen.trainer.reconstruction.writing import write_row
+    from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
+    from neuroimagen.trainer.reconstruction.writing import write_condition
     from neuroimagen.trainer.runs.find_run import require_run
 
     overrides = list(args.set)
     for name in ("strength", "guidance"):
         if getattr(args, name) is not None:
             overrides.append(f"reconstruct.{name}={getattr(args, name)}")
-    if args.rows:
-        overrides.append(f"reconstruct.rows=[{', '.join(args.rows)}]")
+    if args.conditions:
+        overrides.append(f"reconstruct.conditions=[{', '.join(args.conditions)}]")
     require_run(args.run, recipe=args.config is None)
     recipe = load_recipe(args.config or args.run / "config.yaml", overrides)
     if recipe.data.path is None:
@@ -72,13 +79,13 @@ def run(args: argparse.Namespace) -> int | None:
         subjects=recipe.data.subjects,
         device=ranks.device,
     )
-    names, left_out = reconstructor.rows()
+    names, left_out = reconstructor.conditions()
     for name in names:
         started = time.perf_counter()
-        row = write_row(reconstructor, name, ranks=ranks, overwrite=args.overwrite)
+        written = write_condition(reconstructor, name, ranks=ranks, overwrite=args.overwrite)
         if ranks.rank == 0:
-            how = f"made in {time.perf_counter() - started:.0f} s" if row.made else "kept"
-            print(f"{name:22} {row.num_pictures:6} pictures  {how:14}  {row.folder}", flush=True)
+            how = f"made in {time.perf_counter() - started:.0f} s" if written.made else "kept"
+            print(f"{name:22} {written.num_images:6} images  {how:14}  {written.folder}", flush=True)
     if ranks.rank == 0:
         for name, reason in left_out.items():
             print(f"{name:22} left out: {reason}")

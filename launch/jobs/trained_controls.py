@@ -78,7 +78,7 @@ def surrogate_steps(run: Path, surrogate: Path, *, cpu: bool = False) -> list[tu
         )
     data = str((surrogate / "data").absolute())
     steps = [_train_step(run, stage, surrogate, data=data, cpu=cpu) for stage in stages]
-    return [*steps, ("reconstruct", "--run", str(surrogate), "--rows", "full", *_cpu(cpu))]
+    return [*steps, ("reconstruct", "--run", str(surrogate), "--conditions", "full", *_cpu(cpu))]
 
 
 def make_surrogate_run(run: Path, dataset: Dataset, *, cpu: bool = False) -> Path | None:

@@ -37,12 +37,12 @@ def test_rows_of_other_segments_are_refused(tmp_path: Path) -> None:
 
 
 def test_every_pair_has_the_same_start() -> None:
-    from neuroimagen.trainer.reconstruction.reconstruct import ROWS
+    from neuroimagen.trainer.reconstruction.conditions import IMAGE_CONDITIONS
 
     for tuned, frozen in finetuning.PAIRS.values():
-        assert ROWS[tuned].prompt == "fine_tuned"
-        assert ROWS[frozen].prompt in ("semantic", "semantic_detailed")
-        assert ROWS[tuned].start == ROWS[frozen].start
+        assert IMAGE_CONDITIONS[tuned].prompt == "fine_tuned"
+        assert IMAGE_CONDITIONS[frozen].prompt in ("semantic", "semantic_detailed")
+        assert IMAGE_CONDITIONS[tuned].start == IMAGE_CONDITIONS[frozen].start
 
 
 @pytest.mark.slow  # nine commands, each a process that loads torch

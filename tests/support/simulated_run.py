@@ -200,7 +200,7 @@ def write_run(
                 }
             )
         manifest = {
-            "row": name,
+            "condition": name,
             "seed": seed,
             "settings": {"strength": 0.8, "guidance": 4.0},
             "model": "0" * 16,

@@ -1,4 +1,4 @@
-"""Puts the trained parts of the bundled model together, measures the whole and writes its card."""
+"""Assembles the trained components of the bundled model, measures the model and writes its card."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ SIZE_LIMIT_BYTES = 10_000_000
 
 
 def assemble(work: Path, out: Path, *, scheduler: DDIMScheduler, trained: str, seed: int) -> dict[str, float]:
-    """Write the parts in `work` as one model to `out`, with its card. Returns the figures measured.
+    """Write the components in `work` as one model to `out`, with its card. Returns the figures measured.
 
     Raises ValueError when the weights take more than may ship.
     """
@@ -30,7 +30,7 @@ def assemble(work: Path, out: Path, *, scheduler: DDIMScheduler, trained: str, s
 
 
 def write_pipeline(work: Path, out: Path, scheduler: DDIMScheduler) -> int:
-    """Stable Diffusion's layout, weights as float16. Returns the bytes of all safetensors."""
+    """Write the components in Stable Diffusion's layout, weights as float16. Returns the bytes of all safetensors."""
     clip = CLIPModel.from_pretrained(work / "clip")
     tokenizer = CLIPTokenizer.from_pretrained(work / "clip")
     text_encoder = CLIPTextModel(clip.config.text_config)
@@ -46,8 +46,8 @@ def write_pipeline(work: Path, out: Path, scheduler: DDIMScheduler) -> int:
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(out)
-    for part in ("clip", "classifier"):
-        shutil.copytree(work / part, out / part, dirs_exist_ok=True)
+    for name in ("clip", "classifier"):
+        shutil.copytree(work / name, out / name, dirs_exist_ok=True)
     for weights in sorted(out.rglob("*.safetensors")):
         state = {name: v.half() if v.is_floating_point() else v for name, v in load_file(weights).items()}
         save_file(state, weights, metadata={"format": "pt"})
@@ -60,12 +60,12 @@ def measure(out: Path, *, seed: int, samples_per_class: int = 24) -> dict[str, f
     pipeline = StableDiffusionPipeline.from_pretrained(out, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
     clip = CLIPModel.from_pretrained(out / "clip").eval()
-    judge = ResNetForImageClassification.from_pretrained(out / "classifier").eval()
+    classifier = ResNetForImageClassification.from_pretrained(out / "classifier").eval()
     held_out = draw_stimuli(50 * len(CLASSES), seed=seed + 1)
-    pictures = held_out.pictures(torch.arange(len(held_out.labels)))
-    round_trip = pipeline.vae.decode(pipeline.vae.encode(pictures).latent_dist.mode()).sample
+    images = held_out.scaled(torch.arange(len(held_out.labels)))
+    round_trip = pipeline.vae.decode(pipeline.vae.encode(images).latent_dist.mode()).sample
     tokens = tokenize(pipeline.tokenizer, held_out.detailed_captions)
-    similarity = clip(input_ids=tokens, pixel_values=pictures).logits_per_image
+    similarity = clip(input_ids=tokens, pixel_values=images).logits_per_image
     own = similarity.diagonal()[:, None]
     drawn = []
     for i in range(len(CLASSES)):
@@ -83,14 +83,14 @@ def measure(out: Path, *, seed: int, samples_per_class: int = 24) -> dict[str, f
     sample_sheet(samples.view(len(CLASSES), samples_per_class, 3, SIZE_PX, SIZE_PX)).save(out / "samples.png")
     sample_labels = torch.arange(len(CLASSES)).repeat_interleave(samples_per_class)
 
-    def accuracy(images: Tensor, labels: Tensor) -> float:
-        return (judge(pixel_values=images).logits.argmax(1) == labels).float().mean().item()
+    def accuracy(scored: Tensor, labels: Tensor) -> float:
+        return (classifier(pixel_values=scored).logits.argmax(1) == labels).float().mean().item()
 
     return {
-        "classifier accuracy on held-out stimuli": accuracy(pictures, held_out.labels),
+        "classifier accuracy on held-out stimuli": accuracy(images, held_out.labels),
         "classifier accuracy on their VAE round trip": accuracy(round_trip, held_out.labels),
-        "VAE round trip, mean absolute error (0..1)": (round_trip.clamp(-1, 1) - pictures).abs().mean().item() / 2,
-        "CLIP two-way identification, picture from detailed caption": (
+        "VAE round trip, mean absolute error (0..1)": (round_trip.clamp(-1, 1) - images).abs().mean().item() / 2,
+        "CLIP two-way identification, image from detailed caption": (
             ((similarity < own).float().sum(1) / (similarity.shape[1] - 1)).mean().item()
         ),
         "classifier accuracy on text-to-image samples, class captions": accuracy(samples * 2 - 1, sample_labels),
@@ -98,35 +98,35 @@ def measure(out: Path, *, seed: int, samples_per_class: int = 24) -> dict[str, f
 
 
 def sample_sheet(samples: Tensor) -> Image.Image:
-    """A row a class, ten samples each; `samples` float in [0, 1], [classes, n, 3, H, W]."""
+    """An image with one row per class, of ten samples each; `samples` float in [0, 1], [classes, n, 3, H, W]."""
     rows = samples[:, :10].mul(255).round().clamp(0, 255).byte()
     sheet = rows.permute(0, 3, 1, 4, 2).reshape(rows.shape[0] * rows.shape[3], -1, 3)
     return Image.fromarray(sheet.contiguous().numpy())
 
 
 def write_card(out: Path, figures: dict[str, float], *, trained: str, size_bytes: int) -> None:
-    """The model card, with the figures just measured."""
+    """The model card, README.md of the folder, with the figures just measured."""
     rows = "\n".join(f"| {name} | {value:.3f} |" for name, value in figures.items())
     (out / "README.md").write_text(
         f"""# The bundled model
 
 A model of {size_bytes / 1e6:.1f} MB (float16 safetensors) in Stable Diffusion's layout that draws the twelve
 classes of `neuroimagen.data_shards.simulator.drawn_stimuli` at {SIZE_PX}×{SIZE_PX}. It stands in for Stable
-Diffusion in `make demo` and in the tests; it is good for nothing else. Licence: Apache-2.0, as the code.
+Diffusion in `make demo` and in the tests, and has no other use. Licence: Apache-2.0, as the code.
 No outside data or weights went into it.
 
     make bundled-model        # makes it again, on CPU
 
 {trained}
-The code is `trainer/bundled_model/training.py`. `classifier/` scores reconstructions; it shares no weights with the
-rest.
+The command is in `trainer/bundled_model/training.py`, each component in a file beside it. `classifier/` scores
+reconstructions; it shares no weights with the rest.
 
 | figure | value |
 |---|---|
 {rows}
 
-Held-out stimuli: 600 drawn with another seed. Samples: 24 a class, DDIM, 20 steps, guidance 4. The first ten of each,
-a row a class, are in `samples.png`.
+Held-out stimuli: 600 drawn with another seed. Samples: 24 per class, DDIM, 20 steps, guidance 4. The first ten of each
+class are in `samples.png`, one row per class.
 """,
         encoding="utf-8",
     )

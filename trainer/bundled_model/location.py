@@ -1,4 +1,4 @@
-"""The bundled model: where it is. `neuroimagen.trainer.bundled_model.training` makes it again."""
+"""Where the bundled model is. `neuroimagen.trainer.bundled_model.training` makes it again."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from neuroimagen.data_shards.common.errors import UserError
 BUNDLED = "bundled"
 """What a recipe writes as `model.path` for the model that ships with the package."""
 _FORMER_NAME = "embedded"
-"""What recipes and runs of earlier versions write in its place."""
+"""What recipes and runs of earlier versions write instead."""
 
 
 def present_name(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Drawn pictures and their captions, as the bundled model's training takes them."""
+"""Drawn stimuli and their captions, as the bundled model's training takes them."""
 
 from dataclasses import dataclass
 
@@ -20,8 +20,8 @@ MAX_TOKENS = 32
 
 
 @dataclass(frozen=True)
-class Stimuli:
-    """Drawn pictures with their captions."""
+class TrainingStimuli:
+    """Images of drawn stimuli with their captions."""
 
     images: Tensor
     """uint8 [n, 3, SIZE_PX, SIZE_PX]."""
@@ -30,17 +30,17 @@ class Stimuli:
     class_captions: list[str]
     detailed_captions: list[str]
 
-    def pictures(self, index: Tensor) -> Tensor:
-        """float32 in [-1, 1], [len(index), 3, SIZE_PX, SIZE_PX]."""
+    def scaled(self, index: Tensor) -> Tensor:
+        """The images at an index, float32 in [-1, 1], [len(index), 3, SIZE_PX, SIZE_PX]."""
         return self.images[index].float().div_(127.5).sub_(1.0)
 
 
-def draw_stimuli(count: int, *, seed: int) -> Stimuli:
-    """`count` scenes at random, classes in turn."""
+def draw_stimuli(count: int, *, seed: int) -> TrainingStimuli:
+    """`count` random scenes, the classes in turn."""
     rng = np.random.default_rng(seed)
     scenes = [sample_scene(rng, i % len(CLASSES)) for i in range(count)]
     images = np.stack([draw_scene(scene, SIZE_PX) for scene in scenes])
-    return Stimuli(
+    return TrainingStimuli(
         images=torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
         labels=torch.tensor([scene.class_index for scene in scenes]),
         class_captions=[class_caption(scene) for scene in scenes],
@@ -49,6 +49,6 @@ def draw_stimuli(count: int, *, seed: int) -> Stimuli:
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    """int64 [n, MAX_TOKENS], padded as Stable Diffusion pads."""
+    """Token ids int64 [n, MAX_TOKENS] of captions, padded as Stable Diffusion pads them."""
     encoded = tokenizer(captions, padding="max_length", truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
     return encoded.input_ids

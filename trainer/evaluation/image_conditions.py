@@ -14,7 +14,7 @@ from neuroimagen.trainer.evaluation.metrics.comparison import Comparison
 from neuroimagen.trainer.evaluation.metrics.metric import ImageMetric, PermutationTest, SetMetric
 from neuroimagen.trainer.evaluation.metrics.registry import all_metrics, searchable_metrics
 from neuroimagen.trainer.evaluation.metrics.scoring import References, Scoring
-from neuroimagen.trainer.reconstruction.manifest import Reconstructions, read_picture
+from neuroimagen.trainer.reconstruction.manifest import Reconstructions, read_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Measured:
 
 def image_size(conditions: Mapping[str, Reconstructions]) -> int:
     """Side of the images in pixels. Raises UserError where conditions have images of different sizes."""
-    shapes = {name: read_picture(found.files[0]).shape for name, found in conditions.items()}
+    shapes = {name: read_image(found.files[0]).shape for name, found in conditions.items()}
     if len(set(shapes.values())) > 1:
         raise UserError(
             f"the conditions hold images of different sizes: {shapes}. Run `neuroimagen reconstruct` again for all."

@@ -1,15 +1,15 @@
-"""Pictures as bytes and as the networks have them."""
+"""Images as bytes and as networks take them."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
-def from_uint8(pictures: Tensor) -> Tensor:
-    """Values in 0..255 → float32 in [-1, 1]."""
-    return (pictures / 127.5 - 1.0).float()
+def from_uint8(images: Tensor) -> Tensor:
+    """Images in 0..255, of any dtype and shape → float32 in [-1, 1]."""
+    return (images / 127.5 - 1.0).float()
 
 
-def to_uint8(pictures: Tensor) -> np.ndarray:
-    """Pictures in [-1, 1] → uint8 in 0..255, rounded."""
-    return ((pictures.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to("cpu", torch.uint8).numpy()
+def to_uint8(images: Tensor) -> np.ndarray:
+    """Images in [-1, 1] → uint8 in 0..255, rounded; what lies outside is clipped."""
+    return ((images.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to("cpu", torch.uint8).numpy()

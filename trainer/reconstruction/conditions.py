@@ -49,7 +49,7 @@ IMAGE_CONDITIONS: Mapping[str, ImageCondition] = {
     ),
     "full_detailed": ImageCondition(
         title="detailed caption + saliency",
-        text="as the model, with the embedding trained on captions of the single image (as BLIP writes them)",
+        text="as the model, with the embedding trained on captions of the single image (from BLIP, in the paper)",
         group="ablation",
         prompt="semantic_detailed",
         start="saliency map",

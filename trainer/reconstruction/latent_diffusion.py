@@ -1,7 +1,6 @@
-"""A frozen latent diffusion model from any folder in diffusers' layout, and the one sampling loop that uses it.
+"""A frozen latent diffusion model from any folder in diffusers' layout, and the sampling loop that uses it.
 
-Shapes: B pictures, S side of a picture in px, C latent channels, h×w latent size, L tokens, D width of the text
-encoder.
+Shapes: B images, S side of an image in px, C latent channels, h×w latent size, L tokens, D width of the text encoder.
 """
 
 from collections.abc import Sequence
@@ -25,10 +24,10 @@ from neuroimagen.data_shards.frozen_models.model_folder import (
 )
 from neuroimagen.data_shards.frozen_models.text import TextEncoder
 from neuroimagen.data_shards.frozen_models.vae import VaeEncoder
-from neuroimagen.trainer.reconstruction.batch_by_memory import MAX_PICTURES, fitting_batch_size, free_bytes, peak_bytes
+from neuroimagen.trainer.reconstruction.batch_by_memory import MAX_IMAGES, fitting_batch_size, free_bytes, peak_bytes
+from neuroimagen.trainer.reconstruction.schedulers import SCHEDULERS, num_denoising_steps
 from neuroimagen.trainer.reconstruction.shared_stem import SharedStem
 
-SchedulerName = Literal["ddim", "dpm-solver++"]
 COMPONENTS: tuple[Literal["vae", "unet", "text_encoder", "tokenizer", "scheduler"], ...] = (
     "vae",
     "unet",
@@ -54,9 +53,12 @@ class LatentDiffusion:
         unet: Path | nn.Module | None = None,
         compile_backend: str | None = None,
     ) -> None:
-        """`unet`: a fine-tuned one in place of the model's own: its folder, or itself, which is left as it is.
+        """`model`: the folder. Raises UserError when it is incomplete or damaged, when its components do not belong
+        together, and when its U-Net needs more than latents and text.
 
-        compile_backend: torch.compile's for the U-Net and the VAE's decoder, anew for each size of batch; None: none.
+        dtype: of the U-Net. unet: a fine-tuned one in place of the model's own: the folder it is in, or the network,
+        which is used as it is. compile_backend: torch.compile's for the U-Net and the VAE's decoder, which are compiled
+        anew for each size of batch; None: neither is compiled.
         """
         from diffusers import UNet2DConditionModel
 
@@ -103,31 +105,20 @@ class LatentDiffusion:
         """Hidden states float32 [B, L, D] of captions."""
         return self.text_encoder.encode(captions)[0]
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        """Pictures [B, 3, S, S] in [-1, 1] → scaled latents [B, C, h, w]: the mode of the posterior."""
-        return self.vae.encode(pictures)
+    def encode(self, images: Tensor) -> Tensor:
+        """Images [B, 3, S, S] in [-1, 1] → scaled latents [B, C, h, w]: the mode of the posterior."""
+        return self.vae.encode(images)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents [B, C, h, w] → pictures float32 [B, 3, S, S] in [-1, 1]."""
+        """Scaled latents [B, C, h, w] → images float32 [B, 3, S, S] in [-1, 1]."""
         return self.vae.decode(latents).clamp(-1.0, 1.0)
 
-    def make_scheduler(self, name: SchedulerName, steps: int) -> Any:
-        """A scheduler with the model's noise schedule and `steps` timesteps; a new one each time, because multi-step
-        solvers carry state."""
-        from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+    def make_scheduler(self, name: str, steps: int) -> Any:
+        """A noise scheduler of the registry, with the model's noise schedule and `steps` timesteps.
 
-        num_train_timesteps = int(self._scheduler_config.get("num_train_timesteps", 1000))
-        if not 1 <= steps <= num_train_timesteps:
-            raise UserError(f"{steps} sampling steps; the model knows {num_train_timesteps}, so choose 1 to that many.")
-        if name == "ddim":
-            # Latents have no fixed range, so nothing may be clipped; where a folder does not say, diffusers would.
-            scheduler = DDIMScheduler.from_config(self._scheduler_config, clip_sample=False)
-        else:
-            scheduler = DPMSolverMultistepScheduler.from_config(
-                self._scheduler_config, algorithm_type="dpmsolver++", solver_order=2
-            )
-        scheduler.set_timesteps(steps)
-        return scheduler
+        Raises UserError when there is no scheduler of that name, or when the model has fewer timesteps.
+        """
+        return SCHEDULERS[name].make(self._scheduler_config, steps)
 
     @torch.inference_mode()
     def denoise(
@@ -137,15 +128,16 @@ class LatentDiffusion:
         *,
         steps: int,
         guidance: float,
-        scheduler: SchedulerName = "ddim",
+        scheduler: str = "ddim",
         start: Tensor | None = None,
         strength: float = 1.0,
     ) -> Tensor:
         """Sample latents float32 [B, C, h, w] under classifier-free guidance.
 
-        noise: standard normal [B, C, h, w]. hidden: conditioning [B, L, D]. Without `start`, sampling begins at pure
-        noise. With `start` (scaled latents [B, C, h, w]) it begins at start + noise, `strength` of the way up the
-        schedule (SDEdit, Meng et al. 2022; diffusers' img2img): strength·steps denoising steps, rounded down.
+        noise: standard normal [B, C, h, w]. hidden: conditioning [B, L, D]. scheduler: a name of SCHEDULERS. Without
+        `start`, sampling begins at pure noise. With `start` (scaled latents [B, C, h, w]) it begins at start + noise,
+        `strength` of the way up the schedule (SDEdit, Meng et al. 2022; diffusers' img2img): strength·steps denoising
+        steps, rounded down.
         ε = ε(∅) + guidance · (ε(h) − ε(∅)) (Ho and Salimans 2022); both come from one pass over a doubled batch, whose
         halves share what does not depend on h (shared_stem.py).
         """
@@ -156,7 +148,7 @@ class LatentDiffusion:
         else:
             first = (steps - num_denoising_steps(steps, strength)) * solver.order
             timesteps = timesteps[first:]
-            if scheduler == "dpm-solver++":  # DDIM keeps no position: it goes by the timestep
+            if hasattr(solver, "set_begin_index"):  # DDIM has no position to set: it goes by the timestep
                 solver.set_begin_index(first)
             latents = solver.add_noise(
                 start.to(self.device, torch.float32), noise.to(self.device, torch.float32), timesteps[:1]
@@ -165,7 +157,7 @@ class LatentDiffusion:
         context = hidden.to(self.device, self.dtype)
         if guided:
             context = torch.cat([self.unconditional.to(self.dtype).expand_as(context), context])
-        # The U-Net takes its timestep from the device: a copy at each step would wait for all that runs there.
+        # The timesteps are copied to the device once: a copy in each step would wait for all work queued there.
         with self._stem.sharing(guided) if self._stem else nullcontext():
             for timestep, on_device in zip(timesteps, timesteps.to(self.device), strict=True):
                 model_input = solver.scale_model_input(torch.cat([latents, latents]) if guided else latents, timestep)
@@ -178,10 +170,10 @@ class LatentDiffusion:
                 latents = solver.step(predicted, timestep, latents, return_dict=False)[0]
         return latents
 
-    def largest_batch_size(self, *, guidance: float, scheduler: SchedulerName) -> int:
-        """Pictures that `denoise` and `decode` do at once within the memory that is free now; MAX_PICTURES on a CPU."""
+    def largest_batch_size(self, *, guidance: float, scheduler: str) -> int:
+        """Images that `denoise` and `decode` do at once within the memory that is free now; MAX_IMAGES on a CPU."""
         if self.device.type != "cuda":
-            return MAX_PICTURES
+            return MAX_IMAGES
 
         def denoise_zeros(count: int) -> None:
             noise, hidden = torch.zeros(count, *self.latent_shape), torch.zeros(count, *self.text_shape)
@@ -205,15 +197,10 @@ def load_latent_diffusion(
     unet: Path | None = None,
     compile_backend: str | None = None,
 ) -> LatentDiffusion:
-    """The latent diffusion model in a folder of diffusers' layout; UserError when it is none, or is damaged."""
+    """LatentDiffusion with the defaults of a plain call: the CPU, float32, the folder's own U-Net, not compiled."""
     return LatentDiffusion(path, device=torch.device(device), dtype=dtype, unet=unet, compile_backend=compile_backend)
 
 
-def num_denoising_steps(steps: int, strength: float) -> int:
-    """How many of `steps` are taken from a start at `strength`; diffusers' rounding."""
-    return min(int(steps * strength), steps)
-
-
 def model_digest(model: Path) -> str:
-    """16 hex digits over all components that decide a picture."""
+    """16 hex digits over all components that decide an image."""
     return folders_digest(*(component_folder(model, name) for name in COMPONENTS))[:16]

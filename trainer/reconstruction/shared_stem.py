@@ -1,4 +1,4 @@
-"""What both branches of classifier-free guidance compute alike is computed once.
+"""Compute once what both branches of classifier-free guidance share.
 
 Under guidance every latent goes through the U-Net twice, with its caption and with the empty one, as two halves of a
 batch. Up to the first cross-attention nothing depends on the caption: the halves are equal there, at every step. Hooks
@@ -7,7 +7,7 @@ Of Stable Diffusion 1.5's arithmetic at 512 px this saves 2.5 %, three fifths of
 (the tests count it).
 
 The caption's keys and values do not depend on the step, so they could be kept over the steps: 0.4 % of the arithmetic,
-for which every attention would need a processor of our own. They are not.
+for which every attention would need a processor of our own. That is not done.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 
 class SharedStem:
-    """Hooks on a U-Net, which do nothing outside `sharing()`."""
+    """Hooks on a U-Net that compute shared modules once; they do nothing outside `sharing()`."""
 
     def __init__(self, unet: nn.Module) -> None:
         """`unet`: a UNet2DConditionModel; it keeps the hooks, and they follow it into torch.compile."""

@@ -15,7 +15,7 @@ from neuroimagen.trainer.evaluation.evaluate import DETAILS_FILE, EEG_FILE
 from neuroimagen.trainer.evaluation.metrics.metric import ImageMetric, Metric
 from neuroimagen.trainer.evaluation.metrics.registry import all_metrics
 from neuroimagen.trainer.evaluation.results import ITEMS_FILE, RESULTS_FILE, Result, read_items, read_results
-from neuroimagen.trainer.reconstruction.manifest import read_picture
+from neuroimagen.trainer.reconstruction.manifest import read_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +79,11 @@ class Evaluated:
 
     def images(self, item: Item) -> list[np.ndarray]:
         """The images of `columns` of one segment, uint8 [S, S, 3]."""
-        reconstruction = read_picture(self.run / "reconstructions" / item.file)
+        reconstruction = read_image(self.run / "reconstructions" / item.file)
         stimulus = self.dataset.stimuli.images([self._stimulus_index[item.stimulus]], reconstruction.shape[1])[0]
         images = [stimulus]
         if item.segment in self._saliency_files:
-            images.append(read_picture(self.run / "reconstructions" / self._saliency_files[item.segment]))
+            images.append(read_image(self.run / "reconstructions" / self._saliency_files[item.segment]))
         return [image.transpose(1, 2, 0) for image in (*images, reconstruction)]
 
 

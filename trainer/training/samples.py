@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from neuroimagen.trainer.batches.stage_data import StageData
 from neuroimagen.trainer.networks.pixels import to_uint8
 from neuroimagen.trainer.networks.randomness import derive_seed
-from neuroimagen.trainer.reconstruction.latent_diffusion import LatentDiffusion, SchedulerName
+from neuroimagen.trainer.reconstruction.latent_diffusion import LatentDiffusion
 from neuroimagen.trainer.stages.base import SampledStage
 
 _GAP_PX = 2
@@ -28,7 +28,7 @@ class ImageSampler:
     model: Path
     steps: int
     guidance: float
-    scheduler: SchedulerName
+    scheduler: str
 
     def draw(self, hidden: Tensor, rows: np.ndarray, *, unet: nn.Module | None = None) -> np.ndarray:
         """Images uint8 [n, 3, S, S] of hidden states [n, L, D] that belong to `rows` of the index.

@@ -16,7 +16,8 @@ from neuroimagen.trainer.bundled_model.location import resolve_model_path
 from neuroimagen.trainer.evaluation.image_conditions import search_figures
 from neuroimagen.trainer.evaluation.metrics.scoring import load_scoring
 from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
-from neuroimagen.trainer.reconstruction.reconstruct import Picture, Reconstructor
+from neuroimagen.trainer.reconstruction.noise import SegmentSample
+from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
 from neuroimagen.tune.config import GuidanceSearch
 from neuroimagen.tune.records import SearchFolder, add_line, read_search
 from neuroimagen.tune.space import overrides
@@ -63,12 +64,12 @@ class Workbench:
     def figures(self, recipe: Recipe, row: str, segments: np.ndarray) -> dict[str, Floats]:
         """Every metric of every one of `segments`, drawn under `recipe`."""
         reconstructor = self._reconstructor.with_config(recipe.reconstruct)
-        reconstructor.rows()  # UserError when a stage that the row is drawn with has not been trained
+        reconstructor.conditions()  # UserError when a stage that it is drawn with has not been trained
         size = reconstructor.batch_size(row)
         parts = []
         for start in range(0, len(segments), size):
-            pictures = [Picture(row=int(segment)) for segment in segments[start : start + size]]
-            parts.append(reconstructor.draw(row, pictures))
+            items = [SegmentSample(row=int(segment)) for segment in segments[start : start + size]]
+            parts.append(reconstructor.draw(row, items))
         columns = np.array([self._column[int(self._dataset.index.stimulus[segment])] for segment in segments])
         return search_figures(np.concatenate(parts), columns, self._scoring)
 
@@ -80,7 +81,12 @@ def chunks(rows: np.ndarray, num_reports: int) -> list[np.ndarray]:
 
 def guidance_recipe(default: Path, values: dict[str, Any], row: str, *, seed: int) -> Recipe:
     """The recipe that a trial draws with: the default, its values, on the validation part."""
-    fixed = ["reconstruct.split=val", f"reconstruct.rows=[{row}]", "reconstruct.samples=1", f"reconstruct.seed={seed}"]
+    fixed = [
+        "reconstruct.split=val",
+        f"reconstruct.conditions=[{row}]",
+        "reconstruct.samples=1",
+        f"reconstruct.seed={seed}",
+    ]
     return load_recipe(default, [*overrides(values), *fixed])
 
 

@@ -1,41 +1,21 @@
 """`neuroimagen reconstruct` as a user calls it, on a run of untrained networks."""
 
-import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
+from untrained_run import files, write_untrained_run
 
 from neuroimagen.launch.cli import main
-from neuroimagen.trainer.networks.encoders.registry import encoder_config
-from neuroimagen.trainer.networks.gan import SaliencyModel
-from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.reconstruction.manifest import read_reconstructions
 
 
 @pytest.fixture
 def run(tiny_dataset_folder: Path, tiny_diffusion_folder: Path, tmp_path: Path) -> Path:
     """A run with a recipe and two exports."""
-    folder = tmp_path / "run"
-    network = {
-        "n_channels": 6,
-        "n_samples": 20,
-        "encoder": dataclasses.asdict(encoder_config(feature_size=8, kernel_samples=5, stride_samples=2)),
-    }
-    torch.manual_seed(0)
-    SaliencyModel(encoder=network, noise_size=5, image_size_px=16, width=16).save_pretrained(folder / "saliency/export")
-    semantic = SemanticModel(encoder=network, text_shape=(24, 32), hidden_size=8, head_dropout=0.0)
-    semantic.save_pretrained(folder / "semantic/export")
-    recipe = {
-        "data": {"path": str(tiny_dataset_folder)},
-        "model": {"path": str(tiny_diffusion_folder)},
-        "reconstruct": {"steps": 4, "guidance": 2.0},
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(recipe))
-    return folder
+    return write_untrained_run(tmp_path / "run", data=tiny_dataset_folder, model=tiny_diffusion_folder)
 
 
 def test_makes_what_the_run_allows_and_keeps_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,8 +23,8 @@ def test_makes_what_the_run_allows_and_keeps_it(run: Path, capsys: pytest.Captur
     output = capsys.readouterr().out
     assert output.count("made in") == 8
     assert "full_detailed          left out:" in output
-    rows = read_reconstructions(run)
-    assert set(rows) == {
+    made = read_reconstructions(run)
+    assert set(made) == {
         "full",
         "semantic_only",
         "saliency_only",
@@ -54,13 +34,13 @@ def test_makes_what_the_run_allows_and_keeps_it(run: Path, capsys: pytest.Captur
         "vae_round_trip",
         "mean_image",
     }
-    assert all(len(row) == 6 for row in rows.values())
+    assert all(len(condition) == 6 for condition in made.values())
     assert main(["reconstruct", "--run", str(run)]) == 0
     assert capsys.readouterr().out.count("kept") == 8
 
 
 def test_options_change_the_recipe(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["reconstruct", "--run", str(run), "--rows", "full", "--strength", "0.5"]
+    words = ["reconstruct", "--run", str(run), "--conditions", "full", "--strength", "0.5"]
     assert main([*words, "--set", "reconstruct.samples=2"]) == 0
     assert len(read_reconstructions(run)["full"]) == 12
     assert main([*words, "--guidance", "3"]) == 1
@@ -70,10 +50,26 @@ def test_options_change_the_recipe(run: Path, capsys: pytest.CaptureFixture[str]
     assert (settings["strength"], settings["guidance"], settings["samples"]) == (0.5, 3.0, 1)
 
 
+def test_names_of_earlier_versions_are_still_accepted(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--rows` and the recipe's `reconstruct.rows`, which are called conditions now."""
+    assert main(["reconstruct", "--run", str(run), "--rows", "mean_image", "vae_round_trip"]) == 0
+    assert set(read_reconstructions(run)) == {"mean_image", "vae_round_trip"}
+    assert main(["reconstruct", "--run", str(run), "--set", "reconstruct.rows=[saliency_only]"]) == 0
+    assert set(read_reconstructions(run)) == {"mean_image", "vae_round_trip", "saliency_only"}
+    recipe = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump({**recipe, "reconstruct": {"rows": ["semantic_only"], "steps": 4}}))
+    assert main(["reconstruct", "--run", str(run)]) == 0
+    assert set(read_reconstructions(run)) == {"mean_image", "vae_round_trip", "saliency_only", "semantic_only"}
+    assert main(["reconstruct", "--run", str(run), "--conditions", "mean_image"]) == 0
+    with pytest.raises(SystemExit):
+        main(["reconstruct", "--help"])
+    assert "--rows" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--rows", "everything"], "full"),
+        (["--conditions", "fulll"], "Did you mean 'full'"),
         (["--strength", "2"], "strength must lie in"),
         (["--set", "reconstruct.guidence=3"], "did you mean 'reconstruct.guidance'"),
         (["--set", "data.path=nowhere"], "nowhere"),
@@ -96,14 +92,28 @@ def test_untrained_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "there is no run" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_one_line_and_the_row_is_not_there(
+def test_a_full_disk_is_one_line_and_the_condition_is_not_there(
     run: Path, small_disk: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = 4096
     used = sum(-(-path.stat().st_size // page) * page for path in run.rglob("*") if path.is_file())
     full = shutil.copytree(run, small_disk(used + 4 * page) / "run")
-    assert main(["reconstruct", "--run", str(full), "--rows", "mean_image", "vae_round_trip"]) == 1
+    assert main(["reconstruct", "--run", str(full), "--conditions", "mean_image", "vae_round_trip"]) == 1
     error = capsys.readouterr().err
     assert "No space left on device" in error
     assert error.count("\n") == 1
     assert "vae_round_trip" not in read_reconstructions(full)
+
+
+@pytest.mark.slow
+def test_launched_on_two_ranks_it_gives_the_bytes_of_one(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Two processes whose rank and device accelerate says: each draws its batches, rank 0 writes the manifest."""
+    words = ["reconstruct", "--cpu", "--run", str(run), "--conditions", "full", "mean_image"]
+    words += ["--set", "reconstruct.batch_size=2"]
+    assert main(words) == 0
+    alone = {name: files(run / "reconstructions" / name) for name in ("full", "mean_image")}
+    shutil.rmtree(run / "reconstructions")
+    capfd.readouterr()
+    assert main(["launch", "--num-ranks", "2", "--", *words]) == 0
+    assert capfd.readouterr().out.count("made in") == 2  # one line per condition
+    assert {name: files(run / "reconstructions" / name) for name in alone} == alone

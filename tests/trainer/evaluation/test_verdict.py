@@ -111,7 +111,7 @@ def test_rows_that_were_not_drawn_alike_are_said() -> None:
     def row(name: str, **settings: object) -> Reconstructions:
         none = np.empty(0, dtype=np.int64)
         return Reconstructions(
-            row=name, folder=Path(), settings=settings, segments=(), stimulus_keys=(), labels=none, subjects=none,
+            condition=name, folder=Path(), settings=settings, segments=(), stimulus_keys=(), labels=none, subjects=none,
             samples=none, files=(),
         )  # fmt: skip
 

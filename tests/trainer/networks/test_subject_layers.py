@@ -23,7 +23,9 @@ from neuroimagen.trainer.networks.masked import MaskedModel
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.recipe.recipe import load_recipe
-from neuroimagen.trainer.reconstruction.reconstruct import Picture, ReconstructConfig, Reconstructor
+from neuroimagen.trainer.reconstruction.config import ReconstructConfig
+from neuroimagen.trainer.reconstruction.noise import SegmentSample, normal_noise
+from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
 from neuroimagen.trainer.training.dry_run import dry_run
 
 Train = Callable[..., Path]
@@ -202,17 +204,17 @@ def test_inference_hands_the_subjects_on(run: Path, study_folder: Path, tiny_dif
     reconstructor = Reconstructor(
         run, dataset, tiny_diffusion_folder, ReconstructConfig(steps=2, guidance=1.0, strength=0.5)
     )
-    pictures = [Picture(row=int(row)) for row in dataset.rows("test")[:4]]
-    chosen = [picture.row for picture in pictures]
+    items = [SegmentSample(row=int(row)) for row in dataset.rows("test")[:4]]
+    chosen = [item.row for item in items]
     subjects = torch.from_numpy(dataset.index.subject[chosen].astype(np.int64))
     assert subjects.tolist() == [1, 2, 1, 2]
     signals = torch.from_numpy(np.stack([dataset.eeg(row) for row in chosen]))
-    z = reconstructor._normal("saliency", pictures, (8,))
+    z = normal_noise(0, "saliency", items, (8,))
     with torch.inference_mode():
         maps = SaliencyModel.from_pretrained(run / "saliency" / "export")(signals, z, subjects)
-        assert torch.allclose(reconstructor.maps(pictures), maps, atol=1e-5)
+        assert torch.allclose(reconstructor.saliency_maps(items), maps, atol=1e-5)
     for row in ("full", "fine_tuned"):
-        assert reconstructor.draw(row, pictures).shape == (4, 3, 32, 32)
+        assert reconstructor.draw(row, items).shape == (4, 3, 32, 32)
 
 
 def test_a_model_is_adapted_to_a_new_subject(train_here: Train, recipe_path: Path, tmp_path: Path) -> None:

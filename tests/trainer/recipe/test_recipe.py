@@ -8,7 +8,7 @@ import yaml
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.networks.encoders.registry import encoder_config
 from neuroimagen.trainer.recipe import recipe as config
-from neuroimagen.trainer.recipe.recipe import difference, dump_recipe, load_recipe
+from neuroimagen.trainer.recipe.recipe import all_recipe_keys, difference, dump_recipe, load_recipe
 
 RECIPES = Path(config.__file__).resolve().parents[2] / "launch" / "recipes"
 
@@ -89,7 +89,7 @@ def test_a_wrong_file_is_named(recipe_file: Path, text: str, words: list[str]) -
 
 
 def test_the_override_at_fault_is_named_not_another_of_its_section(recipe_file: Path) -> None:
-    overrides = ["reconstruct.strength=1.6", "reconstruct.rows=[full]"]
+    overrides = ["reconstruct.strength=1.6", "reconstruct.conditions=[full]"]
     with pytest.raises(UserError, match=r"^--set reconstruct\.strength=1\.6: reconstruct\.strength must lie in"):
         load_recipe(recipe_file, overrides)
     recipe_file.write_text("reconstruct: {strength: 1.6}\n", encoding="utf-8")
@@ -97,6 +97,21 @@ def test_the_override_at_fault_is_named_not_another_of_its_section(recipe_file: 
         load_recipe(recipe_file, overrides[1:])
     with pytest.raises(UserError, match=r"^--set contrastive\.num_samples=1: .*num_classes and num_samples"):
         load_recipe(recipe_file, ["reconstruct.strength=1", "contrastive.num_samples=1", "contrastive.steps=9"])
+
+
+def test_keys_of_earlier_versions_load_under_the_names_they_have_now(recipe_file: Path) -> None:
+    recipe_file.write_text("reconstruct: {rows: [full]}\n", encoding="utf-8")
+    assert load_recipe(recipe_file).reconstruct.conditions == ("full",)
+    assert load_recipe(recipe_file, ["reconstruct.rows=[mean_image]"]).reconstruct.conditions == ("mean_image",)
+    recipe_file.write_text("reconstruct: {conditions: null}\n", encoding="utf-8")
+    assert load_recipe(recipe_file, ["reconstruct.rows=[mean_image]"]).reconstruct.conditions == ("mean_image",)
+    with pytest.raises(UserError, match=r"--set reconstruct\.rows=\[mean\]: reconstruct\.conditions: there is no"):
+        load_recipe(recipe_file, ["reconstruct.rows=[mean]"])
+    recipe_file.write_text("reconstruct: {rows: [full], conditions: [full]}\n", encoding="utf-8")
+    with pytest.raises(UserError, match="reconstruct\.rows is the earlier name of reconstruct\.conditions"):
+        load_recipe(recipe_file)
+    assert "reconstruct.conditions" in all_recipe_keys()
+    assert not any("RENAMED" in key for key in all_recipe_keys())
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -146,5 +161,5 @@ def test_a_setting_belongs_to_its_kind_of_encoder(tmp_path: Path) -> None:
         UserError, match=r"'encoder\.kernel_samples'; it is a setting of encoder\.kind temporal_spatial"
     ):
         load_recipe(path)
-    with pytest.raises(UserError, match=r"--set encoder\.kind=ltsm: encoder\.kind is 'ltsm'; expected one of lstm"):
+    with pytest.raises(UserError, match=r"encoder\.kind: there is no encoder 'ltsm'\. Did you mean 'lstm'\?"):
         load_recipe(path, ["encoder.kind=ltsm"])

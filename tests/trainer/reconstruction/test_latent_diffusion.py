@@ -1,10 +1,8 @@
-"""The sampling loop against diffusers' own pipelines: same noise, same latents, same picture."""
+"""The sampling loop against diffusers' own pipelines: same noise, same latents, same image."""
 
-import copy
 import json
 import shutil
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,28 +13,13 @@ from neuroimagen.benchmarks.cache import load_vae
 from neuroimagen.benchmarks.reconstruct import load_pipeline
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.frozen_models.loading import load_transformer
-from neuroimagen.trainer.reconstruction import latent_diffusion
-from neuroimagen.trainer.reconstruction.batch_by_memory import fitting_batch_size
 from neuroimagen.trainer.reconstruction.latent_diffusion import (
     LatentDiffusion,
     load_latent_diffusion,
     model_digest,
-    num_denoising_steps,
 )
-from neuroimagen.trainer.reconstruction.shared_stem import SharedStem, text_free_modules
 
 STEPS = 7
-
-
-class PlayedGPU(str):
-    """A device of the CPU that says it is a GPU."""
-
-    type = "cuda"
-
-
-@pytest.fixture(scope="module")
-def diffusion(tiny_diffusion_folder: Path) -> LatentDiffusion:
-    return load_latent_diffusion(tiny_diffusion_folder)
 
 
 def seeded_noise(count: int, shape: tuple[int, ...]) -> torch.Tensor:
@@ -88,7 +71,7 @@ def test_img2img_is_diffusers_img2img(
         strength=strength,
         guidance=guidance,
         steps=STEPS,
-        scheduler=scheduler,  # type: ignore[arg-type]
+        scheduler=scheduler,
     )
     torch.testing.assert_close(diffusion.decode(latents) / 2 + 0.5, expected, rtol=1e-4, atol=1e-4)
 
@@ -111,7 +94,7 @@ def test_text_to_image_is_diffusers_text_to_image(
         diffusion.prompt(captions),
         guidance=4.0,
         steps=STEPS,
-        scheduler=scheduler,  # type: ignore[arg-type]
+        scheduler=scheduler,
     )
     torch.testing.assert_close(diffusion.decode(latents) / 2 + 0.5, expected, rtol=1e-4, atol=1e-4)
 
@@ -143,10 +126,10 @@ def test_vae_is_the_pipeline_s_up_to_the_mode(diffusion: LatentDiffusion, tiny_d
     from diffusers import AutoencoderKL
 
     vae = AutoencoderKL.from_pretrained(tiny_diffusion_folder, subfolder="vae")
-    pictures = torch.rand(2, 3, 32, 32) * 2 - 1
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
     with torch.no_grad():
-        expected = vae.encode(pictures).latent_dist.mode() * 0.7
-    torch.testing.assert_close(diffusion.encode(pictures), expected, rtol=1e-5, atol=1e-5)
+        expected = vae.encode(images).latent_dist.mode() * 0.7
+    torch.testing.assert_close(diffusion.encode(images), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_unconditional_is_the_empty_caption_not_zeros(diffusion: LatentDiffusion) -> None:
@@ -177,76 +160,6 @@ def test_strength_moves_from_the_start_to_the_prompt(diffusion: LatentDiffusion)
     assert distances == sorted(distances)
 
 
-def test_number_of_steps() -> None:
-    assert [num_denoising_steps(20, strength) for strength in (0.75, 1.0, 0.04, 0.999)] == [15, 20, 0, 19]
-
-
-class TestSharedStem:
-    """What both branches of guidance share is computed once, and stays diffusers' to the last digits."""
-
-    def test_both_halves_together_are_the_branches_apart(
-        self, diffusion: LatentDiffusion, tiny_diffusion_folder: Path
-    ) -> None:
-        from diffusers import UNet2DConditionModel
-
-        apart = UNet2DConditionModel.from_pretrained(tiny_diffusion_folder / "unet")
-        latents, hidden = seeded_noise(3, (4, 8, 8)), hidden_states(6)
-        assert diffusion._stem is not None
-        with torch.inference_mode():
-            expected = torch.cat([apart(latents, 500, hidden[:3]).sample, apart(latents, 500, hidden[3:]).sample])
-            with diffusion._stem.sharing():
-                shared = diffusion.unet(torch.cat([latents, latents]), 500, hidden).sample
-            # Outside, the halves may differ, and are not mixed.
-            plain = diffusion.unet(torch.cat([latents, -latents]), 500, hidden).sample
-            other = apart(-latents, 500, hidden[3:]).sample
-        torch.testing.assert_close(shared, expected, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(plain, torch.cat([expected[:3], other]), rtol=1e-5, atol=1e-5)
-
-    def test_the_stem_ends_where_the_text_begins(self, tiny_diffusion_folder: Path) -> None:
-        """Every module of it is deaf to the caption, and the next cross-attention is not."""
-        unet = load_latent_diffusion(tiny_diffusion_folder).unet
-        first, second = unet.down_blocks  # without attention; with cross-attention
-        transformer = second.attentions[0].transformer_blocks[0]
-        stem = text_free_modules(unet)
-        assert stem == [*first.resnets, second.resnets[0], transformer.attn1]
-        outputs: dict[torch.nn.Module, list[torch.Tensor]] = {module: [] for module in [*stem, transformer.attn2]}
-        for module in outputs:
-            module.register_forward_hook(lambda module, args, output: outputs[module].append(output))
-        with torch.inference_mode():
-            for hidden in hidden_states(2):
-                unet(seeded_noise(1, (4, 8, 8)), 500, hidden[None])
-        assert all(torch.equal(*outputs[module]) for module in stem)
-        assert not torch.equal(*outputs[transformer.attn2])
-
-    def test_what_it_saves_of_stable_diffusion(self) -> None:
-        """2.5 % of the arithmetic of a guided step at 512 px; keys and values of the text would be 0.4 % more."""
-        from diffusers import UNet2DConditionModel
-        from torch.utils.flop_counter import FlopCounterMode
-
-        with torch.device("meta"):
-            unet = UNet2DConditionModel(  # what is not said are diffusers' defaults: Stable Diffusion 1's
-                sample_size=64, cross_attention_dim=768, attention_head_dim=8
-            )
-            stem, counts = SharedStem(unet), []
-            inputs = torch.zeros(2, 4, 64, 64), torch.tensor(1), torch.zeros(2, 77, 768)
-            for active in (False, True):
-                with FlopCounterMode(display=False) as counter, stem.sharing(active):
-                    unet(*inputs)
-                counts.append(counter)
-        total = counts[0].get_total_flops()
-        assert total == pytest.approx(1.607e12, rel=0.001)
-        assert 1 - counts[1].get_total_flops() / total == pytest.approx(0.0249, abs=0.0002)
-        text = [
-            sum(by.values()) for name, by in counts[0].get_flop_counts().items() if name.endswith(("2.to_k", "2.to_v"))
-        ]
-        assert (len(text), sum(text) / total) == (32, pytest.approx(0.0037, abs=0.0001))
-
-    def test_a_unet_with_other_inputs_has_none(self, tiny_diffusion_folder: Path) -> None:
-        unet = load_latent_diffusion(tiny_diffusion_folder).unet
-        unet.register_to_config(class_embed_type="timestep")
-        assert text_free_modules(unet) == []
-
-
 def test_a_compiled_model_follows_guidance(tiny_diffusion_folder: Path, diffusion: LatentDiffusion) -> None:
     """Batches of one shape, with shared halves and without: the compiled pass must know them apart."""
     torch._dynamo.reset()
@@ -258,67 +171,6 @@ def test_a_compiled_model_follows_guidance(tiny_diffusion_folder: Path, diffusio
             compiled.denoise(noise, hidden, guidance=guidance, steps=2), expected, rtol=1e-5, atol=1e-5
         )
     assert set(compiled.unet.state_dict()) == set(diffusion.unet.state_dict())
-
-
-class TestBatchByMemory:
-    GIB = 2**30
-
-    def fits(self, free: float, **changes: float) -> int:
-        """On a GPU with `free` GiB: U-Net 1 GiB and 0.5 GiB a picture, VAE 1.25 GiB a picture in slices of 4."""
-        needs = {"one": 1.5, "two": 2.0, "vae": 1.25, **changes}
-        return fitting_batch_size(
-            int(free * self.GIB),
-            unet=(int(needs["one"] * self.GIB), int(needs["two"] * self.GIB)),
-            vae=int(needs["vae"] * self.GIB),
-            vae_slice=4,
-        )
-
-    def test_the_largest_power_of_two_that_fits(self) -> None:
-        # 0.8 of the free memory against max(1 + n / 2, 1.25 · min(n, 4)).
-        assert [self.fits(free) for free in (80, 22, 21, 12, 11, 7, 6.2, 6, 3.2, 3, 1)] == [
-            32,
-            32,
-            16,
-            16,
-            8,
-            8,
-            2,
-            2,
-            2,
-            1,
-            1,
-        ]
-
-    def test_a_hungry_vae_decides(self) -> None:
-        assert self.fits(20, vae=5.0) == 2
-
-    def test_pictures_that_take_nothing_measurable(self) -> None:
-        assert self.fits(8, one=1.5, two=1.5) == 32
-
-    def test_what_is_measured_on_a_gpu(self, diffusion: LatentDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The GPU's allocator played: denoising takes 1 GiB and half a one a picture, decoding a quarter."""
-        sizes: list[int] = []
-        denoise = LatentDiffusion.denoise
-
-        def seen_denoise(self: LatentDiffusion, noise: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
-            sizes.append(len(noise))
-            return denoise(self, noise, *args, **options)  # type: ignore[arg-type]
-
-        def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
-            before = len(sizes)
-            work()
-            return int((1 + sizes[-1] / 2 if len(sizes) > before else 0.25) * self.GIB)
-
-        monkeypatch.setattr(LatentDiffusion, "denoise", seen_denoise)
-        monkeypatch.setattr(latent_diffusion, "peak_bytes", peak_bytes)
-        monkeypatch.setattr(
-            "neuroimagen.trainer.reconstruction.latent_diffusion.free_bytes", lambda device: 12 * self.GIB
-        )
-        assert diffusion.largest_batch_size(guidance=2.0, scheduler="ddim") == 32
-        on_gpu = copy.copy(diffusion)
-        on_gpu.device = PlayedGPU("cpu")  # type: ignore[assignment]
-        assert on_gpu.largest_batch_size(guidance=2.0, scheduler="ddim") == 16
-        assert sizes == [1, 1, 2]
 
 
 def test_low_precision_is_close(tiny_diffusion_folder: Path, diffusion: LatentDiffusion) -> None:
@@ -383,12 +235,12 @@ class TestBadFolders:
             load_latent_diffusion(model)
 
     def test_too_many_steps(self, diffusion: LatentDiffusion) -> None:
-        with pytest.raises(UserError, match="1001 sampling steps; the model knows 1000"):
+        with pytest.raises(UserError, match=r"1001 sampling steps .* the model has 1000"):
             diffusion.make_scheduler("ddim", 1001)
 
 
 @pytest.mark.slow
-def test_inductor_draws_the_same_pictures(tiny_diffusion_folder: Path) -> None:
+def test_inductor_draws_the_same_images(tiny_diffusion_folder: Path) -> None:
     """U-Net, its shared stem and the VAE's decoder, compiled for good and not only traced."""
     drawn = []
     for backend in (None, "inductor"):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from small_study import PICTURE_KINDS, TEXT_KINDS, TRANSFORMER
 
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.trainer.reconstruction.manifest import read_picture, read_reconstructions
+from neuroimagen.trainer.reconstruction.manifest import read_image, read_reconstructions
 from neuroimagen.trainer.stages.registry import STAGES
 
 DEVICES = [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("gpu", marks=pytest.mark.gpu)]
@@ -143,7 +143,7 @@ def test_latents_are_the_cpu_s(device: str, study_folder: Path, tiny_diffusion_f
 def test_pictures_are_the_cpu_s(device: str, run: Path, tmp_path: Path) -> None:
     """From the same noise, in float32: a grey level or two of rounding."""
     other = shutil.copytree(run, tmp_path / "other")
-    rows = "reconstruct.rows=[full,semantic_only,saliency_only,oracle_class,vae_round_trip]"
+    rows = "reconstruct.conditions=[full,semantic_only,saliency_only,oracle_class,vae_round_trip]"
     for folder, where in ((run, "cpu"), (other, device)):
         neuroimagen("reconstruct", "--run", folder, "--set", rows, "reconstruct.steps=4", device=where)
     expected, found = read_reconstructions(run), read_reconstructions(other)
@@ -151,5 +151,5 @@ def test_pictures_are_the_cpu_s(device: str, run: Path, tmp_path: Path) -> None:
     for row, pictures in expected.items():
         for here, there in zip(pictures.files, found[row].files, strict=True):
             assert here.name == there.name
-            difference = read_picture(here).astype(float) - read_picture(there)
+            difference = read_image(here).astype(float) - read_image(there)
             assert np.abs(difference).mean() < 2, (row, here.name)

@@ -15,7 +15,7 @@ from neuroimagen.trainer.networks.gan import SaliencyModel
 from neuroimagen.trainer.networks.pixels import to_uint8
 from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.recipe.recipe import load_recipe
-from neuroimagen.trainer.reconstruction.reconstruct import ReconstructConfig
+from neuroimagen.trainer.reconstruction.config import ReconstructConfig
 from neuroimagen.trainer.stages.saliency import row_noise
 from neuroimagen.trainer.training.samples import ImageSampler, joined_grid
 

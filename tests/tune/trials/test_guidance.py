@@ -21,7 +21,8 @@ from neuroimagen.trainer.networks.encoders.registry import encoder_config
 from neuroimagen.trainer.networks.gan import SaliencyModel
 from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.recipe.recipe import load_recipe
-from neuroimagen.trainer.reconstruction.reconstruct import Picture, Reconstructor
+from neuroimagen.trainer.reconstruction.noise import SegmentSample
+from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
 from neuroimagen.tune.records import SearchFolder, read_lines
 from neuroimagen.tune.trials.guidance import Workbench, chunks, guidance_recipe, spread
 
@@ -73,7 +74,7 @@ def test_figures_are_those_of_the_reconstructor_and_the_metrics(run: Path) -> No
         dataset = Dataset.open(recipe.data.path or "")
         assert rows.tolist() == dataset.rows("val").tolist()
         reconstructor = Reconstructor(run, dataset, Path(recipe.model.path), recipe.reconstruct)
-        pictures = reconstructor.draw("full", [Picture(row=int(row)) for row in rows])
+        pictures = reconstructor.draw("full", [SegmentSample(row=int(row)) for row in rows])
         scoring = load_scoring(recipe.evaluate, dataset, subjects=None, size_px=32, split="val", device="cpu")
     references = scoring.references
     columns = np.searchsorted(references.stimuli, dataset.index.stimulus[rows])
@@ -115,8 +116,8 @@ def test_a_search_loads_its_models_once_a_worker_and_ends_in_a_recipe(run: Path,
     recipe = load_recipe(out / "best.yaml")
     best = next(record for record in made if record.name == results["best"]["trial"])
     assert recipe.reconstruct.guidance == best.values["reconstruct.guidance"]
-    assert (recipe.reconstruct.split, recipe.reconstruct.rows, recipe.reconstruct.seed) == ("test", None, 0)
-    assert main(["reconstruct", "--run", str(run), "--config", str(out / "best.yaml"), "--rows", "full"]) == 0
+    assert (recipe.reconstruct.split, recipe.reconstruct.conditions, recipe.reconstruct.seed) == ("test", None, 0)
+    assert main(["reconstruct", "--run", str(run), "--config", str(out / "best.yaml"), "--conditions", "full"]) == 0
     manifest = json.loads((run / "reconstructions" / "full" / "manifest.json").read_text())
     assert manifest["strength"] == best.values["reconstruct.strength"]
     assert manifest["split"] == "test"

@@ -1,0 +1,26 @@
+"""Images as bytes and as networks take them."""
+
+import numpy as np
+import torch
+
+from neuroimagen.trainer.networks.pixels import from_uint8, to_uint8
+
+
+def test_every_byte_comes_back() -> None:
+    every = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    values = from_uint8(every)
+    assert values.dtype == torch.float32
+    assert (values.min().item(), values.max().item()) == (-1.0, 1.0)
+    assert torch.equal(values.flatten().diff().sign(), torch.ones(255))
+    back = to_uint8(values)
+    assert back.dtype == np.uint8
+    assert np.array_equal(back, every.numpy())
+
+
+def test_what_lies_outside_is_clipped_and_the_rest_rounded() -> None:
+    images = torch.tensor([-7.0, -1.0, 0.4 / 127.5 - 1, 0.6 / 127.5 - 1, 1.0, 3.0])
+    assert to_uint8(images).tolist() == [0, 0, 0, 1, 255, 255]
+
+
+def test_a_mean_of_bytes_keeps_its_fraction() -> None:
+    assert from_uint8(torch.tensor([127.5], dtype=torch.float64)).tolist() == [0.0]

@@ -1,0 +1,105 @@
+"""The U-Net of the bundled model: conditional diffusion in the VAE's latents, with CLIP's text tower frozen."""
+
+import copy
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor
+from transformers import CLIPModel, CLIPTokenizer
+
+from neuroimagen.trainer.bundled_model.clip import TEXT_WIDTH
+from neuroimagen.trainer.bundled_model.fitting import fast_matmul, fit
+from neuroimagen.trainer.bundled_model.training_stimuli import SIZE_PX, TrainingStimuli, tokenize
+from neuroimagen.trainer.bundled_model.vae import encode_latents
+
+CLASS_CAPTION_SHARE = 0.5
+CONDITION_DROPOUT = 0.1
+
+
+def build_unet(vae: AutoencoderKL) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=SIZE_PX // 8,
+        in_channels=vae.config.latent_channels,
+        out_channels=vae.config.latent_channels,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=(64, 96),
+        layers_per_block=1,
+        attention_head_dim=4,  # diffusers reads this as the number of heads
+        cross_attention_dim=TEXT_WIDTH,
+        norm_num_groups=16,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    """DDPM's linear betas: the last step keeps 0.6 % of the signal, so sampling from noise has no colour bias."""
+    return DDIMScheduler(
+        beta_schedule="linear",
+        beta_start=1e-4,
+        beta_end=0.02,
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="trailing",
+    )
+
+
+def train_unet(stimuli: TrainingStimuli, work: Path, folder: Path, *, steps: int, seed: int) -> None:
+    """Latent diffusion (Rombach et al. 2022), v-prediction, min-SNR-5 weights, condition dropout for guidance, EMA."""
+    vae = AutoencoderKL.from_pretrained(work / "vae")
+    tokenizer = CLIPTokenizer.from_pretrained(work / "clip")
+    text_encoder = CLIPModel.from_pretrained(work / "clip").text_model.eval().requires_grad_(False)
+    unet = build_unet(vae)
+    unet.set_attn_processor(AttnProcessor())
+    average = copy.deepcopy(unet).requires_grad_(False)
+    scheduler = build_scheduler()
+    mean, std = encode_latents(vae, stimuli, torch.arange(len(stimuli.labels)))
+    class_tokens = tokenize(tokenizer, stimuli.class_captions)
+    detailed_tokens = tokenize(tokenizer, stimuli.detailed_captions)
+    empty = tokenize(tokenizer, [""])
+    snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
+    weight = torch.minimum(snr, torch.tensor(5.0)) / (snr + 1)
+    generator = torch.Generator().manual_seed(seed)
+
+    def loss_of(index: Tensor) -> Tensor:
+        n = len(index)
+        latents = mean[index] + std[index] * torch.randn(mean[index].shape, generator=generator)
+        latents = latents * vae.config.scaling_factor
+        use_class = torch.rand(n, 1, generator=generator) < CLASS_CAPTION_SHARE
+        tokens = torch.where(use_class, class_tokens[index], detailed_tokens[index])
+        dropped = torch.rand(n, 1, generator=generator) < CONDITION_DROPOUT
+        tokens = torch.where(dropped, empty, tokens)
+        noise = torch.randn(latents.shape, generator=generator)
+        timesteps = torch.randint(len(snr), (n,), generator=generator)
+        noisy = scheduler.add_noise(latents, noise, timesteps)
+        target = scheduler.get_velocity(latents, noise, timesteps)
+        with torch.no_grad():
+            condition = text_encoder(input_ids=tokens).last_hidden_state
+        with fast_matmul():
+            predicted = unet(noisy, timesteps, encoder_hidden_states=condition).sample
+        error = (predicted.float() - target).square().mean((1, 2, 3))
+        return (weight[timesteps] * error).sum() / weight[timesteps].sum()
+
+    @torch.no_grad()
+    def update_average(step: int) -> None:
+        decay = min(0.999, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(average.parameters()), list(unet.parameters()), 1 - decay)
+        if (step + 1) % 500 == 0:
+            average.save_pretrained(work / "unet-so-far")
+
+    fit(
+        "unet",
+        list(unet.parameters()),
+        loss_of,
+        count=len(stimuli.labels),
+        batch_size=64,
+        steps=steps,
+        learning_rate=1e-3,
+        seed=seed,
+        after_step=update_average,
+    )
+    average.save_pretrained(folder)

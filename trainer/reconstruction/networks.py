@@ -1,0 +1,89 @@
+"""The networks that images are drawn with: the exports of a run's stages and a frozen latent diffusion model."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.format.schema import DatasetMetadata
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
+from neuroimagen.trainer.networks.gan import SaliencyModel
+from neuroimagen.trainer.networks.semantic import SemanticModel
+from neuroimagen.trainer.reconstruction.latent_diffusion import LatentDiffusion, load_latent_diffusion
+
+
+class Networks:
+    """Loads each network when it is first asked for, and keeps it."""
+
+    def __init__(
+        self, model: Path, metadata: DatasetMetadata, *, device: torch.device, dtype: torch.dtype, compile_unet: bool
+    ) -> None:
+        """`model`: a folder in diffusers' layout. `metadata`: of the data set whose EEG the networks read.
+
+        dtype: of the U-Net. compile_unet: torch.compile the U-Net and the VAE's decoder.
+        """
+        self.model = model
+        self.metadata = metadata
+        self.device = device
+        self.dtype = dtype
+        self.compile_unet = compile_unet
+        self._loaded: dict[tuple[str, Path | None], Any] = {}
+
+    def diffusion(self, unet: Path | None = None) -> LatentDiffusion:
+        """The latent diffusion model, with the fine-tuned U-Net of the folder `unet` in place of its own if given."""
+
+        def load() -> LatentDiffusion:
+            return load_latent_diffusion(
+                self.model,
+                device=self.device,
+                dtype=self.dtype,
+                unet=unet,
+                compile_backend="inductor" if self.compile_unet else None,
+            )
+
+        model: LatentDiffusion = self._once("diffusion", unet, load)
+        return model
+
+    def saliency(self, export: Path) -> SaliencyModel:
+        """The saliency stage's networks. Raises UserError where they read EEG of another shape than the data set's."""
+
+        def load() -> SaliencyModel:
+            model = SaliencyModel.from_pretrained(export, device=self.device)
+            self._require_same_eeg(model.encoder, export)
+            return model
+
+        model: SaliencyModel = self._once("saliency", export, load)
+        return model
+
+    def semantic(self, export: Path) -> SemanticModel:
+        """A semantic stage's network. Raises UserError where it reads EEG of another shape than the data set's, or
+        predicts hidden states of another shape than the text encoder's.
+        """
+
+        def load() -> SemanticModel:
+            model = SemanticModel.from_pretrained(export, device=self.device)
+            self._require_same_eeg(model.encoder, export)
+            if model.text_shape != self.diffusion().text_shape:
+                raise UserError(
+                    f"{export} predicts hidden states of shape {model.text_shape}, the text encoder of {self.model} "
+                    f"has {self.diffusion().text_shape}. Use the model that it was trained for."
+                )
+            return model
+
+        model: SemanticModel = self._once("semantic", export, load)
+        return model
+
+    def _once(self, kind: str, folder: Path | None, load: Callable[[], Any]) -> Any:
+        if (kind, folder) not in self._loaded:
+            self._loaded[kind, folder] = load()
+        return self._loaded[kind, folder]
+
+    def _require_same_eeg(self, encoder: EEGEncoder, export: Path) -> None:
+        metadata = self.metadata
+        if (encoder.n_channels, encoder.n_samples) != (metadata.n_channels, metadata.n_samples):
+            raise UserError(
+                f"{export} reads EEG of {encoder.n_channels} channels × {encoder.n_samples} samples, the data set has "
+                f"{metadata.n_channels} × {metadata.n_samples}. Reconstruct the data that it was trained on."
+            )

@@ -1,0 +1,40 @@
+"""The random numbers that an image is drawn from: functions of (seed, purpose, segment, sample) and of nothing else."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neuroimagen.data_shards.format.schema import segment_key
+from neuroimagen.trainer.networks.randomness import derive_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentSample:
+    """One image to draw: one of the samples of a segment."""
+
+    row: int
+    """The segment's row in the index."""
+    sample: int = 0
+    """Number of the image among those of its segment."""
+
+
+def normal_noise(seed: int, purpose: str, items: Sequence[SegmentSample], shape: tuple[int, ...]) -> Tensor:
+    """Standard normal float32 [n, *shape], drawn on the CPU, each image's from a generator of its own.
+
+    purpose: what the noise is for; other purposes get other noise.
+    """
+    generators = (torch.Generator().manual_seed(_derived(seed, purpose, item)) for item in items)
+    return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+
+
+def random_labels(seed: int, items: Sequence[SegmentSample], labels: Sequence[int]) -> list[int]:
+    """One of `labels` for each image, all equally likely. It may be the segment's own."""
+    generators = (np.random.default_rng(_derived(seed, "random class", item)) for item in items)
+    return [labels[int(generator.integers(len(labels)))] for generator in generators]
+
+
+def _derived(seed: int, purpose: str, item: SegmentSample) -> int:
+    return derive_seed(seed, "reconstruct", purpose, segment_key(item.row), item.sample)
