@@ -8,10 +8,13 @@ from typing import Any
 
 from ray import tune
 from ray.tune.search import Searcher
+from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.tune.config import Search
 from neuroimagen.tune.records import SearchFolder, TrialRecord
+from neuroimagen.tune.schedulers import mutations
+from neuroimagen.tune.space import label
 
 Tell = Callable[[TrialRecord], None]
 
@@ -148,8 +151,6 @@ class Recorder(tune.Callback):  # type: ignore[misc]
 
 def describe(record: TrialRecord) -> str:
     """How a trial ended, in a line."""
-    from neuroimagen.tune.space import label
-
     if record.state == "failed":
         return f"{record.name} failed: {record.message}"
     value = f"{record.curve[-1][1]:.4f}" if record.curve else "no figure"
@@ -192,10 +193,6 @@ def run_population(
     resources: Resources,
 ) -> None:
     """Run a population: all of its members are known before it starts, as Ray's scheduler wants it."""
-    from ray.tune.search.basic_variant import BasicVariantGenerator
-
-    from neuroimagen.tune.schedulers import mutations
-
     for record in records:
         folder.write(record)
     # The generator takes starting points only for keys that it could draw, so it is given something to draw from.

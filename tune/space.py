@@ -97,6 +97,14 @@ class Parameter:
             low, high, number = math.log(low), math.log(high), math.log(max(number, low))
         return min(max((number - low) / (high - low), 0.0), 1.0)
 
+    def ticks(self) -> list[Value]:
+        """The values that the axis of a plot names: every choice, or both ends of the range and its middle."""
+        if self.choices is not None:
+            return list(self.choices)
+        low, high = self.bounds
+        middle = (low * high) ** 0.5 if self.log else (low + high) / 2
+        return [self.rounded(value) for value in (low, middle, high)]
+
 
 Space = Mapping[str, Parameter]
 

@@ -1,24 +1,18 @@
-"""A search's result: the table, the recipe, the figures behind them, and the page that shows them."""
+"""The result of a search, read from its records: best trial, comparison with the default, importance of each key."""
 
-import csv
 import dataclasses
 import importlib.metadata
-import json
 import os
 import platform
-from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.common.files import atomic_path
-from neuroimagen.trainer.recipe.recipe import Recipe, dump_recipe, load_recipe
+from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.tune.config import GuidanceSearch, MarginSearch, Search
 from neuroimagen.tune.confirm import Comparison, best_trial, compare, range_of
 from neuroimagen.tune.records import SearchFolder, TrialRecord, read_lines
 from neuroimagen.tune.samplers.proposals import importances
-from neuroimagen.tune.space import Value, label, overrides, show
+from neuroimagen.tune.space import Value
 from neuroimagen.tune.trials.objective import pareto_front, statement
 
 MARGIN_OBJECTIVES = {
@@ -87,35 +81,6 @@ def final_values(folder: SearchFolder, record: TrialRecord) -> dict[str, Value]:
     return dict(forks[-1]["values"]) if forks else dict(record.values)
 
 
-def write_result(folder: SearchFolder, search: Search, recipe: Recipe) -> Result:
-    """Write best.yaml, results.json, trials.csv, table.txt and the page."""
-    from neuroimagen.tune.report.page import render
-
-    result = read_result(folder, search, recipe)
-    best = load_recipe(folder.recipe, overrides(result.best_values))
-    texts = {
-        folder.best: best_recipe_text(result, best),
-        folder.results: json.dumps(results_tree(result), indent=1, ensure_ascii=False) + "\n",
-        folder.table: text_table(result),
-        folder.page: render(result, folder),
-    }
-    for path, text in texts.items():
-        with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    _write_csv(folder, result)
-    return result
-
-
-def best_recipe_text(result: Result, recipe: Recipe) -> str:
-    """best.yaml: a complete recipe, and in comments where it comes from."""
-    lines = [
-        f"Found by `neuroimagen tune {result.search.kind}`: {label(result.best_values)}.",
-        f"{result.objective} {result.best.figures[result.objective]:.4f} on the validation part ({result.best.name}).",
-        *(f"With {len(item.seeds)} fresh seeds: {sentence(item)}" for item in result.comparisons),
-    ]
-    return "".join(f"# {line}\n" for line in lines) + dump_recipe(recipe)
-
-
 def sentence(item: Comparison) -> str:
     """A comparison in words."""
     return (
@@ -129,21 +94,6 @@ def _with_interval(interval: Any, *, signed: bool = False) -> str:
     if interval.low is None:
         return f"{interval.mean:{sign}.4f}"
     return f"{interval.mean:{sign}.4f} [{interval.low:{sign}.4f}, {interval.high:{sign}.4f}]"
-
-
-def results_tree(result: Result) -> dict[str, Any]:
-    """results.json."""
-    return {
-        "kind": result.search.kind,
-        "objective": {"name": list(result.search.objectives), "definition": result.objective_text},
-        "best": {"trial": result.best.name, "values": result.best_values, "figures": result.best.figures},
-        "comparisons": [{**dataclasses.asdict(item), "verdict": item.verdict} for item in result.comparisons],
-        "importance": result.importance,
-        "pareto_front": [record.name for record in result.front],
-        "cost": cost(result),
-        "trials": [dataclasses.asdict(record) for record in [*result.records, *result.fresh]],
-        "environment": environment(),
-    }
 
 
 def cost(result: Result) -> dict[str, float]:
@@ -177,45 +127,3 @@ def ranked(result: Result) -> list[TrialRecord]:
         return order[record.state], -value, record.name
 
     return sorted(result.records, key=place)
-
-
-def text_table(result: Result, num: int = 20) -> str:
-    """The first trials as an aligned table, and what the fresh seeds say."""
-    keys = list(result.search.space)
-    objectives = list(result.search.objectives)
-    lines = [["trial", *objectives, "state", "steps", *(key.rpartition(".")[2] for key in keys)]]
-    for record in ranked(result)[:num]:
-        figures = [f"{record.figures[name]:.4f}" if name in record.figures else "·" for name in objectives]
-        values = [show(record.values[key]) for key in keys]
-        lines.append([record.name.removeprefix("trials/"), *figures, record.state, str(record.steps), *values])
-    text = "\n".join(_aligned(lines))
-    if len(result.records) > num:
-        text += f"\n… and {len(result.records) - num} more in trials.csv"
-    text += "".join(f"\n\n{len(item.seeds)} fresh seeds: {sentence(item)}" for item in result.comparisons)
-    if not result.comparisons:
-        text += "\n\nNot run with fresh seeds (confirm_seeds: 0): whether the best is better than the default is open."
-    return text + "\n"
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    padded = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    return [padded[0], "─" * len(padded[0]), *padded[1:]]
-
-
-def _write_csv(folder: SearchFolder, result: Result) -> None:
-    keys = list(result.search.space)
-    metrics = list(dict.fromkeys(name for record in result.records for name in record.figures))
-    with atomic_path(folder.csv) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["trial", "state", "seed", "steps", "seconds", "starts", "retries", *metrics, *keys, "message"])
-        for record in [*result.records, *result.fresh]:
-            writer.writerow(
-                [
-                    *(record.name, record.state, record.seed, record.steps, record.seconds),
-                    *(record.num_starts, record.retries),
-                    *(record.figures.get(name, "") for name in metrics),
-                    *(yaml.safe_dump(record.values[key]).splitlines()[0] for key in keys),
-                    record.message,
-                ]
-            )

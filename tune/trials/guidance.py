@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ray import tune
 
 from neuroimagen.data_shards.common.errors import UserError
@@ -87,8 +88,6 @@ class GuidanceTrial(tune.Trainable):  # type: ignore[misc]
     """One trial after another in one actor. Ray's configuration as MarginTrial's, with `run` and `num_segments`."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        import torch
-
         seal("test")
         os.chdir(config["cwd"])
         self._folder = SearchFolder(config["folder"])

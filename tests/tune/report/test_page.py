@@ -11,7 +11,8 @@ from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
 from neuroimagen.tune.config import Search, search_of
 from neuroimagen.tune.confirm import fresh_trials
 from neuroimagen.tune.records import SearchFolder, TrialRecord, open_search
-from neuroimagen.tune.report.result import results_tree, write_result
+from neuroimagen.tune.report.result import read_result
+from neuroimagen.tune.report.write import results_tree, write_result
 
 SPACE = {"contrastive.margin": {"low": 0.05, "high": 2.0, "log": True}, "contrastive.distance": ["cosine", "euclidean"]}
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -173,8 +174,6 @@ def test_a_pareto_search_shows_its_front(folder: SearchFolder) -> None:
     page = write(folder, search, records)
     assert "Pareto front" in page
     assert "--run &#39;runs/a b&#39;" in page
-    from neuroimagen.tune.report.result import read_result
-
     tree = results_tree(read_result(folder, search, Recipe()))
     assert tree["pareto_front"] == ["trials/0002", "trials/0001", "trials/0000"]
     assert load_recipe(folder.best).reconstruct.guidance == 2.0
