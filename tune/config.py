@@ -1,19 +1,15 @@
 """What a search is: a YAML file, typed and checked before anything starts."""
 
-import dataclasses
 import difflib
-import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
-
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.recipe.recipe import Recipe, all_keys, load_recipe
-from neuroimagen.trainer.recipe.strict_yaml import load_yaml, yaml_fault
+from neuroimagen.trainer.recipe.strict_config import Schema, Sources, plain
+from neuroimagen.trainer.recipe.strict_yaml import read_tree
 from neuroimagen.trainer.runs.find_run import require_run
 from neuroimagen.tune.space import Parameter, overrides
 
@@ -162,68 +158,39 @@ KINDS: dict[str, type[MarginSearch] | type[GuidanceSearch]] = {"margin": MarginS
 def load_search(path: Path | str, kind: str) -> Search:
     """Read a search's YAML file. Raises UserError that names file, key and remedy."""
     path = Path(path)
-    try:
-        tree = load_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"there is no search {path}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {yaml_fault(error)}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path} holds no keys such as `space:`.")
-    return search_of(tree, kind, where=str(path))
+    return search_of(read_tree(path, noun="search", example="space"), kind, where=str(path))
 
 
 def search_of(tree: dict[str, Any], kind: str, *, where: str) -> Search:
-    """A search from plain values; a list in the space stands for choices."""
-    known = list(typing.get_type_hints(KINDS[kind]))
-    for key in tree:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            names = ", ".join(field.name for field in dataclasses.fields(KINDS[kind]))
-            hint = f"did you mean {close[0]!r}?" if close else f"the keys are {names}."
-            raise UserError(f"{where}: unknown key {key!r}; {hint}")
+    """A search from plain values; a list in the space stands for choices. `where`: the file, for messages."""
     space = tree.get("space")
     if isinstance(space, dict):
         tree = tree | {"space": {key: {"choices": v} if isinstance(v, list) else v for key, v in space.items()}}
-        _refuse_unknown_keys(tree["space"], KINDS[kind].searched_sections, where)
-    try:
-        return TypeAdapter(KINDS[kind]).validate_python(tree)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        dotted = ".".join(str(part) for part in first["loc"])
-        problem = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
-        raise UserError(f"{where}: {dotted + ': ' if dotted else ''}{problem}.") from None
+        _check_space(tree["space"], KINDS[kind].searched_sections, where)
+    return Schema[Search](KINDS[kind]).read(tree, Sources(where))
 
 
-def _refuse_unknown_keys(space: dict[Any, Any], sections: Sequence[str], where: str) -> None:
+def _check_space(space: dict[Any, Any], sections: Sequence[str], where: str) -> None:
     keys = [key for key in all_keys() if key.partition(".")[0] in sections and "." in key]
-    for key in space:
+    for key, values in space.items():
         if key not in keys:
             close = difflib.get_close_matches(str(key), keys, n=1, cutoff=0.4)
             raise UserError(
                 f"{where}: space.{key} is no key of the recipe's {' or '.join(sections)}"
                 + (f"; did you mean {close[0]!r}?" if close else ".")
             )
+        if not isinstance(values, dict):
+            raise UserError(f"{where}: space.{key} is {values!r}; give a list of choices, or low and high.")
 
 
 def dump_search(search: Search) -> dict[str, Any]:
     """The complete search as plain values that `search_of` takes."""
-    tree = dataclasses.asdict(search)
+    tree: dict[str, Any] = plain(search)
     tree["space"] = {
         key: {name: value for name, value in parameter.items() if value is not None and value is not False}
         for key, parameter in tree["space"].items()
     }
-    plain = yaml.safe_load(yaml.safe_dump(_lists(tree), sort_keys=False))
-    assert isinstance(plain, dict)
-    return plain
-
-
-def _lists(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _lists(item) for key, item in value.items()}
-    return [_lists(item) for item in value] if isinstance(value, tuple | list) else value
+    return tree
 
 
 def default_recipe(search: Search, folder: Path, changes: Sequence[str], *, run: Path | None = None) -> Recipe:

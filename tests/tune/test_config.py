@@ -20,6 +20,15 @@ GUIDANCE = {"space": {"reconstruct.guidance": {"low": 1.0, "high": 9.0}}}
         ("margin", {"space": {"contrastive.margn": [1]}}, "did you mean 'contrastive.margin'"),
         ("margin", {"space": {"saliency.steps": [1]}}, "no key of the recipe's contrastive or encoder"),
         ("margin", {"space": {"contrastive.margin": {"low": 1.0, "high": 0.1}}}, "must be below"),
+        (
+            "margin",
+            {"space": {"contrastive.margin": {"low": 0.1, "hihg": 1.0}}},
+            "did you mean 'space.contrastive.margin",
+        ),
+        ("margin", {"space": {"contrastive.margin": 0.5}}, "is 0.5; give a list of choices, or low and high"),
+        ("margin", {"space": [1]}, "space is a section with keys of its own"),
+        ("margin", {"num_trials": "many"}, "num_trials is 'many'; expected a whole number"),
+        ("margin", {"kind": "guidance"}, "unknown key 'kind'"),
         ("margin", {"space": {}}, "space is empty"),
         ("margin", {"sampler": "grid"}, "give it `points`"),
         ("margin", {"scheduler": "asap"}, "scheduler"),
@@ -77,3 +86,11 @@ def test_a_key_that_stands_twice_is_named(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text("num_trials: 3\nspace: {contrastive.margin: [1]}\nnum_trials: 30\n")
     with pytest.raises(UserError, match=r"s\.yaml is not YAML: the key 'num_trials' stands twice .* line 3"):
         load_search(tmp_path / "s.yaml", "margin")
+
+
+def test_a_search_without_its_required_keys_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("space: {contrastive.margin: [0.1, 1.0]}\n")
+    with pytest.raises(UserError, match=r"s\.yaml: the key recipe is missing; expected text"):
+        load_search(tmp_path / "s.yaml", "margin")
+    with pytest.raises(UserError, match=r"there is no search .*absent\.yaml"):
+        load_search(tmp_path / "absent.yaml", "margin")

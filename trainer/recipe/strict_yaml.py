@@ -1,8 +1,11 @@
 """YAML as recipes and searches are written: a key that stands twice is an error, where PyYAML would keep the last."""
 
+from pathlib import Path
 from typing import Any
 
 import yaml
+
+from neuroimagen.data_shards.common.errors import UserError
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -29,3 +32,23 @@ def load_yaml(text: str) -> Any:
 def yaml_fault(error: yaml.YAMLError) -> str:
     """What is wrong and at which line, in one line."""
     return " ".join(str(error).split()).replace('in "<unicode string>", ', "at ")
+
+
+def read_tree(path: Path, *, noun: str, example: str) -> dict[str, Any]:
+    """The keys of a YAML file; none of an empty one. Raises UserError that names the file, and the line where it can.
+
+    noun: what the file is, in the words of a message: "recipe". example: one of its keys.
+    """
+    try:
+        tree = load_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"there is no {noun} {path}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the {noun} {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {yaml_fault(error)}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} holds {type(tree).__name__} where keys such as `{example}:` are expected.")
+    return tree
