@@ -25,7 +25,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.tune.config import GuidanceSearch, search_of
 from neuroimagen.tune.records import SearchFolder, TrialRecord, read_lines
 from neuroimagen.tune.report.result import environment
-from neuroimagen.tune.samplers.proposals import OptunaProposals
+from neuroimagen.tune.samplers.proposals import proposals_for
 
 HELP = "searches beside exhaustive grids, and trials at once beside trials in turn"
 EPILOG = """examples:
@@ -178,7 +178,7 @@ def replay(known: dict[tuple[Any, ...], float], tree: dict[str, Any], num: int) 
     """The objectives of a search's first `num` settings, looked up."""
     search = search_of(tree | {"startup_trials": max(1, num // 3)}, "guidance", where="replay")
     assert isinstance(search, GuidanceSearch)
-    proposals = OptunaProposals(search, search.objectives)
+    proposals = proposals_for(search, search.objectives, [])
     values = []
     for number in range(num):
         setting = proposals.next(str(number))

@@ -11,6 +11,7 @@ from neuroimagen.trainer.recipe.recipe import Recipe, all_keys, load_recipe
 from neuroimagen.trainer.recipe.strict_config import Schema, Sources, plain
 from neuroimagen.trainer.recipe.strict_yaml import read_tree
 from neuroimagen.trainer.runs.find_run import require_run
+from neuroimagen.tune.registry import SAMPLERS, SCHEDULERS
 from neuroimagen.tune.space import Parameter, overrides
 
 PICTURE_METRICS = ("two_way_clip", "ssim", "accuracy", "pixcorr")
@@ -27,9 +28,9 @@ class SearchConfig:
 
     space: dict[str, Parameter]
     """Key of the recipe → its values."""
-    sampler: Literal["tpe", "gp", "random", "grid"] = "tpe"
-    """How settings are proposed: by Optuna's tree-structured Parzen estimator, by a Gaussian process (few keys, few
-    trials), at random, or all of a grid."""
+    sampler: str = "tpe"
+    """How settings are proposed (`tune/registry.py`): tpe: by Optuna's tree-structured Parzen estimator. gp: by a
+    Gaussian process, for few keys and few trials. random: at random. grid: all of a grid."""
     num_trials: int = 32
     """Settings to try; a grid tries all of its own."""
     startup_trials: int = 10
@@ -53,9 +54,17 @@ class SearchConfig:
             raise ValueError("cpus_per_rank must be at least 1, gpus_per_rank at least 0")
         if not self.space:
             raise ValueError("space is empty: name the keys to vary")
-        for key, parameter in self.space.items():
-            if self.sampler == "grid" and parameter.is_range and parameter.points is None:
-                raise ValueError(f"sampler grid: space.{key} is a range; give it `points`, or choices")
+        if self.sampler not in SAMPLERS:
+            raise ValueError(str(SAMPLERS.unknown(self.sampler)))
+        SAMPLERS[self.sampler].check(self)
+
+
+MARGIN_OBJECTIVES = {
+    "knn_accuracy": "share of validation segments whose class has most of their 15 nearest training segments",
+    "retrieval_top1": "share of validation segments whose nearest training segment is of the same class",
+    "accuracy": "share of validation segments nearest to the centroid of their own class's training segments",
+}
+"""What a margin search can raise → its definition. The contrastive stage measures all of them at every validation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +76,9 @@ class MarginSearch(SearchConfig):
 
     recipe: str
     """The recipe that trials start from, relative to this file. What it says is the default."""
-    objective: Literal["knn_accuracy", "retrieval_top1", "accuracy"] = "knn_accuracy"
-    """Validation figure to raise; the contrastive stage measures all three against the training part."""
-    scheduler: Literal["asha", "asha_promoting", "pbt", "none"] = "asha"
+    objective: str = "knn_accuracy"
+    """Validation figure to raise (MARGIN_OBJECTIVES)."""
+    scheduler: str = "asha"
     """asha: stop trials behind the others, at once. asha_promoting: let every trial rest at a rung, and the best of a
     rung go on from their checkpoints. pbt: population-based training, schedules; trials go on from each
     other's checkpoints. none: every trial to its end."""
@@ -89,19 +98,15 @@ class MarginSearch(SearchConfig):
             raise ValueError("reduction_factor must be at least 2, grace_steps at least 1")
         if self.num_ranks is not None and self.num_ranks < 1:
             raise ValueError(f"num_ranks must be at least 1, got {self.num_ranks}")
-        if self.scheduler == "pbt":
-            if self.sampler == "grid":
-                raise ValueError("pbt changes settings while they train; a grid cannot. Choose random or tpe")
-            for key in self.space:
-                if key.startswith("encoder.") or key in _SHAPES_THE_BATCH:
-                    raise ValueError(f"pbt goes on from another trial's checkpoint, which {key} would not fit")
+        if self.objective not in MARGIN_OBJECTIVES:
+            raise ValueError(f"objective is {self.objective!r}; expected one of {', '.join(MARGIN_OBJECTIVES)}")
+        if self.scheduler not in SCHEDULERS:
+            raise ValueError(str(SCHEDULERS.unknown(self.scheduler)))
+        SCHEDULERS[self.scheduler].check(self)
 
     @property
     def objectives(self) -> tuple[str, ...]:
         return (self.objective,)
-
-
-_SHAPES_THE_BATCH = ("contrastive.num_classes", "contrastive.num_samples", "contrastive.steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +154,11 @@ class GuidanceSearch(SearchConfig):
     @property
     def objectives(self) -> tuple[str, ...]:
         return self.pareto or ("objective",)
+
+    @property
+    def scheduler(self) -> str:
+        """The scheduler of the trials: ASHA where a trial reports before its end."""
+        return "asha" if self.num_reports > 1 else "none"
 
 
 Search = MarginSearch | GuidanceSearch

@@ -13,9 +13,10 @@ from neuroimagen.tune.config import GuidanceSearch, MarginSearch, Search
 from neuroimagen.tune.confirm import fresh_trials
 from neuroimagen.tune.driver import Recorder, TrialSource, resources_of, run_population, run_trials
 from neuroimagen.tune.records import SearchFolder, TrialRecord
+from neuroimagen.tune.registry import SAMPLERS, SCHEDULERS
 from neuroimagen.tune.samplers.proposals import proposals_for
 from neuroimagen.tune.schedulers import make_scheduler
-from neuroimagen.tune.space import Value, grid_points
+from neuroimagen.tune.space import Value
 from neuroimagen.tune.trials.guidance import GuidanceTrial
 from neuroimagen.tune.trials.margin import MarginTrial
 
@@ -40,6 +41,7 @@ class Runner:
         self._constants: dict[str, Any] = {"folder": str(folder.path), "cwd": str(Path.cwd())}
         if isinstance(search, GuidanceSearch):
             self._constants["run"] = str(run)
+        self._num_settings = SAMPLERS[search.sampler].num_settings(search)
         self._trainable = MarginTrial if isinstance(search, MarginSearch) else GuidanceTrial
 
     def search(self) -> None:
@@ -49,12 +51,12 @@ class Runner:
         pending = [record for record in records if not record.is_over]
         if over or pending:
             print(f"going on: {len(over)} trials are over, {len(pending)} were interrupted", flush=True)
-        if getattr(self._config, "scheduler", None) == "pbt":
+        if SCHEDULERS[self._config.scheduler].copies_checkpoints:
             self._population(over, pending)
             return
         proposals = proposals_for(self._config, self._config.objectives, over)
         names = _Names(len(records))
-        limit = None if self._config.sampler == "grid" else self._config.num_trials
+        limit = None if self._num_settings is not None else self._config.num_trials
 
         def fresh() -> TrialRecord | None:
             if limit is not None and names.next_number >= limit:
@@ -133,8 +135,8 @@ class Runner:
         if isinstance(self._config, GuidanceSearch):
             constants["num_segments"] = self._config.confirm_segments if confirming else self._config.num_segments
             constants["num_reports"] = 1 if confirming else self._config.num_reports
-        if self._config.sampler == "grid" and not confirming:
-            num = max(1, len(grid_points(self._config.space)) - len(over))
+        if self._num_settings is not None and not confirming:
+            num = max(1, self._num_settings - len(over))
 
         def promoted(nothing_else: bool) -> TrialRecord | None:
             made = self._folder.records()

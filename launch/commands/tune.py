@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 
 from neuroimagen.launch.commands.options import add_set
+from neuroimagen.tune.registry import SAMPLERS, SCHEDULERS
 
 HELP = "Search settings with Ray Tune: they see the validation part only, and end in a recipe."
-EPILOG = """\
+EPILOG = f"""\
 examples:
   neuroimagen tune margin --config launch/recipes/tune-margin.yaml --out runs/tune-margin
   neuroimagen tune margin --config launch/recipes/tune-margin.yaml --out runs/tune-margin --resume --trials 60
@@ -14,6 +15,7 @@ examples:
   neuroimagen tune margin --config tune.yaml --out shared/tune --address auto --set data.path=shared/cvpr40
 
 margin: every trial trains the contrastive stage. guidance: every trial draws validation segments with a trained run.
+samplers: {", ".join(SAMPLERS.names())}. schedulers of a margin search: {", ".join(SCHEDULERS.names())}.
 The result is OUT/report.html, table.txt, and best.yaml: a complete recipe for `train --config` or `reconstruct
 --config`. An interrupted search goes on with --resume. docs/tune.md says more.
 """

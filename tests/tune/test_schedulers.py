@@ -2,6 +2,9 @@
 
 from types import SimpleNamespace
 
+import pytest
+
+from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.tune.config import search_of
 from neuroimagen.tune.records import TrialRecord
 from neuroimagen.tune.schedulers import Clip, make_scheduler, mutations
@@ -40,3 +43,14 @@ def test_a_population_is_perturbed_within_bounds() -> None:
     assert mutations(search.space)["contrastive.distance"] == ["cosine"]
     clipped = Clip(search.space)({"contrastive.margin": 1.2, "contrastive.distance": "cosine", "seed": 1})
     assert clipped == {"contrastive.margin": 1.0, "contrastive.distance": "cosine", "seed": 1}
+
+
+def test_an_unknown_scheduler_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(UserError, match=r"there is no scheduler of trials 'ahsa'\. Did you mean 'asha'\?"):
+        search_of(MARGIN | {"scheduler": "ahsa"}, "margin", where="x")
+
+
+def test_a_guidance_search_stops_trials_where_they_report_before_their_end() -> None:
+    guidance = {"space": {"reconstruct.guidance": [1.0, 2.0]}, "num_reports": 3, "num_segments": 9}
+    scheduler = make_scheduler(search_of(guidance, "guidance", where="x"), first=3, last=9)
+    assert type(scheduler).__name__ == "AsyncHyperBandScheduler"

@@ -8,18 +8,12 @@ from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.recipe.recipe import Recipe
-from neuroimagen.tune.config import GuidanceSearch, MarginSearch, Search
+from neuroimagen.tune.config import MARGIN_OBJECTIVES, GuidanceSearch, MarginSearch, Search
 from neuroimagen.tune.confirm import Comparison, best_trial, compare, range_of
 from neuroimagen.tune.records import SearchFolder, TrialRecord, read_lines
-from neuroimagen.tune.samplers.proposals import importances
+from neuroimagen.tune.samplers.importance import importances
 from neuroimagen.tune.space import Value
 from neuroimagen.tune.trials.objective import pareto_front, statement
-
-MARGIN_OBJECTIVES = {
-    "knn_accuracy": "share of validation segments whose class has most of their 15 nearest training segments",
-    "retrieval_top1": "share of validation segments whose nearest training segment is of the same class",
-    "accuracy": "share of validation segments nearest to the centroid of their own class's training segments",
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from neuroimagen.trainer.runs.rank_status import read_statuses
 from neuroimagen.trainer.runs.run_folder import StageFolder, locked
 from neuroimagen.tune.config import MarginSearch
 from neuroimagen.tune.records import SearchFolder, add_line, read_lines, read_search
+from neuroimagen.tune.registry import SCHEDULERS
 from neuroimagen.tune.space import Values, overrides
 from neuroimagen.tune.trials.objective import Validation, selected, validation_of
 from neuroimagen.tune.trials.process import (
@@ -115,7 +116,7 @@ class MarginTrial(tune.Trainable):  # type: ignore[misc]
         )
 
     def _recipe(self) -> Recipe:
-        keep = KEPT_FOR_FORKS if self._search.scheduler == "pbt" else None
+        keep = KEPT_FOR_FORKS if SCHEDULERS[self._search.scheduler].copies_checkpoints else None
         return trial_recipe(self._folder.recipe, self._values, seed=self._seed, keep_checkpoints=keep)
 
     def _result(self, validation: Validation, **more: Any) -> dict[str, Any]:

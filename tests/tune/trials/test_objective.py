@@ -6,10 +6,9 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuroimagen.tune.config import PICTURE_METRICS, search_of
+from neuroimagen.tune.config import MARGIN_OBJECTIVES, PICTURE_METRICS, search_of
 from neuroimagen.tune.confirm import best_trial, compare, fresh_trials, range_of, student_interval
 from neuroimagen.tune.records import TrialRecord
-from neuroimagen.tune.report.result import MARGIN_OBJECTIVES
 from neuroimagen.tune.trials.objective import Validation, combined, pareto_front, selected, validation_of
 
 SPACE = {"reconstruct.guidance": {"low": 1.0, "high": 9.0}}
