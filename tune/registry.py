@@ -1,6 +1,6 @@
-"""What a search can name: samplers, which propose settings, and schedulers, which stop trials or let them go on.
+"""The samplers that propose settings, and the schedulers that decide when trials stop, by name.
 
-Configuration, help and the runner of trials read these tables; the modules behind the names import Optuna and Ray only
+Configuration, help and the runner of trials read these tables. The modules behind the names import Optuna and Ray only
 when a search runs.
 """
 

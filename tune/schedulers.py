@@ -1,4 +1,4 @@
-"""Ray Tune's schedulers for a search, told what an interrupted search had seen."""
+"""The schedulers of a search: they decide when trials stop. A resumed search compares with its earlier trials too."""
 
 import abc
 from collections.abc import Sequence
@@ -10,8 +10,12 @@ from neuroimagen.tune.records import TrialRecord
 from neuroimagen.tune.registry import SCHEDULERS
 from neuroimagen.tune.space import Parameter, Space, Value
 
-_COMMON = {"time_attr": "step", "metric": "value", "mode": "max"}
-"""What trials report."""
+_REPORTS = {"time_attr": "step", "metric": "value", "mode": "max"}
+"""What trials report, in Ray's terms."""
+
+
+_FIXED_BY_CHECKPOINTS = ("contrastive.num_classes", "contrastive.num_samples", "contrastive.steps")
+"""A checkpoint holds a position in a data plan of these sizes."""
 
 
 class Scheduler(abc.ABC):
@@ -55,11 +59,11 @@ class Asha(Scheduler):
         from ray.tune.schedulers import AsyncHyperBandScheduler
 
         scheduler = AsyncHyperBandScheduler(
-            **_COMMON,
+            **_REPORTS,
             max_t=last,
             grace_period=min(first, last),
             reduction_factor=search.reduction_factor,
-            stop_last_trials=False,  # a trial that reaches the end is done by itself, with its export
+            stop_last_trials=False,  # a trial that reaches the last step ends by itself, after its export
         )
         for record in records:
             _replay(scheduler, record)
@@ -77,9 +81,9 @@ class PromotingAsha(Scheduler):
         rungs = Rungs(first=first, last=last, factor=search.reduction_factor)
         for record in records:
             for step, value in record.curve:
-                rungs.saw(record.name, step, value)
-            if not record.is_over:  # it was at work again after the curve that its record has
-                rungs.went_on(record.name)
+                rungs.add(record.name, step, value)
+            if not record.has_ended:  # it had continued when the search was interrupted
+                rungs.mark_promoted(record.name)
         return PromotingScheduler(rungs)
 
 
@@ -91,30 +95,29 @@ class PopulationBasedTraining(Scheduler):
     @classmethod
     def check(cls, search: MarginSearch) -> None:
         if search.sampler == "grid":
-            raise ValueError("pbt changes settings while they train; a grid cannot. Choose random or tpe")
+            raise ValueError(
+                "pbt changes settings during training, which a grid cannot. Choose the sampler random or tpe"
+            )
         for key in search.space:
-            if key.startswith("encoder.") or key in _SHAPES_THE_BATCH:
-                raise ValueError(f"pbt goes on from another trial's checkpoint, which {key} would not fit")
+            if key.startswith("encoder.") or key in _FIXED_BY_CHECKPOINTS:
+                raise ValueError(f"pbt continues from other trials' checkpoints, which would not fit another {key}")
 
     @classmethod
     def make(cls, search: Search, *, first: int, last: int, records: Sequence[TrialRecord]) -> Any:
         from ray.tune import schedulers
 
         return schedulers.PopulationBasedTraining(
-            **_COMMON,
+            **_REPORTS,
             perturbation_interval=first,
             hyperparam_mutations=mutations(search.space),
             custom_explore_fn=Clip(search.space),
-            require_attrs=False,  # a failed trial has none
+            require_attrs=False,  # a failed trial has no value
             log_config=False,
         )
 
 
-_SHAPES_THE_BATCH = ("contrastive.num_classes", "contrastive.num_samples", "contrastive.steps")
-
-
 def _replay(scheduler: Any, record: TrialRecord) -> None:
-    """Let a scheduler see a trial of an earlier session; what it decides about it is past."""
+    """Report a trial of an earlier session to a scheduler; its decision about that trial does not matter any more."""
     trial = SimpleNamespace(trial_id=record.name)
     scheduler.on_trial_add(None, trial)
     for step, value in record.curve:
@@ -123,7 +126,7 @@ def _replay(scheduler: Any, record: TrialRecord) -> None:
 
 
 def mutations(space: Space) -> dict[str, Any]:
-    """What population-based training may change, in Ray's terms."""
+    """Key → the values that population-based training may give it, as Ray describes them."""
     from ray import tune
 
     def of(parameter: Parameter) -> Any:
@@ -138,7 +141,7 @@ def mutations(space: Space) -> dict[str, Any]:
 
 
 class Clip:
-    """Brings what population-based training has perturbed back between the bounds."""
+    """Returns values that population-based training has changed to within the bounds of their ranges."""
 
     def __init__(self, space: Space) -> None:
         self._space = space

@@ -1,4 +1,4 @@
-"""A search from its file to its result. Read `run_search` from top to bottom."""
+"""Runs a search from its configuration to its result: read `run_search` from top to bottom."""
 
 import contextlib
 import os
@@ -23,27 +23,27 @@ from neuroimagen.tune.report.write import write_result
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a search runs."""
+    """Where trials run, and how many of them."""
 
     concurrent: int | None = None
-    """Trials at once; None: as many as fit."""
+    """Trials that run at the same time; None: as many as fit."""
     address: str | None = None
-    """Of a Ray cluster; None: this machine alone."""
+    """Address of a Ray cluster; None: this machine only."""
 
 
 def run_search(
     search: Search, recipe: Recipe, folder: SearchFolder, *, run: Path | None, resume: bool, place: Place
 ) -> TrialRecord:
-    """Search, try the best with fresh seeds, write the result; returns the best trial.
+    """Run the trials, compare the best setting with the default, write the result. Returns the best trial.
 
-    `run`: the trained run of a guidance search. Everything happens with the test part sealed. A search that was
-    interrupted goes on from its records: what is over is not done again.
+    run: the trained run of a guidance search. No process of the search can read the test split. A search that was
+    interrupted is resumed from its records: trials that have ended are not run again.
 
-    Raises UserError when nothing could be found, KeyboardInterrupt when a person stopped it.
+    Raises UserError if no trial ran to its end, KeyboardInterrupt if the user stopped the search.
     """
     with locked(folder), sealed("test"):
         open_search(folder, search, recipe, resume=resume)
-        open_inputs(recipe, "contrastive")  # data that cannot be read are one error here, not one a trial
+        open_inputs(recipe, "contrastive")  # data that cannot be read are one error here, instead of one per trial
         with ray_session(num_cpus=len(os.sched_getaffinity(0)), address=place.address), interruptible():
             from neuroimagen.tune.runner import Runner  # imports Ray, which reads its environment when it is imported
 
@@ -60,13 +60,13 @@ def run_search(
 def _nothing_found(folder: SearchFolder) -> str:
     records = folder.records()
     failed = [record for record in records if record.state == "failed"]
-    first = f" The first failure, {failed[0].name}: {failed[0].message}" if failed else ""
-    return f"no trial ran to its end: {len(failed)} of {len(records)} failed.{first}"
+    first = f" The first failure is that of {failed[0].name}: {failed[0].message}" if failed else ""
+    return f"no trial ran to its end; {len(failed)} of {len(records)} failed.{first}"
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM stops a search as Ctrl-C does: trials save themselves, and nothing stays behind."""
+    """Let SIGTERM stop the search as Ctrl-C does: trials save checkpoints, and no process keeps running."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -18,7 +18,7 @@ GUIDANCE = {"space": {"reconstruct.guidance": {"low": 1.0, "high": 9.0}}}
     [
         ("margin", {"num_trails": 3}, "did you mean 'num_trials'"),
         ("margin", {"space": {"contrastive.margn": [1]}}, "did you mean 'contrastive.margin'"),
-        ("margin", {"space": {"saliency.steps": [1]}}, "no key of the recipe's contrastive or encoder"),
+        ("margin", {"space": {"saliency.steps": [1]}}, "not a key of the recipe's section contrastive or encoder"),
         ("margin", {"space": {"contrastive.margin": {"low": 1.0, "high": 0.1}}}, "must be below"),
         (
             "margin",
@@ -37,7 +37,7 @@ GUIDANCE = {"space": {"reconstruct.guidance": {"low": 1.0, "high": 9.0}}}
         ("guidance", {"objective": {"fid": 1.0}}, "no metric 'fid'"),
         ("guidance", {"objective": {"ssim": -1.0}}, "weights above 0"),
         ("guidance", {"pareto": ["ssim", "ssim"]}, "two different metrics"),
-        ("guidance", {"space": {"reconstruct.split": ["val", "test"]}}, "not for a search to choose"),
+        ("guidance", {"space": {"reconstruct.split": ["val", "test"]}}, "cannot be varied by a search"),
         ("guidance", {"num_reports": 1000}, "num_reports"),
     ],
 )
@@ -75,7 +75,7 @@ def test_values_that_no_trial_could_take_are_refused_before_any_starts(tmp_path:
 
 
 def test_a_missing_run_or_data_set_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="give --run DIR"):
+    with pytest.raises(UserError, match="Give --run DIR"):
         default_recipe(search_of(dict(GUIDANCE), "guidance", where="x"), tmp_path, [])
     (tmp_path / "r.yaml").write_text("seed: 0\n")
     with pytest.raises(UserError, match="names no data set"):
@@ -94,3 +94,10 @@ def test_a_search_without_its_required_keys_is_refused(tmp_path: Path) -> None:
         load_search(tmp_path / "s.yaml", "margin")
     with pytest.raises(UserError, match=r"there is no search .*absent\.yaml"):
         load_search(tmp_path / "absent.yaml", "margin")
+
+
+def test_a_search_of_an_earlier_version_is_read_under_its_present_names() -> None:
+    search = search_of(GUIDANCE | {"row": "semantic_only"}, "guidance", where="x")
+    assert isinstance(search, GuidanceSearch)
+    assert search.condition == "semantic_only"
+    assert "row" not in dump_search(search)

@@ -1,4 +1,4 @@
-"""Schedulers: a resumed ASHA judges by what an interrupted one had seen; populations stay within their bounds."""
+"""Schedulers: a resumed ASHA compares with the trials before the interruption; populations stay within bounds."""
 
 from types import SimpleNamespace
 
@@ -25,11 +25,11 @@ def decision(scheduler: object, name: str, value: float) -> str:
 
 def test_a_resumed_asha_stops_what_the_interrupted_one_would_have_stopped() -> None:
     search = search_of(MARGIN, "margin", where="x")
-    fresh = make_scheduler(search, first=3, last=27)
-    assert decision(fresh, "new", 0.01) == "CONTINUE"  # nothing to compare with
-    told = make_scheduler(search, first=3, last=27, records=[record(n, 0.3 + n / 10) for n in range(5)])
-    assert decision(told, "poor", 0.01) == "STOP"
-    assert decision(told, "good", 0.99) == "CONTINUE"
+    new = make_scheduler(search, first=3, last=27)
+    assert decision(new, "new", 0.01) == "CONTINUE"  # nothing to compare with
+    resumed = make_scheduler(search, first=3, last=27, records=[record(n, 0.3 + n / 10) for n in range(5)])
+    assert decision(resumed, "poor", 0.01) == "STOP"
+    assert decision(resumed, "good", 0.99) == "CONTINUE"
 
 
 def test_without_a_scheduler_every_trial_runs_to_its_end() -> None:

@@ -1,4 +1,4 @@
-"""The page of a search: one self-contained HTML file, made from the records."""
+"""The page of a search: one self-contained HTML file."""
 
 import shlex
 from pathlib import Path
@@ -13,7 +13,7 @@ from neuroimagen.tune.report.result import Result, cost, environment, ranked, se
 from neuroimagen.tune.space import show
 
 WIDTH, HEIGHT, TOP, BOTTOM, SIDE = 1100, 370, 48, 26, 96
-"""Of the parallel coordinates, in px."""
+"""Size and margins of the parallel coordinates, in px."""
 
 
 def render(result: Result, folder: SearchFolder, *, recipe: str) -> str:
@@ -37,8 +37,8 @@ def render(result: Result, folder: SearchFolder, *, recipe: str) -> str:
         keys=keys,
         objectives=list(result.search.objectives),
         rows=[_row(record, keys, result) for record in ranked(result)],
-        fresh=[_row(record, keys, result) for record in result.fresh],
-        forks=_forks(result, folder),
+        confirmations=[_row(record, keys, result) for record in result.confirmations],
+        copies=_copies(result, folder),
         cost=cost(result),
         environment=environment(),
         settings={key: show(value) for key, value in result.best_values.items()},
@@ -62,11 +62,11 @@ def _row(record: TrialRecord, keys: list[str], result: Result) -> dict[str, Any]
     }
 
 
-def _forks(result: Result, folder: SearchFolder) -> list[dict[str, Any]]:
-    """The exchanges behind the best trial of population-based training: its schedule."""
+def _copies(result: Result, folder: SearchFolder) -> list[dict[str, Any]]:
+    """The copies of checkpoints from which the best trial of population-based training continued: its schedule."""
     return [
-        {"step": fork["step"], "from": fork["from"], "values": {key: show(v) for key, v in fork["values"].items()}}
-        for fork in read_lines(folder.trial(result.best.name).forks)
+        {"step": copy["step"], "from": copy["from"], "values": {key: show(v) for key, v in copy["values"].items()}}
+        for copy in read_lines(folder.trial(result.best.name).copies)
     ]
 
 
@@ -81,7 +81,7 @@ def _commands(folder: SearchFolder, result: Result) -> list[str]:
 
 
 def parallel_coordinates(result: Result) -> dict[str, Any]:
-    """Axes and lines: every key of the space, the objective last; lines coloured by the objective. In px."""
+    """Axes and lines, in px: an axis for each key of the space and one for the objective, which colours the lines."""
     keys = list(result.search.space)
     shown = [record for record in result.records if result.objective in record.figures]
     values = [record.figures[result.objective] for record in shown]

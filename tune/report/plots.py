@@ -1,4 +1,4 @@
-"""The plots of a search's page, each a text of SVG."""
+"""The plots of a search's page, as SVG."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from neuroimagen.tune.space import show
 
 
 def comparison_svg(comparisons: list[Comparison]) -> str:
-    """Each fresh seed as a dot, mean and interval beside them; lines join equal seeds."""
+    """Each new seed as a dot, with mean and interval beside them; lines connect equal seeds."""
     with plots.themed_pyplot() as plt:
         figure, axes = plt.subplots(1, len(comparisons), figsize=(4.2 * len(comparisons), 2.6), squeeze=False)
         for axis, item in zip(axes[0], comparisons, strict=True):
@@ -27,11 +27,11 @@ def comparison_svg(comparisons: list[Comparison]) -> str:
             axis.set_xticks([0, 1], ["default", "best"])
             axis.set_title(item.objective.replace("_", " "))
         figure.tight_layout()
-        return plots.themed_svg(figure, "fresh-seeds")
+        return plots.themed_svg(figure, "new-seeds")
 
 
 def slices_svg(result: Result) -> str:
-    """The objective over each key by itself; open marks were stopped early."""
+    """The objective over each key; trials that were stopped early have open marks."""
     keys = list(result.search.space)
     columns = min(4, len(keys))
     rows = -(-len(keys) // columns)
@@ -58,7 +58,7 @@ def slices_svg(result: Result) -> str:
                 axis.set_xscale("log")
                 low, high = parameter.bounds
                 axis.set_xlim(low * (low / high) ** 0.05, high * (high / low) ** 0.05)
-                # matplotlib's own labels of less than a decade overlap.
+                # matplotlib's own labels overlap if the range is less than a decade.
                 ticks = parameter.ticks()
                 axis.set_xticks(ticks, [show(tick) for tick in ticks])
                 axis.minorticks_off()
@@ -68,7 +68,7 @@ def slices_svg(result: Result) -> str:
 
 
 def curves_svg(result: Result) -> str | None:
-    """Every trial's curve as the scheduler saw it, the best one on top; None when trials report once."""
+    """The values that each trial reported, the best trial on top; None if trials report only once."""
     if all(len(record.curve) < 2 for record in result.records):
         return None
     with plots.themed_pyplot() as plt:
@@ -90,7 +90,7 @@ def curves_svg(result: Result) -> str | None:
 
 
 def pareto_svg(result: Result) -> str:
-    """All trials in the plane of the two objectives, and their front."""
+    """All trials in the plane of the two objectives, and their Pareto front."""
     x, y = result.search.objectives
     with plots.themed_pyplot() as plt:
         figure, axis = plt.subplots(figsize=(5.6, 4.0))

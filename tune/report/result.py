@@ -18,19 +18,23 @@ from neuroimagen.tune.trials.objective import pareto_front, statement
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-    """Everything that the table and the page say."""
+    """The content of the table and the page."""
 
     search: Search
     recipe: Recipe
     records: list[TrialRecord]
-    fresh: list[TrialRecord]
+    """The trials of the search."""
+    confirmations: list[TrialRecord]
+    """The runs of the best setting and of the default with new seeds."""
     best: TrialRecord
     best_values: dict[str, Value]
     """The best trial's setting at its end."""
     comparisons: list[Comparison]
+    """One for each objective; none if there were no runs with new seeds."""
     importance: dict[str, float]
+    """Key of the space → share of the objective's variance that it explains."""
     front: list[TrialRecord]
-    """The Pareto front, where two objectives were raised together."""
+    """The Pareto front, if two objectives were maximised together."""
 
     @property
     def objective(self) -> str:
@@ -38,19 +42,19 @@ class Result:
 
     @property
     def objective_text(self) -> str:
-        """The objective in words."""
+        """The definition of the objective."""
         if isinstance(self.search, GuidanceSearch):
             return f"{statement(self.search)}, on {self.search.num_segments} validation segments"
         return MARGIN_OBJECTIVES[self.search.objective]
 
 
 def read_result(folder: SearchFolder, search: Search, recipe: Recipe) -> Result:
-    """The result as the records have it. Raises UserError when no trial ran to its end."""
-    records, fresh = folder.records(), folder.records("confirm")
+    """The result of the trials that are recorded. Raises UserError if none of them ran to its end."""
+    records, confirmations = folder.records(), folder.records("confirm")
     best = best_trial(records, search)
     if best is None:
         raise UserError(f"{folder.path}: no trial ran to its end.")
-    compared = [compare(fresh, name, within=range_of(search, name)) for name in search.objectives]
+    compared = [compare(confirmations, name, within=range_of(search, name)) for name in search.objectives]
     front = []
     if len(search.objectives) == 2:
         x, y = search.objectives
@@ -60,7 +64,7 @@ def read_result(folder: SearchFolder, search: Search, recipe: Recipe) -> Result:
         search=search,
         recipe=recipe,
         records=records,
-        fresh=fresh,
+        confirmations=confirmations,
         best=best,
         best_values=final_values(folder, best),
         comparisons=[item for item in compared if item is not None],
@@ -70,13 +74,13 @@ def read_result(folder: SearchFolder, search: Search, recipe: Recipe) -> Result:
 
 
 def final_values(folder: SearchFolder, record: TrialRecord) -> dict[str, Value]:
-    """A trial's setting at its end; population-based training changes it on the way."""
-    forks = read_lines(folder.trial(record.name).forks)
-    return dict(forks[-1]["values"]) if forks else dict(record.values)
+    """A trial's setting at its end; population-based training changes it during the trial."""
+    copies = read_lines(folder.trial(record.name).copies)
+    return dict(copies[-1]["values"]) if copies else dict(record.values)
 
 
 def sentence(item: Comparison) -> str:
-    """A comparison in words."""
+    """A comparison as a sentence."""
     return (
         f"{item.objective} {_with_interval(item.best)} against {_with_interval(item.default)} of the default; "
         f"difference {_with_interval(item.difference, signed=True)}: {item.verdict}."
@@ -91,18 +95,18 @@ def _with_interval(interval: Any, *, signed: bool = False) -> str:
 
 
 def cost(result: Result) -> dict[str, float]:
-    """What the search took: steps (pictures, for guidance) and seconds of workers."""
-    unit = "steps" if isinstance(result.search, MarginSearch) else "pictures"
+    """Number of trials, training steps (guidance: reconstructed images) and seconds of workers."""
+    unit = "steps" if isinstance(result.search, MarginSearch) else "images"
     return {
         "trials": len(result.records),
         f"{unit}_of_search": sum(record.steps for record in result.records),
-        f"{unit}_of_fresh_seeds": sum(record.steps for record in result.fresh),
-        "worker_seconds": round(sum(record.seconds for record in [*result.records, *result.fresh]), 1),
+        f"{unit}_of_confirmation": sum(record.steps for record in result.confirmations),
+        "worker_seconds": round(sum(record.seconds for record in [*result.records, *result.confirmations]), 1),
     }
 
 
 def environment() -> dict[str, Any]:
-    """Machine and versions."""
+    """The machine, and versions of packages."""
     packages = ("neuroimagen", "ray", "optuna", "torch", "deepspeed", "diffusers", "numpy")
     return {
         "python": platform.python_version(),
@@ -113,7 +117,7 @@ def environment() -> dict[str, Any]:
 
 
 def ranked(result: Result) -> list[TrialRecord]:
-    """The trials of the search, best first: finished, stopped, failed."""
+    """The trials of the search: finished ones, stopped ones, failed ones; the best first in each group."""
     order = {"finished": 0, "stopped": 1, "failed": 2, "running": 3}
 
     def place(record: TrialRecord) -> tuple[int, float, str]:

@@ -12,7 +12,7 @@ from neuroimagen.tune.space import show
 
 
 def text_table(result: Result, num: int = 20) -> str:
-    """The first trials as an aligned table, and what the fresh seeds say."""
+    """The best `num` trials as an aligned table, and the comparison of the best setting with the default."""
     keys = list(result.search.space)
     objectives = list(result.search.objectives)
     lines = [["trial", *objectives, "state", "steps", *(key.rpartition(".")[2] for key in keys)]]
@@ -23,9 +23,10 @@ def text_table(result: Result, num: int = 20) -> str:
     text = "\n".join(_aligned(lines))
     if len(result.records) > num:
         text += f"\n… and {len(result.records) - num} more in trials.csv"
-    text += "".join(f"\n\n{len(item.seeds)} fresh seeds: {sentence(item)}" for item in result.comparisons)
+    text += "".join(f"\n\n{len(item.seeds)} new seeds: {sentence(item)}" for item in result.comparisons)
     if not result.comparisons:
-        text += "\n\nNot run with fresh seeds (confirm_seeds: 0): whether the best is better than the default is open."
+        text += "\n\nThe best setting was not run with new seeds (confirm_seeds: 0), so it is not known whether it is"
+        text += " better than the default."
     return text + "\n"
 
 
@@ -36,12 +37,13 @@ def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def write_csv(folder: SearchFolder, result: Result) -> None:
+    """Write trials.csv: one row for each trial, those with new seeds last."""
     keys = list(result.search.space)
     metrics = list(dict.fromkeys(name for record in result.records for name in record.figures))
     with atomic_path(folder.csv) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["trial", "state", "seed", "steps", "seconds", "starts", "retries", *metrics, *keys, "message"])
-        for record in [*result.records, *result.fresh]:
+        for record in [*result.records, *result.confirmations]:
             writer.writerow(
                 [
                     *(record.name, record.state, record.seed, record.steps, record.seconds),

@@ -33,17 +33,17 @@ def write_result(folder: SearchFolder, search: Search, recipe: Recipe) -> Result
 
 
 def best_recipe_text(result: Result, recipe: Recipe) -> str:
-    """best.yaml: a complete recipe, and in comments where it comes from."""
+    """The text of best.yaml: a complete recipe, with comments about where it comes from."""
     lines = [
         f"Found by `neuroimagen tune {result.search.kind}`: {label(result.best_values)}.",
-        f"{result.objective} {result.best.figures[result.objective]:.4f} on the validation part ({result.best.name}).",
-        *(f"With {len(item.seeds)} fresh seeds: {sentence(item)}" for item in result.comparisons),
+        f"{result.objective} {result.best.figures[result.objective]:.4f} on the validation split ({result.best.name}).",
+        *(f"With {len(item.seeds)} new seeds: {sentence(item)}" for item in result.comparisons),
     ]
     return "".join(f"# {line}\n" for line in lines) + dump_recipe(recipe)
 
 
 def results_tree(result: Result) -> dict[str, Any]:
-    """results.json."""
+    """The content of results.json."""
     return {
         "kind": result.search.kind,
         "objective": {"name": list(result.search.objectives), "definition": result.objective_text},
@@ -52,6 +52,6 @@ def results_tree(result: Result) -> dict[str, Any]:
         "importance": result.importance,
         "pareto_front": [record.name for record in result.front],
         "cost": cost(result),
-        "trials": [dataclasses.asdict(record) for record in [*result.records, *result.fresh]],
+        "trials": [dataclasses.asdict(record) for record in [*result.records, *result.confirmations]],
         "environment": environment(),
     }

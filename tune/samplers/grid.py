@@ -1,4 +1,4 @@
-"""The exhaustive grid: every combination of the values that the parameters have in a grid."""
+"""The grid: every combination of the values that a grid takes from each parameter."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from neuroimagen.tune.space import Value, grid_points
 
 
 class GridProposals(Proposals):
-    """All combinations in order, without those that were tried before."""
+    """All combinations in order (the last key varies fastest), without those that were tried before."""
 
     def __init__(self, search: SearchConfig, objectives: Sequence[str], *, num_told: int = 0) -> None:
         self._settings = grid_points(search.space)

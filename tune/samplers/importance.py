@@ -1,4 +1,4 @@
-"""How much of the objective's variance each key of the space explains."""
+"""The importance of each key of a space: how much of the objective's variance it explains."""
 
 import contextlib
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from neuroimagen.tune.samplers.optuna_study import distributions, params_of
 
 
 def importances(search: SearchConfig, records: Sequence[TrialRecord], objective: str) -> dict[str, float]:
-    """Share of the objective's variance over the space that each key explains, by functional ANOVA on random forests.
+    """Key → share of the objective's variance over the space that it explains, by functional ANOVA of random forests.
 
-    Hutter et al. 2014, as Optuna computes it from the trials that ran to their end. Empty with fewer than four of
-    them, or when they all came out the same.
+    Hutter et al. 2014, as Optuna computes it, from the trials that ran to their end. Empty if they are fewer than four,
+    or if all of them have the same objective.
     """
     import optuna
 
@@ -29,7 +29,7 @@ def importances(search: SearchConfig, records: Sequence[TrialRecord], objective:
             )
         )
     found: dict[str, float] = {}
-    with contextlib.suppress(RuntimeError):  # every tree is a single leaf: nothing to explain
+    with contextlib.suppress(RuntimeError):  # every tree is a single leaf, so there is no variance to explain
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         found = dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
     return found

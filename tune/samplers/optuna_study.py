@@ -1,6 +1,6 @@
-"""Proposals of Optuna's samplers: tree-structured Parzen estimator, Gaussian process, or random settings.
+"""The samplers of Optuna: tree-structured Parzen estimator, Gaussian process, random.
 
-What was tried before an interruption is added to a new study, so that it continues as if it had seen every trial.
+After an interruption, a new study is given all earlier trials, so it continues as if it had not been interrupted.
 """
 
 import abc
@@ -13,14 +13,14 @@ from neuroimagen.tune.records import TrialRecord
 from neuroimagen.tune.samplers.proposals import Proposals
 from neuroimagen.tune.space import Parameter, Space, Value, num_combinations
 
-INSISTENCE = 10
-"""Known settings that an estimator may propose in a row before an unknown one is drawn at random."""
+ESTIMATOR_REPEATS = 10
+"""Number of known settings that a sampler may propose in a row; after them, settings are drawn at random."""
 MAX_REPEATS = 1000
-"""Known settings in a row after which the search ends."""
+"""Number of known settings in a row after which the search ends."""
 
 
 class OptunaProposals(Proposals):
-    """What the proposals of Optuna's samplers have in common: a study, and what it was told."""
+    """The part that all samplers of Optuna share: a study and the trials that it was told."""
 
     def __init__(self, search: SearchConfig, objectives: Sequence[str], *, num_told: int = 0) -> None:
         import optuna
@@ -38,19 +38,19 @@ class OptunaProposals(Proposals):
         self._random = optuna.samplers.RandomSampler(seed=seed + 1)
         self._open: dict[str, Any] = {}
         self._known: dict[tuple[Value, ...], list[float] | None] = {}
-        """Setting → its objectives, None while it runs or when it failed."""
+        """Setting → its objectives; None while its trial runs, and if it failed."""
 
     @abc.abstractmethod
     def _make_sampler(self, optuna: Any, seed: int, startup_trials: int) -> Any:
-        """The sampler of the module `optuna`; it draws `startup_trials` settings at random before it proposes any."""
+        """A sampler of the module `optuna`, which draws `startup_trials` settings at random before it proposes any."""
 
     def next(self, name: str) -> dict[str, Value] | None:
         num = num_combinations(self._space)
         if num is not None and len(self._known) >= num:
             return None
         for repeat in range(MAX_REPEATS):
-            # An estimator that insists on what is known has nothing better to propose.
-            self._study.sampler = self._sampler if repeat < INSISTENCE else self._random
+            # A sampler that keeps proposing known settings has no better one.
+            self._study.sampler = self._sampler if repeat < ESTIMATOR_REPEATS else self._random
             trial = self._study.ask(self._distributions)
             setting = setting_of(trial.params, self._space)
             key = tuple(setting.values())
@@ -96,8 +96,8 @@ class TpeProposals(OptunaProposals):
     """The tree-structured Parzen estimator (Bergstra et al. 2011)."""
 
     def _make_sampler(self, optuna: Any, seed: int, startup_trials: int) -> Any:
-        # Multivariate: margins and distances depend on each other. The constant liar keeps trials that run at the same
-        # time apart.
+        # Multivariate, as margins and distances depend on each other. The constant liar keeps settings apart whose
+        # trials run at the same time.
         return optuna.samplers.TPESampler(
             seed=seed, n_startup_trials=startup_trials, multivariate=True, constant_liar=True
         )
@@ -107,7 +107,8 @@ class GaussianProcessProposals(OptunaProposals):
     """Bayesian optimisation with a Gaussian process."""
 
     def _make_sampler(self, optuna: Any, seed: int, startup_trials: int) -> Any:
-        # Not deterministic: seeds and segments are a sample, and the best is to be near many good settings.
+        # Not deterministic: objectives are measured with one seed on a sample of segments, so a setting among many good
+        # ones is preferred to a single high value.
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup_trials, deterministic_objective=False)
 
 
@@ -119,7 +120,7 @@ class RandomProposals(OptunaProposals):
 
 
 def distributions(space: Space) -> dict[str, Any]:
-    """Optuna's description of a space; choices are told by their position, which is an order where they have one."""
+    """Optuna's description of a space. Choices are given by their positions, as integers if they are ordered."""
     import optuna
 
     def of(parameter: Parameter) -> Any:
@@ -137,7 +138,7 @@ def distributions(space: Space) -> dict[str, Any]:
 
 
 def params_of(values: dict[str, Value], space: Space) -> dict[str, Any]:
-    """A setting in Optuna's terms."""
+    """A setting as Optuna's parameters."""
     params: dict[str, Any] = {}
     for key, parameter in space.items():
         params[key] = values[key] if parameter.choices is None else parameter.choices.index(values[key])
@@ -145,7 +146,7 @@ def params_of(values: dict[str, Value], space: Space) -> dict[str, Any]:
 
 
 def setting_of(params: dict[str, Any], space: Space) -> dict[str, Value]:
-    """A setting from Optuna's terms."""
+    """The setting that Optuna's parameters stand for."""
     setting: dict[str, Value] = {}
     for key, parameter in space.items():
         setting[key] = parameter.rounded(params[key]) if parameter.choices is None else parameter.choices[params[key]]

@@ -1,7 +1,7 @@
-"""What a sampler is: it proposes the setting that a search tries next, and no setting twice.
+"""The base class of samplers: they propose the settings that a search tries, and none of them twice.
 
-What was tried before an interruption is told to new proposals from the records, so that they continue as if they had
-seen every trial.
+After an interruption, new proposals are told all earlier trials from the records, so they continue as if they had not
+been interrupted.
 """
 
 import abc
@@ -14,34 +14,34 @@ from neuroimagen.tune.space import Value
 
 
 class Proposals(abc.ABC):
-    """Proposes settings, and learns how their trials ended."""
+    """Proposes settings, and is told how their trials ended."""
 
     @abc.abstractmethod
     def __init__(self, search: SearchConfig, objectives: Sequence[str], *, num_told: int = 0) -> None:
-        """objectives: what is to be raised. num_told: trials of earlier sessions, so that a resumed search does not
-        draw the same random numbers again.
+        """objectives: names of the figures to maximise. num_told: number of trials of earlier sessions, with which a
+        resumed search changes its seed, so that it does not draw the same settings again.
         """
 
     @classmethod  # noqa: B027 - most samplers take every space
     def check(cls, search: SearchConfig) -> None:
-        """Raise ValueError if no settings of this search can be proposed."""
+        """Raise ValueError if the sampler cannot propose settings of this search."""
 
     @classmethod
     def num_settings(cls, search: SearchConfig) -> int | None:
-        """How many settings there are, whatever `num_trials` says; None where `num_trials` decides."""
+        """The number of settings that it proposes; None if `num_trials` decides."""
         return None
 
     @abc.abstractmethod
     def next(self, name: str) -> dict[str, Value] | None:
-        """The setting of trial `name`; None when there is nothing left to try."""
+        """The setting of the trial `name`; None if none is left."""
 
     @abc.abstractmethod
     def tell(self, record: TrialRecord) -> None:
-        """Learn how a trial ended; also of trials that were proposed before an interruption."""
+        """Take note of how a trial ended; also of one that was proposed before an interruption."""
 
 
 def proposals_for(search: SearchConfig, objectives: Sequence[str], records: Sequence[TrialRecord]) -> Proposals:
-    """The proposals of a search that has made `records`."""
+    """The proposals of a search, which are told the trials of `records`."""
     proposals: Proposals = SAMPLERS[search.sampler](search, objectives, num_told=len(records))
     for record in records:
         proposals.tell(record)

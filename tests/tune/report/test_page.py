@@ -9,7 +9,7 @@ import pytest
 
 from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
 from neuroimagen.tune.config import Search, search_of
-from neuroimagen.tune.confirm import fresh_trials
+from neuroimagen.tune.confirm import confirmation_trials
 from neuroimagen.tune.records import SearchFolder, TrialRecord, open_search
 from neuroimagen.tune.report.result import read_result
 from neuroimagen.tune.report.write import results_tree, write_result
@@ -87,12 +87,12 @@ def test_a_margin_search_s_page_has_every_trial_its_failure_and_the_comparison(f
         "contrastive.distance": ["cosine", "euclidean"],
     }
     search = search_of({"recipe": "r", "space": space}, "margin", where="x")
-    fresh = []
+    confirmations = []
     default = {"contrastive.margin": 1.0, "contrastive.distance": "cosine"}
     best = {"contrastive.margin": 0.9, "contrastive.distance": "cosine"}
-    for record in fresh_trials(best, default, base_seed=0, num_seeds=3):
+    for record in confirmation_trials(best, default, base_seed=0, num_seeds=3):
         value = (0.8 if "best" in record.name else 0.7) + record.seed / 1e5
-        fresh.append(
+        confirmations.append(
             TrialRecord(
                 name=record.name,
                 values=record.values,
@@ -101,7 +101,7 @@ def test_a_margin_search_s_page_has_every_trial_its_failure_and_the_comparison(f
                 figures={"knn_accuracy": value},
             )
         )
-    page = write(folder, search, [*margin_records(), *fresh])
+    page = write(folder, search, [*margin_records(), *confirmations])
     assert page.count("<polyline") == 9
     assert page.count('class="best"') == 2  # its line and its row
     assert "the loss is not finite &lt;step 3&gt;" in page
@@ -111,7 +111,7 @@ def test_a_margin_search_s_page_has_every_trial_its_failure_and_the_comparison(f
     slices = page[page.index('id="slices-') : page.index("Curves</h2>")]
     labels = re.findall(r">([^<>]+)</text>", slices)
     assert labels[:3] == ["0.05", "0.3162", "2"]  # of a range of one or two decades matplotlib's own overlap
-    assert page.count("<svg") >= 4  # fresh seeds, parallel coordinates, slices, curves
+    assert page.count("<svg") >= 4  # new seeds, parallel coordinates, slices, curves
     recipe = load_recipe(folder.best)
     assert (recipe.contrastive.margin, recipe.contrastive.distance) == (0.9, "cosine")
     table = folder.table.read_text()
@@ -125,26 +125,26 @@ def test_a_margin_search_s_page_has_every_trial_its_failure_and_the_comparison(f
 def test_no_share_is_shown_beyond_its_range(folder: SearchFolder) -> None:
     search = search_of({"recipe": "r", "space": SPACE}, "margin", where="x")
     best, default = ({"contrastive.margin": margin, "contrastive.distance": "cosine"} for margin in (0.9, 1.0))
-    fresh = [
+    confirmations = [
         dataclasses.replace(record, state="finished", figures={"knn_accuracy": value})
         for record, value in zip(
-            fresh_trials(best, default, base_seed=0, num_seeds=2),
+            confirmation_trials(best, default, base_seed=0, num_seeds=2),
             (0.95, 0.4, 0.9, 0.1),
             strict=True,
         )
     ]
-    write(folder, search, [*margin_records(), *fresh])
-    (line,) = [line for line in folder.table.read_text().splitlines() if "fresh seeds:" in line]
+    write(folder, search, [*margin_records(), *confirmations])
+    (line,) = [line for line in folder.table.read_text().splitlines() if "new seeds:" in line]
     bounds = [float(bound) for bound in re.findall(r"[-+]?\d\.\d{4}(?=[,\]])", line)]
     assert len(bounds) == 6
     assert all(0 <= bound <= 1 for bound in bounds[:4])
     assert all(-1 <= bound <= 1 for bound in bounds)
 
 
-def test_without_fresh_seeds_nothing_is_called_better(folder: SearchFolder) -> None:
+def test_without_new_seeds_nothing_is_called_better(folder: SearchFolder) -> None:
     page = write(folder, search_of({"recipe": "r", "space": SPACE}, "margin", where="x"), margin_records())
-    assert "is open" in page
-    assert "is open" in folder.table.read_text()
+    assert "it is not known whether it is better" in page
+    assert "it is not known whether it is better" in folder.table.read_text()
     assert "better than the default</h3>" not in page
 
 

@@ -1,4 +1,4 @@
-"""The grid: its number of settings, its order, and what it goes on with after an interruption."""
+"""The grid: its number of settings, its order, and the settings that are left after an interruption."""
 
 import pytest
 from toy_search import finished, toy_search

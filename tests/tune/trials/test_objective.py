@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuroimagen.tune.config import MARGIN_OBJECTIVES, PICTURE_METRICS, search_of
-from neuroimagen.tune.confirm import best_trial, compare, fresh_trials, range_of, student_interval
+from neuroimagen.tune.confirm import best_trial, compare, confirmation_trials, range_of, student_interval
 from neuroimagen.tune.records import TrialRecord
 from neuroimagen.tune.trials.objective import Validation, combined, pareto_front, selected, validation_of
 
@@ -122,7 +122,7 @@ def test_of_a_front_the_best_has_the_highest_scaled_mean() -> None:
 
 
 def test_best_and_default_are_compared_over_the_seeds_that_both_have() -> None:
-    planned = fresh_trials({"k": 1}, {"k": 2}, base_seed=3, num_seeds=2)
+    planned = confirmation_trials({"k": 1}, {"k": 2}, base_seed=3, num_seeds=2)
     assert [(item.name, item.seed, item.values["k"]) for item in planned] == [
         ("confirm/best-1003", 1003, 1),
         ("confirm/default-1003", 1003, 2),
@@ -150,4 +150,4 @@ def test_best_and_default_are_compared_over_the_seeds_that_both_have() -> None:
     assert undecided.verdict.startswith("not shown")
     single = compare(noisy[:2], "x")
     assert single is not None
-    assert single.verdict.startswith("one fresh seed")
+    assert single.verdict.startswith("one new seed")

@@ -1,4 +1,4 @@
-"""A trial's process: the command a person would type, its log followed, nothing left behind however it ends."""
+"""The process of a trial: its command, the log that is followed, and no process left running, however it ends."""
 
 import json
 import os
@@ -132,16 +132,16 @@ def test_a_trial_dies_with_its_worker_however_that_dies(tmp_path: Path) -> None:
     until(lambda: is_gone(trial) and is_gone(rank), "trial and rank to be gone")
 
 
-def test_last_words_are_this_start_s(tmp_path: Path) -> None:
+def test_the_last_line_is_that_of_this_start(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("of an earlier start\n")
     process = TrialProcess([sys.executable, "-c", "pass"], log=log, environment=os.environ)
     until(lambda: process.poll() is not None, "the end")
-    assert process.last_words() == ""
+    assert process.last_line() == ""
     process = TrialProcess(fake_command(tmp_path, num_classes=99), log=log, environment=os.environ)
     until(lambda: process.poll() is not None, "the end")
     assert process.poll() == 1
-    assert process.last_words() == "neuroimagen train: the plan needs 99 classes, the data set has 12."
+    assert process.last_line() == "neuroimagen train: the plan needs 99 classes, the data set has 12."
 
 
 def test_every_validation_is_read_once_over_half_lines_and_a_resume(tmp_path: Path) -> None:
