@@ -87,7 +87,7 @@ def test_the_rungs_of_an_interrupted_search_are_restored() -> None:
 def test_promoted_trials_continue_from_their_checkpoints(
     margin_search: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A trial is paused until two others have reached its rung; if too few reach the last one, the best one finishes."""
+    """A trial is paused until two others have reached its rung; if too few reach the last one, the best finishes."""
     space = "  contrastive.margin: [2.0, 0.5, 1.0, 1.5, 0.1, 0.05]"
     keys = {"scheduler": "asha_promoting", "sampler": "grid", "reduction_factor": 3, "confirm_seeds": 0}
     search, out = margin_search(space, wait=0.03, **keys), tmp_path / "out"
