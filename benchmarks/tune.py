@@ -27,7 +27,7 @@ from neuroimagen.tune.records import SearchFolder, TrialRecord, read_lines
 from neuroimagen.tune.report.result import environment
 from neuroimagen.tune.samplers.proposals import proposals_for
 
-HELP = "searches compared with exhaustive grids, and and of trials at the same time with trials in turn"
+HELP = "searches compared with exhaustive grids, and trials at the same time with trials one after the other"
 EPILOG = """examples:
   neuroimagen bench tune
   neuroimagen bench tune --parts guidance --work runs/tune-bench --json tune.json
