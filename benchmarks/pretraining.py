@@ -34,8 +34,9 @@ from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.eeg_conditions import lda_predictions
 from neuroimagen.trainer.evaluation.metrics import Integers
 from neuroimagen.trainer.evaluation.segment_features import bin_means, num_bins
+from neuroimagen.trainer.networks.classifier import ClassifierModel
 from neuroimagen.trainer.recipe.recipe import load_recipe
-from neuroimagen.trainer.stages.classifier import ClassifierModel, labelled_rows
+from neuroimagen.trainer.stages.classifier import labelled_rows
 from neuroimagen.tune.confirm import RANGES, difference_range
 from neuroimagen.tune.trials.objective import selected, validation_of
 
@@ -121,7 +122,7 @@ def measure(seed: int, folder: Path, plan: PretrainingStudy) -> Figures:
                 {"learning_rate": rate, "steps": steps, "run": run.name, **best_validation(run / "classifier")}
             )
         chosen[arm] = {"tried": tried, "best": tried[best_of([entry["val_accuracy"] for entry in tried])]}
-    share = load_recipe(recipe, common).classifier.label_share
+    share = load_recipe(recipe, common).stages["classifier"].label_share
     return test_figures(Dataset.open(data), folder, chosen, share, seed)
 
 

@@ -24,14 +24,18 @@ from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.trainer.batches.stage_data import BatchNeeds, Shapes
 from neuroimagen.trainer.networks.eeg_unet import NoiseSchedule
-from neuroimagen.trainer.networks.encoders.base import EncoderConfig, encoder_arguments
+from neuroimagen.trainer.networks.encoders.base import EncoderConfig
+from neuroimagen.trainer.networks.encoders.eeg_encoder import encoder_arguments
+from neuroimagen.trainer.networks.encoders.registry import encoder_config
+from neuroimagen.trainer.networks.model_folder_unet import STABLE_DIFFUSION_1_SCHEDULER
+from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.stages.base import Stage
 from neuroimagen.trainer.stages.contrastive import ContrastiveConfig
 from neuroimagen.trainer.stages.diffusion import DiffusionConfig, DiffusionStage
 from neuroimagen.trainer.stages.masked import MaskedConfig
-from neuroimagen.trainer.stages.semantic import SemanticConfig, SemanticModel
-from neuroimagen.trainer.training.build import STABLE_DIFFUSION_1_SCHEDULER, build_stage
+from neuroimagen.trainer.stages.semantic import SemanticConfig
+from neuroimagen.trainer.training.build import build_stage
 from neuroimagen.trainer.training.loop import peak_memory_gib
 
 LOOPS = {
@@ -63,12 +67,12 @@ class Sizes:
     peak_sizes: tuple[int, ...]
 
     def batch_size(self, stage: str) -> int:
-        contrastive = self.recipe.contrastive
+        contrastive = self.recipe.stages["contrastive"]
         return {
             "contrastive": contrastive.num_classes * contrastive.num_samples,
-            "masked": self.recipe.masked.batch_size,
-            "semantic": self.recipe.semantic.batch_size,
-            "diffusion": self.recipe.diffusion.batch_size,
+            "masked": self.recipe.stages["masked"].batch_size,
+            "semantic": self.recipe.stages["semantic"].batch_size,
+            "diffusion": self.recipe.stages["diffusion"].batch_size,
         }[stage]
 
 
@@ -82,13 +86,15 @@ def sizes_of(*, tiny: bool, unet_batch: int) -> Sizes:
             shapes=_shapes(TINY, n_channels=8, n_samples=40),
             diffusion=TINY,
             recipe=Recipe(
-                encoder=EncoderConfig(spatial_filters=8, temporal_filters=8, kernel_samples=5, feature_size=16),
-                contrastive=ContrastiveConfig(num_classes=8, num_samples=4),
-                masked=MaskedConfig(batch_size=16, decoder_width=32),
-                semantic=SemanticConfig(batch_size=16, hidden_size=32, initialise_from=None),
-                diffusion=diffusion,
+                encoder=encoder_config(spatial_filters=8, temporal_filters=8, kernel_samples=5, feature_size=16),
+                stages={
+                    "contrastive": ContrastiveConfig(num_classes=8, num_samples=4),
+                    "masked": MaskedConfig(batch_size=16, decoder_width=32),
+                    "semantic": SemanticConfig(batch_size=16, hidden_size=32, initialise_from=None),
+                    "diffusion": diffusion,
+                },
             ),
-            masked_encoder=EncoderConfig(kind="transformer", width=32, depth=2, heads=2),
+            masked_encoder=encoder_config("transformer", width=32, depth=2, heads=2),
             num_segments=320,
             num_stimuli=40,
             peak_sizes=(64, 128),
@@ -97,12 +103,14 @@ def sizes_of(*, tiny: bool, unet_batch: int) -> Sizes:
         shapes=_shapes(STABLE_DIFFUSION_1_5, n_channels=128, n_samples=440),
         diffusion=STABLE_DIFFUSION_1_5,
         recipe=Recipe(
-            contrastive=ContrastiveConfig(num_classes=32, num_samples=128),
-            masked=MaskedConfig(batch_size=512, decoder_width=512, decoder_depth=8),
-            semantic=SemanticConfig(batch_size=1024, initialise_from=None),
-            diffusion=diffusion,
+            stages={
+                "contrastive": ContrastiveConfig(num_classes=32, num_samples=128),
+                "masked": MaskedConfig(batch_size=512, decoder_width=512, decoder_depth=8),
+                "semantic": SemanticConfig(batch_size=1024, initialise_from=None),
+                "diffusion": diffusion,
+            }
         ),
-        masked_encoder=EncoderConfig(kind="transformer", width=1024, depth=24, heads=16),
+        masked_encoder=encoder_config("transformer", width=1024, depth=24, heads=16),
         num_segments=16384,
         num_stimuli=1000,
         peak_sizes=(4096, 8192, 16384),
@@ -128,14 +136,14 @@ def write_data(folder: Path, sizes: Sizes) -> None:
         num_stimuli=sizes.num_stimuli,
         picture_px=sizes.diffusion.image_size_px,
     )
-    for kind in ("vae", sizes.recipe.semantic.target):
+    for kind in ("vae", sizes.recipe.stages["semantic"].target):
         write_noise_latents(dataset, kind, sizes.shapes.of_latent(kind))
 
 
 def make_stage(sizes: Sizes, name: str, device: torch.device, *, zero_stage: int = 0, compiled: bool = False) -> Stage:
     """The stage as `neuroimagen train` makes it; the U-Net and what conditions it with random weights."""
     changes: dict[str, Any] = {"zero_stage": zero_stage, "compile": compiled}
-    recipe = replace(sizes.recipe, **{name: replace(getattr(sizes.recipe, name), **changes)})
+    recipe = sizes.recipe.with_stage(name, replace(sizes.recipe.stages[name], **changes))
     if name == "masked":
         recipe = replace(recipe, encoder=sizes.masked_encoder)
     if name != "diffusion":
@@ -143,12 +151,12 @@ def make_stage(sizes: Sizes, name: str, device: torch.device, *, zero_stage: int
     torch.manual_seed(SEED)
     shapes = sizes.shapes
     encoder = encoder_arguments(recipe.encoder, n_channels=shapes.n_channels, n_samples=shapes.n_samples, subjects=None)
-    head = recipe.semantic
+    head = recipe.stages["semantic"]
     semantic = SemanticModel(
         encoder=encoder, text_shape=shapes.text_shape, hidden_size=head.hidden_size, head_dropout=head.head_dropout
     )
     return DiffusionStage(
-        recipe.diffusion,
+        recipe.stages["diffusion"],
         semantic=semantic.train(),
         unet=sizes.diffusion.make_unet(device=device),
         schedule=NoiseSchedule(STABLE_DIFFUSION_1_SCHEDULER),

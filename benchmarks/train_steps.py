@@ -23,7 +23,7 @@ from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.launch.jobs.local_ranks import free_port
 from neuroimagen.trainer.batches.stage_data import Shapes
 from neuroimagen.trainer.bundled_model.location import bundled_model_path
-from neuroimagen.trainer.networks.encoders.base import EncoderConfig
+from neuroimagen.trainer.networks.encoders.registry import encoder_config
 from neuroimagen.trainer.networks.randomness import StepRandom, derive_seed, reseed_dropout
 from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.stages.base import Stage
@@ -60,9 +60,9 @@ def recipe_of(name: str) -> Recipe:
     """The defaults; the contrastive stage at a global batch of 256."""
     recipe = Recipe()
     if name == "masked":
-        return replace(recipe, encoder=EncoderConfig(kind="transformer"))
+        return replace(recipe, encoder=encoder_config("transformer"))
     if name == "contrastive":
-        return replace(recipe, contrastive=ContrastiveConfig(num_classes=32, num_samples=8))
+        return recipe.with_stage("contrastive", ContrastiveConfig(num_classes=32, num_samples=8))
     return recipe
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.trainer.recipe.recipe import Recipe, all_keys, load_recipe
+from neuroimagen.trainer.recipe.recipe import Recipe, all_recipe_keys, load_recipe
 from neuroimagen.trainer.recipe.strict_config import Schema, Sources, plain
 from neuroimagen.trainer.recipe.strict_yaml import read_tree
 from neuroimagen.trainer.runs.find_run import require_run
@@ -188,7 +188,7 @@ def search_of(tree: dict[str, Any], kind: str, *, where: str) -> Search:
 
 
 def _check_space(space: dict[Any, Any], sections: Sequence[str], where: str) -> None:
-    keys = [key for key in all_keys() if key.partition(".")[0] in sections and "." in key]
+    keys = [key for key in all_recipe_keys() if key.partition(".")[0] in sections and "." in key]
     for key, values in space.items():
         if key not in keys:
             close = difflib.get_close_matches(str(key), keys, n=1, cutoff=0.4)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import ray
 
-from neuroimagen.trainer.recipe.recipe import Recipe
+from neuroimagen.trainer.recipe.recipe import Recipe, recipe_tree
 from neuroimagen.tune.config import GuidanceSearch, MarginSearch, Search
 from neuroimagen.tune.confirm import confirmation_trials
 from neuroimagen.tune.driver import Recorder, TrialSource, resources_of, run_population, run_trials
@@ -170,7 +170,7 @@ class Runner:
     def _scheduler(self, records: Sequence[TrialRecord]) -> Any:
         """The scheduler of the search's trials, which compares them with `records` too."""
         if isinstance(self._config, MarginSearch):
-            stage = self._recipe.contrastive
+            stage = self._recipe.stages["contrastive"]
             first, last = self._config.grace_steps or stage.validate_every, stage.steps
         else:
             last = self._config.num_segments
@@ -197,7 +197,7 @@ def _ignore(record: TrialRecord) -> None:
 
 def value_of(recipe: Recipe, key: str) -> Value:
     """The value of a dotted key of a recipe."""
-    value: Any = recipe
-    for part in key.split("."):
-        value = getattr(value, part)
+    value: Any = recipe_tree(recipe)
+    for name in key.split("."):
+        value = value[name]
     return value

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from neuroimagen.launch.commands.options import add_cpu, add_set
+from neuroimagen.trainer.stages.registry import STAGES
 
 HELP = "Train a stage: its ranks start through DeepSpeed's launcher; checkpoints, metrics and export go to RUN/STAGE."
 EPILOG = """\
@@ -20,11 +21,7 @@ first. Several nodes, torchrun and SLURM: `neuroimagen launch --help`.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument(
-        "stage",
-        choices=("masked", "contrastive", "classifier", "saliency", "semantic", "semantic_detailed", "diffusion"),
-        help="what to train",
-    )
+    parser.add_argument("stage", choices=STAGES.names(), metavar="STAGE", help=f"one of {', '.join(STAGES)}")
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the recipe (YAML)")
     parser.add_argument("--run", type=Path, metavar="DIR", help="the run's folder; required except for --dry-run")
     add_set(parser, example="contrastive.margin=0.5")

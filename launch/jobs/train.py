@@ -15,7 +15,7 @@ from neuroimagen.launch.jobs.work import Watcher, run_here
 from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.runs.run_folder import StageFolder, locked, open_stage_folder
 from neuroimagen.trainer.runs.wandb_log import require_wandb
-from neuroimagen.trainer.training.build import build_stage, load_initial, stage_config
+from neuroimagen.trainer.training.build import build_stage, load_initial
 from neuroimagen.trainer.training.inputs import open_inputs
 
 WORKER = "neuroimagen.trainer.training.worker"
@@ -59,7 +59,7 @@ class TrainWork:
         self.cpu = cpu
         self._recipe = recipe
         self._resume = resume
-        self._steps = stage_config(recipe, name).steps
+        self._steps = recipe.stages[name].steps
         self._folder = StageFolder(run, name)
         self.arguments: tuple[str, ...] = (name, "--run", str(run.absolute()), *(["--cpu"] if cpu else []))
         self.log_folder = self._folder.logs.absolute()

@@ -22,7 +22,8 @@ from neuroimagen.trainer.evaluation.controls import PHANTOM_ROW, UNSEEN_SUBJECT_
 from neuroimagen.trainer.evaluation.drift_surrogate import fit_drift, write_phantom
 from neuroimagen.trainer.evaluation.segment_features import remove_trend, slow_features
 from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
-from neuroimagen.trainer.training.build import STAGE_NAMES, initial_source
+from neuroimagen.trainer.stages.registry import stage_order
+from neuroimagen.trainer.training.build import initial_source
 
 STAGES = ("contrastive", "saliency", "semantic")
 """The stages behind the row `full`, in the order in which they need each other."""
@@ -123,7 +124,7 @@ def why_none_without_subject(run: Path, dataset: Dataset, *, subjects: Sequence[
         if not len(dataset.rows("val", others)):
             return f"without subject {subject} no validation segments are left to choose a checkpoint by"
         try:
-            config = recipe.contrastive
+            config = recipe.stages["contrastive"]
             BalancedPlan(train, dataset.index.label[train], config.num_classes, config.num_samples, recipe.seed)
         except UserError as error:
             return f"without subject {subject} there are no batches to train on: {str(error).rstrip('.')}"
@@ -181,7 +182,7 @@ def stages_behind(recipe: Recipe, stages: Sequence[str]) -> list[str]:
         if source is not None and "/" not in source and source not in needed:
             needed.add(source)
             open_ends.append(source)
-    return [stage for stage in STAGE_NAMES if stage in needed]
+    return [stage for stage in stage_order() if stage in needed]
 
 
 def _train_step(

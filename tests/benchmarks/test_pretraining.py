@@ -10,7 +10,7 @@ import torch
 
 from neuroimagen.benchmarks import pretraining
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.trainer.stages.classifier import ClassifierModel
+from neuroimagen.trainer.networks.classifier import ClassifierModel
 
 
 def test_a_stage_is_worth_what_it_exports(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from neuroimagen.benchmarks.noise_data import open_noise_latents, write_noise, w
 from neuroimagen.launch.cli import main
 from neuroimagen.trainer.batches.stage_data import Shapes
 from neuroimagen.trainer.stages.base import Stage
-from neuroimagen.trainer.training.build import STAGE_NAMES, build_stage
+from neuroimagen.trainer.stages.registry import STAGES
+from neuroimagen.trainer.training.build import build_stage
 
 CPU = torch.device("cpu")
 
@@ -36,7 +37,7 @@ def test_both_loops_train_alike(one_rank: None, name: str) -> None:
 
 
 def test_every_stage_takes_part() -> None:
-    assert {*train.STAGES, "semantic_detailed"} == set(STAGE_NAMES)
+    assert {*train.STAGES, "semantic_detailed"} == set(STAGES.names())
 
 
 def test_figures_are_of_the_blocks(one_rank: None, monkeypatch: pytest.MonkeyPatch) -> None:

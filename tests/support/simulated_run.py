@@ -204,7 +204,8 @@ def write_run(
 
 def _write_stages(run: Path, dataset: object, *, selection: str, rng: np.random.Generator) -> None:
     from neuroimagen.data_shards.dataset.dataset import Dataset
-    from neuroimagen.trainer.networks.encoders.base import EncoderConfig, build_encoder
+    from neuroimagen.trainer.networks.encoders.eeg_encoder import build_encoder
+    from neuroimagen.trainer.networks.encoders.registry import encoder_config
 
     assert isinstance(dataset, Dataset)
     for stage in ("contrastive", "saliency", "semantic"):
@@ -220,7 +221,7 @@ def _write_stages(run: Path, dataset: object, *, selection: str, rng: np.random.
                 lines.append({"step": step, "val_loss": loss + 0.1})
         (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     encoder = build_encoder(
-        EncoderConfig(feature_size=16, spatial_filters=4, temporal_filters=8, kernel_samples=5),
+        encoder_config(feature_size=16, spatial_filters=4, temporal_filters=8, kernel_samples=5),
         n_channels=dataset.metadata.n_channels,
         n_samples=dataset.metadata.n_samples,
     )

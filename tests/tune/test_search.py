@@ -128,9 +128,9 @@ def test_a_search_from_its_file_to_its_recipe_killed_and_resumed(
     results = json.loads((out / "results.json").read_text())
     assert results["best"]["trial"] == best.name
     recipe, default = load_recipe(out / "best.yaml"), load_recipe(tmp_path / "recipe.yaml")
-    assert recipe.contrastive.margin == best.values["contrastive.margin"]
-    assert (recipe.contrastive.steps, recipe.seed, recipe.data) == (27, 3, default.data)
-    assert recipe.contrastive.checkpoint_every == default.contrastive.checkpoint_every
+    assert recipe.stages["contrastive"].margin == best.values["contrastive.margin"]
+    assert (recipe.stages["contrastive"].steps, recipe.seed, recipe.data) == (27, 3, default.data)
+    assert recipe.stages["contrastive"].checkpoint_every == default.stages["contrastive"].checkpoint_every
     (comparison,) = results["comparisons"]
     assert comparison["seeds"] == [1003, 1004]
     assert {record.seed for record in SearchFolder(out).records("confirm")} == {1003, 1004}

@@ -76,4 +76,8 @@ def test_overrides_are_what_recipes_take(tmp_path: object) -> None:
     path.write_text("seed: 1\n")
     values = {"contrastive.margin": 1e-05, "contrastive.positives": "all", "encoder.feature_size": 64}
     recipe = load_recipe(path, overrides(values))
-    assert (recipe.contrastive.margin, recipe.contrastive.positives, recipe.encoder.feature_size) == (1e-05, "all", 64)
+    assert (
+        recipe.stages["contrastive"].margin,
+        recipe.stages["contrastive"].positives,
+        recipe.encoder.feature_size,
+    ) == (1e-05, "all", 64)

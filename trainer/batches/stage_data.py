@@ -1,7 +1,7 @@
 """What a stage sees of the data: its shapes, batches of any rows, and results gathered over ranks."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -36,9 +36,13 @@ class Shapes:
     """(C, h, w) of the VAE's latents, for stages that use them."""
     embedding_size: int | None = None
     """Length of the CLIP image embedding, for stages that use it."""
+    latents: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Shape of one cached latent by its kind, where the sizes above do not say it."""
 
     def of_latent(self, kind: str) -> tuple[int, ...]:
         """Shape of one cached latent."""
+        if kind in self.latents:
+            return self.latents[kind]
         if kind == "vae":
             assert self.latent_shape is not None
             return (2, *self.latent_shape)
@@ -63,7 +67,7 @@ class OrderConfig:
     """In which order training reads. It is for the stages that shuffle; contrastive batches are class-balanced."""
 
     kind: Literal["shuffled", "windowed", "resampled"] = "shuffled"
-    """shuffled: over the whole part. windowed: within a window that moves over the shards, for data sets behind a URL
+    """shuffled: over the whole split. windowed: within a window that moves over the shards, for data sets behind a URL
     that the cache cannot hold; as exact. resampled: the webdataset library's stream, shards with replacement; a
     resumed run sees other samples than one never stopped.
     """
@@ -108,15 +112,15 @@ class StageData:
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
 
     def rows(self, split: str) -> np.ndarray:
-        """Rows of one part, of the recipe's subjects. Training reads "train" and "val"; nothing here reads "test"."""
+        """Rows of one split, of the recipe's subjects. Training reads "train" and "val"; nothing here reads "test"."""
         if split not in ("train", "val"):
             raise ValueError(f"training looks at train and val only, not {split!r}")
         rows = self.dataset.rows(split, self.subjects)
         if len(rows) == 0:
             if not len(self.dataset.rows(split)):
                 raise UserError(
-                    f"{self.dataset.location} has no {split} part, and training needs one: make the data set again, "
-                    "with a split that has it."
+                    f"{self.dataset.location} has no {split} split, and training needs one: make the data set again "
+                    "with one."
                 )
             raise UserError(
                 f"the data set has no {split} segments for subjects {self.subjects or 'all'}. Choose others."
@@ -182,7 +186,7 @@ class StageData:
         return Reader(self.dataset, plan, **options)
 
     def share(self, rows: np.ndarray) -> np.ndarray:
-        """This rank's contiguous part of `rows`; the parts of all ranks in rank order are `rows`."""
+        """This rank's contiguous share of `rows`; the shares of all ranks in rank order are `rows`."""
         start, stop = (len(rows) * rank // self.world_size for rank in (self.rank, self.rank + 1))
         return rows[start:stop]
 

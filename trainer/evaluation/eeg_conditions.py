@@ -26,7 +26,7 @@ from neuroimagen.trainer.evaluation.segment_features import (
     remove_trend,
     slow_features,
 )
-from neuroimagen.trainer.networks.encoders.base import EEGEncoder
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
 
 _BATCH = 64
 

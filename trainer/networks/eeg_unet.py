@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
-from neuroimagen.trainer.stages.semantic import SemanticModel
+from neuroimagen.trainer.networks.semantic import SemanticModel
 
 PredictionType = Literal["epsilon", "v_prediction"]
 Trained = Literal["cross-attention", "lora", "all"]

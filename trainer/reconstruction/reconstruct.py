@@ -25,10 +25,11 @@ from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.format.schema import segment_key
 from neuroimagen.data_shards.frozen_models.model_folder import folders_digest, image_size_px
 from neuroimagen.trainer.networks.eeg_unet import UNET_FOLDER
-from neuroimagen.trainer.networks.encoders.base import EEGEncoder
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
 from neuroimagen.trainer.networks.gan import SaliencyModel
 from neuroimagen.trainer.networks.pixels import from_uint8, to_uint8
 from neuroimagen.trainer.networks.randomness import derive_seed
+from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.reconstruction.batch_by_memory import MAX_PICTURES
 from neuroimagen.trainer.reconstruction.latent_diffusion import (
     LatentDiffusion,
@@ -37,7 +38,6 @@ from neuroimagen.trainer.reconstruction.latent_diffusion import (
     model_digest,
     num_denoising_steps,
 )
-from neuroimagen.trainer.stages.semantic import SemanticModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from PIL import Image
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path, held_folder
-from neuroimagen.trainer.recipe.recipe import Recipe, difference, dump_recipe, load_recipe
+from neuroimagen.trainer.recipe.recipe import SHARED_SECTIONS, Recipe, difference, dump_recipe, load_recipe, recipe_tree
 from neuroimagen.trainer.runs.wandb_log import WandbLog
 
 PACKAGES = ("neuroimagen", "torch", "deepspeed", "numpy", "safetensors", "diffusers", "transformers", "triton")
@@ -101,7 +101,7 @@ def _concerns(change: str, stage: str) -> bool:
     """Whether a difference of recipes touches what `stage` computes."""
     if change.startswith("data.resident_gib "):
         return False
-    return change.split(".")[0].split(" ")[0] in ("seed", "data", "model", "encoder", stage)
+    return change.split(".")[0].split(" ")[0] in (*SHARED_SECTIONS, stage)
 
 
 def _merge_run_recipe(path: Path, stage: str, recipe: Recipe) -> None:
@@ -114,7 +114,7 @@ def _merge_run_recipe(path: Path, stage: str, recipe: Recipe) -> None:
                 f"{path} is another recipe's run: {'; '.join(changed[:5])}. Choose another --run, or leave these keys "
                 "alone."
             )
-        recipe = dataclasses.replace(before, **{stage: getattr(recipe, stage)})
+        recipe = before.with_stage(stage, recipe.stages[stage])
     with atomic_path(path) as temporary:
         temporary.write_text(dump_recipe(recipe), encoding="utf-8")
 
@@ -158,7 +158,7 @@ class MetricsLog:
         self._wandb: WandbLog | None = None
         if recipe.log.wandb is not None:
             name = f"{folder.run.name}/{folder.stage}"
-            settings = dataclasses.asdict(recipe)
+            settings = recipe_tree(recipe)
             self._wandb = WandbLog(folder.path, project=recipe.log.wandb, name=name, recipe=settings)
         _drop_lines_after(folder.metrics, resume_step)
         from torch.utils.tensorboard import SummaryWriter

@@ -2,30 +2,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.loading.plan import Plan
 from neuroimagen.data_shards.loading.reader import Batch
-from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
-from neuroimagen.trainer.networks.encoders.base import EEGEncoder, Finetuned, choose_finetuned
+from neuroimagen.trainer.batches.augmentation import augment_eeg
+from neuroimagen.trainer.batches.stage_data import StageData
+from neuroimagen.trainer.networks.classifier import ClassifierModel
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, Finetuned, choose_finetuned
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.randomness import StepRandom, derive_seed
-from neuroimagen.trainer.stages.base import (
-    Loss,
-    Phase,
-    Selection,
-    Stage,
-    StageConfig,
-    augment_eeg,
-    fit_encoder_normalisation,
-    is_zero_shot,
-)
+from neuroimagen.trainer.stages.base import Loss, Phase, Selection, Stage, StageContext, fit_encoder_normalisation
+from neuroimagen.trainer.stages.config import StageConfig
+from neuroimagen.trainer.stages.zero_shot import is_zero_shot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,24 +46,10 @@ class ClassifierConfig(StageConfig):
             raise ValueError(f"label_share must lie in (0, 1], got {self.label_share}")
 
 
-class ClassifierModel(PretrainedModule):
-    """EEG [B, C, T], and with subject layers the subjects [B] → logits [B, K]."""
-
-    model_type: ClassVar[str] = "eeg-classifier"
-
-    def __init__(self, *, encoder: dict[str, Any], num_classes: int) -> None:
-        super().__init__()
-        self.config = {"encoder": encoder, "num_classes": num_classes}
-        self.encoder = EEGEncoder(**encoder)
-        self.norm = nn.LayerNorm(self.encoder.feature_size)
-        self.head = nn.Linear(self.encoder.feature_size, num_classes)
-
-    def forward(self, eeg: Tensor, subject: Tensor | None = None) -> Tensor:
-        return self.head(self.norm(self.encoder(eeg, subject)))
-
-
 class ClassifierStage(Stage):
     name = "classifier"
+    Config = ClassifierConfig
+    after = ("masked", "contrastive")
     selection = Selection("accuracy", "max")
 
     def __init__(
@@ -87,11 +68,19 @@ class ClassifierStage(Stage):
         choose_finetuned(model.encoder, config.finetune_encoder)
         self.networks = {"model": model}
         self.phases = (Phase("model", self._loss),)
-        self.needs = BatchNeeds()
 
-    @property
-    def global_batch_size(self) -> int:
-        return self.config.batch_size
+    @classmethod
+    def build(cls, config: ClassifierConfig, context: StageContext) -> Self:
+        return cls(
+            config,
+            encoder=context.encoder,
+            initial_encoder=context.start_encoder(),
+            num_classes=context.shapes.num_classes,
+        )
+
+    @classmethod
+    def starts_from(cls, config: ClassifierConfig) -> str | None:
+        return config.initialise_from
 
     def plan(self, data: StageData, seed: int) -> Plan:
         rows = labelled_rows(data.rows("train"), data.dataset.index.label, self.config.label_share, seed)
@@ -101,8 +90,8 @@ class ClassifierStage(Stage):
         label = data.dataset.index.label
         if is_zero_shot(label[data.rows("train")], label[data.rows("val")]):
             raise UserError(
-                "no class of the validation part is trained on (a zero-shot split), so a classifier is right by no "
-                "chance. Train the contrastive stage, or make a split with the same classes in all parts."
+                "no class of the validation split is trained on (a zero-shot split), so a classifier can never "
+                "be right. Train the contrastive stage, or make a split with the same classes in train, val and test."
             )
 
     def prepare(self, data: StageData) -> None:

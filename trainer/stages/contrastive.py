@@ -6,32 +6,25 @@ Semi-hard triplet loss max(0, β + ‖f(x_a) − f(x_p)‖² − ‖f(x_a) − f
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.loading.plan import BalancedPlan, Plan
 from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.kernels.batch_hard import BatchHardTripletLoss
 from neuroimagen.kernels.semihard import SemiHardTripletLoss
-from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
-from neuroimagen.trainer.networks.encoders.base import EEGEncoder
+from neuroimagen.trainer.batches.augmentation import augment_eeg
+from neuroimagen.trainer.batches.stage_data import StageData
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.randomness import StepRandom
-from neuroimagen.trainer.stages.base import (
-    Loss,
-    Phase,
-    Selection,
-    Stage,
-    StageConfig,
-    augment_eeg,
-    fit_encoder_normalisation,
-    is_zero_shot,
-)
+from neuroimagen.trainer.stages import zero_shot
+from neuroimagen.trainer.stages.base import Loss, Phase, Selection, Stage, StageContext, fit_encoder_normalisation
+from neuroimagen.trainer.stages.config import StageConfig
 
 CENTROID_SEGMENTS = 4096
 """Training segments, at most, that validation compares with: for class centroids and for nearest neighbours."""
@@ -87,6 +80,8 @@ class ContrastiveConfig(StageConfig):
 
 class ContrastiveStage(Stage):
     name = "contrastive"
+    Config = ContrastiveConfig
+    after = ("masked",)
     selection = Selection("accuracy", "max")
 
     def __init__(self, config: ContrastiveConfig, *, encoder: EEGEncoder, fit_normalisation: bool = True) -> None:
@@ -95,7 +90,6 @@ class ContrastiveStage(Stage):
         self._fit_normalisation = fit_normalisation
         self.networks = {"encoder": encoder}
         self.phases = (Phase("encoder", self._loss),)
-        self.needs = BatchNeeds()
         # DeepSpeed averages the ranks' gradients.
         common: dict[str, Any] = {
             **{"margin": config.margin, "distance": config.distance, "reduction": config.reduction},
@@ -106,6 +100,16 @@ class ContrastiveStage(Stage):
             self._triplet_loss = BatchHardTripletLoss(**common)
         else:
             self._triplet_loss = SemiHardTripletLoss(positives=config.positives, backend=config.backend, **common)
+
+    @classmethod
+    def build(cls, config: ContrastiveConfig, context: StageContext) -> Self:
+        start = context.start_encoder()
+        network = EEGEncoder(**context.encoder) if start is None else start
+        return cls(config, encoder=network.train(), fit_normalisation=start is None)
+
+    @classmethod
+    def starts_from(cls, config: ContrastiveConfig) -> str | None:
+        return config.initialise_from
 
     @property
     def global_batch_size(self) -> int:
@@ -170,25 +174,9 @@ class ContrastiveStage(Stage):
 def _known_and_queries(data: StageData) -> tuple[np.ndarray, np.ndarray]:
     """The rows that validation compares with, and those that it asks about."""
     index, known, queries = data.dataset.index, data.rows("train"), data.rows("val")
-    if is_zero_shot(index.label[known], index.label[queries]):
-        return zero_shot_parts(queries, index.label[queries], index.stimulus[queries])
+    if zero_shot.is_zero_shot(index.label[known], index.label[queries]):
+        return zero_shot.known_and_queries(queries, index.label[queries], index.stimulus[queries])
     return known, queries
-
-
-def zero_shot_parts(rows: np.ndarray, labels: np.ndarray, stimuli: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`rows` as known segments and queries: each class's stimuli go to either in turn, all segments of one together.
-
-    Raises UserError where no class has two stimuli.
-    """
-    pairs, pair_of_row = np.unique(np.stack([labels, stimuli], axis=1), axis=0, return_inverse=True)
-    turn = np.arange(len(pairs)) - np.searchsorted(pairs[:, 0], pairs[:, 0])
-    is_query = (turn % 2 == 1)[pair_of_row.reshape(-1)]
-    if not is_query.any():
-        raise UserError(
-            "no class of the validation part is trained on, and none has two stimuli to be told by, so the best "
-            "weights cannot be chosen. Make another split."
-        )
-    return rows[~is_query], rows[is_query]
 
 
 def centroid_accuracy(embeddings: Tensor, labels: np.ndarray, queries: Tensor, query_labels: np.ndarray) -> float:

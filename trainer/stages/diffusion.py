@@ -8,7 +8,7 @@ drawn towards the CLIP image embedding of the stimulus (DreamDiffusion, Bai et a
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuroimagen.data_shards.loading.reader import Batch
+from neuroimagen.trainer.batches.augmentation import augment_eeg
 from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
 from neuroimagen.trainer.networks.eeg_unet import EEGDiffusion, NoiseSchedule, Trained, choose_trained
+from neuroimagen.trainer.networks.model_folder_unet import load_unet
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.randomness import StepRandom
-from neuroimagen.trainer.stages.base import Loss, Phase, SampledStage, SampledStageConfig, Selection, augment_eeg
-from neuroimagen.trainer.stages.semantic import SemanticModel
-
-if TYPE_CHECKING:
-    from neuroimagen.trainer.training.samples import PictureSampler
+from neuroimagen.trainer.networks.semantic import SemanticModel
+from neuroimagen.trainer.stages.base import Loss, Phase, SampledStage, Sampler, Selection, StageContext
+from neuroimagen.trainer.stages.config import SampledStageConfig
 
 VALIDATION_DRAWS = 4
 """Timesteps and noises that each validation segment is measured at; always the same."""
@@ -66,6 +66,9 @@ class DiffusionConfig(SampledStageConfig):
 
 class DiffusionStage(SampledStage):
     name = "diffusion"
+    Config = DiffusionConfig
+    Start = SemanticModel
+    after = ("semantic", "semantic_detailed")
     selection = Selection("loss", "min")
 
     def __init__(
@@ -78,7 +81,7 @@ class DiffusionStage(SampledStage):
         scaling_factor: float,
         embedding_size: int | None,
         model_folder: Path | None,
-        sampler: "PictureSampler | None" = None,
+        sampler: Sampler | None = None,
     ) -> None:
         """`sampler`: for `draw`."""
         self._sampler = sampler
@@ -93,11 +96,30 @@ class DiffusionStage(SampledStage):
         aligned = embedding_size if config.alignment_weight else None
         self.networks = {"model": EEGDiffusion(semantic=semantic, unet=unet, embedding_size=aligned)}
         self.phases = (Phase("model", self._loss),)
-        self.needs = BatchNeeds(latents=("vae", "image") if aligned else ("vae",))
 
-    @property
-    def global_batch_size(self) -> int:
-        return self.config.batch_size
+    @classmethod
+    def build(cls, config: DiffusionConfig, context: StageContext) -> Self:
+        assert isinstance(context.start, SemanticModel)
+        assert context.shapes.latent_shape is not None
+        unet = load_unet(context.model, latent_shape=context.shapes.latent_shape, text_shape=context.shapes.text_shape)
+        return cls(
+            config,
+            semantic=context.start.train(),
+            unet=unet.network.train(),
+            schedule=unet.schedule,
+            scaling_factor=unet.scaling_factor,
+            embedding_size=context.shapes.embedding_size,
+            model_folder=unet.folder,
+            sampler=context.make_sampler(config),
+        )
+
+    @classmethod
+    def batch_needs(cls, config: DiffusionConfig) -> BatchNeeds:
+        return BatchNeeds(latents=("vae", "image") if config.alignment_weight else ("vae",))
+
+    @classmethod
+    def starts_from(cls, config: DiffusionConfig) -> str | None:
+        return config.initialise_from
 
     def prepare(self, data: StageData) -> None:
         """Encode the empty caption, once."""
@@ -176,7 +198,7 @@ class DiffusionStage(SampledStage):
         return torch.stack(noises).to(device), torch.tensor(timesteps, device=device)
 
     def draw(self, networks: Mapping[str, nn.Module], eeg: Tensor, subject: Tensor, rows: np.ndarray) -> np.ndarray:
-        """Pictures of the U-Net as it is, from noise alone."""
+        """Images of the U-Net as it is, from noise alone."""
         model = networks["model"]
         assert isinstance(model, EEGDiffusion)
         assert self._sampler is not None

@@ -6,26 +6,22 @@ squared error of the hidden ones in whitened units: 1 is what predicting the mea
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.loading.reader import Batch
-from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
-from neuroimagen.trainer.networks.encoders.base import EEGEncoder
-from neuroimagen.trainer.networks.encoders.transformer import MaskedModel, TransformerTrunk
+from neuroimagen.trainer.batches.augmentation import augment_eeg
+from neuroimagen.trainer.batches.stage_data import StageData
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
+from neuroimagen.trainer.networks.encoders.transformer import TransformerTrunk
+from neuroimagen.trainer.networks.masked import MaskedModel
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.randomness import StepRandom
-from neuroimagen.trainer.stages.base import (
-    Loss,
-    Phase,
-    Selection,
-    Stage,
-    StageConfig,
-    augment_eeg,
-    fit_encoder_normalisation,
-)
+from neuroimagen.trainer.stages.base import Loss, Phase, Selection, Stage, StageContext, fit_encoder_normalisation
+from neuroimagen.trainer.stages.config import StageConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +51,7 @@ class MaskedConfig(StageConfig):
 
 class MaskedStage(Stage):
     name = "masked"
+    Config = MaskedConfig
     selection = Selection("loss", "min")
 
     def __init__(self, config: MaskedConfig, *, encoder: dict[str, object]) -> None:
@@ -72,11 +69,14 @@ class MaskedStage(Stage):
         self._num_visible = max(1, round(self._num_tokens * (1.0 - config.mask_share)))
         self.networks = {"model": model}
         self.phases = (Phase("model", self._loss),)
-        self.needs = BatchNeeds()
 
-    @property
-    def global_batch_size(self) -> int:
-        return self.config.batch_size
+    @classmethod
+    def build(cls, config: MaskedConfig, context: StageContext) -> Self:
+        return cls(config, encoder=context.encoder)
+
+    @classmethod
+    def more_data(cls, config: MaskedConfig) -> tuple[str, ...]:
+        return config.more_data
 
     def prepare(self, data: StageData) -> None:
         model = self.networks["model"]

@@ -1,20 +1,21 @@
-"""The saliency stage: a small picture of the stimulus's layout, drawn from EEG features by a conditional GAN.
+"""The saliency stage: a small image of the stimulus's layout, drawn from EEG features by a conditional GAN.
 
-L_D = hinge on DiffAugment'ed pictures; L_G = α1·hinge + α2·mode seeking + α3·(1 − SSIM) (Lan et al. 2023, §3.2), and
-optionally a pixel term of ours, weight 0 in the paper's recipe.
+L_D = hinge on images after DiffAugment; L_G = α1·hinge + α2·mode seeking + α3·(1 − SSIM) (Lan et al. 2023, §3.2), and
+optionally a pixel term, which the paper does not have: its weight is 0 in the paper's recipe.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from neuroimagen.data_shards.loading.reader import Batch
+from neuroimagen.trainer.batches.augmentation import augment_eeg
 from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
-from neuroimagen.trainer.networks.encoders.base import EEGEncoder, Finetuned, choose_finetuned
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, Finetuned, choose_finetuned
 from neuroimagen.trainer.networks.gan import (
     Discriminator,
     SaliencyModel,
@@ -32,11 +33,11 @@ from neuroimagen.trainer.stages.base import (
     Loss,
     Phase,
     SampledStage,
-    SampledStageConfig,
     Selection,
-    augment_eeg,
+    StageContext,
     fit_encoder_normalisation,
 )
+from neuroimagen.trainer.stages.config import SampledStageConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +48,11 @@ class SaliencyConfig(SampledStageConfig):
     adam_betas: tuple[float, float] = (0.5, 0.99)
     discriminator_learning_rate: float = 3e-4
     sample_every: int | None = 500
-    """Steps from one drawing of maps, below their stimuli, to the next; null for none."""
+    """Steps between samples of saliency maps, shown below their stimuli; null for none."""
     batch_size: int = 64
     """Segments a step, over all ranks."""
     image_size_px: int = 64
-    """Side of the map."""
+    """Side of the saliency map."""
     noise_size: int = 128
     """Length of z."""
     generator_hidden_size: int = 256
@@ -67,12 +68,12 @@ class SaliencyConfig(SampledStageConfig):
     ssim_weight: float = 1.0
     """α3."""
     pixel_weight: float = 0.0
-    """Weight of mean |image − G|, ours: a steadier gradient when training must be short."""
+    """Weight of mean |image − G|, which the paper does not have: its gradient is steadier in short trainings."""
     initialise_from: str | None = "contrastive"
     """Stage of the same run whose exported encoder f_θ starts from; null: from scratch."""
     finetune_encoder: Finetuned = True
-    """Train f_θ with G. The triplet loss keeps the class and drops the layout, which the map needs. subject_layers: of
-    f_θ only the subjects' maps.
+    """Train f_θ with G. The triplet loss keeps the class and drops the layout, which the saliency map needs.
+    subject_layers: of f_θ only the subjects' maps.
     """
 
     def __post_init__(self) -> None:
@@ -88,12 +89,14 @@ class SaliencyConfig(SampledStageConfig):
 
 
 def pixels(images: Tensor) -> Tensor:
-    """uint8 pictures → float in [-1, 1]."""
+    """uint8 images → float in [-1, 1]."""
     return images.float() / 127.5 - 1.0
 
 
 class SaliencyStage(SampledStage):
     name = "saliency"
+    Config = SaliencyConfig
+    after = ("masked", "contrastive")
     selection = Selection("ssim", "max")
 
     def __init__(self, config: SaliencyConfig, *, encoder: dict[str, Any], initial_encoder: EEGEncoder | None) -> None:
@@ -119,11 +122,18 @@ class SaliencyStage(SampledStage):
             Phase("discriminator", self._discriminator_loss),
             Phase("generator", self._generator_loss),
         )
-        self.needs = BatchNeeds(image_size_px=config.image_size_px)
 
-    @property
-    def global_batch_size(self) -> int:
-        return self.config.batch_size
+    @classmethod
+    def build(cls, config: SaliencyConfig, context: StageContext) -> Self:
+        return cls(config, encoder=context.encoder, initial_encoder=context.start_encoder())
+
+    @classmethod
+    def batch_needs(cls, config: SaliencyConfig) -> BatchNeeds:
+        return BatchNeeds(image_size_px=config.image_size_px)
+
+    @classmethod
+    def starts_from(cls, config: SaliencyConfig) -> str | None:
+        return config.initialise_from
 
     def learning_rate(self, network: str) -> float:
         return self.config.discriminator_learning_rate if network == "discriminator" else self.config.learning_rate
@@ -142,7 +152,7 @@ class SaliencyStage(SampledStage):
         assert batch.images is not None
         real = diff_augment(pixels(batch.images), random, "real")
         fake = diff_augment(fake, random, "fake-discriminator")
-        # One call of the network a backward pass: correct at every ZeRO stage, and one large convolution beats two.
+        # One call of the network per backward pass: correct at every ZeRO stage, and faster than two.
         scores = networks["discriminator"](torch.cat([real, fake]), features.repeat(2, 1))
         real_scores, fake_scores = scores.chunk(2)
         loss = discriminator_hinge(real_scores, fake_scores)
@@ -161,9 +171,9 @@ class SaliencyStage(SampledStage):
         loss = images.new_zeros(())
         figures: dict[str, Tensor] = {}
         if config.adversarial_weight > 0:
-            judged = diff_augment(first, random, "fake-generator")
-            # The features tell D what to look for; the encoder is not to please D by moving them.
-            figures["adversarial"] = generator_hinge(networks["discriminator"](judged, features.detach()))
+            augmented = diff_augment(first, random, "fake-generator")
+            # Detached: the encoder must not lower the loss by changing the features that D is conditioned on.
+            figures["adversarial"] = generator_hinge(networks["discriminator"](augmented, features.detach()))
             loss = loss + config.adversarial_weight * figures["adversarial"]
         if config.mode_seeking_weight > 0:
             figures["mode_seeking"] = mode_seeking(first, images[len(eeg) :], *z.chunk(2))
@@ -178,13 +188,13 @@ class SaliencyStage(SampledStage):
 
     @torch.no_grad()
     def validate(self, networks: Mapping[str, nn.Module], data: StageData) -> dict[str, float]:
-        """Mean SSIM and PixCorr of one map a validation segment with its stimulus, at the map's size."""
+        """Mean SSIM and PixCorr of one saliency map per validation segment with its stimulus, at the map's size."""
         model = networks["generator"]
         rows = data.share(data.rows("val"))
         similarities = [torch.empty(0, 2, device=data.device)]
         for batch in data.batches(rows, 64):
             assert batch.images is not None
-            # Noise by row: the same map for a segment whatever the batch or the rank.
+            # Noise by row: the same saliency map for a segment whatever the batch or the rank.
             z = torch.stack([row_noise(int(row), self.config.noise_size) for row in batch.rows]).to(data.device)
             images, real = model(batch.eeg, z, batch.subject), pixels(batch.images)
             similarities.append(torch.stack([ssim(images, real), pixel_correlation(images, real)], dim=1))
@@ -192,7 +202,7 @@ class SaliencyStage(SampledStage):
         return {"ssim": mean_ssim, "pixcorr": mean_correlation}
 
     def draw(self, networks: Mapping[str, nn.Module], eeg: Tensor, subject: Tensor, rows: np.ndarray) -> np.ndarray:
-        """The maps that validation judges."""
+        """The saliency maps that validation scores."""
         z = torch.stack([row_noise(row, self.config.noise_size) for row in rows.tolist()]).to(eeg.device)
         return to_uint8(networks["generator"](eeg, z, subject))
 

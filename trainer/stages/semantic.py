@@ -5,30 +5,29 @@ They are the U-Net's cross-attention input, so the target is the whole last hidd
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.data_shards.loading.reader import Batch
+from neuroimagen.trainer.batches.augmentation import augment_eeg
 from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
-from neuroimagen.trainer.networks.encoders.base import EEGEncoder, Finetuned, choose_finetuned
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, Finetuned, choose_finetuned
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
-from neuroimagen.trainer.networks.randomness import SampleDropout, StepRandom
+from neuroimagen.trainer.networks.randomness import StepRandom
+from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.stages.base import (
     Loss,
     Phase,
     SampledStage,
-    SampledStageConfig,
+    Sampler,
     Selection,
-    augment_eeg,
+    StageContext,
     fit_encoder_normalisation,
 )
-
-if TYPE_CHECKING:
-    from neuroimagen.trainer.training.samples import PictureSampler
+from neuroimagen.trainer.stages.config import SampledStageConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,100 +53,27 @@ class SemanticConfig(SampledStageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SemanticDetailedConfig(SemanticConfig):
-    """The recipe's `semantic_detailed` section: the same stage, captions of the picture instead of the class."""
+    """The recipe's `semantic_detailed` section: captions of the single stimulus instead of its class."""
 
     target: Literal["text-class", "text-detailed", "text-blip"] = "text-detailed"
 
 
-class SemanticModel(PretrainedModule):
-    """EEG [B, C, T], and with subject layers the subjects [B] → hidden states [B, L, D] of the text encoder.
-
-    Most positions of a short caption are padding, and most of a hidden state is common to all captions. The head
-    therefore predicts standardised states; mean and standard deviation of the training part's targets are buffers, so
-    what comes out is in the text encoder's own units.
-    """
-
-    model_type: ClassVar[str] = "semantic-model"
-    target_mean: Tensor
-    target_std: Tensor
-
-    def __init__(
-        self, *, encoder: dict[str, Any], text_shape: tuple[int, int], hidden_size: int, head_dropout: float
-    ) -> None:
-        super().__init__()
-        self.config = {
-            "encoder": encoder,
-            "text_shape": list(text_shape),
-            "hidden_size": hidden_size,
-            "head_dropout": head_dropout,
-        }
-        num_tokens, width = text_shape
-        self.text_shape = (num_tokens, width)
-        self.encoder = EEGEncoder(**encoder)
-        feature_size = self.encoder.feature_size
-        self.head = nn.Sequential(
-            nn.LayerNorm(feature_size),
-            nn.Linear(feature_size, hidden_size),
-            nn.GELU(),
-            SampleDropout(head_dropout),
-            nn.Linear(hidden_size, num_tokens * width),
-        )
-        self.register_buffer("target_mean", torch.zeros(num_tokens, width))
-        self.register_buffer("target_std", torch.ones(num_tokens, width))
-
-    def forward(self, eeg: Tensor, subject: Tensor | None = None) -> Tensor:
-        return self.from_features(self.encoder(eeg, subject))
-
-    def from_features(self, features: Tensor) -> Tensor:
-        """The encoder's features [B, F] → hidden states [B, L, D]."""
-        return self.head(features).unflatten(1, self.text_shape) * self.target_std + self.target_mean
-
-    def with_encoder(self, encoder: EEGEncoder) -> "SemanticModel":
-        """The same head on `encoder`, which computes the same (EEGEncoder.for_subjects)."""
-        if encoder is not self.encoder:
-            self.encoder = encoder
-            self.config = {**self.config, "encoder": encoder.config}
-        return self
-
-    def standardised(self, difference: Tensor) -> Tensor:
-        """A difference of hidden states [..., L, D] in units of the training targets' spread; 0 where that is 0."""
-        varies = self.target_std > 0
-        return torch.where(varies, difference / self.target_std.where(varies, 1.0), 0.0)
-
-    @torch.no_grad()
-    def fit_targets(self, store: LatentStore, stimuli: np.ndarray) -> None:
-        """Set mean and standard deviation from the latents of `stimuli` (rows; repeated ones count as often)."""
-        unique, counts = np.unique(stimuli, return_counts=True)
-        total = torch.zeros(self.text_shape, dtype=torch.float64)
-        square = torch.zeros(self.text_shape, dtype=torch.float64)
-        for start in range(0, len(unique), 64):  # hidden states of all captions need not fit in memory
-            states = store.get(unique[start : start + 64]).double()
-            weights = torch.from_numpy(counts[start : start + 64]).double()
-            total += torch.einsum("n,nld->ld", weights, states)
-            square += torch.einsum("n,nld->ld", weights, states.square())
-        mean = total / len(stimuli)
-        std = (square / len(stimuli) - mean.square()).clamp_min(0).sqrt()
-        # Below this an entry's spread is rounding (the start token's state, say): it is constant.
-        constant = std <= 1e-4 * mean.abs().clamp_min(1e-3)
-        self.target_mean.copy_(mean)
-        self.target_std.copy_(torch.where(constant, 0.0, std))
-
-
 class SemanticStage(SampledStage):
+    name = "semantic"
+    Config = SemanticConfig
+    after = ("masked", "contrastive")
     selection = Selection("loss", "min")
 
     def __init__(
         self,
         config: SemanticConfig,
         *,
-        name: str,
         encoder: dict[str, Any],
         initial_encoder: EEGEncoder | None,
         text_shape: tuple[int, int],
-        sampler: "PictureSampler | None" = None,
+        sampler: Sampler | None = None,
     ) -> None:
         """`sampler`: for `draw`."""
-        self.name = name
         self._sampler = sampler
         self.config: SemanticConfig = config
         model = SemanticModel(
@@ -162,11 +88,24 @@ class SemanticStage(SampledStage):
         choose_finetuned(model.encoder, config.finetune_encoder)
         self.networks = {"model": model}
         self.phases = (Phase("model", self._loss),)
-        self.needs = BatchNeeds(latents=(config.target,))
 
-    @property
-    def global_batch_size(self) -> int:
-        return self.config.batch_size
+    @classmethod
+    def build(cls, config: SemanticConfig, context: StageContext) -> Self:
+        return cls(
+            config,
+            encoder=context.encoder,
+            initial_encoder=context.start_encoder(),
+            text_shape=context.shapes.text_shape,
+            sampler=context.make_sampler(config),
+        )
+
+    @classmethod
+    def batch_needs(cls, config: SemanticConfig) -> BatchNeeds:
+        return BatchNeeds(latents=(config.target,))
+
+    @classmethod
+    def starts_from(cls, config: SemanticConfig) -> str | None:
+        return config.initialise_from
 
     @property
     def _model(self) -> SemanticModel:
@@ -224,3 +163,10 @@ class SemanticStage(SampledStage):
         model = networks["model"]
         assert isinstance(model, SemanticModel)
         return model
+
+
+class SemanticDetailedStage(SemanticStage):
+    """The semantic stage on captions of the single stimulus, beside the one on captions of its class."""
+
+    name = "semantic_detailed"
+    Config = SemanticDetailedConfig

@@ -1,4 +1,4 @@
-"""Opens what a stage reads, and holds it against what the recipe expects."""
+"""Opens what a stage reads, and compares it with what the recipe expects."""
 
 from pathlib import Path
 
@@ -6,6 +6,8 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.joined import JoinedDataset
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
+from neuroimagen.data_shards.format.schema import read_metadata
+from neuroimagen.data_shards.frozen_models.latent_kinds import encoder_identity
 from neuroimagen.data_shards.frozen_models.model_folder import (
     component_folder,
     image_size_px,
@@ -16,17 +18,12 @@ from neuroimagen.data_shards.frozen_models.model_folder import text_shape as tex
 from neuroimagen.trainer.batches.stage_data import Shapes
 from neuroimagen.trainer.bundled_model.location import resolve_model_path
 from neuroimagen.trainer.recipe.recipe import Recipe
+from neuroimagen.trainer.stages.registry import STAGES
 
 
 def latent_kinds(recipe: Recipe, name: str) -> tuple[str, ...]:
     """The kinds of cached latent that a stage's batches carry."""
-    if name == "semantic":
-        return (recipe.semantic.target,)
-    if name == "semantic_detailed":
-        return (recipe.semantic_detailed.target,)
-    if name == "diffusion":
-        return ("vae", "image") if recipe.diffusion.alignment_weight else ("vae",)
-    return ()
+    return STAGES[name].batch_needs(recipe.stages[name]).latents
 
 
 def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, LatentStore]]:
@@ -40,8 +37,8 @@ def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, L
         )
     dataset = Dataset.open(recipe.data.path)
     subjects = recipe.data.subjects or dataset.metadata.subjects
-    if name == "masked" and recipe.masked.more_data:
-        dataset = JoinedDataset([dataset, *(Dataset.open(path) for path in recipe.masked.more_data)])
+    if more := STAGES[name].more_data(recipe.stages[name]):
+        dataset = JoinedDataset([dataset, *(Dataset.open(path) for path in more)])
         subjects += dataset.subjects
     metadata = dataset.metadata
     found = {"n_channels": metadata.n_channels, "n_samples": metadata.n_samples, "num_classes": metadata.num_classes}
@@ -49,7 +46,7 @@ def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, L
         expected = getattr(recipe.data, key)
         if expected is not None and expected != value:
             raise UserError(
-                f"{recipe.data.path} has {key} {value}, the recipe's data.{key} is {expected}. Mend one of them."
+                f"{recipe.data.path} has {key} {value}, the recipe's data.{key} is {expected}. Correct one of them."
             )
     latents: dict[str, LatentStore] = {}
     text_shape = recipe.model.text_shape or (0, 0)
@@ -62,10 +59,10 @@ def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, L
         if kind == "vae":
             latent_shape = (shape[1], shape[2], shape[3])
             text_shape = text_shape_of(Path(model))
+        elif kind.startswith("text-"):
+            text_shape = (shape[0], shape[1])
         elif kind == "image":
             embedding_size = shape[0]
-        else:
-            text_shape = (shape[0], shape[1])
     _require("text_shape", recipe.model.text_shape, text_shape if latents else recipe.model.text_shape)
     _require("latent_shape", recipe.model.latent_shape, latent_shape or recipe.model.latent_shape)
     shapes = Shapes(
@@ -73,6 +70,7 @@ def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, L
         latent_shape=latent_shape,
         embedding_size=embedding_size,
         subjects=subjects,
+        latents={kind: store.metadata.shape for kind, store in latents.items()},
         **found,
     )
     return dataset, shapes, latents
@@ -81,8 +79,8 @@ def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, L
 def _require(key: str, expected: tuple[int, ...] | None, found: tuple[int, ...] | None) -> None:
     if expected is not None and expected != found:
         raise UserError(
-            f"the cached latents are for {key} {list(found or ())}, the recipe's model.{key} is {list(expected)}. Mend "
-            "one of them."
+            f"the cached latents are for {key} {list(found or ())}, the recipe's model.{key} is {list(expected)}. "
+            "Correct one of them."
         )
 
 
@@ -96,8 +94,6 @@ def expected_shapes(recipe: Recipe, name: str) -> Shapes:
     subjects = data.subjects
     unsaid = None in sizes.values() or (recipe.encoder.subject_layers and subjects is None)
     if unsaid and data.path is not None and (Path(data.path) / "dataset.json").is_file():
-        from neuroimagen.data_shards.format.schema import read_metadata
-
         metadata = read_metadata(Path(data.path) / "dataset.json")
         sizes = {key: getattr(metadata, key) if value is None else value for key, value in sizes.items()}
         subjects = subjects or metadata.subjects
@@ -105,17 +101,20 @@ def expected_shapes(recipe: Recipe, name: str) -> Shapes:
     if recipe.encoder.subject_layers and subjects is None:
         missing.append("data.subjects")
     text_shape = model.text_shape or text_shape_of(Path(resolve_model_path(model.path)))
+    kinds = latent_kinds(recipe, name)
     latent_shape = model.latent_shape
-    if latent_shape is None and name == "diffusion":
+    if latent_shape is None and "vae" in kinds:
         folder = Path(resolve_model_path(model.path))
         side = image_size_px(folder) // vae_reduction(folder)
         latent_shape = (int(read_config(component_folder(folder, "vae"))["latent_channels"]), side, side)
     if missing:
         raise UserError(f"a dry run without the data set needs {', '.join(missing)} in the recipe.")
+    others = [kind for kind in kinds if kind not in ("vae", "image") and not kind.startswith("text-")]
     return Shapes(
         text_shape=text_shape,
         latent_shape=latent_shape,
-        embedding_size=recipe.model.embedding_size,
+        embedding_size=model.embedding_size,
         subjects=subjects,
+        latents={kind: encoder_identity(kind, Path(resolve_model_path(model.path))).shape for kind in others},
         **{key: int(value) for key, value in sizes.items() if value is not None},
     )

@@ -1,7 +1,7 @@
-"""Pictures drawn while a stage trains: always of the same validation segments, from the same noise.
+"""Images drawn while a stage trains: always of the same validation segments, from the same noise.
 
-They show a run that goes wrong long before its figures do. Drawing leaves no trace in training: all noise comes from
-generators of its own, and whatever the loading of a model draws is taken back.
+They show that a run goes wrong long before its figures do. Drawing does not change training: all noise comes from
+generators of its own, and PyTorch's generators are restored after a model was loaded.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ _GAP_PX = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureSampler:
+class ImageSampler:
     """Draws what a model folder makes of hidden states, as `neuroimagen reconstruct` does from pure noise."""
 
     model: Path
@@ -31,7 +31,7 @@ class PictureSampler:
     scheduler: SchedulerName
 
     def draw(self, hidden: Tensor, rows: np.ndarray, *, unet: nn.Module | None = None) -> np.ndarray:
-        """Pictures uint8 [n, 3, S, S] of hidden states [n, L, D] that belong to `rows` of the index.
+        """Images uint8 [n, 3, S, S] of hidden states [n, L, D] that belong to `rows` of the index.
 
         unet: the network that is being trained, in place of the folder's own; it is used as it is. The folder's are
         loaded anew each time: between two drawings their memory is training's.
@@ -62,7 +62,7 @@ def draw_samples(stage: SampledStage, networks: Mapping[str, nn.Module], data: S
 
 
 def joined_grid(lines: list[np.ndarray]) -> np.ndarray:
-    """Lines of pictures, each uint8 [n, 3, S, S], as one picture [H, W, 3] with white gaps."""
+    """Lines of images, each uint8 [n, 3, S, S], as one image [H, W, 3] with white gaps."""
     framed = [np.pad(line, ((0, 0), (0, 0), (0, _GAP_PX), (0, _GAP_PX)), constant_values=255) for line in lines]
     grid = np.concatenate([line.transpose(2, 0, 3, 1).reshape(line.shape[2], -1, 3) for line in framed])
     return grid[:-_GAP_PX, :-_GAP_PX]

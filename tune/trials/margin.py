@@ -41,7 +41,7 @@ class WorkerLostError(Exception):
 def trial_recipe(default: Path, values: Values, *, seed: int, keep_checkpoints: int | None = None) -> Recipe:
     """The recipe of a trial: the default with its values, and with a checkpoint at every validation to resume from."""
     changes = [*overrides(values), f"seed={seed}"]
-    config = load_recipe(default, changes).contrastive
+    config = load_recipe(default, changes).stages["contrastive"]
     changes.append(f"contrastive.checkpoint_every={min(config.validate_every, config.checkpoint_every)}")
     if keep_checkpoints is not None:
         changes.append(f"contrastive.keep_checkpoints={max(keep_checkpoints, config.keep_checkpoints)}")
@@ -98,7 +98,7 @@ class MarginTrial(tune.Trainable):  # type: ignore[misc]
 
     def _start(self) -> None:
         recipe = self._recipe()
-        self._total = recipe.contrastive.steps
+        self._total = recipe.stages["contrastive"].steps
         path = self._trial.path / "recipe.yaml"
         with atomic_path(path) as temporary:
             temporary.write_text(dump_recipe(recipe), encoding="utf-8")

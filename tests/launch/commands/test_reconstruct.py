@@ -10,10 +10,10 @@ import torch
 import yaml
 
 from neuroimagen.launch.cli import main
-from neuroimagen.trainer.networks.encoders.base import EncoderConfig
+from neuroimagen.trainer.networks.encoders.registry import encoder_config
 from neuroimagen.trainer.networks.gan import SaliencyModel
+from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.reconstruction.manifest import read_reconstructions
-from neuroimagen.trainer.stages.semantic import SemanticModel
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def run(tiny_dataset_folder: Path, tiny_diffusion_folder: Path, tmp_path: Path) 
     network = {
         "n_channels": 6,
         "n_samples": 20,
-        "encoder": dataclasses.asdict(EncoderConfig(feature_size=8, kernel_samples=5, stride_samples=2)),
+        "encoder": dataclasses.asdict(encoder_config(feature_size=8, kernel_samples=5, stride_samples=2)),
     }
     torch.manual_seed(0)
     SaliencyModel(encoder=network, noise_size=5, image_size_px=16, width=16).save_pretrained(folder / "saliency/export")

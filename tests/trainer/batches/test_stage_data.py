@@ -59,7 +59,7 @@ def test_a_part_that_is_not_there_is_told_from_subjects_that_are_not_in_it(
     with pytest.raises(UserError, match=r"no val segments for subjects \(1,\)"):
         data.rows("val")
     monkeypatch.setattr(data.dataset, "rows", lambda split, subjects=None: none)
-    with pytest.raises(UserError, match="has no val part, and training needs one: make the data set again"):
+    with pytest.raises(UserError, match="has no val split, and training needs one: make the data set again"):
         data.rows("val")
 
 

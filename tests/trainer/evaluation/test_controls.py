@@ -14,7 +14,8 @@ from neuroimagen.trainer.evaluation import eeg_conditions as eeg_rows
 from neuroimagen.trainer.evaluation.results import Result, find
 from neuroimagen.trainer.evaluation.retrieval import predicted_features
 from neuroimagen.trainer.evaluation.verdict import drift_share, verdict
-from neuroimagen.trainer.networks.encoders.base import EEGEncoder, EncoderConfig, build_encoder
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, build_encoder
+from neuroimagen.trainer.networks.encoders.registry import encoder_config
 
 
 def results_of(folder: Path, **study: object) -> list[Result]:
@@ -118,7 +119,7 @@ def test_ridge_regression_finds_the_layout_and_the_left_out_subject_is_unseen() 
 def write_encoder_run(folder: Path, dataset: Dataset, seed: int) -> Path:
     torch.manual_seed(seed)
     encoder = build_encoder(
-        EncoderConfig(feature_size=6, spatial_filters=4, temporal_filters=8, kernel_samples=5),
+        encoder_config(feature_size=6, spatial_filters=4, temporal_filters=8, kernel_samples=5),
         n_channels=dataset.metadata.n_channels,
         n_samples=dataset.metadata.n_samples,
     )

@@ -2,24 +2,25 @@
 
 import json
 import pickle
-import typing
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_encoders import KINDS, fitting_config
 from torch.nn import functional as F
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.trainer.networks.encoders.base import EEGEncoder, EncoderConfig, build_encoder
+from neuroimagen.trainer.networks.encoders.base import EncoderConfig
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, build_encoder
+from neuroimagen.trainer.networks.encoders.registry import encoder_config
 from neuroimagen.trainer.networks.gan import SaliencyModel
 
-KINDS = typing.get_args(typing.get_type_hints(EncoderConfig)["kind"])
 SHAPES = [(128, 440), (17, 100), (5, 123), (63, 250)]
 
 
 def config(kind: str, **changes: object) -> EncoderConfig:
-    return EncoderConfig(**{"kind": kind, "feature_size": 24, "spatial_filters": 8, "temporal_filters": 12, **changes})
+    return fitting_config(kind, **{"feature_size": 24, "spatial_filters": 8, "temporal_filters": 12, **changes})
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -53,7 +54,7 @@ def test_features_gradients_and_round_trip(kind: str, shape: tuple[int, int], tm
 def test_nice_is_its_layers_one_after_the_other() -> None:
     """Filter and mean as one strided convolution against NICE's layers as they are written in its paper."""
     torch.manual_seed(1)
-    settings = EncoderConfig(
+    settings = encoder_config(
         kind="nice", feature_size=12, temporal_filters=8, spatial_filters=16, kernel_samples=9, pool_samples=11
     )
     encoder = build_encoder(settings, n_channels=5, n_samples=83).eval()
@@ -71,7 +72,7 @@ def test_nice_is_its_layers_one_after_the_other() -> None:
 
 
 def test_nice_has_as_many_parameters_as_its_released_code() -> None:
-    settings = EncoderConfig(
+    settings = encoder_config(
         kind="nice", feature_size=768, temporal_filters=40, spatial_filters=40, kernel_samples=25, stride_samples=5
     )
     encoder = build_encoder(settings, n_channels=63, n_samples=250)
@@ -139,3 +140,30 @@ def test_an_export_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"do not agree.*trunk\.head\.bias"):
         EEGEncoder.from_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["n_channels"] == 4
+
+
+FLAT = {
+    **{"feature_size": 24, "spatial_filters": 8, "temporal_filters": 12, "kernel_samples": 17, "stride_samples": 4},
+    **{"pool_samples": 51, "rectified": False, "token_samples": 4, "width": 128, "depth": 4, "heads": 4},
+    **{"block_dropout": 0.1, "dropout": 0.25, "whiten": True},
+}
+"""The settings that an export had, whatever its kind, when all kinds shared one configuration class."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exports_with_the_settings_of_every_kind_load_as_before(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = build_encoder(fitting_config(kind, **FLAT), n_channels=5, n_samples=100).eval()
+    encoder.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    assert content["encoder"].keys() < {"kind", *FLAT}
+    path.write_text(json.dumps(content | {"encoder": {"kind": kind, **FLAT}}))
+    eeg = torch.randn(2, 5, 100)
+    again = EEGEncoder.from_pretrained(tmp_path)
+    assert torch.equal(again(eeg), encoder(eeg))
+    assert again.config == encoder.config
+
+    path.write_text(json.dumps(content | {"encoder": {**content["encoder"], "no_such_setting": 1}}))
+    with pytest.raises(TypeError, match="no_such_setting"):
+        EEGEncoder.from_pretrained(tmp_path)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
-from neuroimagen.trainer.networks.encoders.base import EncoderConfig, build_encoder
+from neuroimagen.trainer.networks.encoders.eeg_encoder import build_encoder
+from neuroimagen.trainer.networks.encoders.registry import encoder_config
 from neuroimagen.trainer.networks.gan import (
     Discriminator,
     Generator,
@@ -96,7 +97,7 @@ def test_other_sizes_are_refused(size: int) -> None:
 
 
 def test_two_draws_share_one_encoding() -> None:
-    encoder = build_encoder(EncoderConfig(feature_size=8), n_channels=4, n_samples=64)
+    encoder = build_encoder(encoder_config(feature_size=8), n_channels=4, n_samples=64)
     model = SaliencyModel(encoder=encoder.config, noise_size=5, image_size_px=16, width=16, hidden_size=12).eval()
     eeg, z = torch.randn(3, 4, 64), torch.randn(6, 5)
     images, features = model(eeg, z, return_features=True)

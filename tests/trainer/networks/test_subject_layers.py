@@ -4,29 +4,29 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 import torch
+from small_encoders import KINDS, fitting_config
 from small_study import N_CHANNELS, N_SAMPLES, TRANSFORMER
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.eeg_conditions import load_encoder, summarise_segments
+from neuroimagen.trainer.networks.classifier import ClassifierModel
 from neuroimagen.trainer.networks.eeg_unet import EEGDiffusion
-from neuroimagen.trainer.networks.encoders.base import EEGEncoder, EncoderConfig, build_encoder
-from neuroimagen.trainer.networks.encoders.transformer import MaskedModel
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, build_encoder
+from neuroimagen.trainer.networks.encoders.registry import ENCODERS, encoder_config
 from neuroimagen.trainer.networks.gan import SaliencyModel
+from neuroimagen.trainer.networks.masked import MaskedModel
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
+from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.reconstruction.reconstruct import Picture, ReconstructConfig, Reconstructor
-from neuroimagen.trainer.stages.classifier import ClassifierModel
-from neuroimagen.trainer.stages.semantic import SemanticModel
 from neuroimagen.trainer.training.dry_run import dry_run
 
 Train = Callable[..., Path]
-KINDS = get_args(get_type_hints(EncoderConfig)["kind"])
 ON = "encoder.subject_layers=true"
 
 
@@ -42,7 +42,7 @@ def make(kind: str = "temporal_spatial", *, subjects: tuple[int, ...] | None = (
     }
     torch.manual_seed(0)
     encoder = build_encoder(
-        EncoderConfig(kind=kind, subject_layers=subjects is not None, **settings),  # type: ignore[arg-type]
+        fitting_config(kind, subject_layers=subjects is not None, **settings),
         n_channels=5,
         n_samples=60,
         subjects=subjects,
@@ -96,7 +96,7 @@ def test_a_segment_goes_through_its_subject_s_map(kind: str, tmp_path: Path) -> 
 
 def make_on_meta(kind: str) -> EEGEncoder:
     settings = {"feature_size": 12, "pool_samples": 9, "subject_layers": True, "unknown_subject": "error"}
-    config = EncoderConfig(kind=kind, **settings)  # type: ignore[arg-type]
+    config = fitting_config(kind, **settings)
     return build_encoder(config, n_channels=5, n_samples=60, subjects=[1, 2])
 
 
@@ -105,12 +105,12 @@ def test_without_them_an_export_says_nothing_of_them(tmp_path: Path) -> None:
     plain.save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text())
     assert settings.keys() == {"model_type", "n_channels", "n_samples", "encoder"}
-    names = {field.name for field in dataclasses.fields(EncoderConfig)}
+    names = {field.name for field in dataclasses.fields(ENCODERS["temporal_spatial"].Config)}
     assert settings["encoder"].keys() == names - {"subject_layers", "unknown_subject"}
     assert not [name for name in plain.state_dict() if "subject" in name]
     assert torch.equal(plain(eeg_of(2), torch.tensor([1, 2])), plain(eeg_of(2)))  # callers may always give it
     with pytest.raises(ValueError, match="needs to know the subjects"):
-        build_encoder(EncoderConfig(subject_layers=True), n_channels=5, n_samples=60)
+        build_encoder(encoder_config(subject_layers=True), n_channels=5, n_samples=60)
     with pytest.raises(ValueError, match="distinct subjects"):
         make(subjects=(1, 1))
 

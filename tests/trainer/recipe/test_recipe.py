@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.trainer.networks.encoders.registry import encoder_config
 from neuroimagen.trainer.recipe import recipe as config
 from neuroimagen.trainer.recipe.recipe import difference, dump_recipe, load_recipe
 
-RECIPES = Path(config.__file__).resolve().parent.parent / "launch" / "recipes"
+RECIPES = Path(config.__file__).resolve().parents[2] / "launch" / "recipes"
 
 
 @pytest.fixture
@@ -21,11 +23,11 @@ def recipe_file(tmp_path: Path) -> Path:
 def test_values_come_from_file_then_overrides(recipe_file: Path) -> None:
     recipe = load_recipe(recipe_file, ["contrastive.margin=0.25", "data.subjects=[1, 2]", "semantic.ema_decay=0.9"])
     assert recipe.seed == 3
-    assert recipe.contrastive.learning_rate == 1e-3  # YAML 1.1 reads 1e-3 as text
-    assert recipe.contrastive.margin == 0.25
+    assert recipe.stages["contrastive"].learning_rate == 1e-3  # YAML 1.1 reads 1e-3 as text
+    assert recipe.stages["contrastive"].margin == 0.25
     assert recipe.data.subjects == (1, 2)
-    assert recipe.semantic.ema_decay == 0.9
-    assert recipe.semantic_detailed.target == "text-detailed"
+    assert recipe.stages["semantic"].ema_decay == 0.9
+    assert recipe.stages["semantic_detailed"].target == "text-detailed"
 
 
 def test_a_dumped_recipe_is_read_back_equal(recipe_file: Path, tmp_path: Path) -> None:
@@ -107,3 +109,42 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 )
 def test_shipped_recipes_are_valid(path: Path) -> None:
     load_recipe(path)
+
+
+def test_runs_of_earlier_versions_load(tmp_path: Path) -> None:
+    """They name the bundled model `embedded`, and hold the settings of every kind of encoder."""
+    flat = {
+        **{"kind": "nice", "feature_size": 64, "spatial_filters": 40, "temporal_filters": 40, "kernel_samples": 25},
+        **{"stride_samples": 5, "pool_samples": 51, "rectified": False, "token_samples": 4, "width": 128, "depth": 4},
+        **{"heads": 4, "block_dropout": 0.1, "dropout": 0.5, "whiten": True, "subject_layers": False},
+        "unknown_subject": "mean",
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"model": {"path": "embedded"}, "encoder": flat}))
+    before = load_recipe(path)
+    assert before.encoder == encoder_config(
+        "nice",
+        **{"feature_size": 64, "spatial_filters": 40, "temporal_filters": 40, "kernel_samples": 25},
+        **{"stride_samples": 5, "pool_samples": 51, "dropout": 0.5},
+    )
+    assert before.model.path == "bundled"
+    path.write_text(dump_recipe(before))
+    assert load_recipe(path) == before
+
+
+def test_a_setting_belongs_to_its_kind_of_encoder(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("encoder: {feature_size: 64, temporal_filters: 32, kernel_samples: 9}\n")
+    assert load_recipe(path).encoder == encoder_config(feature_size=64, temporal_filters=32, kernel_samples=9)
+    # Another kind by an override takes what both have; what only the file's kind has is left out.
+    assert load_recipe(path, ["encoder.kind=lstm"]).encoder == encoder_config("lstm", feature_size=64)
+    assert load_recipe(path, ["encoder.kind=nice"]).encoder == encoder_config(
+        "nice", feature_size=64, temporal_filters=32, kernel_samples=9
+    )
+    path.write_text("encoder: {kind: lstm, kernel_samples: 9}\n")
+    with pytest.raises(
+        UserError, match=r"'encoder\.kernel_samples'; it is a setting of encoder\.kind temporal_spatial"
+    ):
+        load_recipe(path)
+    with pytest.raises(UserError, match=r"--set encoder\.kind=ltsm: encoder\.kind is 'ltsm'; expected one of lstm"):
+        load_recipe(path, ["encoder.kind=ltsm"])

@@ -17,20 +17,20 @@ import torch
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.processes import Ranks
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.trainer.networks.encoders.base import EncoderConfig
+from neuroimagen.trainer.networks.encoders.registry import encoder_config
 from neuroimagen.trainer.networks.gan import SaliencyModel
+from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.reconstruction import writing as reconstruction_folder
 from neuroimagen.trainer.reconstruction.latent_diffusion import LatentDiffusion
 from neuroimagen.trainer.reconstruction.manifest import read_manifest, read_picture
 from neuroimagen.trainer.reconstruction.reconstruct import ROWS, Picture, ReconstructConfig, Reconstructor, RowName
 from neuroimagen.trainer.reconstruction.writing import write_row
-from neuroimagen.trainer.stages.semantic import SemanticModel
 
 CONFIG = ReconstructConfig(steps=4, batch_size=3, guidance=2.0, strength=0.75)
 NETWORK = {
     "n_channels": 6,
     "n_samples": 20,
-    "encoder": dataclasses.asdict(EncoderConfig(feature_size=8, kernel_samples=5, stride_samples=2)),
+    "encoder": dataclasses.asdict(encoder_config(feature_size=8, kernel_samples=5, stride_samples=2)),
 }
 
 

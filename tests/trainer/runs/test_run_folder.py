@@ -65,7 +65,7 @@ def test_the_run_s_recipe_keeps_each_stage_as_it_was_trained(tmp_path: Path, rec
     begin(run, changed(recipe, tmp_path, "contrastive.margin=0.1"))
     begin(run, changed(recipe, tmp_path, "saliency.steps=3"), "saliency")
     joined = load_recipe(run / "config.yaml")
-    assert (joined.contrastive.margin, joined.saliency.steps) == (0.1, 3)
+    assert (joined.stages["contrastive"].margin, joined.stages["saliency"].steps) == (0.1, 3)
     with pytest.raises(UserError, match=r"another recipe's run: seed \(5 → 6\)"):
         begin(run, changed(recipe, tmp_path, "seed=6"), "semantic")
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from neuroimagen.data_shards.loading.reader import Batch
-from neuroimagen.trainer.networks.encoders.base import EncoderConfig
+from neuroimagen.trainer.networks.encoders.registry import encoder_config
 from neuroimagen.trainer.networks.randomness import StepRandom
-from neuroimagen.trainer.stages.semantic import SemanticConfig, SemanticModel, SemanticStage
+from neuroimagen.trainer.networks.semantic import SemanticModel
+from neuroimagen.trainer.stages.semantic import SemanticConfig, SemanticStage
 
 CAPTIONS = torch.tensor([[[5.0, -1.0], [5.0, 4.0]], [[5.0, 1.0], [5.0, 0.0]]])  # [2, L, D]; half of it never varies
 
@@ -35,10 +36,8 @@ class Store:
 
 def loss_of(answer: Tensor, loss: str) -> float:
     """Mean loss over EEG that was recorded with the first caption twice and with the second once."""
-    network = {"n_channels": 3, "n_samples": 16, "encoder": dataclasses.asdict(EncoderConfig(feature_size=4))}
-    stage = SemanticStage(
-        SemanticConfig(loss=loss), name="semantic", encoder=network, initial_encoder=None, text_shape=(2, 2)
-    )
+    network = {"n_channels": 3, "n_samples": 16, "encoder": dataclasses.asdict(encoder_config(feature_size=4))}
+    stage = SemanticStage(SemanticConfig(loss=loss), encoder=network, initial_encoder=None, text_shape=(2, 2))
     model = stage.networks["model"]
     assert isinstance(model, SemanticModel)
     model.fit_targets(Store(), np.array([0, 0, 1]))  # type: ignore[arg-type]

@@ -16,16 +16,17 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.format.schema import SPLITS
 from neuroimagen.launch import cli
+from neuroimagen.trainer.networks.classifier import ClassifierModel
 from neuroimagen.trainer.networks.eeg_unet import EEGDiffusion, NoiseSchedule, choose_trained, merged
-from neuroimagen.trainer.networks.encoders.base import EEGEncoder, EncoderConfig
-from neuroimagen.trainer.networks.encoders.transformer import MaskedModel
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
+from neuroimagen.trainer.networks.encoders.registry import encoder_config
+from neuroimagen.trainer.networks.masked import MaskedModel
+from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.recipe.recipe import load_recipe
-from neuroimagen.trainer.stages.base import is_zero_shot
-from neuroimagen.trainer.stages.classifier import ClassifierModel, labelled_rows
-from neuroimagen.trainer.stages.contrastive import zero_shot_parts
-from neuroimagen.trainer.stages.semantic import SemanticModel
+from neuroimagen.trainer.stages.classifier import labelled_rows
+from neuroimagen.trainer.stages.registry import STAGES
+from neuroimagen.trainer.stages.zero_shot import is_zero_shot, known_and_queries
 from neuroimagen.trainer.training import loop
-from neuroimagen.trainer.training.build import STAGE_NAMES, stage_config
 from neuroimagen.trainer.training.checkpoint import latest_checkpoint, read_state
 from neuroimagen.trainer.training.dry_run import dry_run
 from neuroimagen.trainer.training.loop import cut_batch
@@ -34,7 +35,7 @@ Train = Callable[..., Path]
 RECIPES = Path(cli.__file__).parent / "recipes"
 
 
-@pytest.mark.parametrize("name", STAGE_NAMES)
+@pytest.mark.parametrize("name", STAGES.names())
 def test_a_recipe_at_real_sizes_runs_dry(name: str) -> None:
     """128 × 440 EEG; for `diffusion` the U-Net of Stable Diffusion 1.5, whose weights are not there."""
     overrides = ["encoder.kind=transformer"] if name == "masked" else []
@@ -49,7 +50,7 @@ def test_a_recipe_at_real_sizes_runs_dry(name: str) -> None:
         # Stable Diffusion 1.5's U-Net has 859,520,964 parameters.
         semantic = dry_run(recipe, "semantic", num_ranks=8).networks[0].parameters
         assert size.parameters == 859_520_964 + semantic
-    assert stage_config(recipe, name).steps > 0
+    assert recipe.stages[name].steps > 0
 
 
 def test_masked_pre_training_and_what_starts_from_it(train_here: Train, recipe_path: Path, tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_masked_pre_training_over_several_data_sets(
 def test_hidden_tokens_are_hidden() -> None:
     """What the encoder makes of the visible tokens does not depend on the others, but the error does."""
     torch.manual_seed(0)
-    settings = EncoderConfig(kind="transformer", width=32, heads=2, depth=2, block_dropout=0.0)
+    settings = encoder_config(kind="transformer", width=32, heads=2, depth=2, block_dropout=0.0)
     encoder = {"n_channels": 5, "n_samples": 42, "encoder": vars(settings)}
     model = MaskedModel(encoder=encoder, decoder_width=32, decoder_depth=1)
     trunk = model.trunk
@@ -215,7 +216,7 @@ def test_diffusion_fine_tunes_what_it_says(
     lines = (stage / "metrics.jsonl").read_text()
     assert '"alignment"' in lines
     assert '"val_condition_gain"' in lines
-    assert recipe.diffusion.trained == trained
+    assert recipe.stages["diffusion"].trained == trained
 
 
 def test_lora_merges_to_the_same_function(tiny_diffusion_folder: Path) -> None:
@@ -288,14 +289,14 @@ def test_zero_shot_validation_compares_within_the_validation_part(
         train_here(recipe_path, "classifier", tmp_path / "other", "classifier.initialise_from=null")
 
 
-def test_zero_shot_parts_keep_a_stimulus_together() -> None:
+def test_known_and_queries_keep_a_stimulus_together() -> None:
     labels = np.array([5, 5, 5, 5, 7, 7, 9, 9, 9, 9])
     stimuli = np.array([0, 1, 0, 1, 2, 2, 3, 4, 5, 3])
     rows = np.arange(10) + 100
-    known, queries = zero_shot_parts(rows, labels, stimuli)
+    known, queries = known_and_queries(rows, labels, stimuli)
     assert known.tolist() == [100, 102, 104, 105, 106, 108, 109]
     assert queries.tolist() == [101, 103, 107]
     assert is_zero_shot(np.array([1, 2]), labels)
     assert not is_zero_shot(np.array([1, 9]), labels)
     with pytest.raises(UserError, match="none has two stimuli"):
-        zero_shot_parts(rows[:6], labels[:6], np.array([0, 0, 0, 0, 2, 2]))
+        known_and_queries(rows[:6], labels[:6], np.array([0, 0, 0, 0, 2, 2]))

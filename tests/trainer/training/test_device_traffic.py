@@ -23,7 +23,8 @@ from neuroimagen.trainer.batches.stage_data import StageData
 from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.reconstruction.latent_diffusion import load_latent_diffusion
 from neuroimagen.trainer.stages.base import Stage
-from neuroimagen.trainer.training.build import STAGE_NAMES, build_stage
+from neuroimagen.trainer.stages.registry import STAGES
+from neuroimagen.trainer.training.build import build_stage
 from neuroimagen.trainer.training.inputs import open_inputs
 from neuroimagen.trainer.training.loop import train_step
 from neuroimagen.trainer.training.process_group import Ranks
@@ -81,7 +82,7 @@ OVERRIDES = {
 }
 
 
-@pytest.mark.parametrize("name", STAGE_NAMES)
+@pytest.mark.parametrize("name", STAGES.names())
 def test_a_training_step_only_asks_for_its_losses(name: str, opened: Callable[..., Opened]) -> None:
     """One number a phase leaves the device, without a wait, and nothing but the batch enters it."""
     augmented = () if name == "masked" else (f"{name}.{AUGMENTED}",)
@@ -95,7 +96,7 @@ def test_a_training_step_only_asks_for_its_losses(name: str, opened: Callable[..
     assert [crossing.what for crossing in traffic.crossings] == ["copy out"] * len(stage.phases), traffic.crossings
 
 
-@pytest.mark.parametrize("name", STAGE_NAMES)
+@pytest.mark.parametrize("name", STAGES.names())
 def test_validation_keeps_to_its_device(name: str, opened: Callable[..., Opened]) -> None:
     stage, data = opened(name, *OVERRIDES.get(name, ()))
     for network in stage.networks.values():

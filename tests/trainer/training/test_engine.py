@@ -17,7 +17,8 @@ from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.trainer.batches.stage_data import StageData
 from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.stages.base import Stage
-from neuroimagen.trainer.training.build import STAGE_NAMES, build_stage
+from neuroimagen.trainer.stages.registry import STAGES
+from neuroimagen.trainer.training.build import build_stage
 from neuroimagen.trainer.training.engine import build_engines, set_learning_rates, whole_networks
 from neuroimagen.trainer.training.inputs import open_inputs
 from neuroimagen.trainer.training.loop import train_step
@@ -53,7 +54,7 @@ def train(stage: Stage, batches: list[Batch]) -> dict[str, nn.Module]:
     return whole_networks(engines)
 
 
-@pytest.mark.parametrize("name", STAGE_NAMES)
+@pytest.mark.parametrize("name", STAGES.names())
 def test_one_rank_s_steps_are_plain_pytorch_s(name: str, opened: Callable[..., Opened]) -> None:
     """With gradients far above the clip, and a learning rate that stays as it is."""
     settings = ("gradient_clip=0.01", "warmup_steps=0", "final_learning_rate_fraction=1.0")

@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.trainer.networks.encoders.base import EEGEncoder
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
 from neuroimagen.trainer.networks.gan import SaliencyModel
+from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.stages.contrastive import centroid_accuracy
-from neuroimagen.trainer.stages.semantic import SemanticModel
 from neuroimagen.trainer.training import checkpoint, loop
 from neuroimagen.trainer.training.checkpoint import latest_checkpoint, read_state
 

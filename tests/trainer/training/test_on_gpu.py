@@ -18,7 +18,7 @@ from small_study import PICTURE_KINDS, TEXT_KINDS, TRANSFORMER
 
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.reconstruction.manifest import read_picture, read_reconstructions
-from neuroimagen.trainer.training.build import STAGE_NAMES
+from neuroimagen.trainer.stages.registry import STAGES
 
 DEVICES = [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("gpu", marks=pytest.mark.gpu)]
 FRESH = ("saliency.initialise_from=null", "semantic.initialise_from=null", "semantic_detailed.initialise_from=null")
@@ -71,7 +71,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("stage", STAGE_NAMES)
+@pytest.mark.parametrize("stage", STAGES.names())
 def test_losses_are_the_cpu_s(stage: str, device: str, recipe_path: Path, run: Path, tmp_path: Path) -> None:
     """In float32 the first loss differs by rounding (of TF32 convolutions on a GPU), the later by what grows of it."""
     reference = run if stage == "diffusion" else tmp_path / "reference"
@@ -85,7 +85,7 @@ def test_losses_are_the_cpu_s(stage: str, device: str, recipe_path: Path, run: P
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("stage", STAGE_NAMES)
+@pytest.mark.parametrize("stage", STAGES.names())
 @pytest.mark.parametrize("setting", ["precision=bf16", "precision=fp16", "compile=true"])
 def test_other_precisions_are_close(stage: str, setting: str, recipe_path: Path, run: Path, tmp_path: Path) -> None:
     reference = run if stage == "diffusion" else tmp_path / "reference"
@@ -97,7 +97,7 @@ def test_other_precisions_are_close(stage: str, setting: str, recipe_path: Path,
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("stage", STAGE_NAMES)
+@pytest.mark.parametrize("stage", STAGES.names())
 def test_a_resumed_run_ends_with_the_same_bits(
     stage: str, device: str, recipe_path: Path, run: Path, tmp_path: Path
 ) -> None:

@@ -13,11 +13,11 @@ from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.networks.eeg_unet import EEGDiffusion
 from neuroimagen.trainer.networks.gan import SaliencyModel
 from neuroimagen.trainer.networks.pixels import to_uint8
+from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.reconstruction.reconstruct import ReconstructConfig
 from neuroimagen.trainer.stages.saliency import row_noise
-from neuroimagen.trainer.stages.semantic import SemanticModel
-from neuroimagen.trainer.training.samples import PictureSampler, joined_grid
+from neuroimagen.trainer.training.samples import ImageSampler, joined_grid
 
 Train = Callable[..., Path]
 DRAWING = ("reconstruct.steps=2", "reconstruct.guidance=2.0")
@@ -110,7 +110,7 @@ def test_semantic_and_diffusion_draw_pictures_when_asked(
     rows = rows[np.linspace(0, len(rows) - 1, 3).round().astype(int)]
     eeg = torch.from_numpy(np.stack([dataset.eeg(int(row)) for row in rows]))
     scheduler = ReconstructConfig().scheduler
-    sampler = PictureSampler(model=tiny_diffusion_folder, steps=2, guidance=2.0, scheduler=scheduler)
+    sampler = ImageSampler(model=tiny_diffusion_folder, steps=2, guidance=2.0, scheduler=scheduler)
     for name, kind in (("semantic", SemanticModel), ("diffusion", EEGDiffusion)):
         best = run[True] / name / "checkpoints" / "best-00000004"
         if not best.is_dir():

@@ -19,7 +19,7 @@ from torch import nn
 
 from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.trainer.batches.stage_data import Shapes
-from neuroimagen.trainer.networks.encoders.base import EncoderConfig
+from neuroimagen.trainer.networks.encoders.registry import encoder_config
 from neuroimagen.trainer.networks.randomness import StepRandom, derive_seed, reseed_dropout
 from neuroimagen.trainer.recipe.recipe import ModelConfig, Recipe
 from neuroimagen.trainer.stages.base import AugmentConfig, Stage
@@ -27,9 +27,10 @@ from neuroimagen.trainer.stages.classifier import ClassifierConfig
 from neuroimagen.trainer.stages.contrastive import ContrastiveConfig
 from neuroimagen.trainer.stages.diffusion import DiffusionConfig
 from neuroimagen.trainer.stages.masked import MaskedConfig
+from neuroimagen.trainer.stages.registry import STAGES
 from neuroimagen.trainer.stages.saliency import SaliencyConfig
 from neuroimagen.trainer.stages.semantic import SemanticConfig, SemanticDetailedConfig
-from neuroimagen.trainer.training.build import STAGE_NAMES, build_stage
+from neuroimagen.trainer.training.build import build_stage
 from neuroimagen.trainer.training.engine import Frozen, build_engines, init_gloo, set_learning_rates, whole_networks
 from neuroimagen.trainer.training.loop import train_step
 from neuroimagen.trainer.training.process_group import Ranks
@@ -71,7 +72,16 @@ def recipe(stage: str, **settings: Any) -> Recipe:
         "augment": AugmentConfig(shift_samples=3, scale_std=0.2, drop_channels=0.2),
         **settings,
     }
-    small = EncoderConfig(feature_size=8, spatial_filters=6, temporal_filters=8, kernel_samples=5, stride_samples=2)
+    common_encoder: dict[str, Any] = {
+        "feature_size": 8,
+        "dropout": 0.3,
+        "subject_layers": stage in ("masked", "classifier"),
+    }
+    if stage == "masked":
+        encoder = encoder_config("transformer", **common_encoder, width=32, heads=2, depth=2)
+    else:
+        filters = {"spatial_filters": 6, "temporal_filters": 8, "kernel_samples": 5, "stride_samples": 2}
+        encoder = encoder_config(**common_encoder, **filters)
     widths = {
         "image_size_px": 16,
         "noise_size": 4,
@@ -79,22 +89,21 @@ def recipe(stage: str, **settings: Any) -> Recipe:
         "generator_hidden_size": 12,
         "discriminator_width": 8,
     }
-    if stage == "masked":
-        small = replace(small, kind="transformer", width=32, heads=2, depth=2)
-    small = replace(small, subject_layers=stage in ("masked", "classifier"))
     accumulation = common.pop("gradient_accumulation", 1)
     mined = ContrastiveConfig(**common, num_classes=4, num_samples=4)
     common["gradient_accumulation"] = accumulation
     return Recipe(
         model=ModelConfig(path=sys.argv[2]),
-        encoder=replace(small, dropout=0.3),
-        diffusion=DiffusionConfig(**common, batch_size=TOTAL, alignment_weight=0.1),
-        masked=MaskedConfig(**common, batch_size=TOTAL, decoder_width=32),
-        classifier=ClassifierConfig(**common, batch_size=TOTAL),
-        contrastive=mined,
-        saliency=SaliencyConfig(**common, **widths, batch_size=TOTAL, discriminator_learning_rate=1e-2),
-        semantic=SemanticConfig(**common, batch_size=TOTAL, hidden_size=8),
-        semantic_detailed=SemanticDetailedConfig(**common, batch_size=TOTAL, hidden_size=8),
+        encoder=encoder,
+        stages={
+            "diffusion": DiffusionConfig(**common, batch_size=TOTAL, alignment_weight=0.1),
+            "masked": MaskedConfig(**common, batch_size=TOTAL, decoder_width=32),
+            "classifier": ClassifierConfig(**common, batch_size=TOTAL),
+            "contrastive": mined,
+            "saliency": SaliencyConfig(**common, **widths, batch_size=TOTAL, discriminator_learning_rate=1e-2),
+            "semantic": SemanticConfig(**common, batch_size=TOTAL, hidden_size=8),
+            "semantic_detailed": SemanticDetailedConfig(**common, batch_size=TOTAL, hidden_size=8),
+        },
     )
 
 
@@ -192,7 +201,7 @@ def variants(name: str) -> dict[str, dict[str, Any]]:
 def compare_weights(ranks: Ranks) -> dict[str, float]:
     """Root mean square distance of the weights from plain PyTorch's after STEPS steps."""
     differences: dict[str, float] = {}
-    for name in STAGE_NAMES:
+    for name in STAGES.names():
         reference = build_stage(recipe(name), name, shapes(name))
         if name == "contrastive":
             reference._triplet_loss.global_batch = False  # type: ignore[attr-defined]
@@ -209,7 +218,7 @@ def compare_weights(ranks: Ranks) -> dict[str, float]:
 def record_losses(ranks: Ranks) -> dict[str, list[float]]:
     """The losses of 20 steps, the mean over ranks, of every stage and ZeRO stage."""
     losses: dict[str, list[float]] = {}
-    for name in STAGE_NAMES:
+    for name in STAGES.names():
         for variant in (0, 1, 2, 3):
             stage = build_stage(recipe(name, zero_stage=variant, learning_rate=1e-3), name, shapes(name))
             losses[f"{name} zero {variant}"] = train_on_ranks(stage, ranks, batches(stage, 20))

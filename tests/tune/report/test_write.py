@@ -15,7 +15,7 @@ def test_the_result_of_a_margin_search_is_a_recipe_with_its_origin(tmp_path: Pat
     store(folder, margin_search(), [*margin_records(), *confirmation_records([0.81, 0.8], [0.71, 0.7])])
     write_result(folder, margin_search(), Recipe())
     recipe = load_recipe(folder.best)
-    assert (recipe.contrastive.margin, recipe.contrastive.distance) == (0.9, "cosine")
+    assert (recipe.stages["contrastive"].margin, recipe.stages["contrastive"].distance) == (0.9, "cosine")
     text = folder.best.read_text()
     assert text.startswith("# Found by `neuroimagen tune margin`: margin 0.9, distance cosine.\n")
     assert "# knn_accuracy 0.8000 on the validation split (trials/0004)." in text

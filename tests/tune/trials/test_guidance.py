@@ -16,11 +16,11 @@ from neuroimagen.data_shards.dataset.sealed import SealedPartError, sealed
 from neuroimagen.launch.cli import main
 from neuroimagen.trainer.evaluation import metrics
 from neuroimagen.trainer.evaluation.image_conditions import describe_stimuli, load_judges
-from neuroimagen.trainer.networks.encoders.base import EncoderConfig
+from neuroimagen.trainer.networks.encoders.registry import encoder_config
 from neuroimagen.trainer.networks.gan import SaliencyModel
+from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.reconstruction.reconstruct import Picture, Reconstructor
-from neuroimagen.trainer.stages.semantic import SemanticModel
 from neuroimagen.tune.records import SearchFolder, read_lines
 from neuroimagen.tune.trials.guidance import Workbench, chunks, guidance_recipe, spread
 
@@ -28,7 +28,7 @@ from neuroimagen.tune.trials.guidance import Workbench, chunks, guidance_recipe,
 @pytest.fixture
 def run(tiny_dataset_folder: Path, tiny_diffusion_folder: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "trained"
-    encoder = EncoderConfig(feature_size=8, kernel_samples=5, stride_samples=2)
+    encoder = encoder_config(feature_size=8, kernel_samples=5, stride_samples=2)
     network = {"n_channels": 6, "n_samples": 20, "encoder": dataclasses.asdict(encoder)}
     torch.manual_seed(0)
     SaliencyModel(encoder=network, noise_size=5, image_size_px=16, width=16).save_pretrained(folder / "saliency/export")

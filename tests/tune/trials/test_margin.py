@@ -63,9 +63,9 @@ def test_a_trial_s_recipe_is_the_default_its_values_and_a_checkpoint_at_every_va
     path = tmp_path / "recipe.yaml"
     path.write_text("seed: 4\ncontrastive: {validate_every: 20, checkpoint_every: 500, keep_checkpoints: 2}\n")
     recipe = trial_recipe(path, {"contrastive.margin": 0.25}, seed=9, keep_checkpoints=8)
-    assert (recipe.seed, recipe.contrastive.margin) == (9, 0.25)
-    assert (recipe.contrastive.checkpoint_every, recipe.contrastive.keep_checkpoints) == (20, 8)
-    assert trial_recipe(path, {}, seed=4).contrastive.keep_checkpoints == 2
+    assert (recipe.seed, recipe.stages["contrastive"].margin) == (9, 0.25)
+    assert (recipe.stages["contrastive"].checkpoint_every, recipe.stages["contrastive"].keep_checkpoints) == (20, 8)
+    assert trial_recipe(path, {}, seed=4).stages["contrastive"].keep_checkpoints == 2
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_a_trial_is_a_deepspeed_job_of_two_ranks(study: Path, tmp_path: Path) ->
     (environment,) = json.loads((run / "contrastive" / "environment.json").read_text())
     assert environment["num_ranks"] == 2
     assert (run / "contrastive" / "export" / "config.json").is_file()
-    assert load_recipe(out / "best.yaml").contrastive.margin == 0.5
+    assert load_recipe(out / "best.yaml").stages["contrastive"].margin == 0.5
     wait_for_silence(out)
 
 
@@ -150,6 +150,6 @@ def test_a_population_of_real_runs_exchanges_checkpoints(study: Path, tmp_path: 
         copy = json.loads(path.read_text().splitlines()[-1])
         newest = SearchFolder(out).trial(f"trials/{path.parent.name}").newest_run
         recipe = load_recipe(newest / "contrastive" / "config.yaml")
-        assert recipe.contrastive.margin == copy["values"]["contrastive.margin"]
+        assert recipe.stages["contrastive"].margin == copy["values"]["contrastive.margin"]
         assert (newest / "contrastive" / "export").is_dir()
     wait_for_silence(out)

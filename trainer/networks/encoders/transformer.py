@@ -1,20 +1,41 @@
-"""The masked transformer encoder: EEG as a row of tokens, some of them hidden in pre-training.
+"""A transformer over tokens of time, which the masked stage can pre-train.
 
-Tokens are short stretches of time over all channels (DreamDiffusion, Bai et al. 2023); as in MAE (He et al. 2022) the
-encoder sees the tokens that are left, and a light decoder draws the hidden ones.
+Tokens are short stretches of time over all channels (DreamDiffusion, Bai et al. 2023).
 
 Shapes: B segments, C channels, T samples, N tokens, V visible tokens, W width.
 """
 
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neuroimagen.trainer.networks.encoders.base import EEGEncoder, EncoderConfig
-from neuroimagen.trainer.networks.pretrained import PretrainedModule
+from neuroimagen.trainer.networks.encoders.base import EncoderConfig, Trunk
 from neuroimagen.trainer.networks.randomness import SampleDropout
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig(EncoderConfig):
+    """`encoder.kind: transformer`: tokens of time, the encoder that the masked stage can pre-train (DreamDiffusion)."""
+
+    kind: Literal["transformer"] = "transformer"
+    token_samples: int = 4
+    """Samples of a token, over all channels."""
+    width: int = 128
+    """W: size of a token."""
+    depth: int = 4
+    """Number of blocks."""
+    heads: int = 4
+    """Heads of attention."""
+    block_dropout: float = 0.1
+    """Dropout after each block's dense layers."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.width % self.heads:
+            raise ValueError(f"encoder.width {self.width} is no multiple of encoder.heads {self.heads}")
 
 
 class Block(nn.Module):
@@ -47,13 +68,13 @@ def run_blocks(blocks: nn.ModuleList, x: Tensor, *, checkpointing: bool) -> Tens
     return x
 
 
-class TransformerTrunk(nn.Module):
+class TransformerTrunk(Trunk):
     """Tokens of whitened EEG, learned positions, transformer blocks; the mean token becomes the features."""
 
-    def __init__(self, config: EncoderConfig, *, n_channels: int, n_samples: int) -> None:
-        super().__init__()
-        if config.width % config.heads:
-            raise ValueError(f"encoder.width {config.width} is no multiple of encoder.heads {config.heads}")
+    Config = TransformerConfig
+
+    def __init__(self, config: TransformerConfig, *, n_channels: int, n_samples: int) -> None:
+        super().__init__(config, n_channels=n_channels, n_samples=n_samples)
         self.token_samples = config.token_samples
         self.num_tokens = n_samples // config.token_samples  # samples beyond the last whole token are left out
         if self.num_tokens < 2:
@@ -82,47 +103,3 @@ class TransformerTrunk(nn.Module):
 
     def forward(self, eeg: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
         return self.head(self.dropout(self.encode(self.tokens(eeg, mean, whitening)).mean(1)))
-
-
-class MaskedModel(PretrainedModule):
-    """Predicts hidden tokens from visible ones. The encoder is what pre-training leaves; the decoder is thrown away."""
-
-    model_type: ClassVar[str] = "masked-model"
-
-    def __init__(self, *, encoder: dict[str, Any], decoder_width: int, decoder_depth: int) -> None:
-        super().__init__()
-        self.config = {"encoder": encoder, "decoder_width": decoder_width, "decoder_depth": decoder_depth}
-        self.encoder = EEGEncoder(**encoder)
-        trunk = self.trunk
-        heads = max(1, decoder_width // 32)
-        self.enter = nn.Linear(trunk.norm.normalized_shape[0], decoder_width)
-        self.mask_token = nn.Parameter(torch.zeros(decoder_width))
-        self.position = nn.Parameter(0.02 * torch.randn(trunk.num_tokens, decoder_width))
-        self.decoder = nn.ModuleList([Block(decoder_width, heads, 0.0) for _ in range(decoder_depth)])
-        self.leave = nn.Sequential(nn.LayerNorm(decoder_width), nn.Linear(decoder_width, trunk.embed.in_features))
-        trunk.head.requires_grad_(False)  # features are none of this model's business
-
-    @property
-    def trunk(self) -> TransformerTrunk:
-        trunk = self.encoder.trunk
-        if not isinstance(trunk, TransformerTrunk):
-            raise ValueError("masked pre-training needs encoder.kind: transformer")
-        return trunk
-
-    def forward(self, eeg: Tensor, order: Tensor, num_visible: int, subject: Tensor | None = None) -> Tensor:
-        """Mean squared error [B] of the hidden tokens. order: int64 [B, N], a permutation of the tokens each; the first
-        `num_visible` of it are seen. subject: int64 [B], for subject layers.
-        """
-        trunk, mean = self.trunk, self.encoder.channel_mean
-        tokens = trunk.tokens(eeg, mean, self.encoder.whitening)
-        inputs = tokens
-        if self.encoder.subject_layers is not None:
-            # What is to be drawn stays as recorded: a map that shrank its own target would be a way to lose nothing.
-            inputs = trunk.tokens(eeg, mean, self.encoder.projection(subject))
-        seen = self.enter(trunk.encode(inputs, order[:, :num_visible]))  # [B, V, Wd]
-        hidden = self.mask_token.expand(len(eeg), trunk.num_tokens - num_visible, -1)
-        shuffled = torch.cat([seen, hidden.to(seen.dtype)], dim=1)
-        x = torch.zeros_like(shuffled).scatter(1, order[:, :, None].expand_as(shuffled), shuffled) + self.position
-        drawn = self.leave(run_blocks(self.decoder, x, checkpointing=trunk.checkpointing))
-        error = (drawn - tokens).float().square().mean(2)  # [B, N]
-        return error.gather(1, order[:, num_visible:]).mean(1)

@@ -1,0 +1,66 @@
+"""The U-Net of a latent diffusion model's folder, with what training it needs to know."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from neuroimagen.data_shards.frozen_models.encoders import loading
+from neuroimagen.data_shards.frozen_models.model_folder import component_folder, read_config
+from neuroimagen.trainer.bundled_model.location import BUNDLED, resolve_model_path
+from neuroimagen.trainer.networks.eeg_unet import NoiseSchedule
+
+STABLE_DIFFUSION_1_SCHEDULER = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "epsilon",
+}
+STABLE_DIFFUSION_1_SCALING = 0.18215
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedUNet:
+    """A U-Net, the noise schedule it was trained with, and the scaling of its latents."""
+
+    network: nn.Module
+    schedule: NoiseSchedule
+    scaling_factor: float
+    folder: Path | None
+    """None in a dry run without the model folder."""
+
+
+def load_unet(model: str, *, latent_shape: tuple[int, int, int], text_shape: tuple[int, int]) -> LoadedUNet:
+    """The U-Net of `model`, a recipe's model.path; on the meta device its weights are not read.
+
+    In a dry run (the meta device) the folder may be absent: then the sizes are Stable Diffusion 1.x's, with latents of
+    `latent_shape` (C, h, w) and hidden states as wide as `text_shape` (L, D) says.
+
+    Raises UserError for a folder that is not a diffusers model.
+    """
+    from diffusers import UNet2DConditionModel
+
+    dry = torch.get_default_device().type == "meta"
+    if dry and model != BUNDLED and not Path(model).is_dir():
+        unet = UNet2DConditionModel(
+            sample_size=latent_shape[1],
+            in_channels=latent_shape[0],
+            out_channels=latent_shape[0],
+            cross_attention_dim=text_shape[1],
+        )
+        with torch.device("cpu"):
+            schedule = NoiseSchedule(STABLE_DIFFUSION_1_SCHEDULER)
+        return LoadedUNet(network=unet, schedule=schedule, scaling_factor=STABLE_DIFFUSION_1_SCALING, folder=None)
+    folder = resolve_model_path(model)
+    unet_folder = component_folder(folder, "unet")
+    if dry:
+        unet = UNet2DConditionModel.from_config(read_config(unet_folder))
+    else:
+        with loading(unet_folder):
+            unet = UNet2DConditionModel.from_pretrained(unet_folder, use_safetensors=True)
+    with torch.device("cpu"):
+        schedule = NoiseSchedule(read_config(component_folder(folder, "scheduler"), "scheduler_config.json"))
+    scaling_factor = float(read_config(component_folder(folder, "vae"))["scaling_factor"])
+    return LoadedUNet(network=unet, schedule=schedule, scaling_factor=scaling_factor, folder=folder)
