@@ -17,7 +17,7 @@ import functools
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 import yaml
@@ -82,11 +82,16 @@ class Sources:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TypeByKey:
-    """The dataclass of a section that depends on one of the section's keys, as that of an encoder on `encoder.kind`."""
+    """The dataclass of a section that depends on one of the section's keys, as that of an encoder on `encoder.kind`.
+
+    The type of the section's field is a base class of these dataclasses.
+    """
 
     key: str
     type_of: Callable[[Any], type]
     """Value of the key, None where it is not given → dataclass. Raises UserError or ValueError for an unknown value."""
+    values: Iterable[str] = ()
+    """Every value, for the message about a setting that belongs to another value."""
 
 
 class Schema(Generic[T]):
@@ -167,6 +172,11 @@ class Schema(Generic[T]):
 
     def _nearest(self, root: Any, key: Key) -> str:
         """What the unknown `key` was meant to be, or which keys there are."""
+        section = ".".join(key[:-1])
+        if (choice := self._types.get(section)) is not None:
+            owners = [value for value in choice.values if key[-1] in _fields(choice.type_of(value))]
+            if owners:
+                return f"it is a setting of {section}.{choice.key} {' and '.join(owners)}."
         keys = list(self._keys(self._kind, root, ()))
         siblings = {known[-1]: known for known in keys if known[:-1] == key[:-1]}
         # At the top also "contrastive_margin" for contrastive.margin; a section's other keys have its name in common.

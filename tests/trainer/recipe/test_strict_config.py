@@ -68,7 +68,7 @@ def encoder_type(kind: Any) -> type[Encoder]:
     return types[kind]
 
 
-SCHEMA = Schema(Config, types={"encoder": TypeByKey(key="kind", type_of=encoder_type)})
+SCHEMA = Schema(Config, types={"encoder": TypeByKey(key="kind", type_of=encoder_type, values=("conv", "lstm"))})
 
 
 def read(tree: dict[str, Any], *overrides: str) -> Config:
@@ -106,6 +106,7 @@ def test_the_tree_that_is_read_stays_as_it_is() -> None:
         ({"train": {"stesp": 1}}, "unknown key 'train.stesp'; did you mean 'train.steps'?"),
         ({"rate": 1}, "unknown key 'rate'; did you mean 'train.rate'?"),
         ({"train_steps": 1}, "unknown key 'train_steps'; did you mean 'train.steps'?"),
+        ({"encoder": {"layers": 2}}, "unknown key 'encoder.layers'; it is a setting of encoder.kind lstm."),
         ({"encoder": {"xyz": 2}}, "unknown key 'encoder.xyz'; the keys there are encoder.kind, encoder.feature"),
         ({"RENAMED": 1}, "unknown key 'RENAMED'; the keys there are seed, subjects, encoder, train, space."),
         ({"encoder": {"kind": "gru"}}, "encoder.kind: there is no encoder 'gru'. There are conv, lstm."),
