@@ -26,13 +26,13 @@ from neuroimagen.benchmarks.frozen_model import (
     write_report,
 )
 from neuroimagen.benchmarks.machine import describe
-from neuroimagen.data_shards.common.processes import Ranks
+from neuroimagen.data_shards.common.process_share import ProcessShare
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
-from neuroimagen.data_shards.dataset.stimuli import square_image
+from neuroimagen.data_shards.format.images import square_image
 from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
 from neuroimagen.data_shards.frozen_models.model_folder import image_size_px
-from neuroimagen.data_shards.latent_cache.encode import LatentCache
+from neuroimagen.data_shards.latent_cache.cache import LatentCache
 from neuroimagen.data_shards.simulator.drawn_stimuli import draw_scene, sample_scene
 from neuroimagen.data_shards.writing.writer import DatasetWriter
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
         pictures = write_pictures(scratch / "pictures", args.images)
         write_dataset(scratch / "data", pictures)
         cache = LatentCache(
-            Dataset.open(scratch / "data"), model, batch_size=args.batch_size, ranks=Ranks(device=device)
+            Dataset.open(scratch / "data"), model, batch_size=args.batch_size, ranks=ProcessShare(device=device)
         )
         vae = load_vae(model, device)
         batched = plain_loop(vae, pictures, scratch / "batched", image_size_px(model), args.batch_size)

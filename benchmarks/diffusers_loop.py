@@ -19,7 +19,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from neuroimagen.benchmarks.stable_diffusion import DiffusionSizes
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.data_shards.dataset.stimuli import Stimuli, square_image
+from neuroimagen.data_shards.dataset.stimulus_store import StimulusStore
+from neuroimagen.data_shards.format.images import square_image
 
 LEARNING_RATE = 1e-5
 """The example's README; it decides nothing here."""
@@ -28,7 +29,7 @@ LEARNING_RATE = 1e-5
 class CaptionedPictures(TorchDataset[dict[str, Tensor]]):
     """Pictures of a data set, decoded at every visit, cut, mirrored at random, scaled; tokens in place of captions."""
 
-    def __init__(self, stimuli: Stimuli, sizes: DiffusionSizes) -> None:
+    def __init__(self, stimuli: StimulusStore, sizes: DiffusionSizes) -> None:
         self._stimuli = stimuli
         self._size_px = sizes.image_size_px
         num_tokens, _ = sizes.text_shape

@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.data_shards.dataset.latent_store import SHARD_ITEMS, LatentItems, LatentMetadata, LatentStore
+from neuroimagen.data_shards.dataset.latent_format import SHARD_ITEMS, LatentMetadata
+from neuroimagen.data_shards.dataset.latent_items import LatentItems
+from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
 from neuroimagen.data_shards.latent_cache.write import LatentWriter
 from neuroimagen.data_shards.writing.writer import DatasetWriter

@@ -18,8 +18,9 @@ from neuroimagen.benchmarks.feed import Encode, StageBatches
 from neuroimagen.benchmarks.machine import timed
 from neuroimagen.benchmarks.noise_data import write_noise
 from neuroimagen.benchmarks.train_steps import WARM_UP_STEPS, Step, bare_step, bundled_shapes, recipe_of
-from neuroimagen.data_shards.frozen_models.encoders import TextEncoder, VaeEncoder
-from neuroimagen.data_shards.latent_cache.encode import LatentCache
+from neuroimagen.data_shards.frozen_models.text import TextEncoder
+from neuroimagen.data_shards.frozen_models.vae import VaeEncoder
+from neuroimagen.data_shards.latent_cache.cache import LatentCache
 from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.trainer.batches.stage_data import BatchNeeds
 from neuroimagen.trainer.bundled_model.location import bundled_model_path

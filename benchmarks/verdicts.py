@@ -33,7 +33,8 @@ from PIL import Image
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.format.schema import segment_key
 from neuroimagen.data_shards.simulator.forward_model import ForwardModelConfig
-from neuroimagen.data_shards.simulator.study import Study, StudyConfig, write_shards
+from neuroimagen.data_shards.simulator.study import Study, StudyConfig
+from neuroimagen.data_shards.simulator.write_study import write_shards
 from neuroimagen.trainer.evaluation.eeg_conditions import (
     SegmentSummaries,
     centroid_predictions,

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from neuroimagen.data_shards.common.errors import UserError
     from neuroimagen.data_shards.dataset.dataset import Dataset
     from neuroimagen.data_shards.loading.reader import Batch, Reader
-    from neuroimagen.data_shards.sources.base import Source, ingest
+    from neuroimagen.data_shards.sources.base import Source
+    from neuroimagen.data_shards.sources.ingest import ingest
     from neuroimagen.data_shards.writing.writer import DatasetWriter
     from neuroimagen.kernels.semihard import SemiHardTripletLoss, mine_semihard
     from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
@@ -45,7 +46,7 @@ _MODULES = {
     "SemiHardTripletLoss": "kernels.semihard",
     "Source": "data_shards.sources.base",
     "UserError": "data_shards.common.errors",
-    "ingest": "data_shards.sources.base",
+    "ingest": "data_shards.sources.ingest",
     "load_recipe": "trainer.recipe.recipe",
     "mine_semihard": "kernels.semihard",
 }

@@ -4,6 +4,7 @@ Every import counts, also those inside functions and those for type checkers: a 
 """
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -13,36 +14,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "": (("benchmarks",), ("launch",), ("tune",), ("trainer",), ("data_shards", "kernels")),
-    "launch": (("cli",), ("commands",), ("demo", "jobs")),
-    "trainer": (
-        ("report", "training"),
-        ("runs",),
-        ("recipe",),
-        ("evaluation", "stages"),
-        ("reconstruction",),
-        ("batches",),
-        ("networks",),
-        ("bundled_model",),
-    ),
-    "data_shards": (
-        ("latent_cache", "loading", "simulator", "sources"),
-        ("writing",),
-        ("dataset",),
-        ("frozen_models", "remote"),
-        ("format",),
-        ("common",),
-    ),
-    "kernels": (("batch_hard", "semihard"), ("backends",), ("triplets",)),
-}
-"""Of each folder: its rooms, from the top; a room imports from those below it, not from those beside or above it."""
+LAYERS: dict[str, list[list[str]]] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+    "neuroimagen"
+]["rooms"]
+"""Of each folder, and of the package itself: its rooms, from the top."""
 
 
 @cache
 def modules() -> dict[str, Path]:
     """Dotted name below neuroimagen → file."""
-    folders = {folder for layer in LAYERS[""] for folder in layer}
+    folders = {folder for layer in LAYERS["neuroimagen"] for folder in layer}
     return {
         ".".join(path.relative_to(ROOT).with_suffix("").parts): path
         for folder in sorted(folders)
@@ -70,12 +51,12 @@ def _imported(path: Path) -> Iterator[str]:
 def room(module: str, folder: str) -> str | None:
     """The room of `folder` in which a module stands; None for one outside the folder."""
     parts = module.split(".")
-    if not folder:
+    if folder == "neuroimagen":
         return parts[0]
     return parts[1] if parts[0] == folder and len(parts) > 1 else None
 
 
-@pytest.mark.parametrize("folder", LAYERS, ids=lambda folder: folder or "top level")
+@pytest.mark.parametrize("folder", LAYERS)
 def test_arrows_between_rooms_point_down(folder: str) -> None:
     level = {name: depth for depth, layer in enumerate(LAYERS[folder]) for name in layer}
     wrong = []

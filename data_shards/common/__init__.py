@@ -1,1 +1,1 @@
-"""What every room of data_shards uses: errors, files, progress, checksums, permutations."""
+"""What every folder of data_shards uses: errors, files, progress, checksums, permutations, registries."""

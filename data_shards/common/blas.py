@@ -1,4 +1,4 @@
-"""Holds BLAS to one thread where a result is promised to the bit."""
+"""Limits BLAS to one thread where a result must be the same to the bit on every machine."""
 
 import threading
 from contextlib import AbstractContextManager
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class _SharedLimit(AbstractContextManager[None]):
-    """One limit for the whole process: the first thread that enters sets it, the last that leaves takes it back."""
+    """One limit for the whole process: the first thread that enters sets it, the last one that leaves removes it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -19,7 +19,7 @@ class _SharedLimit(AbstractContextManager[None]):
 
         with self._lock:
             if self._holders == 0:
-                # threadpoolctl lets only the thread that set a limit first set another, and says nothing to the rest.
+                # threadpoolctl silently ignores every thread but the one that first set a limit.
                 OpenBLASController.clear_controlling_thread(force=True)
                 self._limits = threadpool_limits(1, user_api="blas")
             self._holders += 1
@@ -41,10 +41,10 @@ _LIMIT = _SharedLimit()
 
 
 def single_blas_thread() -> AbstractContextManager[None]:
-    """Hold NumPy's BLAS to one thread: the last bit of a sum depends on how many threads share it.
+    """Limit NumPy's BLAS to one thread: the last bit of a sum depends on how many threads share it.
 
-    It may be entered again inside itself, and by several threads at once. What is computed inside is the same whatever
-    OPENBLAS_NUM_THREADS, OMP_NUM_THREADS and the number of cores are. It still depends on the version of NumPy and on
-    the kind of processor, for which BLAS chooses its kernels (OPENBLAS_CORETYPE).
+    The context may be entered again inside itself, and by several threads at once. Results computed inside do not
+    depend on OPENBLAS_NUM_THREADS, OMP_NUM_THREADS and the number of cores. They do depend on the version of NumPy and
+    on the kind of processor, for which BLAS chooses its kernels (OPENBLAS_CORETYPE).
     """
     return _LIMIT

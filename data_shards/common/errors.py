@@ -1,9 +1,9 @@
-"""Errors that a user can mend. The command line prints them as one line, without a traceback."""
+"""Errors that a user can correct. The command line prints them as one line, without a traceback."""
 
 
 class UserError(Exception):
-    """Something the user gave is wrong; the message says what and how to mend it. Exit code 1."""
+    """Something that the user gave is wrong; the message says what, and how to correct it. Exit code 1."""
 
 
 class UsageError(UserError):
-    """The command's words are wrong (options that exclude each other, for instance). Exit code 2."""
+    """The command line is wrong, for instance because two options exclude each other. Exit code 2."""

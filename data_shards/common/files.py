@@ -1,4 +1,4 @@
-"""Outputs appear whole or not at all: written under a temporary sibling name, synced, renamed."""
+"""Outputs that appear complete or not at all: written under a temporary name beside the target, synced, renamed."""
 
 import fcntl
 import os
@@ -66,7 +66,8 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         sync_path(folder.parent)
     except OSError as error:
         raise UserError(
-            f"cannot write {folder}: {error.strerror or error}. Free space or choose another --out; nothing is left."
+            f"cannot write {folder}: {error.strerror or error}. Free space or choose another --out; nothing was "
+            "written."
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -74,10 +75,11 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def held_folder(folder: Path, *, doing: str, option: str) -> Iterator[None]:
-    """Hold a folder for one job, which is `doing` something in it; the lock ends with the process. A job that fails
-    before it has written anything leaves nothing that was not there before.
+    """Lock a folder for one job; the lock ends with the process. A job that fails before it has written anything
+    removes the folders and the lock file that it made.
 
-    Raises UserError, naming the process, if another job has it: `option` is what another folder is chosen with.
+    `doing` says in a word what the job does there ("training"), and `option` is the command-line option that chooses
+    the folder; both are for the message. Raises UserError, naming the process, if another job holds the folder.
     """
     lock = folder / ".lock"
     try:
@@ -96,7 +98,7 @@ def held_folder(folder: Path, *, doing: str, option: str) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            with suppress(OSError):  # a folder in which another job has begun something meanwhile, or that is gone
+            with suppress(OSError):  # another job has begun something in the folder meanwhile, or has removed it
                 if lock not in before and set(folder.iterdir()) == before | {lock}:
                     lock.unlink()
                     for path in made:
@@ -110,7 +112,7 @@ def _open_lock(path: Path) -> TextIO:
 
 
 def _is_taken(file: TextIO, path: Path, *, doing: str, option: str) -> bool:
-    """Take the lock; False if the file went meanwhile, with a job that left nothing. Raises UserError if it is held."""
+    """Take the lock. Returns False if the file was removed meanwhile, by a job that failed; UserError if it is held."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -1,4 +1,4 @@
-"""Progress bars: on a terminal only, rank 0 only."""
+"""Progress bars, on a terminal and on rank 0 only."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 def track(iterable: Iterable[T], *, total: int | None = None, desc: str = "", unit: str = "it") -> Iterator[T]:
-    """Iterate with a progress bar on stderr; silent when stderr is no terminal or this is not rank 0."""
+    """Iterate with a progress bar on stderr; silent when stderr is not a terminal or this is not rank 0."""
     from tqdm import tqdm
 
     hidden = not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0"

@@ -1,1 +1,1 @@
-"""An open data set: index, stimuli, latents; verifying and auditing it."""
+"""An open data set: its index, stimuli and latents; joining, sealing, verifying and auditing data sets."""

@@ -1,4 +1,4 @@
-"""Opens a data set folder: its metadata, its index as NumPy columns, its stimuli, its segments, its latents."""
+"""Opens a data set: its metadata, its index as NumPy columns, its stimuli, its segments, its latents."""
 
 import dataclasses
 import hashlib
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.dataset.sealed import SealedPartError, sealed_parts
-from neuroimagen.data_shards.dataset.stimuli import DEFAULT_CACHE_BYTES, Stimuli
+from neuroimagen.data_shards.dataset.sealed import SealedSplitError, sealed_splits
+from neuroimagen.data_shards.dataset.stimulus_store import DEFAULT_CACHE_BYTES, StimulusStore
 from neuroimagen.data_shards.format.encoding import decode_eeg
 from neuroimagen.data_shards.format.schema import (
     INDEX_SCHEMA,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Index:
-    """The columns of index.parquet, one row a segment; see schema.INDEX_SCHEMA for their meaning."""
+    """The columns of index.parquet, one row per segment; see schema.INDEX_SCHEMA for their meaning."""
 
     shard: np.ndarray
     offset: np.ndarray
@@ -61,7 +61,7 @@ class Index:
 
     @cached_property
     def key(self) -> np.ndarray:
-        """Keys as text, made when first asked for: they follow from the row."""
+        """Keys as text. They follow from the row, so they are made only when they are asked for."""
         return np.array([segment_key(row) for row in range(len(self))], dtype="U9")
 
     @cached_property
@@ -71,26 +71,26 @@ class Index:
 
 
 class Dataset:
-    """A data set, here or behind a URL. Opening checks dataset.json and both tables; tars open when first read."""
+    """A data set, local or behind a URL. Opening it checks dataset.json and both tables; tars open when first read."""
 
     def __init__(
         self,
         folder: Path,
         metadata: DatasetMetadata,
         index: Index,
-        stimuli: Stimuli,
+        stimuli: StimulusStore,
         remote: RemoteDataset | None = None,
     ) -> None:
         self.folder = folder
-        """Of a remote data set: the local mirror of its small files."""
+        """For a remote data set: the local mirror of its small files."""
         self.remote = remote
         self.metadata = metadata
         self.index = index
         self.stimuli = stimuli
         self.segments = _shards(folder, remote, "segments", metadata.segment_shards)
         self._npy_header = npy_header(metadata.n_channels, metadata.n_samples)
-        parts = sealed_parts()
-        stimuli.withhold(_only_in(parts, index, len(stimuli)) if parts else None)
+        sealed = sealed_splits()
+        stimuli.withhold(_shown_only_in(sealed, index, len(stimuli)) if sealed else None)
 
     @classmethod
     def open(
@@ -102,8 +102,8 @@ class Dataset:
     ) -> "Dataset":
         """Open the data set in folder `path`, or below a URL that fsspec opens (http, s3, hf …).
 
-        Decoded pictures are cached up to `image_cache_bytes`. `remote_options` is for URLs; by default the cache is
-        where the environment says (docs/remote.md). Raises UserError naming the file when anything is missing, damaged
+        Decoded images are cached up to `image_cache_bytes`. `remote_options` is for URLs; by default the environment
+        says where the cache is (docs/remote.md). Raises UserError naming the file when anything is missing, damaged
         or hostile.
         """
         url = as_url(path)
@@ -121,12 +121,12 @@ class Dataset:
         check_locations(table, shard_bytes=metadata.stimulus_shards, where=str(table_path))
         check_stimulus_texts(table, where=str(table_path))
         shards = _shards(folder, remote, "stimuli", metadata.stimulus_shards)
-        stimuli = Stimuli(table, shards, cache_bytes=image_cache_bytes)
+        stimuli = StimulusStore(table, shards, cache_bytes=image_cache_bytes)
         check_range(stimuli.labels, low=0, high=metadata.num_classes, what="label", where=str(table_path))
         return cls(folder, metadata, _read_index(folder, metadata, stimuli), stimuli, remote)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process opens the data set itself: mapped files and locks do not travel."""
+        """Another process opens the data set itself, because mapped files and locks cannot be pickled."""
         options = None if self.remote is None else self.remote.options
         return _open_again, (self.location, options)
 
@@ -137,16 +137,16 @@ class Dataset:
 
     @property
     def sources(self) -> tuple["Dataset", ...]:
-        """The data sets that its rows lie in: itself alone, unless it is joined of several (joined.py)."""
+        """The data sets that its rows lie in: itself alone, unless several are joined (joined.py)."""
         return (self,)
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of each row: which of `sources` it lies in, and its row there."""
+        """For each row: the number of the data set among `sources` in which it lies, and its row there."""
         return np.zeros(len(rows), dtype=np.int64), rows
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits that stand for the content of both tables, and through their CRCs for every sample."""
+        """16 hex digits that identify the content: both tables, and by their CRCs every sample."""
         tables = "".join(self.metadata.tables[name] for name in ("index.parquet", "stimuli.parquet"))
         return hashlib.sha256(tables.encode()).hexdigest()[:16]
 
@@ -154,11 +154,14 @@ class Dataset:
         return len(self.index)
 
     def rows(self, split: str, subjects: Iterable[int] | None = None) -> np.ndarray:
-        """int64 rows of one part (train, val or test), in file order, of all subjects or of those given."""
+        """int64 rows of one split (train, val or test), in file order, of all subjects or of those given.
+
+        Raises SealedSplitError if this process must not read the split.
+        """
         if split not in SPLITS:
             raise UserError(f"split {split!r} is not one of {', '.join(SPLITS)}.")
-        if split in sealed_parts():
-            raise SealedPartError(f"the {split} part of {self.folder}")
+        if split in sealed_splits():
+            raise SealedSplitError(f"the {split} split of {self.folder}")
         chosen = self.index.split_code == SPLITS.index(split)
         if subjects is not None:
             wanted = sorted(set(subjects))
@@ -168,22 +171,25 @@ class Dataset:
         return np.flatnonzero(chosen)
 
     def eeg_bytes(self, row: int) -> memoryview:
-        """The stored float16 data of a segment, [C, T] in C order, after the CRC and header checks."""
+        """The stored float16 data of a segment, [C, T] in C order, after the CRC and header checks.
+
+        Raises CorruptSampleError if a check fails, SealedSplitError if the segment is in a sealed split.
+        """
         return next(self.eeg_contents(np.array([row])))
 
     def eeg_contents(self, rows: np.ndarray) -> Iterator[memoryview]:
-        """The same of several segments, one after the other."""
+        """`eeg_bytes` of several segments, one after the other."""
         index, header = self.index, self._npy_header
-        for part in sealed_parts():
-            hidden = rows[index.split_code[rows] == SPLITS.index(part)]
+        for split in sealed_splits():
+            hidden = rows[index.split_code[rows] == SPLITS.index(split)]
             if len(hidden):
-                raise SealedPartError(f"segment {segment_key(int(hidden[0]))} of {self.folder}")
-        # As lists: taking a number out of an array costs as much as all the checks of a segment but its CRC.
+                raise SealedSplitError(f"segment {segment_key(int(hidden[0]))} of {self.folder}")
+        # As lists, because taking a number out of an array costs as much as all checks of a segment except its CRC.
         columns = (index.shard, index.offset, index.size, index.crc32)
         places = zip(*(column[rows].tolist() for column in columns), strict=True)
         for position, content in enumerate(self.segments.read_all_checked(places)):
-            # Every .eeg.npy of a data set has one shape and dtype, so its header is one constant: comparing bytes is
-            # both the strictest check and the cheapest.
+            # Every .eeg.npy of a data set has the same shape and dtype and so the same header: comparing bytes is both
+            # the strictest check and the cheapest.
             if content is None:
                 raise self._corrupt(int(rows[position]), "its CRC differs from the index")
             if content[: len(header)] != header:
@@ -196,7 +202,7 @@ class Dataset:
         return decode_eeg(stored, float(self.index.scale[row]))
 
     def latents(self, kind: str, *, model: str) -> "LatentStore":
-        """The cached latents of `kind` (vae, text-class, text-detailed, image …) made by `model`.
+        """The cached latents of `kind` (vae, text-class, image …) made by the model in folder `model`.
 
         Raises UserError naming what is cached when none matches.
         """
@@ -219,9 +225,9 @@ def _shards(folder: Path, remote: RemoteDataset | None, name: str, shard_bytes: 
     return ShardFolder(folder / name, shard_bytes) if remote is None else remote.shards(name, shard_bytes)
 
 
-def _only_in(parts: tuple[str, ...], index: Index, num_stimuli: int) -> np.ndarray:
-    """bool [stimuli]: those that were shown in the given parts and in no other."""
-    inside = np.isin(index.split_code, [SPLITS.index(part) for part in parts])
+def _shown_only_in(splits: tuple[str, ...], index: Index, num_stimuli: int) -> np.ndarray:
+    """bool [stimuli]: those that were shown in the given splits and in no other."""
+    inside = np.isin(index.split_code, [SPLITS.index(split) for split in splits])
     shown = np.zeros((2, num_stimuli), dtype=bool)
     shown[0, index.stimulus[inside]] = True
     shown[1, index.stimulus[~inside]] = True
@@ -235,10 +241,10 @@ def _table_digest(metadata: DatasetMetadata, name: str, folder: Path) -> str:
     return digest
 
 
-def _read_index(folder: Path, metadata: DatasetMetadata, stimuli: Stimuli) -> Index:
+def _read_index(folder: Path, metadata: DatasetMetadata, stimuli: StimulusStore) -> Index:
     path = folder / "index.parquet"
     where = str(path)
-    # Keys follow from the row, so 10 million of them need not be held as text; `data verify` compares them.
+    # Keys follow from the row, so 10 million of them need not be kept as text; `data verify` compares them.
     names = [name for name in INDEX_SCHEMA.names if name != "key"]
     groups = read_row_groups(
         path,

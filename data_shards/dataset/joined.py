@@ -1,7 +1,8 @@
-"""Several data sets as one to train on: their training parts beside that of the first.
+"""Joining: several data sets become one to train on, of which the first decides the format.
 
-What may differ is what can be undone exactly: the order and surplus of named channels, the length beyond the first's,
-the unit of the amplitude. A sampling rate cannot, and neither can a missing channel.
+The joined data set has the training splits of all, and the validation and test splits of the first alone. The others
+may differ from the first where that can be undone exactly: in the order of named channels, in additional channels and
+samples, in the unit of the amplitude. They cannot join with another sampling rate or with a channel missing.
 
 Shapes: C channels, T samples, of the first data set; segments are [C, T] whichever data set they come from.
 """
@@ -18,86 +19,87 @@ from neuroimagen.data_shards.dataset.dataset import Dataset, Index
 from neuroimagen.data_shards.format.schema import DatasetMetadata
 
 SUBJECT_STRIDE = 1_000_000
-"""Subject s of the k-th further data set (from 1) is number k · SUBJECT_STRIDE + s: another person than the first's s.
-"""
+"""Subject s of the k-th further data set (from 1) gets number k · SUBJECT_STRIDE + s, because it is another person than
+subject s of the first."""
 _AMPLITUDE_SEGMENTS = 256
 """Training segments, at most, that a data set's amplitude is measured on."""
 
 
 class JoinedDataset(Dataset):
-    """The rows of several data sets, one after the other; row numbers count on from one to the next.
+    """The segments of several data sets, one data set after the other; row numbers continue from one to the next.
 
-    The training part is that of all; validation and test parts are the first's alone. Metadata and stimuli are the
-    first's: only the EEG of the others is of use. Their amplitudes are brought to the first's by one factor each.
+    The training split is that of all; validation and test splits are the first's alone. Metadata and stimuli are the
+    first's, so only the EEG of the others can be used. One factor each scales their amplitudes to the first's.
     """
 
-    def __init__(self, parts: Sequence[Dataset]) -> None:
+    def __init__(self, datasets: Sequence[Dataset]) -> None:
         """Raises UserError that says why when a data set cannot join the first."""
-        first, *others = parts
+        first, *others = datasets
         super().__init__(first.folder, first.metadata, first.index, first.stimuli)
-        if len({part.digest for part in parts}) < len(parts):
-            raise UserError(f"a data set is named twice among {', '.join(part.location for part in parts)}.")
-        self.parts = tuple(parts)
-        self._layouts = [_Layout(first, part) for part in parts]
-        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+        if len({dataset.digest for dataset in datasets}) < len(datasets):
+            raise UserError(f"a data set is named twice among {', '.join(dataset.location for dataset in datasets)}.")
+        self.datasets = tuple(datasets)
+        self._layouts = [_Layout(first, dataset) for dataset in datasets]
+        self._starts = np.cumsum([0, *(len(dataset) for dataset in datasets)])
         amplitude = typical_amplitude(first)
         columns = [{field.name: getattr(first.index, field.name) for field in dataclasses.fields(Index)}]
-        for number, part in enumerate(others, start=1):
-            if max(part.metadata.subjects) >= SUBJECT_STRIDE:
-                raise UserError(f"{part.location}: subject numbers must be below {SUBJECT_STRIDE} to join another's.")
-            columns.append({field.name: getattr(part.index, field.name) for field in dataclasses.fields(Index)})
+        for number, other in enumerate(others, start=1):
+            if max(other.metadata.subjects) >= SUBJECT_STRIDE:
+                raise UserError(f"{other.location}: subject numbers must be below {SUBJECT_STRIDE} to join another's.")
+            columns.append({field.name: getattr(other.index, field.name) for field in dataclasses.fields(Index)})
             columns[-1] |= {
-                "scale": part.index.scale * np.float32(amplitude / typical_amplitude(part)),
-                "subject": part.index.subject + number * SUBJECT_STRIDE,
-                "label": part.index.label + sum(before.metadata.num_classes for before in parts[:number]),
-                "stimulus": part.index.stimulus + sum(before.metadata.num_stimuli for before in parts[:number]),
+                "scale": other.index.scale * np.float32(amplitude / typical_amplitude(other)),
+                "subject": other.index.subject + number * SUBJECT_STRIDE,
+                "label": other.index.label + sum(before.metadata.num_classes for before in datasets[:number]),
+                "stimulus": other.index.stimulus + sum(before.metadata.num_stimuli for before in datasets[:number]),
             }
         self.index = Index(**{name: np.concatenate([column[name] for column in columns]) for name in columns[0]})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return JoinedDataset, (self.parts,)
+        return JoinedDataset, (self.datasets,)
 
     @property
     def sources(self) -> tuple[Dataset, ...]:
-        return self.parts
+        return self.datasets
 
     def locate(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        part = np.searchsorted(self._starts, rows, side="right") - 1
-        return part, rows - self._starts[part]
+        source = np.searchsorted(self._starts, rows, side="right") - 1
+        return source, rows - self._starts[source]
 
     @property
     def location(self) -> str:
-        return " + ".join(part.location for part in self.parts)
+        return " + ".join(dataset.location for dataset in self.datasets)
 
     @cached_property
     def digest(self) -> str:
-        """Of all parts, in their order."""
-        return "+".join(part.digest for part in self.parts)
+        """Of all data sets, in their order."""
+        return "+".join(dataset.digest for dataset in self.datasets)
 
     @property
     def subjects(self) -> tuple[int, ...]:
-        """Of the further data sets, as `index.subject` has them."""
+        """Numbers of the further data sets' subjects, as in `index.subject`."""
         return tuple(
             subject + number * SUBJECT_STRIDE
-            for number, part in enumerate(self.parts[1:], start=1)
-            for subject in part.metadata.subjects
+            for number, other in enumerate(self.datasets[1:], start=1)
+            for subject in other.metadata.subjects
         )
 
     def rows(self, split: str, subjects: Iterable[int] | None = None) -> np.ndarray:
-        """As of the first data set, `subjects` being its own; of `train` also all that the others have."""
-        rows = [self.parts[0].rows(split, subjects)]
+        """Rows of the first data set's split and subjects; for `train` also all training rows of the others."""
+        rows = [self.datasets[0].rows(split, subjects)]
         if split == "train":
-            rows += [part.rows("train") + start for part, start in zip(self.parts[1:], self._starts[1:-1], strict=True)]
+            others = zip(self.datasets[1:], self._starts[1:-1], strict=True)
+            rows += [other.rows("train") + start for other, start in others]
         return np.concatenate(rows)
 
     def eeg_contents(self, rows: np.ndarray) -> Iterator[memoryview]:
-        """float16 data [C, T] in C order; of a further data set its channels put in order, its end cut off."""
-        for part, own in zip(*(place.tolist() for place in self.locate(rows)), strict=True):
-            yield self._layouts[part].arrange(self.parts[part].eeg_bytes(own))
+        """float16 data [C, T] in C order; those of further data sets with channels reordered and the end cut off."""
+        for source, own in zip(*(place.tolist() for place in self.locate(rows)), strict=True):
+            yield self._layouts[source].arrange(self.datasets[source].eeg_bytes(own))
 
 
 class _Layout:
-    """How the segments of a data set become [C, T] of the first."""
+    """Brings the segments of a data set into the shape [C, T] of the first."""
 
     def __init__(self, first: Dataset, other: Dataset) -> None:
         metadata = other.metadata
@@ -116,10 +118,11 @@ class _Layout:
 
 
 def channel_order(first: DatasetMetadata, other: DatasetMetadata, *, where: str) -> np.ndarray:
-    """int64 [C]: which channel of `other` is each of `first`'s. Raises UserError if `other` cannot join it.
+    """int64 [C]: for each channel of `first`, its place among `other`'s. Raises UserError if `other` cannot join.
 
-    The rule: the same sampling rate; segments at least as long, of which the beginning is used; every channel of the
-    first, found by its name whatever the letters' case. Where neither names its channels: as many, in the same order.
+    The sampling rates must be equal. Segments of `other` must be at least as long; their beginning is used. Every
+    channel of `first` is found by its name, whatever the case of the letters; where neither data set names its
+    channels, both must have the same number, and the order is taken to be the same.
     """
     if not np.isclose(first.sfreq, other.sfreq, rtol=1e-6, atol=0):
         raise UserError(
@@ -151,7 +154,7 @@ def channel_order(first: DatasetMetadata, other: DatasetMetadata, *, where: str)
 
 
 def typical_amplitude(dataset: Dataset) -> float:
-    """The median channel's standard deviation over training segments, in the data set's units; a pure function of it.
+    """The median channel's standard deviation over training segments, in the data set's units.
 
     Raises UserError when more than half of the channels are flat.
     """

@@ -1,7 +1,9 @@
-"""Parts of a data set that may not be read: a search over settings must never see the part that it is judged on.
+"""Sealing: splits of a data set that this process, and every process it starts, must not read.
 
-The seal is an environment variable, so that every process started under it is sealed too. It guards against mistakes:
-whoever unsets the variable means to.
+A search over settings seals the test split, so that no setting can be chosen by looking at the data on which the
+result is reported. Asking a data set for the rows, the EEG or the images of a sealed split raises SealedSplitError. The
+seal is an environment variable, which child processes inherit. It guards against mistakes, not against intent: whoever
+unsets the variable can read the split.
 """
 
 import os
@@ -10,31 +12,32 @@ from contextlib import contextmanager
 
 from neuroimagen.data_shards.common.errors import UserError
 
-VARIABLE = "NEUROIMAGEN_SEALED_PARTS"
+VARIABLE = "NEUROIMAGEN_SEALED_SPLITS"
+"""Names of the sealed splits, separated by commas."""
 
 
-class SealedPartError(UserError):
-    """Something asked for a sealed part of a data set."""
+class SealedSplitError(UserError):
+    """Something asked for data of a sealed split."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what} is sealed: settings are searched for here, and a search may not see it.")
+        super().__init__(f"{what} is sealed: a search over settings runs here, and it must not read this data.")
 
 
-def sealed_parts() -> tuple[str, ...]:
-    """The parts that this process may not read."""
+def sealed_splits() -> tuple[str, ...]:
+    """The splits that this process must not read."""
     return tuple(filter(None, os.environ.get(VARIABLE, "").split(",")))
 
 
-def seal(*parts: str) -> None:
-    """Seal parts for the rest of this process's life, and for the processes it starts."""
-    os.environ[VARIABLE] = ",".join(sorted({*sealed_parts(), *parts}))
+def seal(*splits: str) -> None:
+    """Seal splits until this process ends, and for the processes that it starts."""
+    os.environ[VARIABLE] = ",".join(sorted({*sealed_splits(), *splits}))
 
 
 @contextmanager
-def sealed(*parts: str) -> Iterator[None]:
-    """Parts sealed for the length of a block."""
+def sealed(*splits: str) -> Iterator[None]:
+    """Seal splits for the length of a block."""
     before = os.environ.get(VARIABLE)
-    seal(*parts)
+    seal(*splits)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""`data verify`: every byte of a data set against its index."""
+"""`data verify` compares every byte of a data set with its index."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -22,13 +22,13 @@ _Members = list[tuple[str, int, int, bytes | None]]
 def verify(location: str | Path) -> Iterator[str]:
     """Yield every problem found, as a line that names shard, key, offset and what is wrong.
 
-    The tables' digests stand in dataset.json; the tables determine every tar header, every .json member, every byte of
-    padding; pictures and EEG are checked by CRC and decoded. Raises UserError when dataset.json or a table is damaged,
-    for then nothing else can be judged.
+    dataset.json holds the digests of the tables. The tables determine every tar header, every .json member and every
+    byte of padding; images and EEG are checked by CRC and decoded. Raises UserError when dataset.json or a table is
+    damaged, because then nothing else can be checked.
     """
     dataset = Dataset.open(location)
     if (dataset.folder / "dataset.json").read_bytes() != dataset.metadata.to_json().encode():
-        yield f"{dataset.location}/dataset.json: it reads the same, but is not byte for byte what was written."
+        yield f"{dataset.location}/dataset.json: its values are sound, but its bytes are not those that were written."
     yield from _unexpected_files(dataset)
     yield from _wrong_keys(dataset)
     stimuli, index = dataset.stimuli, dataset.index
@@ -55,7 +55,7 @@ def verify(location: str | Path) -> Iterator[str]:
         )
         return _sample(segment_key(row), "eeg.npy", int(index.offset[row]), int(index.size[row]), text)
 
-    def check_picture(row: int) -> None:
+    def check_image(row: int) -> None:
         stimuli.image(row)
 
     def check_segment(row: int) -> None:
@@ -63,7 +63,7 @@ def verify(location: str | Path) -> Iterator[str]:
             shard = dataset.segments.where(int(index.shard[row]))
             raise UserError(f"{shard}: segment {segment_key(row)} at offset {index.offset[row]} holds NaN or infinity.")
 
-    yield from _verify_shards("stimuli", stimuli.shards, stimuli.shard, stimuli.offset, stimulus_members, check_picture)
+    yield from _verify_shards("stimuli", stimuli.shards, stimuli.shard, stimuli.offset, stimulus_members, check_image)
     yield from _verify_shards("segments", dataset.segments, index.shard, index.offset, segment_members, check_segment)
     yield from _verify_latents(dataset)
 
@@ -85,11 +85,11 @@ def _verify_latents(dataset: Dataset) -> Iterator[str]:
             continue
         metadata = store.metadata
         if (folder / "latents.json").read_bytes() != metadata.to_json().encode():
-            yield f"{folder / 'latents.json'}: it reads the same, but is not byte for byte what was written."
+            yield f"{folder / 'latents.json'}: its values are sound, but its bytes are not those that were written."
         if folder.name != metadata.name:
-            yield f"{folder}: its latents.json is that of {metadata.name}."
+            yield f"{folder}: its latents.json is that of {metadata.name}. Give the folder that name."
         if store.stimulus_keys != list(dataset.stimuli.keys):
-            yield f"{folder}: these are latents of other stimuli. They are never used; remove them."
+            yield f"{folder}: these are latents of other stimuli, which are never used. Remove the folder."
         for shard in track(range(len(store.shards)), total=len(store.shards), desc=f"verify {metadata.kind}"):
             try:
                 content = store.shards.view(shard)
@@ -102,7 +102,7 @@ def _verify_latents(dataset: Dataset) -> Iterator[str]:
             expected = {"latents.json", "index.parquet", *map(shard_name, range(len(store.shards)))}
             for path in sorted(folder.iterdir()):
                 if path.name not in expected:
-                    yield f"{path}: this file is no part of the data set."
+                    yield f"{path}: this file does not belong to the data set."
 
 
 def _verify_shards(
@@ -164,7 +164,7 @@ def _unexpected_files(dataset: Dataset) -> Iterator[str]:
             found = sorted(path.name for path in place.iterdir()) if place.is_dir() else []
         for name in found:
             if name not in expected:
-                yield f"{dataset.location}/{folder}/{name}: this file is no part of the data set."
+                yield f"{dataset.location}/{folder}/{name}: this file does not belong to the data set."
 
 
 def _wrong_keys(dataset: Dataset) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""What lies on disk: dataset.json, tables, tars, encoded EEG."""
+"""The files of a data set: dataset.json, tables, tars, encoded EEG."""

@@ -45,7 +45,7 @@ INDEX_SCHEMA = pa.schema(
         }.items()
     ]
 )
-"""index.parquet: one row a segment."""
+"""index.parquet: one row per segment."""
 
 STIMULI_SCHEMA = pa.schema(
     [
@@ -57,10 +57,10 @@ STIMULI_SCHEMA = pa.schema(
         pa.field("extension", pa.string(), nullable=False),  # jpg or png
         pa.field("label", pa.int32(), nullable=False),
         pa.field("caption", pa.string(), nullable=False),  # of the class
-        pa.field("detailed_caption", pa.string()),  # of this picture; null where there is none
+        pa.field("detailed_caption", pa.string()),  # of this image; null where there is none
     ]
 )
-"""stimuli.parquet: one row a stimulus."""
+"""stimuli.parquet: one row per stimulus."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class ClassInfo:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DatasetMetadata:
-    """dataset.json. A source fills the first part; the writer fills the second."""
+    """dataset.json. A source gives the fields up to `provenance`; the writer fills in the others."""
 
     name: str
     n_channels: int
@@ -86,10 +86,10 @@ class DatasetMetadata:
     """Pass band of the recording, if known."""
     channel_names: tuple[str, ...] | None = None
     split_rule: str = ""
-    """How the parts were made, in words."""
+    """How the segments were divided into train, val and test, in words."""
     preprocessing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Hashes of the source files, parameters, versions, whatever the source declares."""
+    """Hashes of the source files, parameters, versions, and what else the source declares."""
 
     schema_version: int = SCHEMA_VERSION
     subjects: tuple[int, ...] = ()
@@ -126,7 +126,7 @@ class DatasetMetadata:
 
     @classmethod
     def from_json(cls, text: str, *, where: str) -> "DatasetMetadata":
-        """Parse dataset.json; `where` names the file in errors. Raises UserError on anything out of order."""
+        """Parse dataset.json; `where` names the file in errors. Raises UserError for anything invalid."""
         try:
             raw = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -144,7 +144,7 @@ class DatasetMetadata:
 
 
 def metadata_digest(body: Mapping[str, Any]) -> str:
-    """SHA-256 of dataset.json's fields; one flipped byte in a sampling rate would otherwise go unnoticed."""
+    """SHA-256 of dataset.json's fields; without it one flipped byte in a sampling rate would not be noticed."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
@@ -199,7 +199,7 @@ def _checked_fields(raw: dict[str, Any], where: str) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SegmentRecord:
-    """One segment on its way into a data set."""
+    """One segment to be written into a data set."""
 
     eeg: np.ndarray
     """float32 [C, T], finite; with a `scale`, float16 as another data set stores it."""
@@ -212,23 +212,23 @@ class SegmentRecord:
     block: int = -1
     order: int = -1
     scale: float | None = None
-    """None: the EEG is yet to be encoded. Else the EEG is `eeg` × scale, and its bytes are kept."""
+    """None: the writer encodes `eeg`. A number: the EEG is `eeg` × scale, and `eeg` is stored as it is."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StimulusRecord:
-    """One picture on its way into a data set."""
+    """One stimulus to be written into a data set."""
 
     key: str
     image: bytes
-    """The encoded picture, as it will be stored."""
+    """The encoded image, as it will be stored."""
     extension: str
     """jpg or png."""
     label: int
     caption: str
     """Caption of the class."""
     detailed_caption: str | None = None
-    """Caption of this picture."""
+    """Caption of this image."""
 
     def __post_init__(self) -> None:
         if not is_valid_key(self.key):
@@ -252,7 +252,7 @@ def npy_header(n_channels: int, n_samples: int) -> bytes:
 
 
 def segment_json(*, label: int, stimulus: str, subject: int, block: int, order: int, split: str, scale: float) -> bytes:
-    """Content of <key>.json: what a reader without our index needs."""
+    """Content of <key>.json: what a reader that does not know the index needs."""
     fields = {
         "block": block,
         "label": label,
@@ -278,9 +278,7 @@ def read_metadata(path: Path) -> DatasetMetadata:
             raise UserError(f"{path} is {path.stat().st_size:,} bytes; a dataset.json stays below 64 MiB.")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(
-            f"no data set at {path.parent}: {path.name} is not there. Make one with `data ingest`."
-        ) from None
+        raise UserError(f"no data set at {path.parent}: {path.name} is missing. Make one with `data ingest`.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
     return DatasetMetadata.from_json(text, where=str(path))

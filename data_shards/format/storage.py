@@ -20,16 +20,16 @@ class CorruptSampleError(UserError):
 
 
 class Shards(Protocol):
-    """The tars of one folder, here (ShardFolder) or far away (remote_shards.RemoteShards)."""
+    """The tars of one folder: local (ShardFolder) or behind a URL (remote/shards.py, RemoteShards)."""
 
     def __len__(self) -> int: ...
 
     def where(self, shard: int) -> str:
-        """What to call a shard in a message: its path or URL."""
+        """The path or URL of a shard, for messages."""
         ...
 
     def view(self, shard: int) -> memoryview:
-        """The whole shard, not to be written to. Raises UserError when it can't be had or has another size."""
+        """The whole shard, which must not be written to. Raises UserError if it cannot be read or has another size."""
         ...
 
     def read(self, shard: int, offset: int, size: int) -> memoryview:
@@ -41,15 +41,15 @@ class Shards(Protocol):
         ...
 
     def read_all_checked(self, places: Iterable[Place]) -> Iterator[memoryview | None]:
-        """`read_checked` of several places, one after the other."""
+        """`read_checked` of several places, in order."""
         ...
 
 
 class ShardFolder:
-    """The tars of one folder, memory-mapped as they are first asked for. Safe to use from several threads.
+    """The tars of one folder, memory-mapped when they are first used. Safe to use from several threads.
 
     Every shard's size is compared with `shard_bytes` before it is mapped: reading past the end of a mapped file that
-    was cut short would kill the process.
+    was cut short would kill the process with SIGBUS.
     """
 
     def __init__(self, folder: Path, shard_bytes: Sequence[int]) -> None:
@@ -70,7 +70,7 @@ class ShardFolder:
         return self.folder / shard_name(shard)
 
     def view(self, shard: int) -> memoryview:
-        """The whole shard, not to be written to. Raises UserError when it is missing or has another size."""
+        """The whole shard, which must not be written to. Raises UserError if it is missing or has another size."""
         view = self._maps.get(shard)
         if view is None:
             with self._lock:
@@ -87,7 +87,7 @@ class ShardFolder:
         return next(self.read_all_checked([(shard, offset, size, checksum)]))
 
     def read_all_checked(self, places: Iterable[Place]) -> Iterator[memoryview | None]:
-        """`read_checked` of several places, one after the other; a loop, because a call more costs a tenth of a CRC."""
+        """`read_checked` of several places, in order; a loop, because one more call costs a tenth of a CRC."""
         view = self.view
         for shard, offset, size, checksum in places:
             content = view(shard)[offset : offset + size]
@@ -100,8 +100,8 @@ class ShardFolder:
                 found = os.fstat(file.fileno()).st_size
                 if found != expected:
                     raise CorruptSampleError(
-                        f"{path} has {found:,} bytes; dataset.json says {expected:,}. The shard was cut or changed: "
-                        "copy it again, or make the data set again."
+                        f"{path} has {found:,} bytes; dataset.json says {expected:,}. The shard was cut short or "
+                        "changed: copy it again, or make the data set again."
                     )
                 # A private mapping, because PyTorch wraps only writable memory without complaint; nothing is written.
                 return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))

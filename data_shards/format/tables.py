@@ -1,4 +1,4 @@
-"""index.parquet and stimuli.parquet: written a row group at a time, read with every value checked."""
+"""index.parquet and stimuli.parquet: written one row group at a time, read with every value checked."""
 
 import contextlib
 import hashlib
@@ -17,7 +17,7 @@ from neuroimagen.data_shards.format.tar import is_valid_key
 
 ROWS_PER_GROUP = 65_536
 _MAX_BYTES_PER_ROW = 4096
-"""More than this, uncompressed, is no table of ours (captions are the longest column)."""
+"""A table with more than this, uncompressed, was not written by us (captions are the longest column)."""
 
 
 class TableWriter:
@@ -55,7 +55,7 @@ class TableWriter:
         if kind is None:
             self.close()
         else:
-            # On a full disk writing the footer fails as well; the file is thrown away in any case.
+            # On a full disk writing the footer fails as well; the file is removed in any case.
             with contextlib.suppress(OSError):
                 self._writer.close()
 
@@ -69,7 +69,7 @@ def file_sha256(path: Path) -> str:
 def read_table(path: Path, schema: pa.Schema, *, num_rows: int, sha256: str, columns: list[str]) -> pa.Table:
     """Read columns of a parquet file after checking its digest, schema and size.
 
-    Raises UserError naming the file and what differs; nothing of a wrong file reaches the caller.
+    Raises UserError naming the file and what differs; no value of a wrong file reaches the caller.
     """
     with _checked_file(path, schema, num_rows=num_rows, sha256=sha256) as file:
         return file.read(columns=columns)
@@ -78,13 +78,13 @@ def read_table(path: Path, schema: pa.Schema, *, num_rows: int, sha256: str, col
 def read_row_groups(
     path: Path, schema: pa.Schema, *, num_rows: int, sha256: str, columns: list[str], repeating: list[str]
 ) -> Iterator[pa.Table]:
-    """The same, a row group after the other, so that checks work on values that the processor's caches hold.
+    """The same, one row group at a time, so that checks work on values that are in the processor's caches.
 
-    Text columns named in `repeating` come dictionary-encoded, which spares making a text of every row.
+    Text columns named in `repeating` are returned dictionary-encoded: no text is made for every row.
     """
     with _checked_file(path, schema, num_rows=num_rows, sha256=sha256, repeating=repeating) as file:
         for group in range(file.num_row_groups):
-            # A thread for each column would cost more than it gains on 65,536 rows.
+            # One thread per column would cost more than it gains on 65,536 rows.
             yield file.read_row_group(group, columns=columns, use_threads=False)
 
 
@@ -92,14 +92,15 @@ def read_row_groups(
 def _checked_file(
     path: Path, schema: pa.Schema, *, num_rows: int, sha256: str, repeating: list[str] | None = None
 ) -> Iterator[pq.ParquetFile]:
-    # The digest first: bytes that are not the writer's never reach the parquet decoder.
+    # The digest is checked first: bytes that the writer did not write never reach the parquet decoder.
     try:
         found = file_sha256(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}. The data set is incomplete.") from None
     if found != sha256:
         raise UserError(
-            f"{path} is damaged or another data set's: SHA-256 {found[:16]}…, dataset.json says {sha256[:16]}…."
+            f"{path} is damaged or belongs to another data set: its SHA-256 is {found[:16]}…, dataset.json says "
+            f"{sha256[:16]}…."
         )
     try:
         with pq.ParquetFile(path, read_dictionary=repeating) as file:
@@ -110,7 +111,7 @@ def _checked_file(
                 raise UserError(f"{path} has {file.metadata.num_rows} rows; dataset.json says {num_rows}.")
             groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
             if sum(group.total_byte_size for group in groups) > 1_000_000 + num_rows * _MAX_BYTES_PER_ROW:
-                raise UserError(f"{path} would unpack to an absurd size; it is refused.")
+                raise UserError(f"{path} would unpack to more than {_MAX_BYTES_PER_ROW} bytes per row; it is refused.")
             if sum(group.num_rows for group in groups) != num_rows:
                 raise UserError(f"{path} is damaged: its row groups do not add up to {num_rows} rows.")
             yield file
@@ -119,7 +120,10 @@ def _checked_file(
 
 
 def numpy_column(table: pa.Table, name: str) -> np.ndarray:
-    """A numeric column as a NumPy array of its own type, without a copy where it lies in one piece; refuses nulls."""
+    """A numeric column as a NumPy array of its own type, not copied if it is one contiguous array.
+
+    Raises UserError if it holds nulls.
+    """
     column = table.column(name)
     if column.null_count:
         raise UserError(f"column {name!r} of the table holds {column.null_count} nulls.")
@@ -128,7 +132,7 @@ def numpy_column(table: pa.Table, name: str) -> np.ndarray:
 
 
 def _values(array: pa.Array) -> np.ndarray:
-    """The numbers of an array without nulls, not copied. Arrow's own to_numpy imports pandas: half a second."""
+    """The numbers of an array without nulls, not copied. Arrow's to_numpy would import pandas, which takes 0.5 s."""
     dtype = np.dtype(array.type.to_pandas_dtype())
     if len(array) == 0:
         return np.empty(0, dtype)
@@ -138,13 +142,13 @@ def _values(array: pa.Array) -> np.ndarray:
 def split_codes(table: pa.Table, *, where: str) -> np.ndarray:
     """The split column, dictionary-encoded, as int8 positions in SPLITS."""
     codes = {name: code for code, name in enumerate(SPLITS)}
-    parts = []
+    pieces = []
     for column in table.column("split").chunks:
         known = np.array([codes.get(name, -1) for name in column.dictionary.to_pylist()], dtype=np.int8)
         if column.null_count or (known < 0).any():
             raise UserError(f"{where}: column 'split' holds values other than {SPLITS}.")
-        parts.append(known[_values(column.indices)])
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int8)
+        pieces.append(known[_values(column.indices)])
+    return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int8)
 
 
 def check_locations(
@@ -155,7 +159,7 @@ def check_locations(
     expected_size: int | None = None,
     first_row: int = 0,
 ) -> None:
-    """Every sample must lie inside its shard, on a tar block, and have the expected size.
+    """Raise UserError unless every sample lies inside its shard, on a tar block, and has the expected size.
 
     shard_bytes: the size of each shard. first_row: number of the table's first row, for the message.
     """
@@ -167,7 +171,7 @@ def check_locations(
         raise UserError(
             f"{where}: shard numbers run from {shard.min()} to {shard.max()}, there are {len(limits)} shards."
         )
-    # offset + size could overflow; the room behind an offset that is not negative can't.
+    # offset + size could overflow; limit - offset cannot, where the offset is not negative.
     wrong = (offset < 512) | (offset & 511 != 0) | (size <= 0) | (size > limits[shard] - offset)
     if expected_size is not None:
         wrong |= size != expected_size
@@ -175,7 +179,7 @@ def check_locations(
         row = int(np.flatnonzero(wrong)[0])
         raise UserError(
             f"{where}: row {first_row + row} claims {size[row]} bytes at offset {offset[row]} of shard {shard[row]}, "
-            f"which cannot be ({limits[shard[row]]} bytes in that shard)."
+            f"which is impossible: that shard has {limits[shard[row]]} bytes."
         )
 
 
@@ -186,11 +190,11 @@ def check_range(values: np.ndarray, *, low: int, high: int, what: str, where: st
 
 
 def check_stimulus_texts(table: pa.Table, *, where: str) -> None:
-    """Keys must be usable in tar names and unique; extensions must be pictures'."""
+    """Raise UserError unless keys are usable in tar names and unique, and extensions are those of images."""
     keys = table.column("key").to_pylist()
     if invalid := [key for key in keys if not is_valid_key(key)]:
         raise UserError(f"{where}: stimulus key {invalid[0][:100]!r} is not allowed.")
     if len(set(keys)) != len(keys):
         raise UserError(f"{where}: stimulus keys repeat.")
     if extensions := set(table.column("extension").to_pylist()) - {"jpg", "png"}:
-        raise UserError(f"{where}: picture type {sorted(extensions)[0]!r} is not allowed.")
+        raise UserError(f"{where}: image type {sorted(extensions)[0]!r} is not allowed.")

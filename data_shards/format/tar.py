@@ -1,4 +1,4 @@
-"""Plain WebDataset tars whose every byte is decided by their members: no times, no owners, no padding games."""
+"""Plain WebDataset tars in which every byte follows from the members: no times, owners or extra padding."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,79}")
 
 
 def is_valid_key(key: str) -> bool:
-    """True for 1..80 letters, digits, `_` and `-`: no dot (WebDataset cuts the key there), no slash, no `..`."""
+    """True for 1..80 letters, digits, `_` and `-`: no dot (WebDataset ends the key there), no slash, no `..`."""
     return _KEY.fullmatch(key) is not None
 
 
@@ -37,12 +37,12 @@ def padded(num_bytes: int) -> int:
 
 
 class ShardWriter:
-    """Writes samples, each a few members, into one tar: number `shard` of `folder`. Synced to the disk at the end."""
+    """Writes samples, each of a few members, into one tar, number `shard` of `folder`, and syncs it at the end."""
 
     def __init__(self, folder: Path, shard: int) -> None:
         self.shard = shard
         self.num_bytes = 0
-        """Written so far; of the whole file once it is closed."""
+        """Bytes written so far; the size of the file once it is closed."""
         self._file: BinaryIO = (folder / shard_name(shard)).open("wb", buffering=1 << 20)
 
     def add(self, members: Sequence[tuple[str, bytes]]) -> list[int]:
@@ -69,6 +69,6 @@ class ShardWriter:
                 os.fsync(self._file.fileno())
             self.num_bytes += len(END_OF_ARCHIVE)
         else:
-            # On a full disk the last flush fails as well; the file is thrown away in any case.
+            # On a full disk the last flush fails as well; the file is removed in any case.
             with contextlib.suppress(OSError):
                 self._file.close()

@@ -1,1 +1,1 @@
-"""Frozen encoders of stimuli and captions, and what a model folder says about itself."""
+"""Frozen networks that encode images and captions, the kinds of latent they make, and what a model folder holds."""

@@ -1,12 +1,26 @@
-"""The kinds of latent: what each encodes, by which part of a model folder, into which shape."""
+"""The kinds of latent: what each encodes, with which network of which folder, into which shape.
 
+The table KINDS declares each kind once. Beside these, every image tower of the registry (towers/registry.py) is a kind
+of the tower's name. Loading this module imports neither PyTorch nor a tower.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.frozen_models.encoder import (
+    CHECK_TOLERANCE,
+    CaptionEncoder,
+    EncoderIdentity,
+    ImageEncoder,
+)
 from neuroimagen.data_shards.frozen_models.model_folder import (
-    clip_folder,
+    ModelFolders,
     component_folder,
     folders_digest,
     image_size_px,
@@ -15,68 +29,50 @@ from neuroimagen.data_shards.frozen_models.model_folder import (
     text_shape,
     vae_reduction,
 )
+from neuroimagen.data_shards.frozen_models.towers.base import ImageTower
+from neuroimagen.data_shards.frozen_models.towers.registry import IMAGE_TOWERS
 
-DTYPES = ("float16", "bfloat16", "float32")
-"""Of stored latents."""
+if TYPE_CHECKING:
+    from neuroimagen.data_shards.frozen_models.loading import LoadedModels
 
-
-@dataclass(frozen=True, kw_only=True)
-class LatentKind:
-    """What is encoded, and what is kept of it."""
-
-    source: Literal["picture", "class caption", "detailed caption", "blip caption"]
-    output: Literal["posterior", "hidden", "pooled", "embedding"]
-    """posterior: mean and std of VAE latents [2, C, h, w]; hidden: last hidden states [L, D] of the text encoder;
-    pooled: its end-of-text state [D]; embedding: projected CLIP image embedding [P]."""
+Source = Literal["image", "class caption", "detailed caption", "BLIP caption"]
+"""What is encoded: the stimulus's image, the caption of its class, its own caption, or BLIP's caption of the image."""
 
 
-KINDS: dict[str, LatentKind] = {
-    "vae": LatentKind(source="picture", output="posterior"),
-    "text-class": LatentKind(source="class caption", output="hidden"),
-    "text-detailed": LatentKind(source="detailed caption", output="hidden"),
-    "text-blip": LatentKind(source="blip caption", output="hidden"),
-    "pooled-class": LatentKind(source="class caption", output="pooled"),
-    "pooled-detailed": LatentKind(source="detailed caption", output="pooled"),
-    "pooled-blip": LatentKind(source="blip caption", output="pooled"),
-    "image": LatentKind(source="picture", output="embedding"),
-}
+class LatentKind(ABC):
+    """Declares one kind of latent. `folders` are those of the job; nothing here loads weights but `encoder`."""
+
+    source: Source
+
+    @property
+    def check_tolerance(self) -> Mapping[str, float]:
+        """Stored dtype → relative difference that `cache --check` accepts."""
+        return CHECK_TOLERANCE
+
+    def missing(self, folders: ModelFolders) -> str | None:
+        """Why `folders` cannot make this kind, as a clause of a message; None if they can."""
+        return None
+
+    @abstractmethod
+    def identity(self, folders: ModelFolders) -> EncoderIdentity:
+        """What decides the numbers. Raises UserError if a folder is incomplete."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class EncoderIdentity:
-    """What decides the numbers of a latent, apart from the input; read from configurations, without loading weights."""
+class ImageKind(LatentKind):
+    """A kind that encodes images."""
 
-    model_id: str
-    revision: str
-    preprocessing: dict[str, Any]
-    shape: tuple[int, ...]
-    scaling_factor: float | None = None
+    source: Source = "image"
 
-
-def require_kind(kind: str) -> LatentKind:
-    """The kind of this name; UserError names the known ones."""
-    if kind not in KINDS:
-        raise UserError(f"latent kind {kind!r} is not one of {', '.join(KINDS)}.")
-    return KINDS[kind]
+    @abstractmethod
+    def encoder(self, models: "LoadedModels") -> ImageEncoder:
+        """The network that encodes this kind, loaded."""
 
 
-def encoder_identity(kind: str, model: Path) -> EncoderIdentity:
-    """Identity of the encoder of `kind` in the diffusers folder `model` (for `image`: also a bare CLIP folder)."""
-    output = require_kind(kind).output
-    if output == "embedding":
-        folder = clip_folder(model)
-        if folder is None:
-            raise UserError(
-                f"{model} holds no CLIP model with an image tower (nor does its clip/). Give one with --clip."
-            )
-        return EncoderIdentity(
-            model_id=model.resolve().name,
-            revision=folders_digest(folder),
-            preprocessing={"picture": "own size, RGB", "processor": "the model's preprocessor_config.json"},
-            shape=(int(read_config(folder)["projection_dim"]),),
-        )
-    require_diffusion_folder(model)
-    if output == "posterior":
+class VaeKind(ImageKind):
+    """Mean and standard deviation of the VAE's posterior, [2, C, h, w], not scaled."""
+
+    def identity(self, folders: ModelFolders) -> EncoderIdentity:
+        model = require_diffusion_folder(folders.model)
         folder = component_folder(model, "vae")
         config = read_config(folder)
         size_px = image_size_px(model)
@@ -84,6 +80,7 @@ def encoder_identity(kind: str, model: Path) -> EncoderIdentity:
         return EncoderIdentity(
             model_id=model.resolve().name,
             revision=folders_digest(folder),
+            # The words below enter the stores' digests: changing one would orphan every store on disk.
             preprocessing={
                 "picture": f"centre crop to a square, Lanczos to {size_px} px, RGB in [-1, 1]",
                 "size_px": size_px,
@@ -92,13 +89,112 @@ def encoder_identity(kind: str, model: Path) -> EncoderIdentity:
             shape=(2, int(config["latent_channels"]), latent_px, latent_px),
             scaling_factor=float(config["scaling_factor"]),
         )
-    num_tokens, width = text_shape(model)
-    return EncoderIdentity(
-        model_id=model.resolve().name,
-        revision=folders_digest(component_folder(model, "text_encoder"), component_folder(model, "tokenizer")),
-        preprocessing={
+
+    def encoder(self, models: "LoadedModels") -> ImageEncoder:
+        from neuroimagen.data_shards.frozen_models.vae import PosteriorEncoder, VaeEncoder
+
+        return PosteriorEncoder(models.get(VaeEncoder, models.folders.model))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionKind(LatentKind):
+    """States of the text encoder for a caption."""
+
+    source: Source
+    state: Literal["hidden", "pooled"]
+    """hidden: last hidden states after the final norm, [L, D]; pooled: the end-of-text state, [D]."""
+    captions_from: str | None = None
+    """The kind in whose store the BLIP captions are, so that one captioning serves both; None: captions are made."""
+
+    def missing(self, folders: ModelFolders) -> str | None:
+        if self.source == "BLIP caption" and folders.captioner is None:
+            return "no BLIP captioner is given (--blip)"
+        return None
+
+    def identity(self, folders: ModelFolders) -> EncoderIdentity:
+        model = require_diffusion_folder(folders.model)
+        num_tokens, width = text_shape(model)
+        preprocessing: dict[str, object] = {
             "tokens": f"padded or cut to {num_tokens}",
-            "state": "last hidden state after the final norm" if output == "hidden" else "end-of-text state",
-        },
-        shape=(num_tokens, width) if output == "hidden" else (width,),
-    )
+            "state": "last hidden state after the final norm" if self.state == "hidden" else "end-of-text state",
+        }
+        if self.source == "BLIP caption" and folders.captioner is not None:
+            preprocessing["captioner"] = _captioner_settings(folders.captioner)
+        return EncoderIdentity(
+            model_id=model.resolve().name,
+            revision=folders_digest(component_folder(model, "text_encoder"), component_folder(model, "tokenizer")),
+            preprocessing=preprocessing,
+            shape=(num_tokens, width) if self.state == "hidden" else (width,),
+        )
+
+    def encoder(self, models: "LoadedModels") -> CaptionEncoder:
+        """The text encoder, loaded."""
+        from neuroimagen.data_shards.frozen_models.text import StateEncoder, TextEncoder
+
+        return StateEncoder(models.get(TextEncoder, models.folders.model), state=self.state)
+
+
+@dataclass(frozen=True)
+class TowerKind(ImageKind):
+    """The embedding that an image tower makes."""
+
+    name: str
+    tower: ImageTower
+
+    @property
+    def check_tolerance(self) -> Mapping[str, float]:
+        return self.tower.check_tolerance
+
+    def missing(self, folders: ModelFolders) -> str | None:
+        reason = self.tower.missing(folders.tower(self.name))
+        return None if reason is None else f"{reason}; --towers {self.name}=FOLDER gives one"
+
+    def identity(self, folders: ModelFolders) -> EncoderIdentity:
+        if reason := self.missing(folders):
+            raise UserError(f"{reason}.")
+        return self.tower.identity(folders.tower(self.name))
+
+    def encoder(self, models: "LoadedModels") -> ImageEncoder:
+        return models.get(self.tower.load, models.folders.tower(self.name))
+
+
+KINDS: Mapping[str, LatentKind] = {
+    "vae": VaeKind(),
+    "text-class": CaptionKind(source="class caption", state="hidden"),
+    "text-detailed": CaptionKind(source="detailed caption", state="hidden"),
+    "text-blip": CaptionKind(source="BLIP caption", state="hidden"),
+    "pooled-class": CaptionKind(source="class caption", state="pooled"),
+    "pooled-detailed": CaptionKind(source="detailed caption", state="pooled"),
+    "pooled-blip": CaptionKind(source="BLIP caption", state="pooled", captions_from="text-blip"),
+}
+"""Every kind that is not an image tower's, by the name that it has on the command line and on disk."""
+
+
+def kind_names() -> tuple[str, ...]:
+    """The names of all kinds, in the order in which they are cached."""
+    for name in IMAGE_TOWERS.names():
+        # A kind's name begins the name of a folder and is looked for by a glob pattern.
+        if name in KINDS or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise UserError(
+                f"an image tower is called {name!r}, but its name must consist of letters, digits, hyphens and "
+                f"underscores and differ from {', '.join(KINDS)}. Uninstall its package, or have its author rename it."
+            )
+    return (*KINDS, *IMAGE_TOWERS.names())
+
+
+@cache
+def latent_kind(name: str) -> LatentKind:
+    """The kind of this name. Raises UserError that names the known ones."""
+    if name not in kind_names():
+        raise UserError(f"latent kind {name!r} is not one of {', '.join(kind_names())}.")
+    return KINDS[name] if name in KINDS else TowerKind(name, IMAGE_TOWERS[name]())
+
+
+def _captioner_settings(folder: Path) -> dict[str, object]:
+    from neuroimagen.data_shards.frozen_models.captioner import Captioner
+
+    return {
+        "revision": folders_digest(folder),
+        "num_beams": Captioner.NUM_BEAMS,
+        "max_new_tokens": Captioner.MAX_NEW_TOKENS,
+    }

@@ -1,10 +1,12 @@
-"""Model folders in diffusers' and transformers' layouts, as far as their configurations tell: sizes and revisions.
+"""Model folders in the layouts of diffusers and transformers: what their configurations say of sizes and revisions.
 
 No weights are loaded here, and neither torch nor diffusers is imported.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +17,24 @@ Component = Literal["vae", "unet", "text_encoder", "tokenizer", "scheduler"]
 _HASHED_SUFFIXES = {".json", ".txt", ".safetensors"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelFolders:
+    """The model folders that a job encodes with."""
+
+    model: Path
+    """In the layout of diffusers; where only an image tower is needed, the tower's own folder will do."""
+    towers: Mapping[str, Path] = field(default_factory=dict)
+    """Name of an image tower → its own folder."""
+    captioner: Path | None = None
+    """Of a BLIP captioner."""
+
+    def tower(self, name: str) -> Path:
+        """The folder in which an image tower looks for its network: its own if it has one, else the model's."""
+        return self.towers.get(name, self.model)
+
+
 def require_diffusion_folder(model: Path) -> Path:
-    """Return `model` if it is a folder in diffusers' layout, else raise UserError that says what is missing."""
+    """Return `model` if it is a folder in the layout of diffusers, else raise a UserError that says what is missing."""
     if not model.is_dir():
         raise UserError(
             f"model folder {model} does not exist. Give the path of a folder in diffusers' layout "
@@ -24,7 +42,7 @@ def require_diffusion_folder(model: Path) -> Path:
         )
     if not (model / "model_index.json").is_file():
         raise UserError(
-            f"{model} has no model_index.json, so it is no diffusers model folder. A single-file checkpoint "
+            f"{model} has no model_index.json, so it is not a model folder of diffusers. A single-file checkpoint "
             "must be converted first (diffusers' scripts/convert_original_stable_diffusion_to_diffusers.py)."
         )
     return model
@@ -36,14 +54,6 @@ def component_folder(model: Path, component: Component) -> Path:
     if not folder.is_dir():
         raise UserError(f"model folder {model} lacks its {component}/ folder. Is the download complete?")
     return folder
-
-
-def clip_folder(model: Path) -> Path | None:
-    """The folder of the CLIP model with an image tower: `model` itself or its clip/ sub-folder; None if neither."""
-    for folder in (model, model / "clip"):
-        if (folder / "config.json").is_file() and "vision_config" in read_config(folder):
-            return folder
-    return None
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
@@ -63,7 +73,7 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
 def folders_digest(*folders: Path) -> str:
     """SHA-256 (hex) of the configurations, vocabularies and safetensors in `folders`: the revision of what they hold.
 
-    File names and contents count, the folders' own places do not: a moved or copied model keeps its revision.
+    File names and contents count, the folders' paths do not: a moved or copied model keeps its revision.
     """
     digest = hashlib.sha256()
     for folder in folders:
@@ -74,22 +84,22 @@ def folders_digest(*folders: Path) -> str:
     return digest.hexdigest()
 
 
-@cache  # a text encoder of half a gigabyte is asked for by several kinds of latent; size and time tell a changed file
+@cache  # several kinds of latent ask for the same half gigabyte; size and time tell whether the file has changed
 def _file_digest(path: Path, size: int, mtime_ns: int) -> bytes:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 
 def image_size_px(model: Path) -> int:
-    """Side of the pictures that the model makes: the U-Net's latent size times the VAE's reduction."""
+    """Side of the images that the model makes: the U-Net's latent size times the VAE's reduction."""
     sample_size = read_config(component_folder(model, "unet"))["sample_size"]
     if not isinstance(sample_size, int):
-        raise UserError(f"{model}/unet/config.json: sample_size is {sample_size}; only square pictures are supported.")
+        raise UserError(f"{model}/unet/config.json: sample_size is {sample_size}; only square images are supported.")
     return sample_size * vae_reduction(model)
 
 
 def vae_reduction(model: Path) -> int:
-    """Pixels a latent element, per side."""
+    """Pixels per latent element, along a side."""
     return int(2 ** (len(read_config(component_folder(model, "vae"))["block_out_channels"]) - 1))
 
 
@@ -100,12 +110,12 @@ def text_shape(model: Path) -> tuple[int, int]:
 
 
 def require_captioner_folder(folder: Path) -> Path:
-    """Return `folder` if it holds a BLIP captioner, else raise UserError."""
+    """Return `folder` if it holds a BLIP captioner, else raise UserError naming it."""
     if not folder.is_dir():
         raise UserError(f"captioner folder {folder} does not exist. Give the folder of a BLIP captioning model.")
     if read_config(folder).get("model_type") != "blip":
         raise UserError(
-            f"{folder} holds a model of type {read_config(folder).get('model_type')!r}, not BLIP's "
+            f"{folder} holds a model of type {read_config(folder).get('model_type')!r}, not a BLIP captioner "
             "(for instance Salesforce/blip-image-captioning-base)."
         )
     return folder

@@ -1,1 +1,1 @@
-"""Computing the latents of a data set, once each."""
+"""Computing the latents of a data set's images and captions once each."""

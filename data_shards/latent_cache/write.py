@@ -1,8 +1,9 @@
-"""Writes a latent store shard by shard, so that an interrupted job continues and many ranks share one.
+"""Writes a latent store shard by shard, so that an interrupted job can continue and several ranks can share the work.
 
-Shards go into a hidden sibling of the store, `.<name>.part`, each followed by a record that it is done. Whoever comes
-back after an interruption, with any number of ranks, writes the shards that lack one. The same inputs give the same
-bytes on one kind of device and with one version of PyTorch; on a CPU with the same number of threads.
+Shards go into an unfinished folder beside the store, `.<name>.part`, each followed by a record that it is complete. A
+job that continues after an interruption, with any number of ranks, writes the shards that have no record. The same
+inputs give the same bytes on one kind of device and with one version of PyTorch; on a CPU with the same number of
+threads.
 """
 
 import dataclasses
@@ -17,22 +18,24 @@ import torch
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path, sync_path
-from neuroimagen.data_shards.dataset.latent_store import INDEX_SCHEMA, LatentItems, LatentMetadata, LatentStore
+from neuroimagen.data_shards.dataset.latent_format import INDEX_SCHEMA, LatentMetadata
+from neuroimagen.data_shards.dataset.latent_items import LatentItems
+from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.data_shards.format.tables import TableWriter, file_sha256
 from neuroimagen.data_shards.format.tar import BLOCK_BYTES, END_OF_ARCHIVE, member_header, padded, shard_name
 
 
 class LatentWriter:
-    """Writes a store shard by shard; any process may write any shard, in any order, and one finishes."""
+    """Writes a store shard by shard: any process may write any shard, in any order; one of them calls `finish`."""
 
     def __init__(self, root: Path, metadata: LatentMetadata, items: LatentItems) -> None:
         self.metadata = metadata
         self.items = items
         self.folder = root / metadata.name
-        self._part = root / f".{metadata.name}.part"
+        self._unfinished = root / f".{metadata.name}.part"
         self.num_shards = -(-len(items.keys) // metadata.shard_items)
         try:
-            self._part.mkdir(parents=True, exist_ok=True)
+            self._unfinished.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"cannot write into {root}: {error.strerror or error}.") from None
 
@@ -42,8 +45,8 @@ class LatentWriter:
         return range(shard * size, min((shard + 1) * size, len(self.items.keys)))
 
     def pending(self, *, rank: int = 0, world_size: int = 1) -> list[int]:
-        """This rank's share of the shards that no run has finished."""
-        # By number, not by position among the missing: ranks list them at different moments.
+        """The shards of this rank's share that have not been completed yet."""
+        # By number, not by position among the missing shards, because ranks list these at different moments.
         share = range(rank, self.num_shards, world_size)
         return [shard for shard in share if not self._record_path(shard).is_file()]
 
@@ -62,7 +65,7 @@ class LatentWriter:
             bad = int((~finite).nonzero()[0, 0])
             raise UserError(
                 f"the {self.metadata.kind} latent of {self.items.keys[rows[bad]]} holds NaN or infinity as "
-                f"{self.metadata.dtype}. Try --dtype float32; if it stays, the model or the picture is broken."
+                f"{self.metadata.dtype}. Try --dtype float32; if that does not help, the model or the image is broken."
             )
         numbers = (stored.view(torch.uint16) if self.metadata.dtype == "bfloat16" else stored).numpy()
 
@@ -76,7 +79,7 @@ class LatentWriter:
                 text = json.dumps({"text": texts[position]}, ensure_ascii=False).encode()
                 _append_member(content, f"{self.items.keys[row]}.json", text)
         content += END_OF_ARCHIVE
-        with atomic_path(self._part / shard_name(shard)) as path:
+        with atomic_path(self._unfinished / shard_name(shard)) as path:
             path.write_bytes(content)
         record = {
             "num_bytes": len(content),
@@ -90,10 +93,10 @@ class LatentWriter:
             path.write_text(json.dumps(record), encoding="utf-8")
 
     def finish(self) -> LatentStore:
-        """Write index and metadata, and give the folder its name. Every shard must be done."""
+        """Write index and metadata, and give the folder its name. Every shard must be complete."""
         assert not self.pending()
         records = [json.loads(self._record_path(shard).read_text(encoding="utf-8")) for shard in range(self.num_shards)]
-        with atomic_path(self._part / "index.parquet") as path:
+        with atomic_path(self._unfinished / "index.parquet") as path:
             self._write_index(path, records)
         metadata = dataclasses.replace(
             self.metadata,
@@ -101,16 +104,16 @@ class LatentWriter:
             num_stimuli=len(self.items.stimulus_keys),
             shard_bytes=tuple(record["num_bytes"] for record in records),
             shard_sha256=tuple(record["sha256"] for record in records),
-            index_sha256=file_sha256(self._part / "index.parquet"),
+            index_sha256=file_sha256(self._unfinished / "index.parquet"),
         )
-        with atomic_path(self._part / "latents.json") as path:
+        with atomic_path(self._unfinished / "latents.json") as path:
             path.write_text(metadata.to_json(), encoding="utf-8")
         belongs = {"index.parquet", "latents.json", *(shard_name(shard) for shard in range(self.num_shards))}
-        for path in self._part.iterdir():  # the records of done, and what a killed run left
+        for path in self._unfinished.iterdir():  # the records of completion, and what a killed run left
             if path.name not in belongs:
                 path.unlink()
         try:
-            self._part.replace(self.folder)
+            self._unfinished.replace(self.folder)
         except OSError as error:
             raise UserError(
                 f"cannot finish {self.folder}: {error.strerror or error}. Is another job caching the same latents?"
@@ -136,7 +139,7 @@ class LatentWriter:
                 )
 
     def _record_path(self, shard: int) -> Path:
-        return self._part / f"{shard:05d}.json"
+        return self._unfinished / f"{shard:05d}.json"
 
 
 def _append_member(content: bytearray, name: str, payload: bytes) -> int:

@@ -1,7 +1,8 @@
-"""The order of an epoch as a pure function: which rows make up global batch `step` of `epoch`.
+"""The order of an epoch as a pure function: which rows are global batch `step` of `epoch`.
 
-No plan reads a byte of the data, and a step's cost depends on the batch size only. So a run resumes by naming a step,
-and the sequence of global batches is the same for any number of ranks: ranks take slices of it (`rank_slice`).
+A plan reads no byte of the data, and the cost of a step depends on the batch size only. So a run resumes from the
+number of a step, and the sequence of global batches is the same for any number of ranks: ranks take slices of it
+(`rank_slice`).
 """
 
 from typing import Protocol
@@ -12,11 +13,11 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.permutation import derive_key, permute
 
 _SHARDS = 0x5A
-"""Sets the key of the shards' order apart from those of the windows."""
+"""Distinguishes the key of the shards' order from those of the windows."""
 
 
 class Plan(Protocol):
-    """What the reader needs of a plan."""
+    """What the reader needs from a plan."""
 
     global_batch_size: int
 
@@ -75,9 +76,9 @@ class SequentialPlan:
 
 
 class ShufflePlan:
-    """Every row once an epoch, in an order drawn anew each epoch; the last batch may be shorter.
+    """Every row once per epoch, in an order drawn anew for each epoch; the last batch may be shorter.
 
-    With `drop_last` the epoch ends with the last full batch, and a different remainder is left out each epoch.
+    With `drop_last` the epoch ends with the last full batch, and a different remainder is left out in each epoch.
     """
 
     def __init__(self, rows: np.ndarray, seed: int, global_batch_size: int, *, drop_last: bool = False) -> None:
@@ -98,18 +99,19 @@ class ShufflePlan:
 
 
 class BlockShufflePlan:
-    """Every row once an epoch, shuffled within a window that moves over the shards, in a new order each epoch.
+    """Every row once per epoch, shuffled within a window that moves over the shards, in a new order for each epoch.
 
-    For data sets behind a URL: at any moment only about `window_shards` shards are being read, each as a whole, so that
-    streaming is sequential in bulk and the node's cache may be small. `shard` is index.shard of the rows. The shuffle
-    is as good as the window is long and the shards are mixed: `data repack --order shuffled` once.
+    For data sets behind a URL: at any moment only about `window_shards` shards are being read, each completely, so
+    that the order of reading is mostly sequential and the node's cache may be small. `shard` is index.shard of the
+    rows. The quality of the shuffle depends on the length of the window and on how well the shards are mixed; `data
+    repack --order shuffled` mixes them once.
 
-    With `num_streams` S the shards are dealt to S streams, and every global batch is S equal parts, one from each:
-    where S is a multiple of the number of nodes, a node reads its own streams' shards only (ranks take contiguous
-    slices). It belongs to the plan, not to the run: any number of ranks gets the same batches.
+    With `num_streams` S the shards are divided among S streams, and every global batch has S equal slices, one from
+    each stream: if S is a multiple of the number of nodes, a node reads the shards of its own streams only (ranks take
+    contiguous slices). S belongs to the plan, not to the run: any number of ranks gets the same batches.
 
     With `drop_last` the epoch ends with the last full batch. A step costs O(batch · log shards); the first step of an
-    epoch O(shards) once.
+    epoch costs O(shards) more.
     """
 
     def __init__(
@@ -150,23 +152,23 @@ class BlockShufflePlan:
         num_rows, streams = len(self.rows), self._num_streams
         first = step * self.global_batch_size
         places = np.arange(first, min(first + self.global_batch_size, num_rows))
-        # Stream j owns places starts[j] to starts[j + 1] of the epoch's sequence of rows. As long as all have enough
-        # left, a batch takes part_size from each; what is left in the end is taken stream after stream.
+        # Stream j has places starts[j] to starts[j + 1] of the epoch's sequence of rows. While all streams have enough
+        # rows left, a batch takes slice_size from each; what is left at the end is taken stream after stream.
         starts = np.arange(streams + 1) * num_rows // streams
-        part_size = self.global_batch_size // streams
-        full_steps = num_rows // streams // part_size
+        slice_size = self.global_batch_size // streams
+        full_steps = num_rows // streams // slice_size
         if step < full_steps:
-            stream, within = np.divmod(places - first, part_size)
-            within = within + step * part_size
+            stream, within = np.divmod(places - first, slice_size)
+            within = within + step * slice_size
         else:
-            left = np.cumsum(np.diff(starts) - full_steps * part_size)
+            left = np.cumsum(np.diff(starts) - full_steps * slice_size)
             rest = places - full_steps * self.global_batch_size
             stream = np.searchsorted(left, rest, side="right")
-            within = rest - np.concatenate([[0], left])[stream] + full_steps * part_size
+            within = rest - np.concatenate([[0], left])[stream] + full_steps * slice_size
         return self._rows_at(epoch, stream, within, starts)
 
     def _rows_at(self, epoch: int, stream: np.ndarray, within: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """Rows at places `within` of streams: the window's permutation, then the sequence of shards."""
+        """Rows at places `within` of streams: first the window's permutation, then the sequence of shards."""
         window, place = np.divmod(within, self._window)
         length = np.minimum(self._window, (starts[stream + 1] - starts[stream]) - window * self._window)
         keys = derive_key(self.seed, epoch, stream, window)
@@ -177,7 +179,7 @@ class BlockShufflePlan:
         return self.rows[self._first[shard] + sequence - (ends[position] - self._count[shard])]
 
     def _shard_order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The shards in the epoch's order, and how many rows there are up to the end of each."""
+        """The shards in the epoch's order, and the number of rows up to the end of each."""
         if self._drawn is None or self._drawn[0] != epoch:
             num_shards = len(self._first)
             order = permute(np.arange(num_shards), num_shards, derive_key(self.seed, epoch, _SHARDS))
@@ -188,12 +190,12 @@ class BlockShufflePlan:
 class BalancedPlan:
     """P×K batches for triplet mining: every global batch holds P different classes with K rows each.
 
-    Classes come in rounds, each class once a round, in an order drawn anew each round. A class walks through its own
-    rows in passes, each pass in a new order: its K rows in a batch are different rows if it has K, and no row returns
-    before its pass is over (a pass of n rows gives n // K batches; the rest sits out, another rest each pass). A class
-    of fewer than K rows repeats each of them equally often, up to one.
+    Classes come in rounds, each class once per round, in an order drawn anew for each round. The rows of a class are
+    used in passes, each in a new order: its K rows in a batch are different rows if it has K, and no row is used again
+    before its pass has ended (a pass of n rows gives n // K batches; the remainder, which differs from pass to pass, is
+    left out). A class of fewer than K rows repeats each of them equally often, up to one.
 
-    `labels` are those of the rows given, in the same order; any grouping will do, subjects for instance.
+    `labels` are those of the rows given, in the same order; they may be any grouping, for instance subjects.
     """
 
     def __init__(self, rows: np.ndarray, labels: np.ndarray, num_classes: int, num_samples: int, seed: int) -> None:
@@ -202,13 +204,13 @@ class BalancedPlan:
         if labels.shape != self.rows.shape:
             raise ValueError(f"{len(labels)} labels for {len(self.rows)} rows")
         if num_samples < 2:
-            raise UserError(f"{num_samples} segments a class leave no positive pair; use at least 2.")
+            raise UserError(f"{num_samples} segments per class leave no positive pair; use at least 2.")
         self.num_classes, self.num_samples, self.seed = num_classes, num_samples, seed
         self.global_batch_size = num_classes * num_samples
         classes, counts = np.unique(labels, return_counts=True)
         if len(classes) < num_classes:
             raise UserError(
-                f"{num_classes} classes a batch asked for, the chosen segments have {len(classes)}. Ask for fewer."
+                f"{num_classes} classes per batch were asked for, the segments have {len(classes)}. Ask for fewer."
             )
         if (lonely := classes[counts < 2]).size:
             raise UserError(
@@ -219,7 +221,7 @@ class BalancedPlan:
         self._classes = classes
         self._counts = counts.astype(np.int64)
         self._starts = np.cumsum(self._counts) - self._counts
-        # After this many rounds a batch and a round end together: the smallest stretch planned on its own.
+        # After this many rounds a batch and a round end together; such a stretch is planned at once.
         self._rounds = num_classes // np.gcd(num_classes, len(classes))
         self._planned: tuple[tuple[int, int], np.ndarray] | None = None
 
@@ -234,9 +236,9 @@ class BalancedPlan:
 
     @property
     def short_classes(self) -> dict[int, int]:
-        """Label → number of rows of the classes that repeat rows within a batch, for lack of K; fewest rows first.
+        """Label → number of rows of the classes that repeat rows within a batch, because they have fewer than K.
 
-        In triplet mining equal rows are positives of each other at no distance: pairs that teach nothing.
+        Fewest rows first. In triplet mining equal rows are positive pairs at distance zero, which give no gradient.
         """
         short = np.flatnonzero(self._counts < self.num_samples)
         order = short[np.argsort(self._counts[short], kind="stable")]
@@ -261,7 +263,7 @@ class BalancedPlan:
         return self._by_class[self._starts[classes][:, None] + chosen].reshape(-1)
 
     def _class_order(self, epoch: int, stretch: int) -> np.ndarray:
-        """Classes of one stretch, [rounds × C]: every round a permutation, every P in a row different."""
+        """Classes of one stretch, [rounds × C]: every round is a permutation, and every P consecutive ones differ."""
         if self._planned is None or self._planned[0] != (epoch, stretch):
             self._planned = ((epoch, stretch), self._plan_stretch(epoch, stretch))
         return self._planned[1]

@@ -1,4 +1,4 @@
-"""Fetches planned batches: reads, checks, decodes and joins them off the training thread.
+"""Reads planned batches: reads, checks, decodes and assembles them in threads beside the training thread.
 
 Shapes: B segments of this rank's batch, C channels, T samples of time, S image side in pixels.
 """
@@ -16,8 +16,8 @@ import torch
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.loading.batch_buffers import BatchBuffers
-from neuroimagen.data_shards.loading.corrupt_segments import SoundSegments
-from neuroimagen.data_shards.loading.filling import Fillable, Filling, FillingLine, parts
+from neuroimagen.data_shards.loading.batch_queue import BatchQueue, ChunkedBatch, Fillable, chunks
+from neuroimagen.data_shards.loading.checked_segments import CheckedSegments
 from neuroimagen.data_shards.loading.plan import Plan
 from neuroimagen.data_shards.loading.prefetch import planned_rows
 
@@ -25,24 +25,25 @@ if TYPE_CHECKING:
     from neuroimagen.data_shards.dataset.latent_store import LatentStore
 
 _LOCAL_DECODE_THREADS = 2
-"""Of a local data set: where memory is the limit one does as much (`bench stream`), where it is not two do more."""
+"""For a local data set. Where memory bandwidth is the limit, one thread is as fast (`bench stream`); elsewhere two are
+faster."""
 _REMOTE_DECODE_THREADS = 4
-"""Of a data set behind a URL, where a thread mostly waits for a block."""
-_PART_SEGMENTS = 128
-"""Segments that a thread decodes at a time, at least: some 3 ms of work, far more than handing it over costs."""
+"""For a data set behind a URL, where a thread mostly waits for a block."""
+_CHUNK_SEGMENTS = 128
+"""Fewest segments that a thread decodes at a time: about 3 ms of work, much more than the cost of distributing it."""
 _GROUP_SEGMENTS = 16
-"""Segments that go through PyTorch in one call. The interpreter's lock is taken once a call, and waking up for it costs
-as much as decoding a segment; many more would have left the processor's cache before they are converted."""
+"""Segments per call of PyTorch. Each call takes the interpreter's lock, and waiting for it costs as much as decoding a
+segment; of many more segments the first would have left the processor's cache before they are converted."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One rank's part of a global batch; its tensors are the consumer's to keep."""
+    """One rank's share of a global batch. The consumer may keep its tensors: they are not overwritten."""
 
     rows: torch.Tensor
     """int64 [B], rows of the index."""
     eeg: torch.Tensor
-    """float32 [B, C, T]; where there is a `scale`, float16 as stored."""
+    """float32 [B, C, T]; with a `scale`, float16 as stored."""
     label: torch.Tensor
     """int64 [B]."""
     subject: torch.Tensor
@@ -50,11 +51,11 @@ class Batch:
     stimulus: torch.Tensor
     """int64 [B], rows of the stimuli."""
     images: torch.Tensor | None
-    """uint8 [B, 3, S, S], when the reader was given an image size."""
+    """uint8 [B, 3, S, S], if the reader was given an image size."""
     latents: dict[str, torch.Tensor]
-    """float32 [B, …] for each kind that the reader was given."""
+    """float32 [B, …] for each kind of latent that the reader was given."""
     scale: torch.Tensor | None = None
-    """float32 [B], what EEG as stored is to be multiplied by."""
+    """float32 [B], the factor by which EEG as stored has to be multiplied."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -66,7 +67,7 @@ class Batch:
         return dataclasses.replace(self, eeg=self.eeg.float().mul_(self.scale[:, None, None]), scale=None)
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
-        """The batch with every tensor but `rows` changed: moved, pinned."""
+        """The batch with `change` applied to every tensor but `rows`: to move or pin them."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "rows"}
         tensors = {name: change(value) for name, value in fields.items() if isinstance(value, torch.Tensor)}
         latents = {kind: change(value) for kind, value in self.latents.items()}
@@ -76,15 +77,16 @@ class Batch:
 class Reader:
     """Streams a plan's batches for one rank, prefetching in the background.
 
-    latents: kind → store; the batch carries the latents of its stimuli. image_size_px: also carry the pictures.
-    prefetch_batches: how many finished batches may wait beside those being decoded, as long as the EEG of all fits
+    latents: kind → store; the batch has the latents of its stimuli. image_size_px: the batch also has the images.
+    prefetch_batches: how many finished batches may wait besides those being decoded, as long as the EEG of all fits
     into `prefetch_bytes`. decode_threads: None means two, or four for a data set behind a URL. as_stored: float16 EEG
-    with its scale, for a GPU to decode: half the bytes to write and to copy. pin_memory: page-locked batches for copies
-    to a GPU that run beside its work; None means where there is one. The order is the plan's, and a start at any step
-    costs nothing.
+    with its scale, to be decoded on a GPU: half the bytes to write and to copy. pin_memory: page-locked batches, whose
+    copies to a GPU run beside its work; None means if there is a GPU. The order is the plan's, and starting at any step
+    costs no extra time.
 
-    on_corrupt: a segment whose bytes are not what the index says is an error, or with "skip" replaced by the next sound
-    segment of its class and part, which every number of ranks finds alike; `corrupt` lists what was replaced.
+    on_corrupt: a segment whose bytes are not what the index says is an error, or with "skip" is replaced by the next
+    undamaged segment of its class and split, which is the same for any number of ranks; `corrupt` lists what was
+    replaced.
     """
 
     def __init__(
@@ -118,46 +120,46 @@ class Reader:
         self.as_stored = as_stored
         dtype = torch.float16 if as_stored else torch.float32
         batch_bytes = dtype.itemsize * local_batch_size * dataset.metadata.n_channels * dataset.metadata.n_samples
-        being_decoded = -(-self.decode_threads // len(parts(local_batch_size, _PART_SEGMENTS)))
+        being_decoded = -(-self.decode_threads // len(chunks(local_batch_size, _CHUNK_SEGMENTS)))
         self._batches_ahead = max(1, min(prefetch_batches + being_decoded, prefetch_bytes // batch_bytes))
-        self._segments = SoundSegments(dataset, on_corrupt)
+        self._segments = CheckedSegments(dataset, on_corrupt)
         self.corrupt = self._segments.corrupt
-        """Row → what is wrong with it, of every damaged segment that was replaced."""
+        """Row → what is wrong with it, for every damaged segment that was replaced."""
         self._pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
-        # One more is in the consumer's hands.
+        # The consumer holds one more.
         self._buffers = BatchBuffers(self._batches_ahead + 1, dtype, self._pin_memory)
         self.wait_seconds = 0.0
-        """Total time the consumer has waited for batches."""
+        """Total time in seconds that the consumer has waited for batches."""
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Batches of `epoch` from `start_step` on. Errors of the background threads are raised here."""
-        return self._stream(self._fillings(epoch, start_step))
+        return self._stream(self._unfilled(epoch, start_step))
 
     def epochs(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The same, and then the epochs after it without end; reading goes on across their borders."""
-        later = (self._fillings(number, 0) for number in itertools.count(epoch + 1))
-        return self._stream(itertools.chain(self._fillings(epoch, start_step), itertools.chain.from_iterable(later)))
+        """The same, followed by all later epochs without end; prefetching does not stop between epochs."""
+        later = (self._unfilled(number, 0) for number in itertools.count(epoch + 1))
+        return self._stream(itertools.chain(self._unfilled(epoch, start_step), itertools.chain.from_iterable(later)))
 
-    def _stream(self, fillings: Iterator[Fillable[Batch]]) -> Iterator[Batch]:
-        with FillingLine(fillings, self._batches_ahead, num_threads=self.decode_threads) as line:
+    def _stream(self, unfilled: Iterator[Fillable[Batch]]) -> Iterator[Batch]:
+        with BatchQueue(unfilled, self._batches_ahead, num_threads=self.decode_threads) as queue:
             while True:
                 started = time.perf_counter()
-                batch = line.next_batch()
+                batch = queue.next_batch()
                 self.wait_seconds += time.perf_counter() - started
                 if batch is None:
                     return
                 yield batch
-                del batch  # so that its buffer is free while we wait for the next
+                del batch  # so that its buffer can be used while the next batch is awaited
 
     def read(self, rows: np.ndarray) -> Batch:
         """Read these rows now, in this thread."""
-        filling = self._filling(rows)
-        for part in filling.parts:
-            filling.fill(part)
-        return filling.batch.result()
+        unfilled = self._unfilled_batch(rows)
+        for chunk in unfilled.chunks:
+            unfilled.fill(chunk)
+        return unfilled.batch.result()
 
     def joined(self, rows: np.ndarray, eeg: torch.Tensor) -> Batch:
-        """The batch of these rows, whose EEG [B, C, T] has been read into a buffer."""
+        """The batch of these rows, whose EEG [B, C, T] is already in a buffer."""
         index, stimuli = self.dataset.index, self.dataset.stimuli
         stimulus = index.stimulus[rows].astype(np.int64)
         images = None
@@ -173,20 +175,20 @@ class Reader:
             latents={kind: torch.as_tensor(store.get(stimulus)) for kind, store in self._latents.items()},
             scale=torch.from_numpy(index.scale[rows]) if self.as_stored else None,
         )
-        # The EEG is pinned already, and comes back as it is.
+        # The EEG is pinned already, so it is not copied.
         return batch.map(torch.Tensor.pin_memory) if self._pin_memory else batch
 
     def buffer(self, num_segments: int) -> torch.Tensor:
-        """Uninitialised [num_segments, C, T], float32 or as stored. To be called from one thread at a time."""
+        """Uninitialised [num_segments, C, T], float32 or as stored. Call it from one thread at a time."""
         return self._buffers.take((num_segments, self.dataset.metadata.n_channels, self.dataset.metadata.n_samples))
 
     def _decode(self, rows: np.ndarray, eeg: torch.Tensor) -> None:
-        """Read and check segments into `eeg` [n, C, T]; where one is replaced, `rows` says by which."""
+        """Read and check segments into `eeg` [n, C, T]; the row of a replacement is written into `rows`."""
         flat = eeg.flatten(1)
         targets, contents = flat.unbind(0), self._segments.read(rows)
         for start in range(0, len(rows), _GROUP_SEGMENTS):
             group = slice(start, start + _GROUP_SEGMENTS)
-            # Each is copied while the check has it in the processor's cache.
+            # Each is copied right after its check, while it is in the processor's cache.
             stored = [
                 torch.frombuffer(content, dtype=torch.float16, count=flat.shape[1])
                 for content in itertools.islice(contents, _GROUP_SEGMENTS)
@@ -196,18 +198,18 @@ class Reader:
             if not self.as_stored and (scale != 1).any():
                 flat[group].mul_(torch.from_numpy(scale)[:, None])
 
-    def _fillings(self, epoch: int, start_step: int) -> Iterator[Fillable[Batch]]:
+    def _unfilled(self, epoch: int, start_step: int) -> Iterator[Fillable[Batch]]:
         """The batches of an epoch, to be filled."""
         place = {"rank": self.rank, "world_size": self.world_size}
-        return map(self._filling, planned_rows(self.dataset, self.plan, epoch, start_step, **place))
+        return map(self._unfilled_batch, planned_rows(self.dataset, self.plan, epoch, start_step, **place))
 
-    def _filling(self, planned: np.ndarray) -> Filling[Batch]:
+    def _unfilled_batch(self, planned: np.ndarray) -> ChunkedBatch[Batch]:
         rows, eeg = np.array(planned, dtype=np.int64), self.buffer(len(planned))
-        return Filling(
+        return ChunkedBatch(
             len(rows),
-            _PART_SEGMENTS,
-            # The parts share memory with the batch.
-            fill_part=lambda part: self._decode(rows[part], eeg[part]),
+            _CHUNK_SEGMENTS,
+            # The chunks share memory with the batch.
+            fill_chunk=lambda chunk: self._decode(rows[chunk], eeg[chunk]),
             finish=lambda: self.joined(rows, eeg),
         )
 

@@ -1,9 +1,9 @@
-"""Our data sets as the first stage of a `webdataset.DataPipeline`; that library's stages compose on top.
+"""A data set as the first stage of a `webdataset.DataPipeline`; that library's stages can follow it.
 
 Samples are its dictionaries, contents as bytes: `__key__`, `__url__`, `eeg.npy` (float16), `json` (scale, label,
-stimulus, subject, block, order, split, and the stimulus's captions), and on request the picture under `jpg` or `png`.
-Decode them with an allow-list, `webdataset.decode("rgb8", only=["eeg.npy", "json", "jpg", "png"])`: a bare
-`webdataset.decode()` runs the pickles of a foreign tar.
+stimulus, subject, block, order, split, and the stimulus's captions), and on request the image under `jpg` or `png`.
+Decode them with an allow-list, `webdataset.decode("rgb8", only=["eeg.npy", "json", "jpg", "png"])`: without one,
+`webdataset.decode()` executes pickles that a foreign tar may hold.
 """
 
 import io
@@ -23,17 +23,17 @@ from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.format.schema import SPLITS, npy_header, segment_key
 from neuroimagen.data_shards.format.storage import CorruptSampleError, Shards
 from neuroimagen.data_shards.format.tar import shard_name
-from neuroimagen.data_shards.loading.filling import Fillable, Filled
+from neuroimagen.data_shards.loading.batch_queue import Fillable, FinishedBatch
 from neuroimagen.data_shards.loading.plan import Plan, SequentialPlan, rank_slice
 from neuroimagen.data_shards.loading.reader import Batch, Reader
 
 
 class PlannedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
-    """Yields the samples of one epoch of a plan, exactly in its order, each checked against its CRC.
+    """Yields the samples of one epoch of a plan, in its order, each compared with its CRC.
 
-    In a DataLoader each worker yields every num_workers-th local batch. With one global batch size throughout, and
-    samples batched inside the pipeline (`webdataset.batched(local_batch_size)`), the loader hands the batches out in
-    the order of the plan, whatever the number of workers. The epoch is the attribute `epoch`, to be set between epochs.
+    In a DataLoader each worker yields every num_workers-th local batch. If all global batches have one size, and
+    samples are batched inside the pipeline (`webdataset.batched(local_batch_size)`), the loader returns the batches in
+    the order of the plan, whatever the number of workers. Set the attribute `epoch` between epochs.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class PlannedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
         world_size: int = 1,
         epoch: int = 0,
         start_step: int = 0,
-        pictures: bool = False,
+        images: bool = False,
     ) -> None:
         super().__init__()
         self._dataset, self._plan = dataset, plan
         self._rank, self._world_size = rank, world_size
-        self._pictures = pictures
+        self._images = images
         self.epoch, self.start_step = epoch, start_step
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -58,10 +58,10 @@ class PlannedSamples(torch.utils.data.IterableDataset[dict[str, Any]]):
         first, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
         for step in range(self.start_step + first, self._plan.steps_per_epoch, stride):
             for row in rank_slice(self._plan.batch(self.epoch, step), self._rank, self._world_size).tolist():
-                yield sample_dictionary(self._dataset, row, pictures=self._pictures)
+                yield sample_dictionary(self._dataset, row, images=self._images)
 
 
-def sample_dictionary(dataset: Dataset, row: int, *, pictures: bool = False) -> dict[str, Any]:
+def sample_dictionary(dataset: Dataset, row: int, *, images: bool = False) -> dict[str, Any]:
     """One segment as webdataset's sample dictionary, contents as bytes."""
     index, stimuli = dataset.index, dataset.stimuli
     stimulus = int(index.stimulus[row])
@@ -83,17 +83,17 @@ def sample_dictionary(dataset: Dataset, row: int, *, pictures: bool = False) -> 
         "eeg.npy": header + bytes(dataset.eeg_bytes(row)),
         "json": json.dumps(fields, sort_keys=True).encode(),
     }
-    if pictures:
+    if images:
         sample[stimuli.extensions[stimulus]] = bytes(stimuli.encoded(stimulus))
     return sample
 
 
 def resampled_samples(dataset: Dataset, *, seed: int, shuffle: int = 1000) -> Any:
-    """The library's own endless stream: shards drawn with replacement, samples shuffled in a buffer, no exactness.
+    """The library's own endless stream: shards drawn with replacement, samples shuffled in a buffer, no exact epochs.
 
     Reading is sequential in each shard, which suits slow disks and URLs (through the node's cache, with its retries).
-    Train, val and test come mixed as the shards hold them (the part stands in each sample's json), and a damaged sample
-    is not noticed. Decode with an allow-list, as above. Every rank and worker has its own stream.
+    Train, val and test are mixed as in the shards (each sample's json has its split), and a damaged sample is not
+    noticed. Decode with an allow-list, as above. Every rank and worker has its own stream.
     """
     import webdataset
 
@@ -110,11 +110,11 @@ def resampled_samples(dataset: Dataset, *, seed: int, shuffle: int = 1000) -> An
 
 
 class ResampledReader(Reader):
-    """A Reader over `resampled_samples`: for a remote data set beyond the cache, where exactness is not needed.
+    """A Reader over `resampled_samples`: for a remote data set larger than the cache, if exact epochs are not needed.
 
-    Batches look like the Reader's, hold only the `rows` given (a part, some subjects), and every sample's CRC is
-    checked. An epoch has as many batches as `rows` fill; a sample may come twice or not at all, and what comes depends
-    on the number of ranks. `shuffle`: samples held to be shuffled, in memory.
+    Batches have the Reader's form and hold only the `rows` given (a split, some subjects), and every sample's CRC is
+    checked. An epoch has as many batches as `rows` fill; a sample may occur twice or not at all, and which samples
+    occur depends on the number of ranks. `shuffle`: number of samples held in memory to be shuffled.
     """
 
     def __init__(
@@ -134,13 +134,13 @@ class ResampledReader(Reader):
         self._wanted = np.zeros(len(dataset), dtype=bool)
         self._wanted[rows] = True
 
-    def _fillings(self, epoch: int, start_step: int) -> Iterator[Fillable[Batch]]:
+    def _unfilled(self, epoch: int, start_step: int) -> Iterator[Fillable[Batch]]:
         seed = int(derive_key(self._seed, epoch, start_step, self.rank)) >> 1
         stream = iter(resampled_samples(self.dataset, seed=seed, shuffle=self._shuffle))
         num_steps = int(self._wanted.sum()) // self.plan.global_batch_size
         size = len(rank_slice(np.arange(self.plan.global_batch_size), self.rank, self.world_size))
         for _ in range(start_step, num_steps):
-            yield Filled(self._next_batch(stream, size))  # one stream, so one thread at a time
+            yield FinishedBatch(self._next_batch(stream, size))  # one thread at a time advances the stream
 
     def _next_batch(self, stream: Iterator[dict[str, Any]], size: int) -> Batch:
         rows, eeg = np.empty(size, dtype=np.int64), self.buffer(size)
@@ -157,7 +157,7 @@ class ResampledReader(Reader):
         return self.joined(rows, eeg)
 
     def _checked(self, sample: dict[str, Any]) -> tuple[int, bytes]:
-        """Row and .eeg.npy of a sample of the stream, which must be as the index says."""
+        """Row and .eeg.npy of a sample of the stream. Raises CorruptSampleError unless it is as the index says."""
         key, content = sample["__key__"], sample.get("eeg.npy", b"")
         row = int(key) if key.isdecimal() else -1
         if not (0 <= row < len(self.dataset) and crc32(content) == self.dataset.index.crc32[row]):
@@ -174,7 +174,7 @@ def _opened(dataset: Dataset, shards: Iterable[dict[str, Any]]) -> Iterator[dict
 
 
 class _ShardStream(io.RawIOBase):
-    """A shard as a file to be read from the beginning to the end."""
+    """A shard as a file that is read from the beginning to the end."""
 
     def __init__(self, shards: Shards, shard: int, size: int) -> None:
         super().__init__()

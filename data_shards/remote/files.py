@@ -20,7 +20,7 @@ _logger = logging.getLogger(__name__)
 _URL = re.compile(r"(?P<protocol>[a-z][a-z0-9+.-]+):/+(?P<rest>.+)", re.DOTALL)
 _LONGEST_PAUSE_S = 30.0
 _FINAL_STATUS = set(range(400, 500)) - {408, 425, 429}
-"""HTTP answers that another try won't change."""
+"""HTTP statuses that another attempt will not change."""
 _NOT_ALLOWED = (401, 403)
 _OUT_OF_RANGE = 416
 
@@ -34,19 +34,19 @@ class RemoteOptions:
     """How a data set behind a URL is read."""
 
     cache_folder: Path
-    """On a disk of the node's own; every rank and every run may use the same."""
+    """On a local disk of the node; all ranks and runs may use the same folder."""
     cache_bytes: int = 20 << 30
-    """Most that the blocks in `cache_folder` take, of all data sets together."""
+    """Upper bound of the size of all blocks in `cache_folder`, of all data sets together."""
     block_bytes: int = 8 << 20
-    """Shards are fetched and cached in blocks of this size. Smaller suits random access, larger sequential."""
+    """Shards are fetched and cached in blocks of this size: smaller for random access, larger for sequential."""
     read_ahead_bytes: int = 1 << 30
-    """How much may be under way or waiting beyond the batch being read."""
+    """How many bytes may be in transfer or waiting beyond the batch being read."""
     connections: int = 8
     attempts: int = 6
     backoff_s: float = 0.5
-    """Pause after the first failure; doubles with each, with a random part so that ranks don't return together."""
+    """Pause after the first failure. It doubles with each failure, times a random factor that keeps ranks apart."""
     timeout_s: float = 60.0
-    """A request that takes longer has failed."""
+    """A request that takes longer counts as failed."""
 
     def __post_init__(self) -> None:
         for name in ("block_bytes", "read_ahead_bytes", "connections", "attempts"):
@@ -72,7 +72,7 @@ class RemoteOptions:
 
 
 def as_url(path: str | Path) -> str | None:
-    """The URL that `path` is, or None for a local path. Mends what pathlib makes of one: http:/host → http://host."""
+    """The URL that `path` is, or None for a local path. A URL that was a pathlib.Path (http:/host) is restored."""
     match = _URL.fullmatch(os.fspath(path))
     if match is None:
         return None
@@ -88,9 +88,9 @@ class RemoteFiles:
         self.options = options
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        """Bytes start..stop of a file, to its end without `stop` or where it is shorter.
+        """Bytes start..stop of a file; to its end if `stop` is None or the file is shorter.
 
-        A server that knows no ranges gives the whole file, and so does this. Raises UserError.
+        If the server does not support ranges, the whole file is returned. Raises UserError.
         """
         try:
             return self._retried(name, lambda: self._read_once(name, start, stop))
@@ -98,11 +98,11 @@ class RemoteFiles:
             return b""
 
     def size(self, name: str) -> int | None:
-        """Size of a file in bytes, if the server tells."""
+        """Size of a file in bytes, or None if the server does not say."""
         return self._retried(name, lambda: self._size_once(name))
 
     def list(self, name: str) -> list[str]:
-        """Names in a folder; none if the folder is not there or the server does not list folders."""
+        """Names in a folder; empty if the folder does not exist or the server does not list folders."""
         try:
             found = self._retried(name, lambda: self._list_once(name))
         except UserError:
@@ -110,7 +110,7 @@ class RemoteFiles:
         return sorted({str(path).rstrip("/").rsplit("/", 1)[-1] for path in found})
 
     def fetch(self, name: str, target: Path, *, sha256: str) -> None:
-        """Write a whole file to `target`, which the caller renames. Raises UserError unless its SHA-256 is that."""
+        """Write a whole file to `target`, which the caller renames. Raises UserError if its SHA-256 differs."""
         for _ in range(2):
             digest = hashlib.sha256()
             size, position = self.size(name), 0
@@ -119,7 +119,7 @@ class RemoteFiles:
                     stop = None if size is None else min(size, position + self.options.block_bytes)
                     content = self.read(name, position, stop)
                     if stop is not None and len(content) > stop - position:
-                        content = content[position:]  # the server knows no ranges
+                        content = content[position:]  # the server does not support ranges
                     file.write(content)
                     digest.update(content)
                     position += len(content)
@@ -127,7 +127,9 @@ class RemoteFiles:
                         break
             if digest.hexdigest() == sha256:
                 return
-        raise UserError(f"{self.url}/{name} is damaged or another data set's: its SHA-256 is not the one expected.")
+        raise UserError(
+            f"{self.url}/{name} is damaged or belongs to another data set: its SHA-256 is not the one expected."
+        )
 
     @property
     def _is_hub(self) -> bool:
@@ -155,7 +157,7 @@ class RemoteFiles:
         if stop is not None:
             limits["end"] = stop
         if not getattr(filesystem, "async_impl", False):
-            content: bytes = filesystem.cat_file(path, **limits)  # with the time limits of its own library
+            content: bytes = filesystem.cat_file(path, **limits)  # with the time limits of that file system's library
             return content
         from fsspec.asyn import sync
 
@@ -168,7 +170,7 @@ class RemoteFiles:
     def _filesystem(self) -> Any:
         import fsspec
 
-        # fsspec keeps one instance a process; making it anew here is what is safe after a fork.
+        # fsspec keeps one instance per process; asking for it each time is safe after a fork.
         try:
             return fsspec.core.url_to_fs(self.url)[0]
         except (ImportError, ValueError) as error:
@@ -185,9 +187,9 @@ class RemoteFiles:
             except UserError:
                 raise
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-                raise UserError(f"{where} is not there{_why(error)}{_if_private(self.url, error)}") from None
+                raise UserError(f"{where} does not exist{_why(error)}{_if_private(self.url, error)}") from None
             except Exception as error:
-                reason = " ".join(str(error).split())  # the hub's are of several lines
+                reason = " ".join(str(error).split())  # the hub's messages have several lines
                 reason = reason or f"no answer within {self.options.timeout_s:g} s ({type(error).__name__})"
                 status = http_status(error)
                 if status == _OUT_OF_RANGE:
@@ -199,18 +201,18 @@ class RemoteFiles:
                 if attempt + 1 == self.options.attempts:
                     raise UserError(f"cannot read {where} in {attempt + 1} attempts: {reason}") from error
                 pause = min(_LONGEST_PAUSE_S, self.options.backoff_s * 2**attempt) * random.uniform(0.5, 1)
-                _logger.warning("%s: %s; again in %.1f s", where, reason, pause)
+                _logger.warning("%s: %s; retrying in %.1f s", where, reason, pause)
                 time.sleep(pause)
         raise AssertionError("unreachable")
 
 
 def http_status(error: BaseException | None) -> int | None:
-    """The HTTP status that an error of some file system stands for, if any: aiohttp's, httpx's or botocore's."""
+    """The HTTP status behind an error of a file system (aiohttp's, httpx's, botocore's), or None."""
     while error is not None:
         if isinstance(status := getattr(error, "status", None), int):
             return status
         response = getattr(error, "response", None)
-        if isinstance(response, dict):  # botocore, which s3fs translates and names as the cause
+        if isinstance(response, dict):  # botocore's error, which s3fs translates and keeps as the cause
             response_status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         else:
             response_status = getattr(response, "status_code", None)
@@ -221,13 +223,13 @@ def http_status(error: BaseException | None) -> int | None:
 
 
 def _why(error: OSError) -> str:
-    """What the server says is missing, if it says more than a path: a bucket and a repository may be, too."""
+    """What the server says is missing, if it says more than a path: it may be the bucket or the repository."""
     reason = " ".join(str(error).split())
     return f": {reason.rstrip('.')}." if " " in reason and error.errno is None else "."
 
 
 def _if_private(url: str, error: OSError) -> str:
-    """The hub does not say of a repository whether it is missing or hidden."""
+    """What to do if a hub repository is private: the hub gives the same answer for private and missing ones."""
     hidden = url.startswith("hf:") and "repository not found" in str(error)
     return f" If it is private: {_credentials(url)}" if hidden else ""
 
@@ -237,7 +239,7 @@ def _lacks_credentials(error: BaseException) -> bool:
 
 
 def _credentials(url: str) -> str:
-    """What to do about access that was refused."""
+    """What to do when access was refused."""
     protocol = url.partition(":")[0]
     if protocol in ("s3", "s3a"):
         return (
@@ -246,4 +248,4 @@ def _credentials(url: str) -> str:
         )
     if protocol == "hf":
         return "Log in with `hf auth login`, or set HF_TOKEN to a token that may read it."
-    return "Ask for the right to read it, or check the address."
+    return "Ask its owner for access, or check the address."

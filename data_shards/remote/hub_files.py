@@ -1,7 +1,7 @@
-"""Files on the Hugging Face hub, each asked for once: RemoteFiles repeats what fails, by its own options.
+"""Files on the Hugging Face hub, requested once: RemoteFiles repeats failed requests, by its own options.
 
-huggingface_hub's file system repeats ranges and listings five times within 23 s and takes no setting for it; six
-attempts of ours around that were more than two minutes. What it knows of addresses and access is used here as it is.
+huggingface_hub's file system repeats ranges and listings five times within 23 s, which cannot be changed; six attempts
+of RemoteFiles, each of which does that, would take more than two minutes. Its addresses and credentials are used here.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 
 def read(filesystem: Any, path: str, *, start: int, stop: int | None, timeout_s: float) -> bytes:
-    """Bytes start..stop of a file; a server that knows no ranges gives all. `timeout_s`: of each pause in the answer.
+    """Bytes start..stop of a file; all of it if the server ignores ranges. `timeout_s`: of each pause in the answer.
 
     Raises FileNotFoundError, and the errors of huggingface_hub and its HTTP library.
     """
@@ -23,7 +23,7 @@ def read(filesystem: Any, path: str, *, start: int, stop: int | None, timeout_s:
 
 
 def size(filesystem: Any, path: str, *, timeout_s: float) -> int | None:
-    """Size of a file in bytes, if the hub tells. Raises as `read`."""
+    """Size of a file in bytes, or None if the hub does not say. Raises the same errors as `read`."""
     from huggingface_hub import get_hf_file_metadata
 
     with _missing_named(path):
@@ -33,7 +33,7 @@ def size(filesystem: Any, path: str, *, timeout_s: float) -> int | None:
 
 
 def names(filesystem: Any, path: str, *, timeout_s: float) -> list[str]:
-    """Paths of what a folder holds. Raises as `read`."""
+    """Paths of the files and folders in a folder. Raises the same errors as `read`."""
     with _missing_named(path):
         place = filesystem.resolve_path(path)
         if _is_bucket(place):
@@ -41,7 +41,7 @@ def names(filesystem: Any, path: str, *, timeout_s: float) -> list[str]:
         tree = f"api/{place.repo_type}s/{place.repo_id}/tree/{quote(place.revision, safe='')}"
         page: str | None = f"{filesystem.endpoint}/{tree}/{quote(place.path_in_repo, safe='')}"
         found: list[str] = []
-        while page:  # of a thousand names
+        while page:  # one page has a thousand names
             answer = _get(filesystem, page, headers={}, timeout_s=timeout_s)
             found += [str(entry["path"]) for entry in answer.json()]
             page = answer.links.get("next", {}).get("url")
@@ -62,7 +62,7 @@ def _is_bucket(place: Any) -> bool:
 
 
 def _address(filesystem: Any, path: str) -> str:
-    """Where a file lies. Raises FileNotFoundError for a repository or revision that is missing or hidden."""
+    """The URL of a file. Raises FileNotFoundError for a repository or revision that is missing or private."""
     from huggingface_hub import hf_hub_url
 
     place = filesystem.resolve_path(path)

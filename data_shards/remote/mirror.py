@@ -1,11 +1,11 @@
 """A data set behind a URL prefix: its small files are mirrored, its tars are read in blocks.
 
     <cache>/mirrors/<digest of dataset.json>/   dataset.json, index.parquet, stimuli.parquet
-        latents/                                latents cached here for want of any over there
-        remote-latents/<store>/                 latents.json and index.parquet of those over there
+        latents/                                latents computed on this node, where the server has none
+        remote-latents/<store>/                 latents.json and index.parquet of the server's latents
 
-What a mirror is named by is the content of dataset.json, which holds the SHA-256 of both tables: a data set that moved
-is the same data set, one that changed is another.
+The name of a mirror is a digest of dataset.json, which holds the SHA-256 of both tables: a data set that was moved is
+the same data set, one that was changed is another.
 """
 
 import fcntl
@@ -28,10 +28,10 @@ _STORE_NAME = re.compile(r"[a-z][a-z0-9-]{0,120}")
 
 
 class RemoteDataset:
-    """Where a remote data set's files are found; `mirror` is a folder that opens like a local one but for its tars."""
+    """A remote data set's files; `mirror` is a local folder that has all of them but the tars."""
 
     def __init__(self, url: str, options: RemoteOptions | None = None) -> None:
-        """Fetch dataset.json and the tables, unless they are here. Raises UserError."""
+        """Fetch dataset.json, and the tables unless they are mirrored already. Raises UserError."""
         self.url = url
         self.options = options or RemoteOptions.from_environment()
         self.files = RemoteFiles(url, self.options)
@@ -54,7 +54,7 @@ class RemoteDataset:
         return RemoteShards(self.files, folder, shard_bytes, self._cache, prefix)
 
     def latent_folders(self, kind: str | None = None) -> list[Path]:
-        """Mirrors of the stores (of `kind`) over there, their latents.json in them."""
+        """Mirrors of the server's latent stores (of `kind`), with their latents.json."""
         known = [name for name in self.files.list("latents") if _STORE_NAME.fullmatch(name)]
         names = [name for name in known if kind is None or name.startswith(f"{kind}-")]
         with self._locked():
@@ -64,11 +64,11 @@ class RemoteDataset:
         return [self.mirror / "remote-latents" / name for name in names]
 
     def is_latent_mirror(self, folder: Path) -> bool:
-        """True for a folder that `latent_folders` gave."""
+        """True for a folder that `latent_folders` returned."""
         return folder.parent == self.mirror / "remote-latents"
 
     def fetch_latent_index(self, folder: Path, sha256: str) -> None:
-        """Mirror the index of a store that `latent_folders` gave."""
+        """Mirror the index of a store that `latent_folders` returned."""
         with self._locked():
             self._fetch(f"latents/{folder.name}/index.parquet", folder / "index.parquet", sha256)
 
@@ -87,7 +87,7 @@ class RemoteDataset:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """One process of the node mirrors, the others wait and find everything there."""
+        """Hold the mirror's lock: one process of the node fetches, the others wait and find the files."""
         self.mirror.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.mirror / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:

@@ -14,18 +14,18 @@ from neuroimagen.data_shards.remote.block_cache import BlockCache
 from neuroimagen.data_shards.remote.files import RemoteFiles
 
 _MAX_MAPPED = 32
-"""Blocks that a process keeps mapped; what others evict meanwhile takes disk space until it lets go."""
+"""Blocks that a process keeps mapped; those that are evicted meanwhile take disk space until they are unmapped."""
 Block = tuple[int, int]
 """Shard, and number of the block in it."""
 
 
 class RemoteShards:
-    """What ShardFolder is for local tars (storage.py). Safe to use from several threads, and after a fork."""
+    """Tars behind a URL: the counterpart of ShardFolder (format/storage.py). Safe in threads and after a fork."""
 
     def __init__(
         self, files: RemoteFiles, folder: str, shard_bytes: Sequence[int], cache: BlockCache, prefix: str
     ) -> None:
-        """`prefix` begins the names of the blocks in the cache: it must differ between data sets and folders."""
+        """`prefix` is the beginning of the blocks' names in the cache: it must differ between data sets and folders."""
         self._files, self._folder, self._cache, self._prefix = files, folder, cache, prefix
         self._shard_bytes = shard_bytes
         self._block_bytes = files.options.block_bytes
@@ -49,17 +49,17 @@ class RemoteShards:
         return f"{self._files.url}/{self._folder}/{shard_name(shard)}"
 
     def read(self, shard: int, offset: int, size: int) -> memoryview:
-        """`size` bytes of a shard from `offset`. Raises UserError when they cannot be had."""
-        parts = []
+        """`size` bytes of a shard from `offset`. Raises UserError if they cannot be fetched."""
+        pieces = []
         for block in self.blocks(shard, offset, size):
             start = block[1] * self._block_bytes
             view = self._block(block)
-            parts.append(view[max(0, offset - start) : offset + size - start])
-        # Most samples lie in one block; the others are joined, in memory that PyTorch may wrap.
-        return parts[0] if len(parts) == 1 else memoryview(bytearray().join(parts))
+            pieces.append(view[max(0, offset - start) : offset + size - start])
+        # Most samples lie in one block; the others are joined, in writable memory, which PyTorch can wrap.
+        return pieces[0] if len(pieces) == 1 else memoryview(bytearray().join(pieces))
 
     def read_checked(self, shard: int, offset: int, size: int, checksum: int) -> memoryview | None:
-        """`read`, or None when the CRC-32 is not `checksum`, not even of bytes fetched anew."""
+        """The same bytes, or None if their CRC-32 is not `checksum`, also after the blocks were fetched again."""
         for _ in range(2):
             content = self.read(shard, offset, size)
             if crc32(content) == checksum:
@@ -69,7 +69,7 @@ class RemoteShards:
         return None
 
     def read_all_checked(self, places: Iterable[Place]) -> Iterator[memoryview | None]:
-        """`read_checked` of several places, one after the other."""
+        """`read_checked` of several places, in order."""
         return (self.read_checked(*place) for place in places)
 
     def view(self, shard: int) -> memoryview:
@@ -82,13 +82,13 @@ class RemoteShards:
         return [(shard, number) for number in range(first, last + 1)]
 
     def prefetch(self, blocks: Iterable[Block]) -> None:
-        """Start fetching blocks in the background. Whoever reads one of them later waits for it, or gets its error."""
+        """Start fetching blocks in the background. A later read of one of them waits for it, and raises its error."""
         for block in blocks:
             if block not in self._mapped:
                 self._start(block)
 
     def _block(self, block: Block) -> memoryview:
-        if self._pid != os.getpid():  # the child of a fork has neither the pool's threads nor a lock in a known state
+        if self._pid != os.getpid():  # after a fork the pool has no threads, and the lock may be held for ever
             self._start_process()
         with self._lock:
             if (view := self._mapped.get(block)) is not None:
@@ -96,7 +96,7 @@ class RemoteShards:
                 return view
             under_way = self._under_way.get(block)
         if under_way is None:
-            # What is in the cache must not wait behind what is being fetched.
+            # A block in the cache must not wait behind blocks that are being fetched.
             if (view := self._cache.open(self._name(block), self._size(block))) is not None:
                 self._keep_mapped(block, view)
                 return view
@@ -134,12 +134,12 @@ class RemoteShards:
             return view
         with self._cache.making(name):
             if (view := self._cache.open(name, size)) is not None:
-                return view  # another process was quicker
+                return view  # another process has fetched it meanwhile
             content = self._fetch(block)
             return self._cache.open(name, size) or memoryview(bytearray(content))
 
     def _fetch(self, block: Block) -> bytes:
-        """Get a block from afar and keep it. Raises CorruptSampleError when the shard has another size."""
+        """Fetch a block and cache it. Raises CorruptSampleError if the shard has another size."""
         shard, number = block
         start, size, whole = number * self._block_bytes, self._size(block), self._shard_bytes[shard]
         found = 0
@@ -149,14 +149,14 @@ class RemoteShards:
             if found == size:
                 self._cache.add(self._name(block), content)
                 return content
-            if found == whole:  # a server without ranges: keep all that it gave
+            if found == whole:  # the server does not support ranges: cache all that it sent
                 for other in self.blocks(shard, 0, whole):
                     first = other[1] * self._block_bytes
                     self._cache.add(self._name(other), content[first : first + self._block_bytes])
                 return content[start : start + size]
         raise CorruptSampleError(
             f"{self.where(shard)} gave {found:,} bytes at offset {start:,} where {size:,} were asked for: the shard "
-            "was cut or changed. Copy it again."
+            "was cut short or changed. Copy it again."
         )
 
     def _forget(self, block: Block) -> None:

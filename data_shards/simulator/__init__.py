@@ -1,1 +1,1 @@
-"""A simulated study: forward model, head model, drawn stimuli, best achievable accuracy."""
+"""A simulated study: forward model, heads, drawn stimuli, best achievable accuracy, files."""

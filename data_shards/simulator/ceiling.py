@@ -1,25 +1,25 @@
 r"""The best accuracy that any decoder of the class can reach on a simulated study, from the model's true parameters.
 
-The Bayes decoder has to average over what it does not know: latency, layout, the other sources. That has no closed
-form, so the answer is enclosed from both sides.
+The Bayes decoder has to average over what it does not know: latency, layout, the other sources. That average has no
+closed form, so the best accuracy is bounded from above and from below.
 
-From above, `upper_bound`: a decoder is told everything but what it must decode (the trial's latency, the amplitudes of
-the layout and evoked sources, the drift) and is given the whole period of the noise. What is left is a Gaussian problem
-whose sufficient statistic is the generalised least-squares estimate of the class sources,
+From above, `upper_bound`: a decoder knows everything but what it must decode (it knows the trial's latency, the
+amplitudes of the layout and evoked sources, the drift) and sees the whole period of the noise. What remains is a
+Gaussian problem whose sufficient statistic is the generalised least-squares estimate of the class sources,
 
     â ~ N(μ_c, variability² · I + J⁻¹),   J = Σ_f H(f)^H C(f)⁻¹ H(f)   (H: spectrum of the class sources' fields,
                                                                        C: spectral covariance of the noise)
 
-and whose accuracy is a Monte Carlo mean. Being told more never hurts, so no decoder of the EEG is better.
-Without any noise J⁻¹ = 0 and the accuracy is an integral, `noise_free_accuracy`.
+and whose accuracy is a Monte Carlo mean. More information never lowers the best accuracy, so no decoder of the EEG is
+better. Without any noise J⁻¹ = 0 and the accuracy is an integral, `noise_free_accuracy`.
 
-From below, `Decoder`: it sees samples 20..459 of a segment, as the published loader leaves them. It projects them onto
-the whitened time courses at three latencies and applies Bayes' rule there, with the true parameters, the latency
-marginalised on a grid and the layout as Gaussian: an actual decoder, which runs on actual segments. The Bayes decoder
-is at least as good.
+From below, `Decoder`: it sees samples 20..459 of a segment, those that the published loader keeps. It projects them
+onto the whitened time courses at three latencies and applies Bayes' rule there, with the true parameters, the latency
+marginalised on a grid and the layout as Gaussian. It is an actual decoder, which runs on simulated segments. The Bayes
+decoder is at least as good.
 
-`measure_ceiling` returns both. Both disregard *when* in the session a segment was recorded. With slow drift in a block
-design the time tells the block and the block tells the class: a decoder above the ceiling reads the drift.
+`measure_ceiling` returns both. Both ignore *when* in the session a segment was recorded. With slow drift in a block
+design the time reveals the block and the block reveals the class: a decoder above the ceiling uses the drift.
 """
 
 from dataclasses import dataclass
@@ -27,13 +27,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from neuroimagen.data_shards.common.blas import single_blas_thread
-from neuroimagen.data_shards.simulator.forward_model import (
-    NOISE_BINS,
-    PERIOD,
-    STREAM_CEILING,
-    ForwardModel,
-    random_stream,
-)
+from neuroimagen.data_shards.simulator.forward_model import NOISE_BINS, PERIOD, ForwardModel
+from neuroimagen.data_shards.simulator.random_streams import STREAM_CEILING, random_stream
 
 DECODER_WINDOW = (20, 460)  # samples that the decoder sees
 _TEMPLATE_SHIFTS_MS = (-5.0, 0.0, 5.0)
@@ -42,14 +37,14 @@ _NUM_LATENCIES = 65  # grid on which the decoder marginalises the latency, and o
 
 @dataclass(frozen=True, kw_only=True)
 class Ceiling:
-    """What can be known of the class from one segment: accuracies in 0..1, mean over subjects."""
+    """Accuracies with which the class can be decoded from one segment, 0..1, mean over subjects."""
 
     accuracy: float
     """No decoder exceeds this in expectation: the upper bound."""
     achievable: float
-    """The decoder with the true parameters reaches this."""
+    """Accuracy of the decoder with the true parameters."""
     noise_free: float
-    """What the trial-to-trial variability of the class sources alone would allow."""
+    """The best accuracy if the trial-to-trial variability of the class sources were the only noise."""
     chance: float
     standard_error: float
     """Monte Carlo standard error of `accuracy` and, at most, of `achievable`."""
@@ -72,20 +67,20 @@ def noise_free_accuracy(num_classes: int, variability: float) -> float:
 
 
 def class_information(model: ForwardModel, subject: int) -> np.ndarray:
-    """J [C − 1, C − 1]: Fisher information of the class sources' amplitudes in one segment when all else is known."""
+    """J [C − 1, C − 1]: Fisher information of the class sources' amplitudes in one segment if all else is known."""
     n = model.num_class_sources
     spectra = np.fft.rfft(model.time_courses(subject, np.arange(PERIOD, dtype=np.float64))[:n])  # [n, PERIOD/2 + 1]
     fields = model.topographies[subject][:, :n]
     coloured = np.einsum("ck,fcj->fkj", fields, np.linalg.solve(model.spectral_covariance(subject), fields[None]))
     white = np.broadcast_to(fields.T @ fields * PERIOD / model.amplifier_variance, (PERIOD // 2 - NOISE_BINS, n, n))
     precision = np.concatenate([coloured, white])
-    sides = np.full(len(precision), 2.0)  # each frequency stands for itself and its negative, but for 0 and Nyquist
+    sides = np.full(len(precision), 2.0)  # each frequency counts for its negative too, except 0 and Nyquist
     sides[[0, -1]] = 1.0
     return np.einsum("f,kf,fkj,jf->kj", sides, spectra.conj(), precision, spectra, optimize=True).real / PERIOD**2
 
 
 def upper_bound(model: ForwardModel, num_draws: int) -> float:
-    """Accuracy of the decoder that is told everything but the class and the class sources' variability."""
+    """Accuracy of the decoder that knows everything but the class and the class sources' variability."""
     means, hits = model.class_responses, 0
     for subject in range(model.config.num_subjects):
         rng = random_stream(model.config.seed, STREAM_CEILING, subject)
@@ -106,7 +101,7 @@ class Decoder:
         self.model, self.subject = model, subject
         filters = self._filters()  # [D, C, T]
         noise = self._noise_covariance(filters)
-        # To white noise of unit variance; directions in which the filters all but coincide are left out.
+        # Whitening to unit variance; directions in which the filters nearly coincide are left out.
         values, vectors = np.linalg.eigh(noise)
         kept = values > 1e-10 * values[-1]
         whitening = (vectors[:, kept] / np.sqrt(values[kept])).T
@@ -134,15 +129,15 @@ class Decoder:
     def _noise_covariance(self, filters: np.ndarray) -> np.ndarray:
         """Covariance [D, D] of the projected noise and drift; exact."""
         model, subject = self.model, self.subject
-        # The window's place in the period turns phases only, to which stationary noise is blind.
+        # The window's place in the period changes phases only, which do not matter for stationary noise.
         spectra = np.fft.rfft(filters, PERIOD)[:, :, 1 : NOISE_BINS + 1]  # [D, C, f]
         deviation = np.sqrt(model.noise_power[subject])
         mixed = np.einsum("dcf,cr->drf", spectra, model.noise_mixing[subject], optimize=True) * deviation
-        parts = [np.concatenate([mixed.real, mixed.imag], axis=2).reshape(len(filters), -1)]
-        parts.append(np.sqrt(model.amplifier_variance) * filters.reshape(len(filters), -1))
+        terms = [np.concatenate([mixed.real, mixed.imag], axis=2).reshape(len(filters), -1)]
+        terms.append(np.sqrt(model.amplifier_variance) * filters.reshape(len(filters), -1))
         drift = model.config.drift * np.sqrt(model.noise_variance) * model.drift_fields(subject)
-        parts.append(filters.sum(2) @ drift)
-        return sum((part @ part.T for part in parts), np.zeros((len(filters), len(filters))))
+        terms.append(filters.sum(2) @ drift)
+        return sum((term @ term.T for term in terms), np.zeros((len(filters), len(filters))))
 
     def _responses(self) -> np.ndarray:
         """The projection of each source with unit amplitude, at each latency: [latencies, D, K]."""
@@ -153,7 +148,7 @@ class Decoder:
         return np.einsum("kdt,lkt->ldk", seen, courses, optimize=True)
 
     def _set_discriminants(self) -> None:
-        """For each latency, what whitens the projection given the latency, the classes' means there, and log det."""
+        """For each latency: the whitening of the projection, the classes' means after it, and its log determinant."""
         _, covariance = self.model.amplitude_moments(0)
         means = np.stack([self.model.amplitude_moments(c)[0] for c in range(self.model.config.num_classes)])
         self._whitening, self._means, self._log_determinant = [], [], []
@@ -180,7 +175,7 @@ class Decoder:
         return total
 
     def draw(self, rng: np.random.Generator, num_draws: int) -> tuple[np.ndarray, np.ndarray]:
-        """Features [n, D] of random segments of the model, made in the projected space, and their labels [n]."""
+        """Features [n, D] of random segments of the model, drawn in the projected space, and their labels [n]."""
         model = self.model
         labels = rng.integers(model.config.num_classes, size=num_draws)
         layouts = model.layout_sample[rng.integers(len(model.layout_sample), size=num_draws)]
@@ -204,9 +199,9 @@ def achievable_accuracy(model: ForwardModel, num_draws: int) -> float:
 
 
 def measure_ceiling(model: ForwardModel, *, num_draws: int = 100_000) -> Ceiling:
-    """Enclose the best achievable accuracy by Monte Carlo.
+    """Bound the best achievable accuracy from above and below by Monte Carlo.
 
-    `num_draws`: trials over all subjects for the upper bound; the decoder gets a fifth. The default takes 2 s of CPU.
+    `num_draws`: trials of all subjects for the upper bound; the decoder gets a fifth. The default takes 2 s of CPU.
     """
     per_subject = -(-num_draws // model.config.num_subjects)
     with single_blas_thread():
@@ -215,7 +210,7 @@ def measure_ceiling(model: ForwardModel, *, num_draws: int = 100_000) -> Ceiling
     noise_free = noise_free_accuracy(model.config.num_classes, model.config.variability)
     return Ceiling(
         accuracy=min(bound, noise_free),
-        # Where both all but coincide, chance may put the decoder's estimate above what no decoder exceeds.
+        # Where both nearly coincide, sampling error may put the decoder's estimate above the bound.
         achievable=min(achievable, bound, noise_free),
         noise_free=noise_free,
         chance=1 / model.config.num_classes,

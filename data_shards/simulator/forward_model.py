@@ -1,7 +1,7 @@
-r"""The forward model of the simulated study: from a picture to the EEG that a subject records while looking at it.
+r"""The forward model of the simulated study: from an image to the EEG of a subject who looks at it.
 
-Segment n shows a picture of class c with layout features l (`stimuli.layout_features`, 9 numbers) to subject s. The 128
-electrodes of a real montage (`head_model.MONTAGE`) sit on a spherical head; at t = 0, 1, … ms after the onset,
+In segment n, subject s sees an image of class c with layout features l (`drawn_stimuli.layout_features`, 9 numbers).
+The 128 electrodes of a real montage (`head_model.MONTAGE`) are on a spherical head; at t = 0, 1, … ms after the onset,
 
     x_n(t) = Σ_k A_s[:, k] · a_k · h_k(t − τ_sk − δ_n)        evoked response, [channels]
            + b_n(t) + α_n(t) + η_n(t) + w_n(t) + d_n          background, alpha, line noise, amplifier noise, drift
@@ -9,28 +9,28 @@ electrodes of a real montage (`head_model.MONTAGE`) sit on a spherical head; at 
 
 - Sources. `A_s[:, k]` is the potential of a current dipole in a homogeneous conducting sphere
   (`head_model.sphere_potential`), average reference, unit mean square over electrodes and subjects. A subject's head is
-  the group's turned by a few degrees, and every dipole's place, direction and strength differ a little from subject to
-  subject.
+  the group's head turned by a few degrees, and every dipole's place, direction and strength differ a little between
+  subjects (`head_model.draw_heads`).
 - Time courses. `h_k(t) = exp(−(t − c_k)² / 2σ_k²) · cos(2π f_k (t − c_k))`, a Gabor function with its centre c_k
   at 90–250 ms (layout) or 120–360 ms (class); τ_sk is the subject's latency, δ_n the trial's: uniform on ±`jitter_ms`.
-- Amplitudes. The C − 1 class sources carry `a = μ_c + variability · ε`, ε ~ N(0, I) anew in every trial. The μ_c are
-  the corners of a regular simplex with pairwise distance √2, so that all classes are equally far from each other and
-  `variability` alone bounds what can be known of the class (`ceiling.noise_free_accuracy`). The 9 layout sources
-  carry `LAYOUT_GAIN · (l + layout_variability · ε)`, so what the picture looks like but not what it shows; 3 evoked
-  sources (P1, N1, P3) carry `EVOKED_GAIN · (1 + EVOKED_VARIABILITY · ε)` whatever the picture.
-- Noise. All of it is Gaussian and stationary. The background comes from dipoles all over the cortex and has power
-  ∝ 1/f between 1 and 100 Hz; alpha comes from occipital dipoles, a peak of 1 Hz width at the subject's own
-  frequency; the line is at 50 Hz with random amplitude and phase; amplifier noise is white and independent between
-  channels. `NOISE_SHARES` divides the power between them. The first three are periodic in `PERIOD` samples, which is
-  longer than any segment; so their covariance is known exactly: `spectral_covariance`.
-- `snr_db` is the power of the picture's part of the evoked response (class and layout sources, 40–440 ms, mean over
-  channels) over the power of all noise.
-- Drift. `d_n` is constant in a segment and wanders slowly through the session: block by block an autoregressive
-  walk, linear in between, smooth over the scalp; `drift` is its standard deviation over the noise's.
+- Amplitudes. The C − 1 class sources have amplitudes `a = μ_c + variability · ε`, with ε ~ N(0, I) drawn for every
+  trial. The μ_c are the corners of a regular simplex with pairwise distance √2: all pairs of classes are equally far
+  apart, and `variability` alone bounds the accuracy on the class (`ceiling.noise_free_accuracy`). The 9 layout sources
+  have amplitudes `LAYOUT_GAIN · (l + layout_variability · ε)`: they depend on what the image looks like, not on its
+  class. 3 evoked sources (P1, N1, P3) have `EVOKED_GAIN · (1 + EVOKED_VARIABILITY · ε)` for every image.
+- Noise. All noise is Gaussian and stationary. The background comes from dipoles all over the cortex and has power
+  ∝ 1/f between 1 and 100 Hz; alpha comes from occipital dipoles and has a peak of 1 Hz width at the subject's own
+  frequency; line noise is at 50 Hz with random amplitude and phase; amplifier noise is white and independent between
+  channels. `NOISE_SHARES` divides the power among them. The first three are periodic in `PERIOD` samples, which is
+  longer than any segment, so their covariance is known exactly: `spectral_covariance`.
+- `snr_db` is the power of the response to the image (class and layout sources, 40–440 ms, mean over channels) over the
+  power of all noise.
+- Drift. `d_n` is constant in a segment and changes slowly during the session: an autoregressive walk from block to
+  block, linear in between, smooth over the scalp; `drift` is its standard deviation over that of the noise.
 
-Every segment has its own random stream, Philox with the key (seed, segment): what segment 17 looks like depends neither
-on how many there are nor on which were made before it. Nor does it depend on the number of threads: BLAS computes the
-products with one. Its last bits do depend on the kind of processor and on the version of NumPy.
+Every segment has its own random stream, Philox with the key (seed, segment): segment 17 depends neither on the number
+of segments nor on which were made before it. It does not depend on the number of threads either, because BLAS computes
+the products with one. Its last bits do depend on the kind of processor and on the version of NumPy.
 """
 
 from dataclasses import dataclass
@@ -41,54 +41,57 @@ import numpy as np
 from neuroimagen.data_shards.common.blas import single_blas_thread
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.simulator.drawn_stimuli import CLASSES, layout_features, sample_scene
-from neuroimagen.data_shards.simulator.head_model import cortex_dipoles, montage, random_turn, topographies_of
+from neuroimagen.data_shards.simulator.head_model import (
+    NOISE_SHARES,
+    NUM_BACKGROUND,
+    NUM_EVOKED,
+    NUM_LAYOUT,
+    draw_heads,
+    montage,
+)
+from neuroimagen.data_shards.simulator.random_streams import (
+    GROUP_SEED,
+    STREAM_SEGMENT,
+    STREAM_SESSION,
+    STREAM_STIMULUS,
+    random_stream,
+)
 
 SFREQ = 1000.0
 NUM_ELECTRODES, MIN_ELECTRODES = 128, 4
 PERIOD = 1000  # samples; the noise repeats after as many
 WINDOW_MS = (40, 440)  # where the evoked power is measured
-NUM_LAYOUT = 9
 LAYOUT_GAIN = 0.6
 EVOKED_GAIN = 1.0
 EVOKED_VARIABILITY = 0.2
-NOISE_SHARES = {"background": 0.60, "alpha": 0.20, "line": 0.05, "amplifier": 0.15}
 NOISE_BINS = PERIOD // 10  # the coloured noise ends at 100 Hz
-NUM_BACKGROUND, NUM_ALPHA, NUM_LINE = 64, 6, 2
 
 # Most segments have 491..530 samples; one in 200 has so many more that the published filter (450..600) drops it.
 USUAL_LENGTH = (491, 530)
 LONG_LENGTH = (601, 640)
 LONG_SHARE = 1 / 200
 
-# What a random stream is for: the top word of Philox's counter. A new purpose takes a new number.
-STREAM_SEGMENT, STREAM_STIMULUS, STREAM_HEAD, STREAM_SESSION, STREAM_SPLIT, STREAM_CEILING = range(6)
 _DRIFT_MEMORY = 0.7  # correlation of the drift between neighbouring blocks
-_GROUP_SEED = 20170721  # the group's sources: the same in every study, as anatomy is
-
-
-def random_stream(seed: int, stream: int, index: int = 0) -> np.random.Generator:
-    """The generator of one thing (segment, stimulus, …) in a study; independent of all others."""
-    return np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64), counter=[0, 0, 0, stream]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardModelConfig:
-    """What the forward model may be asked for."""
+    """The parameters of the forward model that a user chooses."""
 
     num_classes: int = len(CLASSES)
     num_subjects: int = 4
     n_channels: int = NUM_ELECTRODES
-    """Electrodes of the montage to record from, evenly spread over its list."""
+    """Number of electrodes of the montage to record from, evenly spread over its list."""
     snr_db: float = 3.0
-    """Power of the evoked response to the picture over the power of the noise, in dB."""
+    """Power of the evoked response to the image over the power of the noise, in dB."""
     variability: float = 0.34
     """Standard deviation of a class source from trial to trial; the distance between two classes is √2."""
     layout_variability: float = 0.3
-    """Standard deviation of a layout source from trial to trial; the layout feature's own is 1."""
+    """Standard deviation of a layout source from trial to trial; that of the layout feature itself is 1."""
     jitter_ms: float = 8.0
-    """A trial's latency is uniform on plus or minus as much."""
+    """The latency of a trial is uniform on ±jitter_ms."""
     drift: float = 0.0
-    """Standard deviation of the slow drift over that of the noise; 0 is none."""
+    """Standard deviation of the slow drift over that of the noise; 0 means no drift."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -134,7 +137,7 @@ class ForwardModel:
         self.channel_names, self.electrodes = [names[place] for place in chosen], electrodes[chosen]
         self.class_responses = class_responses(config.num_classes)
         self.num_class_sources = config.num_classes - 1
-        self.num_sources = self.num_class_sources + NUM_LAYOUT + 3
+        self.num_sources = self.num_class_sources + NUM_LAYOUT + NUM_EVOKED
         with single_blas_thread():
             self._draw_time_courses()
             self._draw_heads()
@@ -157,69 +160,30 @@ class ForwardModel:
         )
 
     def _draw_heads(self) -> None:
-        """Topographies and latencies: the group's sources, then each subject's own departures from them."""
-        config, group = self.config, random_stream(_GROUP_SEED, STREAM_HEAD)
-        back, everywhere = np.array([0.0, -0.7, 0.4]), np.array([0.0, 0.0, 0.3])
-        sources = np.concatenate(
-            [
-                cortex_dipoles(group, len(CLASSES) - 1, back, 0.6)[: self.num_class_sources],
-                cortex_dipoles(group, NUM_LAYOUT, back, 0.45),
-                cortex_dipoles(group, 3, back, 0.2),
-            ]
+        """Topographies and latencies of the evoked sources, mixing and power of the noise."""
+        heads = draw_heads(
+            self.electrodes,
+            seed=self.config.seed,
+            num_subjects=self.config.num_subjects,
+            num_class_sources=self.num_class_sources,
+            most_class_sources=len(CLASSES) - 1,
+            frequencies_hz=np.arange(1, NOISE_BINS + 1) * SFREQ / PERIOD,
         )
-        background = cortex_dipoles(group, NUM_BACKGROUND, everywhere, 2.0)
-        alpha = cortex_dipoles(group, NUM_ALPHA, back, 0.3)
-        line = group.standard_normal((NUM_LINE, 3))
-        topographies, latencies, mixing, power = [], [], [], []
-        frequency = np.arange(1, NOISE_BINS + 1) * SFREQ / PERIOD
-        shares = [NOISE_SHARES["background"] / NUM_BACKGROUND, NOISE_SHARES["alpha"] / NUM_ALPHA]
-        for subject in range(config.num_subjects):
-            rng = random_stream(config.seed, STREAM_HEAD, subject + 1)
-            turned = np.kron(np.eye(2), random_turn(rng, 6.0))  # the cap never sits twice alike
-            own = sources @ turned.T
-            for dipole in own:
-                dipole[:3] = random_turn(rng, 2.0) @ dipole[:3]
-                dipole[3:] = random_turn(rng, 8.0) @ dipole[3:]
-            strength = np.exp(0.1 * rng.standard_normal(self.num_sources))
-            topographies.append(topographies_of(self.electrodes, own) * strength)
-            latencies.append(5.0 * rng.uniform(-1, 1) + 2.0 * rng.uniform(-1, 1, self.num_sources))
-            # Unit mean square over the channels, so that the shares below are shares of the mean channel's power.
-            noise = np.concatenate(
-                [
-                    topographies_of(self.electrodes, background @ turned.T),
-                    topographies_of(self.electrodes, alpha @ turned.T),
-                    1 + self.electrodes @ line.T,
-                ],
-                axis=1,
-            )
-            mixing.append(noise / np.sqrt(np.mean(noise**2, axis=0)))
-            peak = np.exp(-0.5 * (frequency - rng.uniform(9.0, 11.0)) ** 2)
-            power.append(
-                np.concatenate(
-                    [
-                        np.tile(shares[0] / frequency / np.sum(1 / frequency), (NUM_BACKGROUND, 1)),
-                        np.tile(shares[1] * peak / peak.sum(), (NUM_ALPHA, 1)),
-                        np.tile(NOISE_SHARES["line"] / NUM_LINE * (frequency == 50), (NUM_LINE, 1)),
-                    ]
-                )
-            )
-        stacked = np.stack(topographies)
-        self.topographies = stacked / np.sqrt(np.mean(stacked**2, axis=(0, 1)))
-        self.latencies_ms = np.stack(latencies)
-        self.noise_mixing, self.noise_power = np.stack(mixing), np.stack(power)
+        self.topographies, self.latencies_ms = heads.topographies, heads.latencies_ms
+        self.noise_mixing, self.noise_power = heads.noise_mixing, heads.noise_power
 
     def time_courses(
         self, subject: int, times_ms: np.ndarray, jitter_ms: float = 0.0, dtype: type[np.floating] = np.float64
     ) -> np.ndarray:
-        """h_k at the given times for subject 0..S−1: [K, T], worked out in `dtype`."""
+        """h_k at the given times for subject 0..S−1: [K, T], computed in `dtype`."""
         t = (times_ms - (self.centres_ms + self.latencies_ms[subject] + jitter_ms)[:, None]).astype(dtype)
         envelope = np.exp(-0.5 * (t / self.widths_ms.astype(dtype)[:, None]) ** 2)
         return envelope * np.cos((2e-3 * np.pi * self.frequencies_hz).astype(dtype)[:, None] * t)
 
     @cached_property
     def layout_sample(self) -> np.ndarray:
-        """Layout features of 4,096 scenes drawn like the study's: [4096, 9]."""
-        rng = random_stream(_GROUP_SEED, STREAM_STIMULUS)
+        """Layout features of 4,096 scenes drawn like those of a study: [4096, 9]."""
+        rng = random_stream(GROUP_SEED, STREAM_STIMULUS)
         return np.stack([layout_features(sample_scene(rng)) for _ in range(4096)])
 
     def amplitude_moments(self, label: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -233,7 +197,7 @@ class ForwardModel:
         covariance[layout, layout] = LAYOUT_GAIN**2 * (
             layout_covariance + config.layout_variability**2 * np.eye(NUM_LAYOUT)
         )
-        covariance[evoked, evoked] = (EVOKED_GAIN * EVOKED_VARIABILITY) ** 2 * np.eye(3)
+        covariance[evoked, evoked] = (EVOKED_GAIN * EVOKED_VARIABILITY) ** 2 * np.eye(NUM_EVOKED)
         if label is None:
             covariance[:n, :n] += np.eye(n) / config.num_classes
         else:
@@ -241,15 +205,15 @@ class ForwardModel:
         return mean, covariance
 
     def _set_noise_level(self) -> None:
-        """Scale the noise (so far of unit power) to the wanted signal-to-noise ratio."""
-        picture = slice(0, self.num_class_sources + NUM_LAYOUT)
+        """Scale the noise, which has unit power so far, to the signal-to-noise ratio asked for."""
+        of_image = slice(0, self.num_class_sources + NUM_LAYOUT)
         mean, covariance = self.amplitude_moments(None)
-        amplitude = (covariance + np.outer(mean, mean))[picture, picture]
+        amplitude = (covariance + np.outer(mean, mean))[of_image, of_image]
         times = np.arange(*WINDOW_MS, dtype=np.float64)
         powers = []
         for subject in range(self.config.num_subjects):
-            courses = self.time_courses(subject, times)[picture]
-            fields = self.topographies[subject][:, picture]
+            courses = self.time_courses(subject, times)[of_image]
+            fields = self.topographies[subject][:, of_image]
             overlap = (courses @ courses.T / times.size) * (fields.T @ fields / fields.shape[0])
             powers.append(np.sum(overlap * amplitude))
         self.noise_variance = float(np.mean(powers)) * 10 ** (-self.config.snr_db / 10)
@@ -275,7 +239,7 @@ class ForwardModel:
         """Covariance of the noise between channels at 0, 1, … 100 Hz: [NOISE_BINS + 1, C, C].
 
         Noise x with these has, over a full period, E[X(f) X(f)^H] = PERIOD² · this for the two-sided DFT X; above
-        100 Hz only the amplifier's is left: `amplifier_variance / PERIOD` times the identity.
+        100 Hz only amplifier noise is left: `amplifier_variance / PERIOD` times the identity.
         """
         mixing = self.noise_mixing[subject]
         coloured = np.einsum("cr,rf,dr->fcd", mixing, self.noise_power[subject] / 2, mixing, optimize=True)
@@ -284,7 +248,7 @@ class ForwardModel:
 
     @cached_property
     def _single_precision(self) -> tuple[np.ndarray, ...]:
-        """What `segment` multiplies with, divided by the channels' scale: float32, made once."""
+        """The matrices that `segment` uses, divided by the channels' scale: float32, made once."""
         scale = self.scale[:, None]
         phase = 2 * np.pi * np.outer(np.arange(1, NOISE_BINS + 1), np.arange(LONG_LENGTH[1])) / PERIOD
         arrays = (
@@ -303,7 +267,7 @@ class ForwardModel:
         """Record one segment.
 
         Args:
-            index: The segment's number in the study: the key of its random stream.
+            index: Number of the segment in the study: the key of its random stream.
             label: Class, 0..num_classes − 1.
             layout: Layout features, [9].
             subject: 0..num_subjects − 1.
@@ -334,23 +298,23 @@ class ForwardModel:
     def amplitudes(self, rng: np.random.Generator, *, labels: np.ndarray, layouts: np.ndarray) -> np.ndarray:
         """Source amplitudes a [n, K] of trials with the given classes [n] and layout features [n, 9]."""
         config, n = self.config, self.num_class_sources
-        evoked = np.full((len(labels), 3), EVOKED_GAIN)
+        evoked = np.full((len(labels), NUM_EVOKED), EVOKED_GAIN)
         mean = np.concatenate([self.class_responses[labels], LAYOUT_GAIN * layouts, evoked], axis=1)
         spread = np.repeat(
             [config.variability, LAYOUT_GAIN * config.layout_variability, EVOKED_GAIN * EVOKED_VARIABILITY],
-            [n, NUM_LAYOUT, 3],
+            [n, NUM_LAYOUT, NUM_EVOKED],
         )
         return mean + spread * rng.standard_normal(mean.shape)
 
     def drift_fields(self, subject: int) -> np.ndarray:
-        """Scalp patterns of the drift, [C, r]: unit variance in every channel when the r walks have unit variance."""
+        """Scalp patterns of the drift, [C, r]: unit variance in every channel if the r walks have unit variance."""
         mixing = self.noise_mixing[subject][:, :NUM_BACKGROUND]
         return mixing / np.linalg.norm(mixing, axis=1, keepdims=True)
 
     def drift(self, subject: int, num_blocks: int, position: np.ndarray) -> np.ndarray:
         """Drift d of subject 0..S − 1 at places in the session (0..num_blocks, fractions allowed): [n, C].
 
-        In units of the noise's standard deviation; its own is `config.drift` at every place.
+        In units of the noise's standard deviation; the drift's standard deviation is `config.drift` at every place.
         """
         rng = random_stream(self.config.seed, STREAM_SESSION, self.config.num_subjects + subject)
         walk = rng.standard_normal((num_blocks + 1, NUM_BACKGROUND))

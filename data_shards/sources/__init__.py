@@ -1,1 +1,1 @@
-"""Where recordings come from: one file for each source."""
+"""Recordings of every supported form: one file per source, and the registry that lists them."""

@@ -1,12 +1,13 @@
-"""Data sets from arrays in memory or on disk, with a table of labels: for whoever preprocessed already.
+"""Reads segments that are preprocessed already, from an array in memory or on disk, with a table of labels.
 
     <eeg>.npy      [segments, channels, samples], any real dtype; or an .npz that holds it as 'eeg'
-    <table>.csv    one row a segment, in the same order. Columns: image (path below the image folder), class; optional:
-                   subject (default 1), split (train, val, test), caption, block, order
+    <table>.csv    one row per segment, in the same order. Columns: image (path below the image folder), class;
+                   optional: subject (default 1), split (train, val, test), caption, block, order
 
-Without a split column the parts are 80/10/10 % by image.
+Without a split column the images are divided 80/10/10 % into train, val and test.
 """
 
+import argparse
 import dataclasses
 import re
 from collections.abc import Iterator
@@ -15,24 +16,25 @@ from pathlib import Path
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UsageError, UserError
-from neuroimagen.data_shards.dataset.stimuli import decode_image
 from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
-from neuroimagen.data_shards.format.tables import file_sha256
+from neuroimagen.data_shards.sources.base import Source
 from neuroimagen.data_shards.sources.class_names import class_caption
-from neuroimagen.data_shards.sources.csv_table import read_csv_table
-from neuroimagen.data_shards.sources.restricted_npy import load_npy
+from neuroimagen.data_shards.sources.options import add_images, add_sfreq, add_split_seed, interval
+from neuroimagen.data_shards.sources.readers.csv_table import read_csv_table
+from neuroimagen.data_shards.sources.readers.hashes import file_records
+from neuroimagen.data_shards.sources.readers.images import image_extension, image_problems, listed
+from neuroimagen.data_shards.sources.readers.npy import load_npy
 from neuroimagen.data_shards.sources.splits import SplitRule, split_of_segments
 
-_PNG = b"\x89PNG\r\n\x1a\n"
 _OPTIONAL = ("subject", "split", "caption", "block", "order")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelTable:
-    """What was seen in each segment: columns of equal length, one entry a segment."""
+    """What was seen in each segment: columns of equal length, one entry per segment."""
 
     image: tuple[str, ...]
-    """Path of the picture below the image folder."""
+    """Path of the image below the image folder."""
     class_name: tuple[str, ...]
     subject: np.ndarray
     """int64."""
@@ -53,7 +55,7 @@ class LabelTable:
             values = np.full(len(rows), default, dtype=np.int64)
             for place, row in enumerate(rows if name in names else []):
                 if not re.fullmatch(r"-?\d{1,9}", row[name] or ""):
-                    raise UserError(f"{path}, line {place + 2}: {name} {row[name]!r} is no whole number.")
+                    raise UserError(f"{path}, line {place + 2}: {name} {row[name]!r} is not a whole number.")
                 values[place] = int(row[name])
             return values
 
@@ -86,8 +88,46 @@ def load_segments(path: Path) -> np.ndarray:
     return eeg
 
 
-class ArraySource:
-    """A Source over an array and its LabelTable. `files` are recorded by their hashes."""
+class ArraySource(Source):
+    """An array and its LabelTable. `files` are recorded by their hashes."""
+
+    HELP = ".npy or .npz of segments, with a table of labels"
+    DESCRIPTION = (
+        "Read segments that are preprocessed already. The table has one row per segment: columns image and class, and "
+        "may have subject, split, caption, block and order; without a split column the images are divided 80/10/10 %."
+    )
+    EXAMPLES = """
+    neuroimagen data ingest arrays --eeg segments.npy --table labels.csv --images images/ --sfreq 250 \\
+      --out data/mine
+    """
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--eeg", type=Path, required=True, metavar="FILE", help=".npy, or .npz with 'eeg': [segments, C, T]"
+        )
+        parser.add_argument("--table", type=Path, required=True, metavar="FILE", help="CSV or TSV, one row per segment")
+        add_images(parser)
+        add_sfreq(parser)
+        parser.add_argument("--channel-names", nargs="+", metavar="NAME", help="names of the channels, in order")
+        parser.add_argument(
+            "--band", type=interval, metavar="A:B", help="pass band of the recording, Hz; recorded, not applied"
+        )
+        add_split_seed(parser)
+
+    @classmethod
+    def from_arguments(cls, args: argparse.Namespace) -> "ArraySource":
+        return ArraySource(
+            load_segments(args.eeg),
+            LabelTable.read(args.table),
+            name=args.eeg.stem,
+            images=args.images,
+            sfreq=args.sfreq,
+            channel_names=None if args.channel_names is None else tuple(args.channel_names),
+            band_hz=args.band,
+            split_seed=args.split_seed,
+            files=(args.eeg, args.table),
+        )
 
     def __init__(
         self,
@@ -105,13 +145,14 @@ class ArraySource:
     ) -> None:
         if len(eeg) != len(table) or len(eeg) == 0:
             raise UserError(
-                f"{len(eeg)} segments and {len(table)} rows of labels; there must be one each, at least one."
+                f"{len(eeg)} segments and {len(table)} rows of labels; there must be one row per segment, and at least "
+                "one segment."
             )
         if channel_names is not None and (twice := sorted({c for c in channel_names if channel_names.count(c) > 1})):
             raise UsageError(f"channel name {twice[0]!r} is given twice; data sets are matched by channel names.")
         if band_hz is not None and not 0 <= band_hz[0] < band_hz[1] <= sfreq / 2:
             raise UsageError(
-                f"--band {band_hz[0]:g}:{band_hz[1]:g} is no band from low to high, up to half of the sampling rate "
+                f"--band {band_hz[0]:g}:{band_hz[1]:g} must run from low to high, up to half of the sampling rate "
                 f"({sfreq / 2:g} Hz)."
             )
         self._eeg, self._table, self._images, self._name = eeg, table, images, name
@@ -122,15 +163,13 @@ class ArraySource:
         number = {class_name: label for label, class_name in enumerate(names)}
         self._label = np.array([number[class_name] for class_name in table.class_name], dtype=np.int64)
         self._keys = _keys(table.image)
-        self._check_pictures()
-        self.notes: list[str] = []
-        """What was left out or looks odd, a line each."""
-        self._note_flat_channels()
+        self._check_images()
+        self.notes = self._notes_of_flat_channels()
         if table.split is not None:
-            self._part, self._split_rule = np.array(table.split), "split column of the table"
+            self._split, self._split_rule = np.array(table.split), "split column of the table"
         else:
             _, image = np.unique(table.image, return_inverse=True)
-            self._part, self._split_rule = split_of_segments(
+            self._split, self._split_rule = split_of_segments(
                 SplitRule(kind="by-image"),
                 folds=None,
                 image=image,
@@ -151,9 +190,7 @@ class ArraySource:
             split_rule=self._split_rule,
             provenance={
                 "source": self._source,
-                "files": {
-                    path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in self._files
-                },
+                "files": file_records({path.name: path for path in self._files}),
             },
         )
 
@@ -167,7 +204,7 @@ class ArraySource:
             yield StimulusRecord(
                 key=self._keys[image],
                 image=content,
-                extension="png" if content.startswith(_PNG) else "jpg",
+                extension=image_extension(content),
                 label=int(self._label[row]),
                 caption=class_caption(self._table.class_name[row]),
                 detailed_caption=self._table.caption[row],
@@ -175,14 +212,14 @@ class ArraySource:
 
     def segments(self, split: str | None = None) -> Iterator[SegmentRecord]:
         for row, image in enumerate(self._table.image):
-            if split is not None and self._part[row] != split:
+            if split is not None and self._split[row] != split:
                 continue
             yield SegmentRecord(
                 eeg=np.asarray(self._eeg[row], dtype=np.float32),
                 stimulus=self._keys[image],
                 label=int(self._label[row]),
                 subject=int(self._table.subject[row]),
-                split=str(self._part[row]),
+                split=str(self._split[row]),
                 block=int(self._table.block[row]),
                 order=int(self._table.order[row]),
             )
@@ -190,52 +227,46 @@ class ArraySource:
     def num_segments(self) -> int:
         return len(self._table)
 
-    def _note_flat_channels(self) -> None:
-        """Looks at every sample once, a segment at a time."""
+    def _notes_of_flat_channels(self) -> list[str]:
+        """A sentence about channels that never vary in a segment, if there are any; reads every sample once."""
         flat = {
             row: channels
             for row, eeg in enumerate(self._eeg)
             if (channels := np.flatnonzero(eeg.min(axis=1) == eeg.max(axis=1)).tolist())
         }
-        if flat:
-            row, channels = next(iter(flat.items()))
-            self.notes.append(
-                f"{len(flat)} of {len(self._eeg)} segments have channels that never vary, the first is segment {row} "
-                f"(channels {', '.join(self._name_of(channel) for channel in channels[:10])}): kept"
-            )
+        if not flat:
+            return []
+        row, channels = next(iter(flat.items()))
+        return [
+            f"{len(flat)} of {len(self._eeg)} segments have channels that never vary, the first is segment {row} "
+            f"(channels {', '.join(self._name_of(channel) for channel in channels[:10])}): kept"
+        ]
 
     def _name_of(self, channel: int) -> str:
         return str(channel) if self._channel_names is None else self._channel_names[channel]
 
-    def _check_pictures(self) -> None:
-        problems = []
+    def _check_images(self) -> None:
         label_of: dict[str, int] = {}
         for image, label in zip(self._table.image, self._label.tolist(), strict=True):
             if label_of.setdefault(image, label) != label:
-                raise UserError(f"picture {image} stands under two classes in the table.")
-        for image in label_of:
-            try:
-                decode_image((self._images / image).read_bytes())
-            except (OSError, ValueError) as error:
-                problems.append(f"{image} ({getattr(error, 'strerror', None) or error})")
-        if problems:
-            shown = ", ".join(problems[:20]) + (" …" if len(problems) > 20 else "")
+                raise UserError(f"image {image} has two classes in the table.")
+        if problems := image_problems({image: self._images / image for image in label_of}):
             raise UserError(
-                f"{len(problems)} of {len(label_of)} pictures under {self._images} can't be read: {shown}. "
-                "Put them there, or take their rows (and segments) out of the table."
+                f"{len(problems)} of {len(label_of)} images under {self._images} can't be stored: {listed(problems)}. "
+                "Put them there, or remove their rows from the table and their segments from the array."
             )
 
 
 def _keys(images: tuple[str, ...]) -> dict[str, str]:
-    """Stimulus key of each picture: its path without the ending, other characters than letters and digits as '_'."""
+    """Stimulus key of each image: its path without the ending, other characters than letters and digits as '_'."""
     keys = {
         image: re.sub(r"[^A-Za-z0-9_-]+", "_", str(Path(image).with_suffix(""))).strip("_-")[-80:] for image in images
     }
     if len(set(keys.values())) != len(keys):
         raise UserError(
-            "two pictures in the table would get the same key; give them names that differ by more than signs."
+            "two images in the table would get the same key; give them names that differ in letters or digits."
         )
     for image in keys:
         if Path(image).is_absolute() or ".." in Path(image).parts:
-            raise UserError(f"picture {image!r} in the table lies outside the image folder.")
+            raise UserError(f"image {image!r} in the table lies outside the image folder.")
     return keys

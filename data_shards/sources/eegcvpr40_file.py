@@ -9,7 +9,7 @@ import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.format.tar import is_valid_key
-from neuroimagen.data_shards.sources.pth import load_pth
+from neuroimagen.data_shards.sources.readers.pth import load_pth
 
 
 class EegCvpr40File:
@@ -24,7 +24,7 @@ class EegCvpr40File:
         self.wnids = [str(wnid) for wnid in self._sequence(raw["labels"], "labels")]
         self.image_names = [str(name) for name in self._sequence(raw["images"], "images")]
         if invalid := [name for name in self.image_names if not is_valid_key(name)]:
-            raise UserError(f"{path}: picture name {invalid[0][:100]!r} may hold letters, digits, '_' and '-' only.")
+            raise UserError(f"{path}: image name {invalid[0][:100]!r} may hold letters, digits, '_' and '-' only.")
         if len(set(self.image_names)) != len(self.image_names):
             raise UserError(f"{path}: names in 'images' repeat.")
         self._check_items(n_channels)
@@ -37,9 +37,16 @@ class EegCvpr40File:
         self.means, self.stds = self._file_standardisation(raw, n_channels)
         self._read_study()
 
-    def eeg(self, row: int) -> Any:
-        """Tensor [C, L] as stored."""
-        return self._items[row]["eeg"]
+    def eeg(self, position: int) -> Any:
+        """Tensor [C, L] as stored, of the segment at `position` of 'dataset'."""
+        return self._items[position]["eeg"]
+
+    def window(self, position: int, start: int, end: int) -> np.ndarray:
+        """float32 [C, end - start] of a segment; standardised by the file's own means and deviations if it has them."""
+        eeg: np.ndarray = self.eeg(position)[:, start:end].float().numpy()
+        if self.means is not None and self.stds is not None:
+            eeg = (eeg - self.means[:, None]) / self.stds[:, None]
+        return eeg
 
     def _sequence(self, value: object, name: str) -> list[Any]:
         if not isinstance(value, list | tuple) or not value:
@@ -68,7 +75,7 @@ class EegCvpr40File:
             try:
                 values[position] = operator.index(item[name])
             except (TypeError, OverflowError, KeyError):
-                raise UserError(f"{self._path}: dataset[{position}]: {name!r} is no whole number.") from None
+                raise UserError(f"{self._path}: dataset[{position}]: {name!r} is not a whole number.") from None
         outside = np.flatnonzero((values < low) | (values >= high))
         if outside.size:
             raise UserError(
@@ -82,12 +89,12 @@ class EegCvpr40File:
         wrong = np.flatnonzero(label_of_image[self.image] != self.label)
         if wrong.size:
             name = self.image_names[self.image[wrong[0]]]
-            raise UserError(f"{self._path}: picture {name} is seen under two labels, first at dataset[{wrong[0]}].")
+            raise UserError(f"{self._path}: image {name} is seen under two labels, first at dataset[{wrong[0]}].")
 
     def _file_standardisation(
         self, raw: dict[str, Any], n_channels: int
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Per-channel figures of the raw file, float32 [C] each, or None twice."""
+        """Mean and standard deviation of each channel as a raw file has them, float32 [C] each; None if it has none."""
         import torch
 
         if "means" not in raw and "stddevs" not in raw:

@@ -3,9 +3,10 @@
     <events>.csv   columns: event (the annotation's text or the trigger's number), image, class; optional caption, split
 
 Each recording is filtered and resampled as a whole, cut around its events, and baseline-corrected; values are in µV.
-All segments are held in memory (float32), one recording's raw data at a time.
+All segments are held in memory (float32), and the raw data of one recording at a time.
 """
 
+import argparse
 import dataclasses
 import math
 import re
@@ -17,7 +18,8 @@ import numpy as np
 from neuroimagen.data_shards.common.errors import UsageError, UserError
 from neuroimagen.data_shards.format.schema import DatasetMetadata
 from neuroimagen.data_shards.sources.arrays import ArraySource, LabelTable
-from neuroimagen.data_shards.sources.csv_table import read_csv_table
+from neuroimagen.data_shards.sources.options import add_images, add_split_seed, interval, options_from
+from neuroimagen.data_shards.sources.readers.csv_table import read_csv_table
 
 _BIDS_ENDINGS = (".vhdr", ".edf", ".bdf", ".set", ".fif")
 _MICROVOLT = 1e6
@@ -47,17 +49,67 @@ class MneOptions:
     def __post_init__(self) -> None:
         if not self.tmin < self.tmax:
             raise UsageError(f"--tmin {self.tmin} is not before --tmax {self.tmax}.")
-        # MNE takes a low edge above the high one as a wish for a band-stop filter.
+        # MNE makes a band-stop filter where the low edge is above the high one.
         if self.band_hz is not None and not 0 <= self.band_hz[0] < self.band_hz[1]:
-            raise UsageError(f"--band {self.band_hz[0]:g}:{self.band_hz[1]:g} is no band from low to high, in Hz.")
+            raise UsageError(f"--band {self.band_hz[0]:g}:{self.band_hz[1]:g} must run from low to high, in Hz.")
         if self.baseline is not None and not self.baseline[0] <= self.baseline[1]:
             raise UsageError(f"--baseline {self.baseline[0]:g}:{self.baseline[1]:g} ends before it starts.")
         if self.resample is not None and not 0 < self.resample < math.inf:
-            raise UsageError(f"--resample {self.resample:g} is no sampling rate; it must be a positive number of Hz.")
+            raise UsageError(
+                f"--resample {self.resample:g} is not a sampling rate; it must be a positive number of Hz."
+            )
 
 
 class MneSource(ArraySource):
-    """A Source over recordings."""
+    """Recordings, cut into segments and held as one array."""
+
+    HELP = "recordings that MNE reads, with a table of events"
+    DESCRIPTION = (
+        "Cut recordings into segments. The table has the columns event (an annotation's text or a trigger's number), "
+        "image, class, and may have caption and split; without a split column the images are divided 80/10/10 %."
+    )
+    EXAMPLES = """
+    neuroimagen data ingest mne --recordings my-bids/ --events events.csv --images images/ --band 1:40 \\
+      --resample 250 --tmin 0 --tmax 0.8 --baseline=-0.2:0 --out data/mine
+    """
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--recordings",
+            type=Path,
+            nargs="+",
+            required=True,
+            metavar="PATH",
+            help="files that MNE reads, or BIDS folders",
+        )
+        parser.add_argument(
+            "--events", type=Path, required=True, metavar="FILE", help="CSV or TSV: event, image, class …"
+        )
+        add_images(parser)
+        parser.add_argument(
+            "--tmin",
+            type=float,
+            default=MneOptions.tmin,
+            metavar="S",
+            help="start after the event, seconds (default: 0)",
+        )
+        parser.add_argument(
+            "--tmax", type=float, default=MneOptions.tmax, metavar="S", help="end after the event, seconds (default: 1)"
+        )
+        parser.add_argument(
+            "--band", dest="band_hz", type=interval, metavar="A:B", help="band-pass filter, Hz (default: none)"
+        )
+        parser.add_argument("--resample", type=float, metavar="HZ", help="new sampling rate (default: as recorded)")
+        parser.add_argument(
+            "--baseline", type=interval, metavar="A:B", help="subtract the mean of these seconds (default: none)"
+        )
+        parser.add_argument("--bad-channels", nargs="+", default=[], metavar="NAME", help="leave these out as well")
+        add_split_seed(parser)
+
+    @classmethod
+    def from_arguments(cls, args: argparse.Namespace) -> "MneSource":
+        return cls(options_from(args, MneOptions))
 
     def __init__(self, options: MneOptions) -> None:
         self._options = options
@@ -72,17 +124,18 @@ class MneSource(ArraySource):
         for number, path in enumerate(recordings, start=1):
             try:
                 eeg, events, names, rate, lost = _cut(path, options, set(table))
-            except (OSError, ValueError, RuntimeError) as error:  # MNE reads samples long after it opened the file
+            except (OSError, ValueError, RuntimeError) as error:  # MNE reads samples after it has opened the file
                 raise _unreadable(path, error) from None
             if lost:
                 notes.append(
                     f"{path}: {lost} of {lost + len(events)} segments dropped: they run over the recording's ends, "
-                    "lie in a stretch that is marked bad, or begin together"
+                    "lie in a stretch that is marked bad, or begin at the same sample"
                 )
             if channels is not None and (names != channels or rate != sfreq):
                 raise UserError(
                     f"{path} has {len(names)} channels at {rate:g} Hz, {recordings[0]} has {len(channels)} at "
-                    f"{sfreq:g} Hz or other names. Leave channels out with --bad-channels, resample with --resample."
+                    f"{sfreq:g} Hz, or their channels differ in name or order. Leave channels out with --bad-channels, "
+                    "resample with --resample."
                 )
             channels, sfreq = names, rate
             pieces.append(eeg)
@@ -114,7 +167,7 @@ class MneSource(ArraySource):
             files=(options.events, *recordings),
             source="mne",
         )
-        self.notes = notes + self.notes
+        self.notes = [*notes, *self.notes]
 
     def metadata(self) -> DatasetMetadata:
         options = self._options
@@ -130,7 +183,11 @@ class MneSource(ArraySource):
 
 
 def _cut(path: Path, options: MneOptions, wanted: set[str]) -> tuple[np.ndarray, list[str], list[str], float, int]:
-    """One recording → float32 [segments, C, T] in µV, the event of each, channel names, rate, how many were dropped."""
+    """Cut one recording.
+
+    Returns float32 [segments, C, T] in µV, the event of each segment, the channels' names, the sampling rate in Hz, and
+    how many segments were dropped.
+    """
     import mne
 
     with mne.utils.use_log_level("ERROR"):
@@ -189,7 +246,10 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 
 
 def _events(raw: Any, wanted: set[str], path: Path) -> tuple[np.ndarray, dict[int, str]]:
-    """Events that the table names (int [events, 3]), and code → text; from annotations, else from triggers."""
+    """Events that the table names, as MNE has them (int [events, 3]), and code → text.
+
+    They are taken from the annotations, or from the trigger channel if no annotation is in the table.
+    """
     import mne
 
     texts = sorted(set(map(str, raw.annotations.description)) & wanted)
@@ -215,12 +275,12 @@ def _find_recordings(given: tuple[Path, ...]) -> list[Path]:
                 if file.suffix in _BIDS_ENDINGS and "derivatives" not in file.parts
             )
             if not inside:
-                raise UserError(f"{path} holds no sub-*/…/*_eeg.{{vhdr,edf,bdf,set,fif}}.")
+                raise UserError(f"{path} holds no file sub-*/…/*_eeg.{{vhdr,edf,bdf,set,fif}}.")
             found.extend(inside)
         elif path.exists():
             found.append(path)
         else:
-            raise UserError(f"recording {path} is not there.")
+            raise UserError(f"there is no recording {path}.")
     resolved = [path.resolve() for path in found]
     if twice := [path for place, path in enumerate(found) if resolved[place] in resolved[:place]]:
         raise UserError(f"recording {twice[0]} is given twice; its segments would be in the data set twice.")
@@ -230,5 +290,5 @@ def _find_recordings(given: tuple[Path, ...]) -> list[Path]:
 def _read_events(path: Path) -> dict[str, dict[str, str]]:
     rows, _ = read_csv_table(path, ("event", "image", "class"), ("caption", "split"))
     if len({row["event"] for row in rows}) != len(rows):
-        raise UserError(f"{path}: an event stands there twice.")
+        raise UserError(f"{path}: an event has two rows.")
     return {row["event"]: row for row in rows}

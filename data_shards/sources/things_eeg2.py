@@ -7,9 +7,10 @@
 
 The test concepts are not among the training concepts (zero-shot); validation holds out whole training concepts in the
 same way. The pickles are read by an unpickler that admits arrays and plain containers only. A file is one pickle, so
-reading it takes its whole size in memory (8 GB a subject in the 63-channel form), one file at a time.
+reading it takes its whole size in memory (8 GB per subject in the 63-channel form), one file at a time.
 """
 
+import argparse
 import dataclasses
 import re
 from collections.abc import Iterator
@@ -19,15 +20,16 @@ from typing import Any
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.dataset.stimuli import decode_image
 from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
-from neuroimagen.data_shards.format.tables import file_sha256
+from neuroimagen.data_shards.sources.base import Source
 from neuroimagen.data_shards.sources.class_names import class_caption
-from neuroimagen.data_shards.sources.restricted_npy import load_npy
+from neuroimagen.data_shards.sources.options import add_images, add_sfreq, add_split_seed, add_subjects, options_from
+from neuroimagen.data_shards.sources.readers.hashes import file_records
+from neuroimagen.data_shards.sources.readers.images import image_extension, image_problems, listed
+from neuroimagen.data_shards.sources.readers.npy import load_npy
 
 _TRAIN_REPETITIONS = 4
-"""As published; only the progress bar relies on it."""
-_PNG = b"\x89PNG\r\n\x1a\n"
+"""As published; used for the progress bar only."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class ThingsEeg2Options:
     subjects: tuple[int, ...] | None = None
     """None takes every sub-NN folder."""
     repetitions: str = "keep"
-    """keep: one segment a presentation; average: one a picture and subject."""
+    """keep: one segment per presentation; average: one per image and subject."""
     val_concepts: int = 100
     """Training concepts held out for validation."""
     split_seed: int = 0
@@ -48,16 +50,54 @@ class ThingsEeg2Options:
 
     def __post_init__(self) -> None:
         if self.repetitions not in ("keep", "average"):
-            raise UserError(f"--repetitions {self.repetitions!r} is not keep or average.")
+            raise UserError(f"--repetitions {self.repetitions!r} is neither keep nor average.")
 
 
-class ThingsEeg2Source:
-    """A Source over the files of one or more subjects."""
+class ThingsEeg2Source(Source):
+    """The files of one or more subjects."""
+
+    HELP = "THINGS-EEG2, the authors' preprocessed files or the 63-channel form"
+    DESCRIPTION = (
+        "Read THINGS-EEG2 into a data set. The pickles in its .npy files are read without running anything in them. "
+        "The published zero-shot test stays the test split; val holds out whole training concepts."
+    )
+    EXAMPLES = """
+    neuroimagen data ingest things-eeg2 --eeg Preprocessed_data_250Hz --images image_set --subjects 1 \\
+      --out data/things
+    """
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
+        default = ThingsEeg2Options
+        parser.add_argument(
+            "--eeg", type=Path, required=True, metavar="DIR", help="folder of sub-01/preprocessed_eeg_*.npy …"
+        )
+        add_images(parser, "folder of image_metadata.npy and images")
+        add_subjects(parser)
+        parser.add_argument(
+            "--repetitions",
+            choices=("keep", "average"),
+            default=default.repetitions,
+            help="one segment per presentation, or their mean per image and subject (default: keep)",
+        )
+        parser.add_argument(
+            "--val-concepts",
+            type=int,
+            default=default.val_concepts,
+            metavar="N",
+            help="training concepts for val (default: 100)",
+        )
+        add_split_seed(parser, "which concepts those are (default: 0)")
+        add_sfreq(parser, "from the file's times")
+
+    @classmethod
+    def from_arguments(cls, args: argparse.Namespace) -> "ThingsEeg2Source":
+        return cls(options_from(args, ThingsEeg2Options))
 
     def __init__(self, options: ThingsEeg2Options) -> None:
         self.options = options
-        self._parts = [_ImageSet.read(options.images, part) for part in ("train", "test")]
-        train, test = self._parts
+        self._halves = [_ImageSet.read(options.images, name) for name in ("train", "test")]
+        train, test = self._halves
         concepts = sorted(set(train.concepts)) + sorted(set(test.concepts))
         if shared := set(train.concepts) & set(test.concepts):
             raise UserError(f"concept {sorted(shared)[0]} is both in training and test; the split is not zero-shot.")
@@ -68,22 +108,22 @@ class ThingsEeg2Source:
         chosen = np.random.default_rng(options.split_seed).permutation(len(train_concepts))[: options.val_concepts]
         self._val = {train_concepts[place] for place in chosen}
         self._subjects = self._find_subjects()
-        files = [self._file(subject, part) for subject in self._subjects for part in self._parts]
+        files = [self._file(subject, half) for subject in self._subjects for half in self._halves]
         if absent := [path for path in files if not path.is_file()]:
             raise UserError(
-                f"{len(absent)} of {len(files)} EEG files are not there, the first is {absent[0]}. Get them, or take "
-                "the subjects that are complete with --subjects."
+                f"{len(absent)} of {len(files)} EEG files are missing, the first is {absent[0]}. Get them, or take "
+                "only the subjects that are complete, with --subjects."
             )
         self._channel_names: tuple[str, ...] | None = None
         first = self._load(self._subjects[0], test)
         self._test_repetitions, self._n_channels, self._n_samples = first["preprocessed_eeg_data"].shape[1:]
         self._channel_names = tuple(map(str, first["ch_names"]))
         self._sfreq = _sfreq(first) if options.sfreq is None else options.sfreq
-        self._check_pictures()
+        self._check_images()
 
     def metadata(self) -> DatasetMetadata:
         options = self.options
-        files = [self._file(subject, part) for subject in self._subjects for part in self._parts]
+        files = [self._file(subject, half) for subject in self._subjects for half in self._halves]
         return DatasetMetadata(
             name="things-eeg2",
             n_channels=self._n_channels,
@@ -96,33 +136,30 @@ class ThingsEeg2Source:
             preprocessing={"repetitions": options.repetitions},
             provenance={
                 "source": "things-eeg2",
-                "files": {
-                    str(file.relative_to(options.eeg)): {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
-                    for file in files
-                },
+                "files": file_records({str(file.relative_to(options.eeg)): file for file in files}),
             },
         )
 
     def stimuli(self) -> Iterator[StimulusRecord]:
-        for part in self._parts:
-            for concept, path in zip(part.concepts, part.paths, strict=True):
+        for half in self._halves:
+            for concept, path in zip(half.concepts, half.paths, strict=True):
                 content = path.read_bytes()
                 yield StimulusRecord(
                     key=path.stem,
                     image=content,
-                    extension="png" if content.startswith(_PNG) else "jpg",
+                    extension=image_extension(content),
                     label=self._label[concept],
                     caption=class_caption(_name(concept)),
                 )
 
     def segments(self, split: str | None = None) -> Iterator[SegmentRecord]:
         for subject in self._subjects:
-            for part in self._parts:
-                if (split == "test") != (part.name == "test") and split is not None:
+            for half in self._halves:
+                if (split == "test") != (half.name == "test") and split is not None:
                     continue
-                data = self._load(subject, part)["preprocessed_eeg_data"]
-                for image, (concept, path) in enumerate(zip(part.concepts, part.paths, strict=True)):
-                    of_image = "test" if part.name == "test" else "val" if concept in self._val else "train"
+                data = self._load(subject, half)["preprocessed_eeg_data"]
+                for image, (concept, path) in enumerate(zip(half.concepts, half.paths, strict=True)):
+                    of_image = "test" if half.name == "test" else "val" if concept in self._val else "train"
                     if split is not None and of_image != split:
                         continue
                     repeats = data[image]
@@ -141,7 +178,7 @@ class ThingsEeg2Source:
     def num_segments(self) -> int:
         repeats = {"train": _TRAIN_REPETITIONS, "test": self._test_repetitions}
         kept = {name: 1 if self.options.repetitions == "average" else count for name, count in repeats.items()}
-        return len(self._subjects) * sum(len(part.paths) * kept[part.name] for part in self._parts)
+        return len(self._subjects) * sum(len(half.paths) * kept[half.name] for half in self._halves)
 
     def _find_subjects(self) -> list[int]:
         found = sorted(
@@ -154,12 +191,12 @@ class ThingsEeg2Source:
             raise UserError(f"subject {unknown[0]} is not under {self.options.eeg}; there are {found}.")
         return wanted
 
-    def _file(self, subject: int, part: "_ImageSet") -> Path:
-        word = {"train": "training", "test": "test"}[part.name]
+    def _file(self, subject: int, half: "_ImageSet") -> Path:
+        word = {"train": "training", "test": "test"}[half.name]
         return self.options.eeg / f"sub-{subject:02d}" / f"preprocessed_eeg_{word}.npy"
 
-    def _load(self, subject: int, part: "_ImageSet") -> dict[str, Any]:
-        path = self._file(subject, part)
+    def _load(self, subject: int, half: "_ImageSet") -> dict[str, Any]:
+        path = self._file(subject, half)
         content = load_npy(path)
         if not isinstance(content, dict) or not {"preprocessed_eeg_data", "ch_names", "times"} <= set(content):
             raise UserError(f"{path} must hold 'preprocessed_eeg_data', 'ch_names' and 'times'.")
@@ -168,9 +205,9 @@ class ThingsEeg2Source:
             raise UserError(
                 f"{path}: 'preprocessed_eeg_data' must be numbers [images, repetitions, channels, samples]."
             )
-        if data.shape[0] != len(part.paths):
+        if data.shape[0] != len(half.paths):
             raise UserError(
-                f"{path} has {data.shape[0]} pictures; image_metadata.npy lists {len(part.paths)} ({part.name})."
+                f"{path} has {data.shape[0]} images; image_metadata.npy lists {len(half.paths)} ({half.name})."
             )
         if len(content["ch_names"]) != data.shape[2]:
             raise UserError(f"{path}: {len(content['ch_names'])} channel names for {data.shape[2]} channels.")
@@ -181,26 +218,19 @@ class ThingsEeg2Source:
             raise UserError(
                 f"{path} has {len(names)} channels × {data.shape[3]} samples; the first subject's test file has "
                 f"{len(self._channel_names)} × {self._n_samples}{differs}. All files must have the same channels in "
-                "the same order: take the subjects that do with --subjects."
+                "the same order: take only the subjects whose files do, with --subjects."
             )
         return content
 
-    def _check_pictures(self) -> None:
-        paths = [path for part in self._parts for path in part.paths]
-        missing = []
-        for path in paths:
-            try:
-                decode_image(path.read_bytes())
-            except (OSError, ValueError):
-                missing.append(path.name)
-        if missing:
-            shown = ", ".join(missing[:20]) + (" …" if len(missing) > 20 else "")
-            raise UserError(f"{len(missing)} of {len(paths)} pictures are missing or unreadable: {shown}.")
+    def _check_images(self) -> None:
+        paths = [path for half in self._halves for path in half.paths]
+        if problems := image_problems({str(path.relative_to(self.options.images)): path for path in paths}):
+            raise UserError(f"{len(problems)} of {len(paths)} images are missing or unreadable: {listed(problems)}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _ImageSet:
-    """The pictures of one half, in the order of the EEG's first axis."""
+    """The images of the training or the test half, in the order of the EEG's first axis."""
 
     name: str
     """train or test."""

@@ -1,4 +1,4 @@
-"""Preprocessing that a data set declares: detrending, standardisation fitted on the training part, clamp."""
+"""Preprocessing that a data set declares: detrending, standardisation fitted on the training split, clamp."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -15,9 +15,9 @@ class Preprocessing:
     """What is done to every segment before it is stored, in this order. The default changes nothing."""
 
     detrend: bool = False
-    """Take the least-squares line out of each channel of each segment."""
+    """Subtract the least-squares line from each channel of each segment."""
     standardise: bool = False
-    """Subtract each channel's mean and divide by its standard deviation, both over the training part."""
+    """Subtract each channel's mean and divide by its standard deviation, both over the training split."""
     clamp: float | None = None
     """Limit values to ±clamp: after standardising, in standard deviations."""
 
@@ -27,7 +27,7 @@ class Preprocessing:
 
 
 class FittedPreprocessing:
-    """A Preprocessing with its figures, ready to apply."""
+    """A Preprocessing with its fitted means and standard deviations, ready to apply."""
 
     def __init__(self, options: Preprocessing, mean: np.ndarray | None, std: np.ndarray | None) -> None:
         self.options = options
@@ -35,9 +35,9 @@ class FittedPreprocessing:
 
     @classmethod
     def fit(cls, options: Preprocessing, training_segments: Iterable[np.ndarray]) -> "FittedPreprocessing":
-        """Fit on the training part, given as float32 [C, T] segments; they are looked at only when standardising.
+        """Fit on the training split, given as float32 [C, T] segments; they are read only when standardising.
 
-        Raises UserError when there is no training segment or a channel never varies.
+        Raises UserError if there is no training segment or a channel never varies.
         """
         if not options.standardise:
             return cls(options, None, None)
@@ -48,12 +48,15 @@ class FittedPreprocessing:
             total = total + eeg.sum(axis=1)
             squares = squares + np.square(eeg).sum(axis=1)
         if count == 0:
-            raise UserError("standardising needs training segments, and the training part is empty.")
+            raise UserError("standardising needs training segments, and the training split is empty.")
         mean = np.asarray(total / count)
         std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-        # Relative to the mean, because float64 sums of a constant channel leave a residue.
+        # Relative to the mean, because float64 sums of a constant channel are not exact.
         if (flat := np.flatnonzero(std <= 1e-7 * np.maximum(np.abs(mean), 1e-30))).size:
-            raise UserError(f"channels {flat.tolist()[:20]} never vary in the training part and can't be standardised.")
+            raise UserError(
+                f"channels {flat.tolist()[:20]} never vary in the training split and can't be standardised. Leave them "
+                "out, or do not standardise."
+            )
         return cls(options, mean.astype(np.float32), std.astype(np.float32))
 
     def __call__(self, eeg: np.ndarray) -> np.ndarray:
@@ -67,7 +70,7 @@ class FittedPreprocessing:
         return eeg
 
     def summary(self) -> dict[str, Any]:
-        """For dataset.json: the options and the fitted figures."""
+        """For dataset.json: the options and the fitted values."""
         return {
             **dataclasses.asdict(self.options),
             "channel_mean": None if self.mean is None else self.mean.tolist(),

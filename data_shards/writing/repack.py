@@ -1,7 +1,7 @@
 """`data repack`: the same data set in shards of another size or in another order.
 
-The stored EEG is copied bit for bit, each segment checked on the way. Pictures keep their order, so that cached latents
-still belong; they come along.
+The stored EEG is copied bit for bit, and each segment is checked. Stimuli keep their order, so that cached latents stay
+valid; they are copied too.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ Order = Literal["kept", "shuffled"]
 
 
 def repacked_order(num_segments: int, order: Order, seed: int) -> np.ndarray:
-    """int64 [num_segments]: which row of the old index each row of the new one is."""
+    """int64 [num_segments]: for each row of the new index, its row in the old one."""
     rows = np.arange(num_segments)
     return permute(rows, num_segments, derive_key(seed)) if order == "shuffled" else rows
 
@@ -39,8 +39,8 @@ def repack(
 ) -> Dataset:
     """Write `dataset` anew into folder `out` and open it.
 
-    Shuffled, every shard is a fair sample of the recordings: what reads a few shards at a time then sees all subjects
-    and classes. Raises UserError naming the sample where the old data set is damaged.
+    With order "shuffled" every shard is a random sample of the recordings: a reader of a few shards at a time then sees
+    all subjects and classes. Raises UserError naming the sample where the old data set is damaged.
     """
     if out.resolve() == dataset.folder.resolve():
         raise UserError(f"{out} is the data set itself. Give --out another folder.")
@@ -50,7 +50,7 @@ def repack(
     metadata = dataclasses.replace(metadata, provenance={**metadata.provenance, "repacked": history})
     rows = repacked_order(len(dataset), order, seed)
     with DatasetWriter(out, metadata, shard_bytes=shard_bytes, workers=workers) as writer:
-        for stimulus in track(range(writer.num_kept_stimuli, len(dataset.stimuli)), desc="pictures"):
+        for stimulus in track(range(writer.num_kept_stimuli, len(dataset.stimuli)), desc="stimuli"):
             writer.add_stimulus(_stimulus_record(dataset, stimulus))
         rest = rows[writer.resume_position :]
         for record in track(_segment_records(dataset, rest), total=len(rest), desc="segments"):

@@ -1,7 +1,7 @@
-"""Where an unfinished data set grows: a hidden sibling that survives a kill, with a record of every finished shard.
+"""The folder of an unfinished data set, hidden beside it: it survives a kill and records every finished shard.
 
 .<name>.part/
-    job.json                what is being written; another job's leavings are thrown away
+    job.json                what is being written; what another job left is removed
     lock                    held by the one process that writes
     done/segments-00000.parquet …  the rows of a finished shard: written last, so that a shard without one is redone
     data/                   becomes the data set
@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,10 +25,12 @@ from neuroimagen.data_shards.common.files import atomic_path, refuse_existing, s
 
 _logger = logging.getLogger(__name__)
 _NOTE = b"neuroimagen"
+Kind = Literal["segments", "stimuli"]
+"""Which shards, and which table."""
 
 
-class PartFolder:
-    """The unfinished data set `out`, locked for this process. `fingerprint` names the job: inputs and options."""
+class UnfinishedFolder:
+    """The unfinished data set `out`, locked for this process. `fingerprint` identifies the job: inputs and options."""
 
     def __init__(self, out: Path, fingerprint: str) -> None:
         self.out = out
@@ -51,45 +53,50 @@ class PartFolder:
             if not self.num_done("segments"):
                 shutil.rmtree(self.folder, ignore_errors=True)
             self.release()
-            raise UserError(f"cannot write {out}: {error.strerror or error}. Free space, or choose another.") from error
+            raise UserError(
+                f"cannot write {out}: {error.strerror or error}. Free space, or choose another --out."
+            ) from error
 
     def _prepare(self, expected: str) -> None:
         job = self.folder / "job.json"
         found = job.read_text(encoding="utf-8") if job.is_file() else None
         if found != expected:
             if found is not None:
-                _logger.warning("%s: what an interrupted run left was another job's; starting anew", self.folder)
+                _logger.warning(
+                    "%s: an interrupted run with other inputs or options left shards there; they are removed",
+                    self.folder,
+                )
             for name in ("data", "done"):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
             (self.folder / "done").mkdir()
             job.write_text(expected, encoding="utf-8")
-        for part in ("segments", "stimuli"):
-            (self.data / part).mkdir(parents=True, exist_ok=True)
+        for kind in ("segments", "stimuli"):
+            (self.data / kind).mkdir(parents=True, exist_ok=True)
 
-    def is_done(self, part: str, shard: int) -> bool:
-        """True if this shard of segments or stimuli is finished."""
-        return self._record_path(part, shard).is_file()
+    def is_done(self, kind: Kind, shard: int) -> bool:
+        """True if this shard is finished."""
+        return self._record_path(kind, shard).is_file()
 
-    def num_done(self, part: str) -> int:
-        """How many shards are finished from the first one on, without a gap."""
+    def num_done(self, kind: Kind) -> int:
+        """How many shards from the first one on are finished without a gap."""
         shard = 0
-        while self.is_done(part, shard):
+        while self.is_done(kind, shard):
             shard += 1
         return shard
 
-    def record(self, part: str, shard: int, rows: pa.Table, note: Mapping[str, Any]) -> None:
-        """Say that a shard is finished: its rows of the table, and whatever else finishing needs to know."""
+    def record(self, kind: Kind, shard: int, rows: pa.Table, note: Mapping[str, Any]) -> None:
+        """Record that a shard is finished: its rows of the table, and what else the end of the job needs (JSON)."""
         table = rows.replace_schema_metadata({_NOTE: json.dumps(note).encode()})
-        with atomic_path(self._record_path(part, shard)) as path:
+        with atomic_path(self._record_path(kind, shard)) as path:
             pq.write_table(table, path, compression="zstd")
 
-    def rows(self, part: str, shard: int) -> tuple[pa.Table, dict[str, Any]]:
+    def rows(self, kind: Kind, shard: int) -> tuple[pa.Table, dict[str, Any]]:
         """The rows and the note of a finished shard."""
-        table = pq.read_table(self._record_path(part, shard))
+        table = pq.read_table(self._record_path(kind, shard))
         return table.replace_schema_metadata(None), json.loads(table.schema.metadata[_NOTE])
 
     def publish(self) -> None:
-        """Give the finished data its name."""
+        """Rename the finished data to `out`."""
         if self.out.exists():
             self.out.rmdir()
         sync_path(self.data)
@@ -107,5 +114,5 @@ class PartFolder:
         with suppress(OSError):
             os.close(self._lock)
 
-    def _record_path(self, part: str, shard: int) -> Path:
-        return self.folder / "done" / f"{part}-{shard:05d}.parquet"
+    def _record_path(self, kind: Kind, shard: int) -> Path:
+        return self.folder / "done" / f"{kind}-{shard:05d}.parquet"

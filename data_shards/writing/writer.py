@@ -1,7 +1,7 @@
-"""Writes a data set: WebDataset tars, index.parquet, stimuli.parquet, dataset.json. It appears whole or not at all.
+"""Writes a data set: WebDataset tars, index.parquet, stimuli.parquet, dataset.json. It appears complete or not at all.
 
-Which rows share a shard is known before anything is encoded, so shards are made in parallel, a thread each. A run
-that was killed leaves its finished shards in a hidden sibling (part_folder.py); the next one with the same inputs and
+Which rows share a shard is known before anything is encoded, so shards are made in parallel, one thread per shard. A
+run that was killed leaves its finished shards in a hidden folder (unfinished.py); the next one with the same inputs and
 options keeps them. The same records give the same bytes, whatever the number of threads and interruptions.
 """
 
@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from neuroimagen.data_shards.common.checksum import crc32
 from neuroimagen.data_shards.common.errors import UserError
@@ -34,9 +33,9 @@ from neuroimagen.data_shards.format.schema import (
     segment_key,
     stimulus_json,
 )
-from neuroimagen.data_shards.format.tables import ROWS_PER_GROUP, file_sha256
 from neuroimagen.data_shards.format.tar import BLOCK_BYTES, END_OF_ARCHIVE, ShardWriter, padded
-from neuroimagen.data_shards.writing.unfinished import PartFolder
+from neuroimagen.data_shards.writing.finish import finish
+from neuroimagen.data_shards.writing.unfinished import Kind, UnfinishedFolder
 
 DEFAULT_SHARD_BYTES = 64 << 20
 _MAX_WORKERS = 8
@@ -50,11 +49,11 @@ class DatasetWriter:
     """Context manager that writes a data set into the folder `out`, in memory that does not grow with the segments.
 
     Stimuli come before the segments that refer to them. `transform` is applied to every segment's EEG before it is
-    encoded. `workers` threads (default: one a core, at most 8) hold one shard's EEG each.
+    encoded. `workers` threads (default: one per core, at most 8) hold one shard's EEG each.
 
-    After a kill, a full disk or Ctrl-C the finished shards are kept for a run with the same metadata (it names the
-    sources by their hashes) and options: `num_kept_stimuli` stimuli and the inputs before `resume_position` need not be
-    given again. When a record is refused, or none was added, nothing is left.
+    After a kill, a full disk or Ctrl-C the finished shards are kept for a run with the same metadata (which has the
+    hashes of the sources) and options: `num_kept_stimuli` stimuli and the inputs before `resume_position` need not be
+    given again. If a record is refused, or none was added, everything is removed.
     """
 
     def __init__(
@@ -74,10 +73,10 @@ class DatasetWriter:
         self._transform = transform
         self._workers = workers or min(_MAX_WORKERS, len(os.sched_getaffinity(0)))
         self._npy_header = npy_header(metadata.n_channels, metadata.n_samples)
-        # A segment's json stays below one block, so that every segment takes the same room.
+        # A segment's json is smaller than one block, so that every segment takes the same space.
         content = len(self._npy_header) + 2 * metadata.n_channels * metadata.n_samples
-        room = shard_bytes - len(END_OF_ARCHIVE)
-        self._rows_per_shard = max(1, room // (3 * BLOCK_BYTES + padded(content)))
+        available = shard_bytes - len(END_OF_ARCHIVE)
+        self._rows_per_shard = max(1, available // (3 * BLOCK_BYTES + padded(content)))
         self._stimulus_labels: dict[str, tuple[int, int]] = {}  # key → (row, label)
         self._stimuli: list[StimulusRecord] = []  # of the shard being filled
         self._stimuli_bytes = 0
@@ -86,31 +85,31 @@ class DatasetWriter:
         self._jobs: deque[Future[None]] = deque()
         self.num_segments = 0
         self.num_kept_stimuli = 0
-        """Stimuli that an interrupted run has finished; the caller skips as many."""
+        """Number of stimuli that an interrupted run has finished; the caller skips them."""
         self.resume_position = 0
-        """Inputs that an interrupted run has finished; the caller skips as many."""
+        """Number of inputs that an interrupted run has finished; the caller skips them."""
 
     def __enter__(self) -> "DatasetWriter":
         job = f"{self._metadata.to_json()}{self._shard_bytes}"
-        self._part = PartFolder(self._out, hashlib.sha256(job.encode()).hexdigest())
+        self._unfinished = UnfinishedFolder(self._out, hashlib.sha256(job.encode()).hexdigest())
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="neuroimagen-writer")
         self._keep_finished()
         return self
 
     @property
     def folder(self) -> Path:
-        """Where the data set grows, for what else belongs into it."""
-        return self._part.data
+        """The unfinished data set, for files that the caller adds."""
+        return self._unfinished.data
 
     def _keep_finished(self) -> None:
-        self._stimulus_shard = self._part.num_done("stimuli")
+        self._stimulus_shard = self._unfinished.num_done("stimuli")
         for shard in range(self._stimulus_shard):
-            rows, _ = self._part.rows("stimuli", shard)
+            rows, _ = self._unfinished.rows("stimuli", shard)
             for key, label in zip(rows["key"].to_pylist(), rows["label"].to_pylist(), strict=True):
                 self._stimulus_labels[key] = (len(self._stimulus_labels), label)
         self.num_kept_stimuli = len(self._stimulus_labels)
-        if finished := self._part.num_done("segments"):
-            rows, note = self._part.rows("segments", finished - 1)
+        if finished := self._unfinished.num_done("segments"):
+            rows, note = self._unfinished.rows("segments", finished - 1)
             self.num_segments = (finished - 1) * self._rows_per_shard + len(rows)
             self.resume_position = note["next_position"]
 
@@ -132,16 +131,17 @@ class DatasetWriter:
             self._pool.shutdown(wait=True)
 
     def _failed(self, error: BaseException) -> BaseException:
-        """Clean up behind an error; returns what to raise."""
+        """Clean up after an error; returns the error to raise."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-        # atomic_path makes UserErrors of OSErrors.
+        # atomic_path raises UserError from OSError.
         disk = error if isinstance(error, OSError) else error.__cause__
-        if (isinstance(error, UserError) and not isinstance(disk, OSError)) or self._part.num_done("segments") == 0:
-            self._part.discard()
-            left = "nothing is left"
+        is_refused = isinstance(error, UserError) and not isinstance(disk, OSError)
+        if is_refused or self._unfinished.num_done("segments") == 0:
+            self._unfinished.discard()
+            left = "nothing was written"
         else:
-            self._part.release()
-            left = f"finished shards are kept in {self._part.folder} for the next run with the same options"
+            self._unfinished.release()
+            left = f"finished shards are kept in {self._unfinished.folder} for the next run with the same options"
         if isinstance(disk, OSError):
             return UserError(
                 f"cannot write {self._out}: {disk.strerror or disk}. Free space or choose another --out; {left}."
@@ -149,7 +149,7 @@ class DatasetWriter:
         return error
 
     def add_stimulus(self, record: StimulusRecord) -> None:
-        """Append a picture. Raises UserError when its key repeats or its label has no class."""
+        """Append a stimulus. Raises UserError if its key repeats or its label has no class."""
         if record.key in self._stimulus_labels:
             raise UserError(f"stimulus {record.key} was given twice.")
         self._check_label(record.label, f"stimulus {record.key}")
@@ -161,11 +161,11 @@ class DatasetWriter:
         self._stimulus_labels[record.key] = (len(self._stimulus_labels), record.label)
 
     def add_segment(self, record: SegmentRecord, *, next_position: int | None = None) -> None:
-        """Append a segment. Raises UserError when its shape, values, label, stimulus or split are out of order.
+        """Append a segment. Raises UserError if its shape, values, label, stimulus or split are invalid.
 
-        `next_position`: where a resumed run is to go on after this segment, for sources that drop some of their
-        inputs; by default the number of segments so far. Values are looked at by the writing thread, so an error in
-        them may come a few segments late.
+        `next_position`: the input with which a resumed run continues after this segment, for sources that drop some of
+        their inputs; by default the number of segments so far. The writing thread checks the values, so an error in
+        them may be raised a few segments later.
         """
         row = self.num_segments
         shape = (self._metadata.n_channels, self._metadata.n_samples)
@@ -201,17 +201,17 @@ class DatasetWriter:
         self._submit("segments", shard, self._write_segments, shard, first_row, self._segments, self._next_position)
         self._segments = []
 
-    def _submit(self, part: str, shard: int, job: Callable[..., None], *arguments: Any) -> None:
-        if self._part.is_done(part, shard):
-            return  # beyond a gap that an interruption left
-        # As many shards as threads are under way, and one more waits: memory stays bounded.
+    def _submit(self, kind: Kind, shard: int, job: Callable[..., None], *arguments: Any) -> None:
+        if self._unfinished.is_done(kind, shard):
+            return  # an interrupted run has finished it, but not one before it
+        # As many shards as threads are being written, and one more waits: memory stays bounded.
         while len(self._jobs) > self._workers:
             self._jobs.popleft().result()
         self._jobs.append(self._pool.submit(job, *arguments))
 
     def _write_stimuli(self, shard: int, records: Sequence[StimulusRecord]) -> None:
         rows = []
-        with ShardWriter(self._part.data / "stimuli", shard) as tar:
+        with ShardWriter(self._unfinished.data / "stimuli", shard) as tar:
             for record in records:
                 offsets = tar.add(_stimulus_members(record))
                 rows.append(
@@ -228,11 +228,11 @@ class DatasetWriter:
                     }
                 )
         table = pa.Table.from_pylist(rows, schema=STIMULI_SCHEMA)
-        self._part.record("stimuli", shard, table, {"num_bytes": tar.num_bytes})
+        self._unfinished.record("stimuli", shard, table, {"num_bytes": tar.num_bytes})
 
     def _write_segments(self, shard: int, first_row: int, records: Sequence[SegmentRecord], next_position: int) -> None:
         rows, round_trip = [], RoundTripError()
-        with ShardWriter(self._part.data / "segments", shard) as tar:
+        with ShardWriter(self._unfinished.data / "segments", shard) as tar:
             for row, record in enumerate(records, start=first_row):
                 rows.append(self._write_segment(tar, row, record, round_trip))
         table = pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
@@ -241,7 +241,7 @@ class DatasetWriter:
             "next_position": next_position,
             "round_trip": dataclasses.asdict(round_trip),
         }
-        self._part.record("segments", shard, table, note)
+        self._unfinished.record("segments", shard, table, note)
 
     def _write_segment(
         self, tar: ShardWriter, row: int, record: SegmentRecord, round_trip: RoundTripError
@@ -280,55 +280,18 @@ class DatasetWriter:
 
     def _finish(self) -> None:
         if self.num_segments == 0:
-            raise UserError("no segment is left to write: see what was dropped above.")
+            raise UserError("no segment is left to write; the notes above say what was dropped.")
         if self._stimuli:
             self._hand_over_stimuli()
         if self._segments:
             self._hand_over_segments()
         while self._jobs:
             self._jobs.popleft().result()
-        num_segment_shards = -(-self.num_segments // self._rows_per_shard)
-        stimulus_notes = self._join_tables("stimuli", self._stimulus_shard, STIMULI_SCHEMA, "stimuli.parquet")
-        segment_notes = self._join_tables("segments", num_segment_shards, INDEX_SCHEMA, "index.parquet")
-        metadata = self._finished_metadata(stimulus_notes, segment_notes)
-        (self._part.data / "dataset.json").write_text(metadata.to_json(), encoding="utf-8")
-        self._part.publish()
-
-    def _join_tables(self, part: str, num_shards: int, schema: pa.Schema, name: str) -> list[dict[str, Any]]:
-        """Write a table from the rows of all shards, in row groups of one size; returns the shards' notes."""
-        notes: list[dict[str, Any]] = []
-        waiting: list[pa.Table] = []
-        with pq.ParquetWriter(self._part.data / name, schema, compression="zstd") as writer:
-            for shard in range(num_shards):
-                rows, note = self._part.rows(part, shard)
-                notes.append(note)
-                waiting.append(rows)
-                if sum(len(table) for table in waiting) >= ROWS_PER_GROUP:
-                    joined = pa.concat_tables(waiting)
-                    whole = len(joined) // ROWS_PER_GROUP * ROWS_PER_GROUP
-                    writer.write_table(joined.slice(0, whole), row_group_size=ROWS_PER_GROUP)
-                    waiting = [joined.slice(whole)]
-            if waiting:
-                writer.write_table(pa.concat_tables(waiting).combine_chunks(), row_group_size=ROWS_PER_GROUP)
-        return notes
-
-    def _finished_metadata(
-        self, stimulus_notes: Sequence[dict[str, Any]], segment_notes: Sequence[dict[str, Any]]
-    ) -> DatasetMetadata:
-        columns = pq.read_table(self._part.data / "index.parquet", columns=["subject", "split"])
-        splits = columns["split"].value_counts().to_pylist()
-        counts = dict.fromkeys(SPLITS, 0) | {item["values"]: item["counts"] for item in splits}
-        round_trip = RoundTripError.worst([note["round_trip"] for note in segment_notes])
-        return dataclasses.replace(
+        finish(
+            self._unfinished,
             self._metadata,
-            subjects=tuple(sorted(columns["subject"].unique().to_pylist())),
-            num_segments=self.num_segments,
-            num_stimuli=len(self._stimulus_labels),
-            split_counts=counts,
-            storage=self._metadata.storage or {"dtype": "float16", **round_trip.summary()},
-            segment_shards=tuple(note["num_bytes"] for note in segment_notes),
-            stimulus_shards=tuple(note["num_bytes"] for note in stimulus_notes),
-            tables={name: file_sha256(self._part.data / name) for name in ("index.parquet", "stimuli.parquet")},
+            num_stimulus_shards=self._stimulus_shard,
+            num_segment_shards=-(-self.num_segments // self._rows_per_shard),
         )
 
 

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int | None:
     """Make the rows; print where they are."""
     from neuroimagen.data_shards.common.errors import UserError
-    from neuroimagen.data_shards.common.processes import Ranks
+    from neuroimagen.data_shards.common.process_share import ProcessShare
     from neuroimagen.data_shards.dataset.dataset import Dataset
     from neuroimagen.trainer.bundled_model.location import resolve_model_path
     from neuroimagen.trainer.recipe.recipe import load_recipe
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int | None:
         raise UserError(
             f"{args.config or args.run / 'config.yaml'} names no data set. Give it with --set data.path=DIR."
         )
-    ranks = Ranks.from_environment(cpu=args.cpu)
+    ranks = ProcessShare.from_environment(cpu=args.cpu)
     reconstructor = Reconstructor(
         args.run,
         Dataset.open(recipe.data.path),

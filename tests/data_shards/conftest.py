@@ -1,4 +1,4 @@
-"""A tiny study in EEGCVPR40's layout, and data sets made of records."""
+"""A tiny study in EEGCVPR40's layout, data sets made of records, and cached latents."""
 
 import dataclasses
 import io
@@ -15,6 +15,8 @@ from PIL import Image
 
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
+from neuroimagen.data_shards.frozen_models.latent_kinds import KINDS
+from neuroimagen.data_shards.latent_cache.cache import CachedLatents, LatentCache
 from neuroimagen.data_shards.sources.class_names import EEGCVPR40_CLASS_NAMES
 from neuroimagen.data_shards.writing.writer import DatasetWriter
 
@@ -141,3 +143,22 @@ def make_dataset(tmp_path: Path) -> MakeDataset:
         return Dataset.open(tmp_path / name)
 
     return make
+
+
+@pytest.fixture
+def dataset(make_tiny_dataset: Callable[..., Path], tmp_path: Path) -> Dataset:
+    """A data set of 14 stimuli of 12 classes that the test may write into."""
+    return Dataset.open(make_tiny_dataset(tmp_path / "data", num_stimuli=14))
+
+
+@pytest.fixture(scope="session")
+def cached(
+    make_tiny_dataset: Callable[..., Path],
+    tiny_diffusion_folder: Path,
+    tiny_blip_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Dataset, LatentCache, dict[str, CachedLatents]]:
+    """Every kind cached for 14 stimuli of 12 classes, 5 latents per shard, in batches of 3. Read only."""
+    dataset = Dataset.open(make_tiny_dataset(tmp_path_factory.mktemp("cache") / "data", num_stimuli=14))
+    cache = LatentCache(dataset, tiny_diffusion_folder, captioner=tiny_blip_folder, batch_size=3, shard_items=5)
+    return dataset, cache, {kind: cache.cache(kind) for kind in (*KINDS, "image")}

@@ -74,13 +74,15 @@ def write_latents(folder: Path, model: Path) -> None:
     constant.
     """
     from neuroimagen.data_shards.dataset.dataset import Dataset
-    from neuroimagen.data_shards.dataset.latent_store import SHARD_ITEMS, LatentItems, LatentMetadata
-    from neuroimagen.data_shards.frozen_models.latent_kinds import encoder_identity
+    from neuroimagen.data_shards.dataset.latent_format import SHARD_ITEMS, LatentMetadata
+    from neuroimagen.data_shards.dataset.latent_items import LatentItems
+    from neuroimagen.data_shards.frozen_models.latent_kinds import latent_kind
+    from neuroimagen.data_shards.frozen_models.model_folder import ModelFolders
     from neuroimagen.data_shards.latent_cache.write import LatentWriter
 
     dataset = Dataset.open(folder)
     for kind in (*TEXT_KINDS, *PICTURE_KINDS):
-        identity = encoder_identity(kind, model)
+        identity = latent_kind(kind).identity(ModelFolders(model=model))
         items = LatentItems.of(dataset.stimuli, kind)
         metadata = LatentMetadata(
             kind=kind,

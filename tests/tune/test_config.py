@@ -84,7 +84,7 @@ def test_a_missing_run_or_data_set_is_said(tmp_path: Path) -> None:
 
 def test_a_key_that_stands_twice_is_named(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text("num_trials: 3\nspace: {contrastive.margin: [1]}\nnum_trials: 30\n")
-    with pytest.raises(UserError, match=r"s\.yaml is not YAML: the key 'num_trials' stands twice .* line 3"):
+    with pytest.raises(UserError, match=r"s\.yaml is not YAML: the key 'num_trials' is given twice .* line 3"):
         load_search(tmp_path / "s.yaml", "margin")
 
 

@@ -45,8 +45,8 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """`batches` on `device`. On a GPU each is copied and decoded on a stream of its own, one batch ahead.
 
-    So the copy runs beside the step on the batch before it, as long as the batches are page-locked. One batch more than
-    on the CPU is held on the device.
+    The copy then runs beside the step on the batch before it, provided that the batches are page-locked. The device
+    holds one batch more than without it.
     """
     if device.type == "cpu":
         yield from (to_device(batch, device) for batch in batches)
@@ -58,14 +58,14 @@ def on_device(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
             coming = to_device(batch, device)
         if ahead is not None:
             yield ahead
-        # Taken over here, so that the step waits for its own batch alone, not for the copy that runs beside it.
-        ahead = _taken_over(coming, stream)
+        # Synchronised here, so that the step waits for its own batch alone, not for the copy that runs beside it.
+        ahead = _synchronised(coming, stream)
     if ahead is not None:
         yield ahead
 
 
-def _taken_over(batch: Batch, stream: torch.cuda.Stream) -> Batch:
-    """The batch, safe to use on the current stream: its copy is waited for, its memory not given away before."""
+def _synchronised(batch: Batch, stream: torch.cuda.Stream) -> Batch:
+    """The batch, safe to use on the current stream, which waits for the copy and keeps its memory from being reused."""
     current = torch.cuda.current_stream()
     current.wait_stream(stream)
 

@@ -1,8 +1,8 @@
-"""A stage's part of the data kept whole on the device that trains, where it fits: batches are gathered there.
+"""A stage's split of the data kept whole on the device that trains, where it fits: batches are gathered there.
 
-Most data sets of EEG and pictures are small beside a GPU's memory: the training part of EEGCVPR40 is 1 GB as stored. A
-contrastive step on 4,096 segments wants 461 MB, which a GPU works through sooner than any disk delivers them and than a
-bus carries them. Batches are those of the reader, bit for bit.
+Most data sets of EEG and images are small compared with a GPU's memory: the training split of EEGCVPR40 is 1 GB as
+stored. A contrastive step on 4,096 segments needs 461 MB, which a GPU processes faster than a disk or a bus delivers
+it. Batches are those of the reader, bit for bit.
 """
 
 import itertools
@@ -25,12 +25,12 @@ _LOADED_TOGETHER = 512
 class ResidentFeed:
     """Batches of a plan over `rows`, all of whose data lie on `device`.
 
-    Construction reads every segment once, checked as the reader checks it, and the stimuli's pictures and latents,
-    distinct ones once. What a batch holds is made anew for each: float32 EEG [B, C, T] and the rest as in `Batch`.
+    Construction reads every segment once, checked as the reader checks it, and every distinct image and latent of the
+    stimuli once. The tensors of each batch are new: float32 EEG [B, C, T] and the rest as in `Batch`.
     """
 
     wait_seconds = 0.0
-    """Time the consumer has waited for batches: nothing is waited for."""
+    """Time the consumer has waited for batches: always 0 here."""
 
     def __init__(
         self,

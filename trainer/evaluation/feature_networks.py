@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.progress import track
-from neuroimagen.data_shards.frozen_models.encoders import load_image_processor, load_transformer, loading
+from neuroimagen.data_shards.frozen_models.loading import load_image_processor, load_transformer, loading
 from neuroimagen.trainer.evaluation.metrics import Floats, Images, Integers
 
 IMAGENET_SIZE = 1000

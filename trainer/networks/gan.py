@@ -1,6 +1,6 @@
-"""The saliency map: a conditional GAN from EEG features to a small picture, and its losses.
+"""The saliency map: a conditional GAN from EEG features to a small image, and its losses.
 
-G(z, f_θ(x)) draws, D(image, f_θ(x)) judges (reference: Lan et al. 2023, arXiv 2308.02510, §3.2).
+G(z, f_θ(x)) generates, D(image, f_θ(x)) discriminates (reference: Lan et al. 2023, arXiv 2308.02510, §3.2).
 Shapes: B samples, F features, Z noise, S pixels a side. Pictures are [B, 3, S, S] in [-1, 1].
 """
 
@@ -22,7 +22,7 @@ _SEED_PX = 8  # side of the generator's first feature map
 
 
 def _levels(image_size_px: int, end_px: int) -> int:
-    """Halvings from the picture's side to `end_px`."""
+    """Halvings from the image's side to `end_px`."""
     levels = round(math.log2(image_size_px / end_px)) if image_size_px > 0 else 0
     if levels < 1 or end_px * 2**levels != image_size_px:
         raise ValueError(f"the saliency map's size must be a power of two, at least 16 px, got {image_size_px}")
@@ -30,7 +30,7 @@ def _levels(image_size_px: int, end_px: int) -> int:
 
 
 class Generator(nn.Module):
-    """G: noise [B, Z] and features [B, F] → picture [B, 3, S, S].
+    """G: noise [B, Z] and features [B, F] → image [B, 3, S, S].
 
     Where things are is spread over all features, so two dense layers lay out an 8×8 map before any convolution: with a
     single one, G took three times as many steps to place an object. The last doubling is a pixel shuffle, which leaves
@@ -64,7 +64,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """D: picture [B, 3, S, S] and features [B, F] → score [B]; a projection discriminator (Miyato, Koyama 2018)."""
+    """D: image [B, 3, S, S] and features [B, F] → score [B]; a projection discriminator (Miyato, Koyama 2018)."""
 
     def __init__(self, *, feature_size: int, image_size_px: int, width: int) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class SaliencyModel(PretrainedModule):
         self.generator = Generator(feature_size=self.encoder.feature_size, **generator)
 
     def forward(self, eeg: Tensor, z: Tensor, subject: Tensor | None = None, *, return_features: bool = False) -> Any:
-        """Maps [K·B, 3, S, S] for noise [K·B, Z]: K draws a segment, draw after draw; the encoder runs once.
+        """Saliency maps [K·B, 3, S, S] for noise [K·B, Z]: K draws per segment, draw after draw; the encoder runs once.
 
         With `return_features`: (maps, features [B, F] they were drawn from). subject: int64 [B], for subject layers.
         """
@@ -130,7 +130,7 @@ def generator_hinge(fake_scores: Tensor) -> Tensor:
 
 
 def mode_seeking(first: Tensor, second: Tensor, first_z: Tensor, second_z: Tensor) -> Tensor:
-    """1 / (mean|x1 − x2| / mean|z1 − z2| + 1e-5) (Mao et al. 2019): small when other noise gives another picture.
+    """1 / (mean|x1 − x2| / mean|z1 − z2| + 1e-5) (Mao et al. 2019): small when other noise gives another image.
 
     Taken per pair and then averaged (the published code inverts the batch's mean ratio): an average over samples is the
     same on one rank or many.
@@ -146,7 +146,7 @@ def _gaussian_window(size: int, sigma: float, device: torch.device) -> Tensor:
 
 
 def ssim(first: Tensor, second: Tensor, *, data_range: float = 2.0, window: int = 11, sigma: float = 1.5) -> Tensor:
-    """Structural similarity [B] of pictures [B, 3, S, S]: gaussian window, mean over pixels and RGB (Wang et al. 2004).
+    """Structural similarity [B] of images [B, 3, S, S]: gaussian window, mean over pixels and RGB (Wang et al. 2004).
 
     `data_range` is the span of the values (2 for [-1, 1]); borders where the window does not fit are left out.
     """
@@ -168,7 +168,7 @@ def ssim(first: Tensor, second: Tensor, *, data_range: float = 2.0, window: int 
 
 
 def pixel_correlation(first: Tensor, second: Tensor) -> Tensor:
-    """PixCorr [B]: Pearson's correlation over all pixels and channels of each pair of pictures."""
+    """PixCorr [B]: Pearson's correlation over all pixels and channels of each pair of images."""
     x = first.flatten(1) - first.flatten(1).mean(1, keepdim=True)
     y = second.flatten(1) - second.flatten(1).mean(1, keepdim=True)
     return (x * y).sum(1) / (x.norm(dim=1) * y.norm(dim=1)).clamp_min(1e-12)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from neuroimagen.data_shards.frozen_models.encoders import loading
+from neuroimagen.data_shards.frozen_models.loading import loading
 from neuroimagen.data_shards.frozen_models.model_folder import component_folder, read_config
 from neuroimagen.trainer.bundled_model.location import BUNDLED, resolve_model_path
 from neuroimagen.trainer.networks.eeg_unet import NoiseSchedule

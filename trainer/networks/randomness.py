@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed from a run's seed and whatever tells one use of it from another."""
+    """A 63-bit seed from a run's seed and the names that distinguish one use of it from another."""
     text = "/".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
@@ -78,7 +78,7 @@ class SampleDropout(nn.Module):
         if not 0.0 <= p < 1.0:
             raise ValueError(f"dropout must lie in [0, 1), got {p}")
         self.p = p
-        # Tensors, not numbers: torch.compile would take a number for a constant and compile anew at every step.
+        # Tensors, not numbers: torch.compile would treat a number as a constant and compile again at every step.
         self.register_buffer("key", torch.zeros((), dtype=torch.int64), persistent=False)
         self.register_buffer("first", torch.zeros((), dtype=torch.int64), persistent=False)
 

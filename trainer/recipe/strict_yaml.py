@@ -1,4 +1,4 @@
-"""YAML as recipes and searches are written: a key that stands twice is an error, where PyYAML would keep the last."""
+"""YAML as recipes and searches are written: a key given twice is an error, where PyYAML would keep the last."""
 
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,14 @@ class _StrictLoader(yaml.SafeLoader):
                 continue
             if key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key_node.value!r} stands twice in one section", key_node.start_mark
+                    None, None, f"the key {key_node.value!r} is given twice in one section", key_node.start_mark
                 )
             seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
 
 def load_yaml(text: str) -> Any:
-    """The value of a YAML text. Raises yaml.YAMLError, also on a key that stands twice in one section."""
+    """The value of a YAML text. Raises yaml.YAMLError, also for a key that is given twice in one section."""
     return yaml.load(text, Loader=_StrictLoader)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.frozen_models.encoders import TextEncoder, VaeEncoder, loading
+from neuroimagen.data_shards.frozen_models.loading import loading
 from neuroimagen.data_shards.frozen_models.model_folder import (
     component_folder,
     folders_digest,
@@ -23,6 +23,8 @@ from neuroimagen.data_shards.frozen_models.model_folder import (
     text_shape,
     vae_reduction,
 )
+from neuroimagen.data_shards.frozen_models.text import TextEncoder
+from neuroimagen.data_shards.frozen_models.vae import VaeEncoder
 from neuroimagen.trainer.reconstruction.batch_by_memory import MAX_PICTURES, fitting_batch_size, free_bytes, peak_bytes
 from neuroimagen.trainer.reconstruction.shared_stem import SharedStem
 
@@ -191,7 +193,7 @@ class LatentDiffusion:
             unet = [peak_bytes(partial(denoise_zeros, count), self.device) for count in (1, 2)]
             vae = peak_bytes(lambda: self.decode(torch.zeros(1, *self.latent_shape)), self.device)
         return fitting_batch_size(
-            free_bytes(self.device), unet=(unet[0], unet[1]), vae=vae, vae_slice=self.vae.slice_pictures
+            free_bytes(self.device), unet=(unet[0], unet[1]), vae=vae, vae_slice=self.vae.slice_images
         )
 
 

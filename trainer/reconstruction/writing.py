@@ -15,7 +15,7 @@ from PIL import Image
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path
-from neuroimagen.data_shards.common.processes import Ranks
+from neuroimagen.data_shards.common.process_share import ProcessShare
 from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.format.schema import segment_key
 from neuroimagen.trainer.reconstruction.manifest import MANIFEST_FILE
@@ -38,13 +38,13 @@ class WrittenRow:
 
 
 def write_row(
-    reconstructor: Reconstructor, name: str, *, ranks: Ranks | None = None, overwrite: bool = False
+    reconstructor: Reconstructor, name: str, *, ranks: ProcessShare | None = None, overwrite: bool = False
 ) -> WrittenRow:
     """Draw a row and write it. All ranks call it, share the batches, and return when it is finished.
 
     Raises UserError when the row is there with other settings and `overwrite` is not set.
     """
-    ranks = ranks or Ranks()
+    ranks = ranks or ProcessShare()
     folder = reconstructor.run / "reconstructions" / name
     settings = {"row": name, **reconstructor.settings(name)}
     pictures = reconstructor.pictures(name)

@@ -1,4 +1,4 @@
-"""Whether a folder is a run; and where it is not, which runs are near."""
+"""Checks that a folder is a run; where it is not, the error names runs near it."""
 
 import difflib
 from pathlib import Path
@@ -10,15 +10,15 @@ NUM_NAMED = 5
 
 
 def require_run(folder: Path, *, recipe: bool = True) -> None:
-    """Raise UserError if `folder` is no run; it names those near it. `recipe`: whether its own config.yaml is needed,
-    or exported stages do without it.
+    """Raise UserError naming the runs near `folder` if it is not a run. `recipe`: whether it must have a config.yaml;
+    else exported stages are enough.
     """
     if _is_run(folder) or (not recipe and any(folder.glob("*/export"))):
         return
     if _is_stage(folder):
         raise UserError(f"{folder} is a stage of a run. Give the run: {_up(folder)}.")
     if folder.is_dir():
-        problem = f"{folder} is no run: it holds no config.yaml."
+        problem = f"{folder} is not a run: it holds no config.yaml."
     elif folder.exists():
         problem = f"{folder} is a file, not the folder of a run."
     else:

@@ -1,4 +1,4 @@
-"""What a rank leaves beside its log for whoever started it: running, done, stopped, refused or failed."""
+"""The state that a rank writes beside its log for its launcher: running, done, stopped, refused or failed."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ State = Literal["running", "done", "stopped", "refused", "failed"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RankStatus:
-    """One rank's state; `refused` is an error that the user can mend, `failed` is any other."""
+    """One rank's state; `refused` is an error that the user can correct, `failed` is any other."""
 
     rank: int
     pid: int
@@ -56,7 +56,7 @@ def read_statuses(folder: Path, ranks: range | None = None) -> list[RankStatus]:
         try:
             statuses.append(RankStatus(**json.loads(path.read_text(encoding="utf-8"))))
         except ValueError:
-            continue  # being written on a full disk; the launcher's exit code still tells of the failure
+            continue  # being written on a full disk; the launcher's exit code still reports the failure
     return sorted(statuses, key=lambda status: status.rank)
 
 

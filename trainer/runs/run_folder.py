@@ -4,7 +4,7 @@
 <run>/<stage>/config.yaml            the complete recipe of this stage
 <run>/<stage>/environment.json       versions, machine, ranks: one entry for each start
 <run>/<stage>/metrics.jsonl          one line for each logged step; tensorboard/ has the same
-<run>/<stage>/samples/               pictures drawn while it trained: step-<steps done>.png
+<run>/<stage>/samples/               images drawn while it trained: step-<steps done>.png
 <run>/<stage>/checkpoints/, export/, logs/
 """
 
@@ -176,13 +176,13 @@ class MetricsLog:
         if self._wandb is not None:
             self._wandb.write(step, figures)
 
-    def write_picture(self, step: int, picture: np.ndarray) -> None:
+    def write_image(self, step: int, image: np.ndarray) -> None:
         """Add what was drawn after `step` steps, uint8 [H, W, 3]: a file in samples/, and in TensorBoard."""
         with atomic_path(self._samples / f"step-{step:08d}.png") as path:
-            Image.fromarray(picture).save(path, format="PNG")
-        self._board.add_image("samples", picture, step, dataformats="HWC")
+            Image.fromarray(image).save(path, format="PNG")
+        self._board.add_image("samples", image, step, dataformats="HWC")
         if self._wandb is not None:
-            self._wandb.write_picture(step, picture)
+            self._wandb.write_image(step, image)
 
     def close(self) -> None:
         self._file.close()

@@ -1,4 +1,4 @@
-"""Figures and pictures to Weights & Biases, for recipes that ask for it. The package is imported here and only then."""
+"""Figures and images to Weights & Biases, for recipes that ask for it. Only then is the package imported."""
 
 import uuid
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def require_wandb() -> Any:
 class WandbLog:
     """One stage's run at Weights & Biases; a resumed stage goes on with it.
 
-    Where it goes and whether it is sent (WANDB_MODE=offline, WANDB_ENTITY, …) is wandb's own business. Steps are a
+    Where it goes and whether it is sent (WANDB_MODE=offline, WANDB_ENTITY, …) is set by wandb's own variables. Steps are a
     figure of their own: wandb refuses steps that go back, and a stage resumed from a checkpoint does go back.
     """
 
@@ -47,7 +47,7 @@ class WandbLog:
                 dir=str(folder),
                 config=dict(recipe),
             )
-        except Exception as error:  # wandb has a dozen types of its own
+        except Exception as error:  # wandb raises many types of its own
             raise UserError(
                 f"Weights & Biases did not start: {error}. Run `wandb login`, or set WANDB_MODE=offline, or "
                 "log.wandb=null."
@@ -57,9 +57,9 @@ class WandbLog:
     def write(self, step: int, figures: Mapping[str, float]) -> None:
         self._run.log({"step": step, **figures})
 
-    def write_picture(self, step: int, picture: np.ndarray) -> None:
+    def write_image(self, step: int, image: np.ndarray) -> None:
         """uint8 [H, W, 3]."""
-        self._run.log({"step": step, "samples": self._wandb.Image(picture)})
+        self._run.log({"step": step, "samples": self._wandb.Image(image)})
 
     def close(self) -> None:
         self._run.finish()

@@ -28,7 +28,7 @@ class ClassifierConfig(StageConfig):
     """The recipe's `classifier` section."""
 
     batch_size: int = 64
-    """Segments a step, over all ranks."""
+    """Segments of a step, over all ranks."""
     label_share: float = 1.0
     """Share of each class's training segments that are used, at least one; the same ones for one seed of the recipe."""
     initialise_from: str | None = None
@@ -36,7 +36,7 @@ class ClassifierConfig(StageConfig):
     from; null: from scratch.
     """
     refit_normalisation: bool = False
-    """Fit the channels' mean and covariance anew where f_θ starts from another: for a new subject, or another cap."""
+    """Fit the channels' mean and covariance again where f_θ starts from another encoder: for a new subject or cap."""
     finetune_encoder: Finetuned = True
     """Train f_θ with the last layer; false: a linear probe; subject_layers: of f_θ only the subjects' maps."""
 

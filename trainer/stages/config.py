@@ -31,12 +31,12 @@ class StageConfig:
     offload_optimizer: bool = False
     """Keep the optimiser's state, and its step, in the CPU's memory; needs ZeRO 1 or more."""
     gradient_accumulation: int = 1
-    """Parts that a rank's share of a batch is cut into, one after the other, for one optimiser step."""
+    """Micro-batches that a rank's share of a batch is divided into, one after the other, for one optimiser step."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 on GPUs that have it, fp32 elsewhere. fp16 scales the loss by itself. Weights stay float32."""
     compile: bool = False
-    """torch.compile the networks' training passes: worth its minutes where a GPU waits for kernels to be started. Needs
-    ZeRO 2 or less, and for `inductor` a C++ compiler or a GPU's Triton.
+    """torch.compile the networks' training passes: it takes minutes to compile, and pays where a GPU waits for kernels
+    to be launched. Needs ZeRO 2 or less, and for `inductor` a C++ compiler or a GPU's Triton.
     """
     compile_backend: Literal["inductor", "aot_eager", "eager"] = "inductor"
     """Of torch.compile; the eager ones make nothing faster and show what does not compile."""

@@ -27,7 +27,7 @@ from neuroimagen.trainer.stages.base import Loss, Phase, Selection, Stage, Stage
 from neuroimagen.trainer.stages.config import StageConfig
 
 CENTROID_SEGMENTS = 4096
-"""Training segments, at most, that validation compares with: for class centroids and for nearest neighbours."""
+"""Training segments, at most, that validation compares with: for class centroids and nearest neighbours."""
 NEIGHBOURS = 15
 """Training segments that vote on the class of a validation segment."""
 
@@ -62,7 +62,7 @@ class ContrastiveConfig(StageConfig):
     scratch.
     """
     refit_normalisation: bool = False
-    """Fit the channels' mean and covariance anew where f_θ starts from another: for a new subject, or another cap."""
+    """Fit the channels' mean and covariance again where f_θ starts from another encoder: for a new subject or cap."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,7 +85,7 @@ class ContrastiveStage(Stage):
     selection = Selection("accuracy", "max")
 
     def __init__(self, config: ContrastiveConfig, *, encoder: EEGEncoder, fit_normalisation: bool = True) -> None:
-        """`fit_normalisation`: of an encoder made afresh; a trained one keeps its own."""
+        """`fit_normalisation`: for a freshly initialised encoder; a trained one keeps its own."""
         self.config: ContrastiveConfig = config
         self._fit_normalisation = fit_normalisation
         self.networks = {"encoder": encoder}
@@ -139,8 +139,8 @@ class ContrastiveStage(Stage):
 
     @torch.no_grad()
     def validate(self, networks: Mapping[str, nn.Module], data: StageData) -> dict[str, float]:
-        """Shares of validation segments whose class is found among known segments: those of the training part, or where
-        no class is in both parts (zero-shot), those of every other stimulus of the validation part's own classes.
+        """Shares of validation segments whose class is found among known segments: the training split; where no class
+        is in both splits (zero-shot), every other stimulus of the validation split's own classes.
 
         accuracy: by the nearest class centroid. knn_accuracy: by a vote of the nearest segments. retrieval_top1: the
         nearest segment is of the same class.

@@ -37,7 +37,7 @@ class DiffusionConfig(SampledStageConfig):
     learning_rate: float = 1e-4
     ema_decay: float | None = 0.999
     batch_size: int = 64
-    """Segments a step, over all ranks."""
+    """Segments of a step, over all ranks."""
     trained: Trained = "cross-attention"
     """Which weights of the U-Net: its cross-attention, LoRA on that (peft), or all."""
     lora_rank: int = 8
@@ -123,7 +123,7 @@ class DiffusionStage(SampledStage):
 
     def prepare(self, data: StageData) -> None:
         """Encode the empty caption, once."""
-        from neuroimagen.data_shards.frozen_models.encoders import TextEncoder
+        from neuroimagen.data_shards.frozen_models.text import TextEncoder
 
         model = self.networks["model"]
         assert isinstance(model, EEGDiffusion)

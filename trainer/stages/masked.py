@@ -29,9 +29,9 @@ class MaskedConfig(StageConfig):
     """The recipe's `masked` section."""
 
     batch_size: int = 256
-    """Segments a step, over all ranks."""
+    """Segments of a step, over all ranks."""
     more_data: tuple[str, ...] = ()
-    """Further data sets (folders or URLs) whose training parts join that of data.path, every segment once an epoch;
+    """Further data sets (folders or URLs) whose training splits join that of data.path, every segment once per epoch;
     they need its sampling rate, its length or more, and its channels by name (data_shards/dataset/joined.py).
     """
     mask_share: float = 0.75
@@ -91,7 +91,7 @@ class MaskedStage(Stage):
 
     @torch.no_grad()
     def validate(self, networks: Mapping[str, nn.Module], data: StageData) -> dict[str, float]:
-        """Mean squared error of the hidden tokens on the validation part; a segment always hides the same ones."""
+        """Mean squared error of the hidden tokens on the validation split; a segment always hides the same ones."""
         errors = [torch.empty(0, device=data.device)]
         for batch in data.batches(data.share(data.rows("val")), 64, eeg_only=True):
             generator = [torch.Generator().manual_seed(int(row)) for row in batch.rows]

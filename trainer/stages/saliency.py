@@ -50,7 +50,7 @@ class SaliencyConfig(SampledStageConfig):
     sample_every: int | None = 500
     """Steps between samples of saliency maps, shown below their stimuli; null for none."""
     batch_size: int = 64
-    """Segments a step, over all ranks."""
+    """Segments of a step, over all ranks."""
     image_size_px: int = 64
     """Side of the saliency map."""
     noise_size: int = 128

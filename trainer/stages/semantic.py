@@ -41,7 +41,7 @@ class SemanticConfig(SampledStageConfig):
     of neither. l2: ‖h − ĥ‖, whose best answer is the geometric median: the likelier of the two.
     """
     batch_size: int = 64
-    """Segments a step, over all ranks."""
+    """Segments of a step, over all ranks."""
     hidden_size: int = 512
     """Units between the features and the hidden states."""
     head_dropout: float = 0.1

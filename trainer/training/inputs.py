@@ -7,8 +7,9 @@ from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.joined import JoinedDataset
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.data_shards.format.schema import read_metadata
-from neuroimagen.data_shards.frozen_models.latent_kinds import encoder_identity
+from neuroimagen.data_shards.frozen_models.latent_kinds import latent_kind
 from neuroimagen.data_shards.frozen_models.model_folder import (
+    ModelFolders,
     component_folder,
     image_size_px,
     read_config,
@@ -115,6 +116,10 @@ def expected_shapes(recipe: Recipe, name: str) -> Shapes:
         latent_shape=latent_shape,
         embedding_size=model.embedding_size,
         subjects=subjects,
-        latents={kind: encoder_identity(kind, Path(resolve_model_path(model.path))).shape for kind in others},
+        latents={kind: latent_kind(kind).identity(_folders(recipe)).shape for kind in others},
         **{key: int(value) for key, value in sizes.items() if value is not None},
     )
+
+
+def _folders(recipe: Recipe) -> ModelFolders:
+    return ModelFolders(model=resolve_model_path(recipe.model.path))

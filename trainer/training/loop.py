@@ -260,7 +260,7 @@ def write_samples(
     """Draw what the stage makes of a few validation segments, and keep it. On rank 0 alone."""
     assert log is not None
     with evaluation(networks):
-        log.write_picture(step, draw_samples(stage, networks, data))
+        log.write_image(step, draw_samples(stage, networks, data))
 
 
 @contextmanager

@@ -34,7 +34,7 @@ class ImageSampler:
         """Images uint8 [n, 3, S, S] of hidden states [n, L, D] that belong to `rows` of the index.
 
         unet: the network that is being trained, in place of the folder's own; it is used as it is. The folder's are
-        loaded anew each time: between two drawings their memory is training's.
+        loaded again each time, so that training has their memory in between.
         """
         diffusion = LatentDiffusion(self.model, device=hidden.device, unet=unet)
         generators = [torch.Generator().manual_seed(derive_seed("samples", row)) for row in rows.tolist()]

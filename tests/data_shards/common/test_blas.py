@@ -1,4 +1,4 @@
-"""Results that are promised to the bit do not depend on the number of BLAS threads."""
+"""Results that must be equal to the bit do not depend on the number of BLAS threads."""
 
 import os
 import subprocess

@@ -1,14 +1,57 @@
-"""A held folder: what a refused job leaves of it, and who may hold one that goes."""
+"""Outputs that appear complete or not at all; folders that one job holds."""
 
 import fcntl
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from neuroimagen.data_shards.common import files
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.common.files import held_folder
+from neuroimagen.data_shards.common.files import atomic_folder, atomic_path, held_folder, refuse_existing
+
+
+def fail_in_output(output: AbstractContextManager[Path]) -> None:
+    """Write half of an output, and fail."""
+
+    def job() -> None:
+        with output as temporary:
+            half = temporary / "half" if temporary.is_dir() else temporary
+            half.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        job()
+
+
+def test_a_file_appears_complete_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "below" / "a.json"
+    with atomic_path(target) as temporary:
+        temporary.write_text("new")
+        assert not target.exists()
+        assert temporary.parent == target.parent
+    assert target.read_text() == "new"
+    fail_in_output(atomic_path(target))
+    assert target.read_text() == "new"
+    with pytest.raises(UserError, match=r"cannot write .*a\.json: No such file"), atomic_path(target):
+        pass  # nothing was written under the temporary name
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    fail_in_output(atomic_folder(target))
+    assert list(tmp_path.iterdir()) == []
+    target.mkdir()  # an empty folder is replaced
+    with atomic_folder(target) as temporary:
+        (temporary / "a").write_text("x")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "a"]
+    with pytest.raises(UserError, match="is not empty"), atomic_folder(target):
+        pass
+    with pytest.raises(UserError, match="is not empty"):
+        refuse_existing(target / "a")
+    refuse_existing(tmp_path / "none")
 
 
 def fail_in(folder: Path, *, write: str | None = None) -> None:

@@ -74,7 +74,7 @@ def make(tmp_path: Path) -> Make:
     return make
 
 
-def test_rows_count_on_and_only_training_parts_join(make: Make) -> None:
+def test_rows_continue_and_only_training_splits_join(make: Make) -> None:
     first, second = make("first"), make("second", num_segments=20)
     joined = JoinedDataset([first, second])
     assert len(joined) == 50
@@ -114,9 +114,9 @@ def test_channels_length_and_unit_become_the_first_s(make: Make) -> None:
 def test_batches_do_not_depend_on_the_ranks(make: Make, world_size: int) -> None:
     joined = JoinedDataset([make("first"), make("second", channel_names=NAMES[::-1])])
     plan = ShufflePlan(joined.rows("train"), 5, 12, drop_last=True)
-    parts = [list(Reader(joined, plan, rank=rank, world_size=world_size).epoch(3, 1)) for rank in range(world_size)]
-    assert len(parts[0]) == plan.steps_per_epoch - 1
-    for step, batches in enumerate(zip(*parts, strict=True), start=1):
+    shares = [list(Reader(joined, plan, rank=rank, world_size=world_size).epoch(3, 1)) for rank in range(world_size)]
+    assert len(shares[0]) == plan.steps_per_epoch - 1
+    for step, batches in enumerate(zip(*shares, strict=True), start=1):
         rows = torch.cat([batch.rows for batch in batches])
         assert rows.tolist() == plan.batch(3, step).tolist()
         eeg = torch.cat([batch.eeg for batch in batches])

@@ -60,7 +60,7 @@ def test_shuffle_gives_every_row_once_an_epoch(num_rows: int, batch: int, seed: 
     rows = np.arange(num_rows) * 3 + 1
     plan = ShufflePlan(rows, seed, batch)
     batches = [plan.batch(epoch, step) for step in range(plan.steps_per_epoch)]
-    assert all(len(part) == batch for part in batches[:-1])
+    assert all(len(rows) == batch for rows in batches[:-1])
     np.testing.assert_array_equal(np.sort(np.concatenate(batches)), rows)
 
 
@@ -103,7 +103,7 @@ def test_balanced_batches_are_balanced_with_rare_classes(case: tuple[np.ndarray,
             assert len(chosen) == min(K, counts[label])
             assert times.max() - times.min() <= 1
         np.add.at(seen, batch - 1000, 1)
-    # Classes take turns, so whole stretches are even; a part of one differs by two at most.
+    # Classes take turns, so whole stretches are even; one that is cut short differs by two at most.
     per_class = np.array([seen[labels == label].sum() // K for label in counts])
     assert per_class.max() - per_class.min() <= 2
 
@@ -205,9 +205,9 @@ def test_ranks_join_to_the_same_global_batches_also_when_their_number_changes(
         for step in steps:
             size = world_size if step < change else new_world_size
             batch = plan.batch(2, step)
-            parts = [rank_slice(batch, rank, size) for rank in range(size)]
-            np.testing.assert_array_equal(np.concatenate(parts), expected[step])
-            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+            slices = [rank_slice(batch, rank, size) for rank in range(size)]
+            np.testing.assert_array_equal(np.concatenate(slices), expected[step])
+            assert max(map(len, slices)) - min(map(len, slices)) <= 1
 
 
 def test_steps_do_not_depend_on_what_was_asked_before() -> None:

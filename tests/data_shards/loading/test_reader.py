@@ -49,9 +49,9 @@ def test_resume_and_ranks_give_the_same_global_batches(make_dataset, world_size:
     whole = list(Reader(dataset, plan).epoch(2))
     for start in (0, 3):
         ranks = [list(Reader(dataset, plan, rank=r, world_size=world_size).epoch(2, start)) for r in range(world_size)]
-        for step, parts in enumerate(zip(*ranks, strict=True), start=start):
-            assert torch.equal(torch.cat([part.eeg for part in parts]), whole[step].eeg)
-            assert torch.equal(torch.cat([part.rows for part in parts]), whole[step].rows)
+        for step, shares in enumerate(zip(*ranks, strict=True), start=start):
+            assert torch.equal(torch.cat([share.eeg for share in shares]), whole[step].eeg)
+            assert torch.equal(torch.cat([share.rows for share in shares]), whole[step].rows)
 
 
 def test_a_kept_batch_is_never_overwritten_and_a_dropped_one_is_reused(make_dataset) -> None:
@@ -72,7 +72,7 @@ def test_a_kept_batch_is_never_overwritten_and_a_dropped_one_is_reused(make_data
 
 @pytest.mark.parametrize("decode_threads", [1, 3])
 def test_parts_of_a_batch_meet_in_the_order_of_the_plan(make_dataset, decode_threads: int) -> None:
-    """Batches of several parts, with a remainder, decoded by threads that overtake each other."""
+    """Batches of several chunks, with a remainder, decoded by threads that overtake each other."""
     dataset = make_dataset(700)
     plan = ShufflePlan(np.arange(700), 0, 300)
     for step, batch in enumerate(Reader(dataset, plan, decode_threads=decode_threads).epoch(1)):
@@ -213,9 +213,9 @@ def test_waiting_is_counted_and_prefetch_bounded(make_dataset) -> None:
 
 def test_more_ranks_than_rows_gives_empty_parts(make_dataset) -> None:
     plan = SequentialPlan(np.arange(3), 4)
-    parts = [next(iter(Reader(make_dataset(3, name=str(r)), plan, rank=r, world_size=4).epoch(0))) for r in range(4)]
-    assert sorted(len(part) for part in parts) == [0, 1, 1, 1]
-    assert all(part.eeg.shape[1:] == (5, 33) for part in parts)
+    shares = [next(iter(Reader(make_dataset(3, name=str(r)), plan, rank=r, world_size=4).epoch(0))) for r in range(4)]
+    assert sorted(len(share) for share in shares) == [0, 1, 1, 1]
+    assert all(share.eeg.shape[1:] == (5, 33) for share in shares)
 
 
 def test_wrong_requests_are_refused(make_dataset) -> None:

@@ -54,13 +54,13 @@ def test_a_source_travels_to_another_process(make_dataset) -> None:
     assert [sample["__key__"] for sample in copy] == [sample["__key__"] for sample in source]
 
 
-def test_pictures_and_the_library_s_own_decoders(make_dataset) -> None:
+def test_images_and_the_library_s_own_decoders(make_dataset) -> None:
     dataset = make_dataset(10)
-    source = PlannedSamples(dataset, ShufflePlan(np.arange(10), 0, 4), pictures=True)
+    source = PlannedSamples(dataset, ShufflePlan(np.arange(10), 0, 4), images=True)
     for sample in webdataset.DataPipeline(source, webdataset.decode("rgb8", only=["eeg.npy", "json", "jpg", "png"])):
         row = int(sample["__key__"])
-        picture = sample.get("jpg", sample.get("png"))
-        np.testing.assert_array_equal(picture, np.asarray(dataset.stimuli.image(dataset.index.stimulus[row])))
+        image = sample.get("jpg", sample.get("png"))
+        np.testing.assert_array_equal(image, np.asarray(dataset.stimuli.image(dataset.index.stimulus[row])))
         assert sample["eeg.npy"].shape == (5, 33)
         assert sample["json"]["caption"] == f"an image of class {sample['json']['label']}"
 
@@ -94,7 +94,7 @@ def test_hugging_face_datasets_reads_the_shards(make_dataset, tmp_path, monkeypa
     assert rows == 30
 
 
-def test_resampled_reader_gives_sound_batches_of_the_rows_asked_for(make_dataset) -> None:
+def test_resampled_reader_gives_intact_batches_of_the_rows_asked_for(make_dataset) -> None:
     dataset = make_dataset(200)
     rows = dataset.rows("train")
     readers = [ResampledReader(dataset, rows, 10, seed=1, shuffle=50, rank=r, world_size=2) for r in range(2)]

@@ -197,20 +197,20 @@ def test_a_shard_that_was_cut_is_named(hub: Hub, local: Dataset, options: Remote
     shard.write_bytes(shard.read_bytes()[:30_000])
     remote = Dataset.open("hf://datasets/lab/set/eeg", remote_options=options)
     row = int(np.flatnonzero(remote.index.shard == 1)[-1])
-    with pytest.raises(CorruptSampleError, match=r"hf://.*segments/00001\.tar gave 0 bytes .* cut or changed"):
+    with pytest.raises(CorruptSampleError, match=r"hf://.*segments/00001\.tar gave 0 bytes .* cut short or changed"):
         remote.eeg(row)
 
 
 def test_what_is_missing_or_hidden_is_named(hub: Hub, options: RemoteOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"hf://datasets/lab/set/none/dataset\.json is not there"):
+    with pytest.raises(UserError, match=r"hf://datasets/lab/set/none/dataset\.json does not exist"):
         Dataset.open("hf://datasets/lab/set/none", remote_options=options)
     with pytest.raises(
-        UserError, match=r"datasets/lab/other/dataset\.json is not there: .*repository not found.*HF_TOKEN"
+        UserError, match=r"datasets/lab/other/dataset\.json does not exist: .*repository not found.*HF_TOKEN"
     ):
         Dataset.open("hf://datasets/lab/other", remote_options=options)
     hub.token = "secret"
     _forget_clients()
-    with pytest.raises(UserError, match=r"is not there: .*repository not found.*HF_TOKEN"):
+    with pytest.raises(UserError, match=r"does not exist: .*repository not found.*HF_TOKEN"):
         Dataset.open("hf://datasets/lab/set/eeg", remote_options=options)
     monkeypatch.setenv("HF_TOKEN", "secret")
     _forget_clients()

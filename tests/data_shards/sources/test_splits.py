@@ -23,24 +23,24 @@ def _write(path: Path, **fold: object) -> Path:
     return path
 
 
-def test_by_image_is_80_10_10_in_every_class_and_keeps_an_image_in_one_part() -> None:
-    parts = _split("by-image")
-    counts = {part: len(np.unique(IMAGE[parts == part])) for part in ("train", "val", "test")}
+def test_by_image_is_80_10_10_in_every_class_and_keeps_an_image_in_one_split() -> None:
+    splits = _split("by-image")
+    counts = {split: len(np.unique(IMAGE[splits == split])) for split in ("train", "val", "test")}
     assert counts == {"train": 1597, "val": 199, "test": 200}
     assert sum(counts.values()) == 1996
     for label in range(40):
-        for part, share in (("val", 5), ("test", 5)):
-            assert abs(len(np.unique(IMAGE[(parts == part) & (label == LABEL)])) - share) <= 1
-    assert (parts[:1996] == parts[1996:3992]).all()
-    assert (parts != _split("by-image", seed=1)).any()
-    assert (parts == _split("by-image")).all()
+        for split, share in (("val", 5), ("test", 5)):
+            assert abs(len(np.unique(IMAGE[(splits == split) & (label == LABEL)])) - share) <= 1
+    assert (splits[:1996] == splits[1996:3992]).all()
+    assert (splits != _split("by-image", seed=1)).any()
+    assert (splits == _split("by-image")).all()
 
 
 def test_leave_subject_out_tests_on_that_subject_only_and_validates_on_unseen_images() -> None:
-    parts = _split("leave-subject-out:2")
-    assert set(SUBJECT[parts == "test"]) == {2}
-    assert (parts[SUBJECT == 2] == "test").all()
-    train, val = (set(IMAGE[parts == part]) for part in ("train", "val"))
+    splits = _split("leave-subject-out:2")
+    assert set(SUBJECT[splits == "test"]) == {2}
+    assert (splits[SUBJECT == 2] == "test").all()
+    train, val = (set(IMAGE[splits == split]) for split in ("train", "val"))
     assert not train & val
     assert abs(len(val) - 200) <= 1
     with pytest.raises(UserError, match=r"leave-subject-out:7: the data has subjects \[1, 2, 3\]"):
@@ -50,10 +50,10 @@ def test_leave_subject_out_tests_on_that_subject_only_and_validates_on_unseen_im
 def test_folds_are_read_and_applied(tmp_path: Path) -> None:
     folds = read_folds(_write(tmp_path / "s.pth", test=[5]), num_segments=6)
     for rule in ("fold:0", "single"):
-        parts, words = split_of_segments(
+        splits, words = split_of_segments(
             SplitRule.parse(rule), folds=folds, image=np.arange(6), label=np.zeros(6), subject=np.ones(6), seed=0
         )
-        assert parts.tolist() == ["train", "train", "val", "", "", "test"]
+        assert splits.tolist() == ["train", "train", "val", "", "", "test"]
         assert words == "fold 0 of 1 of the split file"
 
 
@@ -79,7 +79,7 @@ def test_wrong_folds_are_named(tmp_path: Path, fold: dict, message: str) -> None
 def test_files_that_are_no_split_files_are_refused(tmp_path: Path) -> None:
     for content in ({"folds": []}, {"splits": []}, [1, 2], {"splits": {"train": []}}):
         torch.save(content, tmp_path / "s.pth")
-        with pytest.raises(UserError, match="no split file"):
+        with pytest.raises(UserError, match="is not a split file"):
             read_folds(tmp_path / "s.pth", num_segments=6)
     torch.save({"splits": [3]}, tmp_path / "s.pth")
     with pytest.raises(UserError, match="holds int; expected train"):

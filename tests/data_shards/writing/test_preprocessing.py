@@ -1,4 +1,4 @@
-"""Declared preprocessing: the training part alone decides the figures."""
+"""Declared preprocessing: the training split alone decides the figures."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ SEGMENTS = [
 ]
 
 
-def test_standardising_gives_mean_zero_and_variance_one_over_the_training_part() -> None:
+def test_standardising_gives_mean_zero_and_variance_one_over_the_training_split() -> None:
     fitted = FittedPreprocessing.fit(Preprocessing(standardise=True), iter(SEGMENTS))
     done = np.concatenate([fitted(eeg) for eeg in SEGMENTS], axis=1)
     np.testing.assert_allclose(done.mean(axis=1), 0, atol=1e-5)
@@ -40,7 +40,7 @@ def test_order_is_detrend_standardise_clamp() -> None:
 
 def test_nothing_asked_nothing_changed() -> None:
     def unread():
-        raise AssertionError("the training part is read only to standardise")
+        raise AssertionError("the training split is read only to standardise")
         yield
 
     fitted = FittedPreprocessing.fit(Preprocessing(), unread())
@@ -48,7 +48,7 @@ def test_nothing_asked_nothing_changed() -> None:
 
 
 def test_what_cannot_be_fitted_is_named() -> None:
-    with pytest.raises(UserError, match="training part is empty"):
+    with pytest.raises(UserError, match="training split is empty"):
         FittedPreprocessing.fit(Preprocessing(standardise=True), iter(()))
     flat = [np.concatenate([eeg, np.full((1, 50), 7.3, dtype=np.float32)]) for eeg in SEGMENTS]
     with pytest.raises(UserError, match=r"channels \[4\] never vary"):

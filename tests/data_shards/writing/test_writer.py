@@ -1,4 +1,4 @@
-"""The writer: deterministic, atomic, strict; and what it writes opens with tools that know nothing of us."""
+"""The writer: deterministic, atomic, strict; and its shards open with tools that do not know the project."""
 
 import dataclasses
 import io
@@ -82,10 +82,10 @@ def test_webdataset_reads_every_sample(make_dataset) -> None:
     assert [sample["__key__"] for sample in samples] == dataset.index.key.tolist()
     for row, sample in enumerate(samples):
         np.testing.assert_array_equal(decode_eeg(sample["eeg.npy"], sample["json"]["scale"]), dataset.eeg(row))
-    pictures = [str(path) for path in sorted((dataset.folder / "stimuli").iterdir())]
+    images = [str(path) for path in sorted((dataset.folder / "stimuli").iterdir())]
     captions = {
         sample["__key__"]: sample["json"]["caption"]
-        for sample in webdataset.WebDataset(pictures, shardshuffle=False).decode(only=["json"])
+        for sample in webdataset.WebDataset(images, shardshuffle=False).decode(only=["json"])
     }
     assert captions == dict(zip(dataset.stimuli.keys, dataset.stimuli.captions, strict=True))
 
@@ -208,12 +208,12 @@ def test_neither_threads_nor_interruptions_change_a_byte(tmp_path: Path, monkeyp
 def test_killed_it_keeps_the_finished_shards(tmp_path: Path) -> None:
     """kill -9 of a real process; what it had finished is not written again, the rest is, and no byte differs."""
     _many(tmp_path / "undisturbed")
-    out, part = tmp_path / "killed", tmp_path / ".killed.part"
+    out, unfinished = tmp_path / "killed", tmp_path / ".killed.part"
     child = os.fork()
     if child == 0:
         _many(out, pause=0.01)
         os._exit(0)
-    while len(list((part / "done").glob("segments-*"))) < 3:
+    while len(list((unfinished / "done").glob("segments-*"))) < 3:
         time.sleep(0.005)
     with pytest.raises(UserError, match="another process is writing"):
         DatasetWriter(out, dataclasses.replace(METADATA, n_channels=8, n_samples=100), shard_bytes=1 << 16).__enter__()
@@ -222,8 +222,8 @@ def test_killed_it_keeps_the_finished_shards(tmp_path: Path) -> None:
     assert not out.exists()
     finished = {
         path.name: path.stat().st_mtime_ns
-        for path in (part / "data" / "segments").iterdir()
-        if (part / "done" / f"segments-{path.stem}.parquet").exists()
+        for path in (unfinished / "data" / "segments").iterdir()
+        if (unfinished / "done" / f"segments-{path.stem}.parquet").exists()
     }
     assert len(finished) >= 3
     _many(out)
@@ -231,12 +231,12 @@ def test_killed_it_keeps_the_finished_shards(tmp_path: Path) -> None:
     assert _bytes(out) == _bytes(tmp_path / "undisturbed")
 
 
-def test_another_job_s_leavings_are_not_used(tmp_path: Path) -> None:
-    part = tmp_path / ".out.part"
-    (part / "done").mkdir(parents=True)
-    (part / "data" / "segments").mkdir(parents=True)
-    (part / "data" / "segments" / "00007.tar").write_bytes(b"foreign")
-    (part / "job.json").write_text("{}")
+def test_what_another_job_left_is_not_used(tmp_path: Path) -> None:
+    unfinished = tmp_path / ".out.part"
+    (unfinished / "done").mkdir(parents=True)
+    (unfinished / "data" / "segments").mkdir(parents=True)
+    (unfinished / "data" / "segments" / "00007.tar").write_bytes(b"foreign")
+    (unfinished / "job.json").write_text("{}")
     _write(tmp_path / "out", STIMULUS, SEGMENT)
     assert sorted(_bytes(tmp_path / "out")) == [
         "dataset.json",
@@ -275,17 +275,17 @@ def test_killed_ten_times_the_simulation_ends_with_the_same_bytes(tmp_path: Path
     subprocess.run([*command, str(tmp_path / "undisturbed")], env=environment, check=True)
     num_shards = len(list((tmp_path / "undisturbed").rglob("*.tar")))
     assert num_shards > 20
-    moments, part, killed = random.Random(0), tmp_path / ".killed.part", []
+    moments, unfinished, killed = random.Random(0), tmp_path / ".killed.part", []
     for kill in range(10):
         process = subprocess.Popen([*command, str(tmp_path / "killed")], env=environment)
         wanted = int(num_shards * (kill + moments.random()) / 12)
-        while process.poll() is None and len(list((part / "done").glob("*"))) < wanted:
+        while process.poll() is None and len(list((unfinished / "done").glob("*"))) < wanted:
             time.sleep(0.002)
         time.sleep(moments.uniform(0.0, 0.05))
         assert process.poll() is None, "it was done before it was killed"
         process.send_signal(signal.SIGKILL)
         process.wait()
-        killed.append(len(list((part / "done").glob("*"))))
+        killed.append(len(list((unfinished / "done").glob("*"))))
     assert killed == sorted(killed)
     assert killed[-1] > 0
     if not (tmp_path / "killed").exists():

@@ -25,7 +25,7 @@ def test_caches_what_applies_and_keeps_it(
     output = capsys.readouterr().out
     assert "vae              made  12 × 2×4×8×8" in output
     assert output.count("checked: recomputed latents differ") == 6
-    assert "text-blip        left out: no --blip captioner given" in output
+    assert "text-blip        left out: no BLIP captioner is given (--blip)" in output
     assert main(words) == 0
     output = capsys.readouterr().out
     assert "made" not in output
@@ -38,6 +38,25 @@ def test_blip_captions(
     words = ["cache", "--data", str(data), "--model", str(tiny_diffusion_folder), "--blip", str(tiny_blip_folder)]
     assert main([*words, "--kinds", "text-blip"]) == 0
     assert "text-blip        made  12 × 24×32" in capsys.readouterr().out
+
+
+def test_a_tower_s_folder_is_given_by_name(
+    data: Path, tiny_diffusion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = shutil.copytree(tiny_diffusion_folder, tmp_path / "bare", ignore=shutil.ignore_patterns("clip"))
+    clip = tiny_diffusion_folder / "clip"
+    words = ["cache", "--data", str(data), "--model", str(bare), "--kinds", "image"]
+    assert main(words) == 1
+    assert "--towers image=FOLDER gives one" in capsys.readouterr().err
+    assert main([*words, "--towers", f"image={clip}"]) == 0
+    assert "image            made  12 × 20" in capsys.readouterr().out
+    assert main([*words, "--clip", str(clip)]) == 0  # the same
+    assert "image            kept" in capsys.readouterr().out
+    for wrong, said in (("clip", "'clip' is not NAME=PATH"), ("imagge=x", "Did you mean 'image'?")):
+        with pytest.raises(SystemExit) as stop:
+            main([*words, "--towers", wrong])
+        assert stop.value.code == 2
+        assert said in capsys.readouterr().err
 
 
 def test_a_full_disk_keeps_what_is_whole_and_goes_on(

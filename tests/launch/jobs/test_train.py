@@ -14,7 +14,7 @@ from neuroimagen.trainer.recipe.recipe import load_recipe
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [("contrastive.num_classes=400", "400 classes a batch asked for"), ("data.path=nowhere", "nowhere")],
+    [("contrastive.num_classes=400", "400 classes per batch were asked for"), ("data.path=nowhere", "nowhere")],
 )
 def test_a_refused_training_leaves_nothing(
     job_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, message: str

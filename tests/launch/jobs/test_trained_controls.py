@@ -189,7 +189,7 @@ def test_why_there_is_no_run_without_a_subject(run: Path, tmp_path: Path) -> Non
     recipe.write_text(recipe.read_text().replace("num_classes: 6", "num_classes: 7"))
     reason = why_none_without_subject(run, dataset)
     assert reason is not None
-    assert "without subject 1 there are no batches to train on: 7 classes a batch asked for" in reason
+    assert "without subject 1 there are no batches to train on: 7 classes per batch were asked for" in reason
     shutil.rmtree(run / "contrastive" / "export")
     assert why_none_without_subject(run, dataset) == "the run has no trained contrastive stage"
 

@@ -19,7 +19,7 @@ def test_a_file_is_its_keys_and_an_empty_one_has_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"x: 1\ny: {z: 2, z: 3}\n", r"a\.yaml is not YAML: the key 'z' stands twice in one section .* line 2"),
+        (b"x: 1\ny: {z: 2, z: 3}\n", r"a\.yaml is not YAML: the key 'z' is given twice in one section .* line 2"),
         (b"x: [\n", r"a\.yaml is not YAML: .* line 2"),
         (b"- 1\n", r"a\.yaml holds list where keys such as `space:` are expected"),
         (b"\xff\xfe", r"cannot read the search .*a\.yaml"),

@@ -14,7 +14,7 @@ from tiny_models import build_tiny_diffusion_folder
 from neuroimagen.benchmarks.cache import load_vae
 from neuroimagen.benchmarks.reconstruct import load_pipeline
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.frozen_models.encoders import load_transformer
+from neuroimagen.data_shards.frozen_models.loading import load_transformer
 from neuroimagen.trainer.reconstruction import latent_diffusion
 from neuroimagen.trainer.reconstruction.batch_by_memory import fitting_batch_size
 from neuroimagen.trainer.reconstruction.latent_diffusion import (

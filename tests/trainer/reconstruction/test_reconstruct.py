@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.common.processes import Ranks
+from neuroimagen.data_shards.common.process_share import ProcessShare
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.networks.encoders.registry import encoder_config
 from neuroimagen.trainer.networks.gan import SaliencyModel
@@ -361,7 +361,7 @@ def test_ranks_share_the_batches(make: Callable[..., Reconstructor]) -> None:
         reconstructor.draw("full", reconstructor.pictures("full")[:1])
 
     def work(rank: int) -> None:
-        write_row(reconstructors[rank], "full", ranks=Ranks(rank=rank, world_size=2, wait=barrier.wait))
+        write_row(reconstructors[rank], "full", ranks=ProcessShare(rank=rank, world_size=2, wait=barrier.wait))
 
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(work, range(2)))

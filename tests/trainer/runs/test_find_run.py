@@ -1,4 +1,4 @@
-"""A folder that is no run is called so, by every command that takes one, and the runs near it are named."""
+"""A folder that is not a run is called so, by every command that takes one, and the runs near it are named."""
 
 from pathlib import Path
 
@@ -40,11 +40,11 @@ def test_what_is_no_run_is_said_with_the_runs_near_it(runs: Path) -> None:
     first, demo = runs / "first", runs / "demo-long"
     assert refusal(runs / "demo") == f"there is no run {runs / 'demo'}. Runs near it: {demo}, {first}."
     assert refusal(runs / "frist").endswith(f"Runs near it: {first}, {demo}.")
-    assert refusal(runs) == f"{runs} is no run: it holds no config.yaml. Runs near it: {demo}, {first}."
-    assert refusal(runs / "data", recipe=False).startswith(f"{runs / 'data'} is no run: ")
+    assert refusal(runs) == f"{runs} is not a run: it holds no config.yaml. Runs near it: {demo}, {first}."
+    assert refusal(runs / "data", recipe=False).startswith(f"{runs / 'data'} is not a run: ")
     assert refusal(first / "contrastive") == f"{first / 'contrastive'} is a stage of a run. Give the run: {first}."
     assert refusal(first / "contrastive" / "export").endswith(
-        f"is no run: it holds no config.yaml. Runs near it: {first}."
+        f"is not a run: it holds no config.yaml. Runs near it: {first}."
     )
     assert refusal(first / "nowhere").endswith(f"Runs near it: {first}.")
     assert refusal(first / "config.yaml").startswith(f"{first / 'config.yaml'} is a file, not the folder of a run.")
@@ -91,7 +91,7 @@ def test_every_command_says_so(runs: Path, words: str, name: str, capsys: pytest
     before = sorted(runs.rglob("*"))
     assert main([str(places.get(word, word)) for word in words.split()]) == 1
     error = capsys.readouterr().err
-    assert ("there is no run" if name == "nowhere" else "data is no run: ") in error
+    assert ("there is no run" if name == "nowhere" else "data is not a run: ") in error
     assert str(runs / "demo-long") in error
     assert error.count("\n") == 1
     assert sorted(runs.rglob("*")) == before

@@ -257,7 +257,7 @@ def test_a_stage_without_its_forerunner_says_so(train_here: Train, recipe_path: 
         ("data.n_channels=128", r"has n_channels 8, the recipe's data\.n_channels is 128"),
         ("data.path=null", r"names no data set"),
         ("data.subjects=[9]", r"subject 9 is not in the data set"),
-        ("contrastive.num_classes=9", r"9 classes a batch asked for"),
+        ("contrastive.num_classes=9", r"9 classes per batch were asked for"),
         ("contrastive.precision=bf16", r"bf16 needs a GPU"),
     ],
 )

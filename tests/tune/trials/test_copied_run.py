@@ -1,5 +1,6 @@
 """A copied run: another run's checkpoint, its log up to there, and a recipe of its own."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -52,3 +53,18 @@ def test_without_an_earlier_checkpoint_the_newest_serves_and_without_any_none(tm
     with pytest.raises(UserError, match="no checkpoint to continue from"):
         copy_run(tmp_path / "a", tmp_path / "c", Recipe(), stage="contrastive", step=3)
     assert not (tmp_path / "c").exists()
+
+
+def test_the_stand_in_for_training_writes_checkpoints_that_can_be_copied(tmp_path: Path) -> None:
+    """fake_train.py does not import the checkpoints' module, which takes seconds."""
+    path = Path(__file__).parents[1] / "fake_train.py"
+    spec = importlib.util.spec_from_file_location("fake_train", path)
+    assert spec is not None
+    assert spec.loader is not None
+    fake = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fake)
+    source = StageFolder(tmp_path / "a", "contrastive")
+    source.checkpoints.mkdir(parents=True)
+    source.metrics.write_text('{"step": 9}\n')
+    fake.save(source.checkpoints, 9)
+    assert copy_run(tmp_path / "a", tmp_path / "b", Recipe(), stage="contrastive", step=9) == 9

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.data_shards.dataset.sealed import SealedPartError, sealed
+from neuroimagen.data_shards.dataset.sealed import SealedSplitError, sealed
 from neuroimagen.launch.cli import main
 from neuroimagen.trainer.evaluation import metrics
 from neuroimagen.trainer.evaluation.image_conditions import describe_stimuli, load_judges
@@ -67,7 +67,7 @@ def test_figures_are_those_of_the_reconstructor_and_the_metrics(run: Path) -> No
         rows = bench.rows(None)
         recipe = guidance_recipe(default, values, "full", seed=5)
         found = bench.figures(recipe, "full", rows)
-        with pytest.raises(SealedPartError):
+        with pytest.raises(SealedSplitError):
             Dataset.open(load_recipe(default).data.path or "").rows("test")
         dataset = Dataset.open(recipe.data.path or "")
         assert rows.tolist() == dataset.rows("val").tolist()

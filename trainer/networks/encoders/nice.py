@@ -35,7 +35,7 @@ class NICETrunk(Trunk):
     The layers, their sizes and the number of parameters are those of the released code; GroupNorm stands where it has
     BatchNorm, for the reason given at TemporalSpatialTrunk. The mean of filtered samples is the EEG filtered with the
     filter's running mean, so filter and mean are one strided convolution: the same function, with a fifth of the memory
-    and half of the multiplications (28 M in place of 53 M a segment of 128 × 440).
+    and half of the multiplications (28 M in place of 53 M for a segment of 128 × 440).
     """
 
     Config = NICEConfig

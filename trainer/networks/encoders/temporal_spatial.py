@@ -32,8 +32,8 @@ class TemporalSpatialTrunk(Trunk):
     time.
 
     A spatial and a temporal filter are both linear and commute. Mixing 128 electrodes into 48 virtual channels first
-    leaves every later convolution that much less to do: about 12 M multiply-adds a segment of 128 × 440. GroupNorm, not
-    BatchNorm: the result for a segment must not depend on how a batch is cut over ranks.
+    makes every later convolution cheaper: about 12 M multiply-adds for a segment of 128 × 440. GroupNorm, not
+    BatchNorm: the features of a segment must not depend on how a batch is divided over ranks.
     """
 
     Config = TemporalSpatialConfig

@@ -1,0 +1,76 @@
+"""Loads frozen networks from local folders: from safetensors only, in float32, with clear errors and no downloads."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.frozen_models.model_folder import ModelFolders
+
+Network = TypeVar("Network")
+
+
+@contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """Load from `folder` without the libraries' progress bars; what they raise on a broken folder becomes UserError."""
+    from diffusers.utils import logging as diffusers_logging
+    from safetensors import SafetensorError
+    from transformers.utils import logging as transformers_logging
+
+    if not folder.is_dir():  # transformers would take it for a name on the hub, and ask there six times
+        raise UserError(f"there is no model folder {folder}. Give the path of a local folder; nothing is downloaded.")
+    shown = [library for library in (transformers_logging, diffusers_logging) if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"cannot load the model in {folder}: {reason} Fetch the folder again.") from error
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
+
+
+def load_transformer(model_class: Any, folder: Path) -> Any:
+    """Load a transformers model in float32 from safetensors, in evaluation mode and without gradients.
+
+    Raises UserError if the folder lacks weights: transformers would fill them with random numbers.
+    """
+    with loading(folder):
+        model, report = model_class.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    if report["missing_keys"]:
+        raise UserError(f"{folder} lacks the weights {sorted(report['missing_keys'])[:3]} …. Fetch the folder again.")
+    return model.eval().requires_grad_(False)
+
+
+def load_image_processor(folder: Path) -> Any:
+    """Load a model's own preprocessing of images, on Pillow. Raises UserError if the folder holds none."""
+    # Not from `transformers`: up to 5.17 that name asks for torchvision, whatever the backend.
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+    with loading(folder):
+        return AutoImageProcessor.from_pretrained(folder, backend="pil")
+
+
+class LoadedModels:
+    """The networks of one job. Each is loaded when it is first asked for, and shared by all latent kinds that use it.
+
+    The libraries load in one thread only, so `get` is called from one thread.
+    """
+
+    def __init__(self, folders: ModelFolders, *, device: torch.device) -> None:
+        self.folders = folders
+        self.device = device
+        self._networks: dict[tuple[Callable[..., Any], Path], Any] = {}
+
+    def get(self, load: Callable[..., Network], folder: Path) -> Network:
+        """Return `load(folder, device=…)`, from the first call with the same `load` and `folder`."""
+        if (load, folder) not in self._networks:
+            self._networks[load, folder] = load(folder, device=self.device)
+        return self._networks[load, folder]

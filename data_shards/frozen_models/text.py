@@ -1,0 +1,55 @@
+"""The text encoder of a latent diffusion model: captions to hidden states and pooled states.
+
+Sizes come from the folder's configurations. Shapes: B texts, L tokens, D width of the text encoder.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from neuroimagen.data_shards.frozen_models.loading import load_transformer, loading
+from neuroimagen.data_shards.frozen_models.model_folder import component_folder, text_shape
+
+
+class TextEncoder:
+    """CLIP's text tower as the U-Net uses it: padded to full length, last hidden state after the final norm."""
+
+    def __init__(self, model: Path, *, device: torch.device) -> None:
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        folder = component_folder(model, "text_encoder")
+        tokenizer_folder = component_folder(model, "tokenizer")
+        self.text_model = load_transformer(CLIPTextModel, folder).to(device)
+        with loading(tokenizer_folder):
+            self.tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
+        self.device = device
+        self.num_tokens, self.width = text_shape(model)
+
+    @torch.inference_mode()
+    def encode(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Texts → hidden states float32 [B, L, D] and pooled (end-of-text) states [B, D]. Longer texts are cut."""
+        tokens = self.tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=self.num_tokens, return_tensors="pt"
+        )
+        # As in diffusers: no attention mask, unless the encoder's configuration asks for one.
+        masked = bool(getattr(self.text_model.config, "use_attention_mask", False))
+        output = self.text_model(
+            tokens.input_ids.to(self.device),
+            attention_mask=tokens.attention_mask.to(self.device) if masked else None,
+        )
+        return output.last_hidden_state, output.pooler_output
+
+
+class StateEncoder:
+    """Encodes captions as the latent cache does: one of the two outputs of a text encoder."""
+
+    def __init__(self, text_encoder: TextEncoder, *, state: Literal["hidden", "pooled"]) -> None:
+        self.text_encoder = text_encoder
+        self.state = state
+
+    def encode(self, texts: Sequence[str]) -> torch.Tensor:
+        """Texts → hidden states float32 [B, L, D], or pooled states [B, D]."""
+        hidden, pooled = self.text_encoder.encode(texts)
+        return hidden if self.state == "hidden" else pooled

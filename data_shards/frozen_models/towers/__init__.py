@@ -1,0 +1,1 @@
+"""Image towers: frozen networks that turn an image into an embedding, one file each."""

@@ -1,0 +1,50 @@
+"""The one function that turns a source into a data set."""
+
+import dataclasses
+import importlib.metadata
+import platform
+from itertools import islice
+from pathlib import Path
+
+from neuroimagen.data_shards.common.progress import track
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.sources.base import Source
+from neuroimagen.data_shards.writing.preprocessing import FittedPreprocessing, Preprocessing
+from neuroimagen.data_shards.writing.writer import DEFAULT_SHARD_BYTES, DatasetWriter
+
+
+def ingest(
+    source: Source,
+    out: Path,
+    *,
+    preprocessing: Preprocessing | None = None,
+    shard_bytes: int = DEFAULT_SHARD_BYTES,
+    workers: int | None = None,
+) -> Dataset:
+    """Write a source's recordings as a data set in folder `out` and open it.
+
+    Preprocessing is fitted on the training split only, and applied by `workers` threads (default: one per core, at most
+    8). With the same versions and kind of processor the same source and options give the same bytes, whatever `workers`
+    is, and also when the job is killed and started again: it keeps the shards that were finished.
+    """
+    options = preprocessing or Preprocessing()
+    metadata = source.metadata()
+    fitted = FittedPreprocessing.fit(options, (record.eeg for record in source.segments("train")))
+    metadata = dataclasses.replace(
+        metadata,
+        preprocessing={**metadata.preprocessing, **fitted.summary()},
+        provenance={**metadata.provenance, "versions": _versions()},
+    )
+    with DatasetWriter(out, metadata, shard_bytes=shard_bytes, transform=fitted, workers=workers) as writer:
+        for stimulus in track(islice(source.stimuli(), writer.num_kept_stimuli, None), desc="stimuli"):
+            writer.add_stimulus(stimulus)
+        kept = writer.resume_position
+        rest = islice(source.segments(), kept, None)
+        for segment in track(rest, total=source.num_segments() - kept, desc="segments"):
+            writer.add_segment(segment)
+    return Dataset.open(out)
+
+
+def _versions() -> dict[str, str]:
+    names = ("neuroimagen", "numpy", "pyarrow")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}

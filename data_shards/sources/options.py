@@ -1,0 +1,61 @@
+"""Command-line options that several sources share, each with one meaning, and how a source reads its options."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
+Container = argparse._ActionsContainer
+"""A parser, or a group of its options."""
+
+
+def options_from(args: argparse.Namespace, kind: type[T]) -> T:
+    """An instance of the dataclass `kind`, each field from the argument of the same name; lists become tuples.
+
+    A source whose options are a dataclass gives every option the name (`dest`) of its field.
+    """
+    values = {field.name: getattr(args, field.name) for field in dataclasses.fields(kind)}
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def add_images(parser: Container, help_text: str = "folder that the table's images lie in") -> None:
+    """--images DIR → args.images, a Path."""
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help=help_text)
+
+
+def add_subjects(parser: Container, help_text: str = "these only (default: all)") -> None:
+    """--subjects S … → args.subjects, a list of numbers or None."""
+    parser.add_argument("--subjects", type=int, nargs="+", metavar="S", help=help_text)
+
+
+def add_split_seed(parser: Container, help_text: str = "for the split by image (default: 0)") -> None:
+    """--split-seed N → args.split_seed."""
+    parser.add_argument("--split-seed", type=int, default=0, metavar="N", help=help_text)
+
+
+def add_sfreq(parser: Container, default: str | None = None) -> None:
+    """--sfreq HZ → args.sfreq; required, unless `default` says what is taken without it (args.sfreq is then None)."""
+    text = "sampling rate" if default is None else f"sampling rate (default: {default})"
+    parser.add_argument("--sfreq", type=float, required=default is None, metavar="HZ", help=text)
+
+
+def pair(text: str) -> tuple[int, int]:
+    """The value of an option A:B, two whole numbers."""
+    try:
+        low, high = (int(number) for number in text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form A:B, two whole numbers") from None
+    return low, high
+
+
+def interval(text: str) -> tuple[float, float]:
+    """The value of an option A:B, two numbers."""
+    try:
+        low, high = (float(number) for number in text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form A:B, two numbers") from None
+    return low, high

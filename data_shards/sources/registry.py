@@ -1,0 +1,41 @@
+"""Every source of recordings by its name on the command line: `neuroimagen data ingest NAME`."""
+
+from typing import TYPE_CHECKING
+
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.registry import Registry
+
+if TYPE_CHECKING:
+    from neuroimagen.data_shards.sources.base import Source
+
+_HERE = "neuroimagen.data_shards.sources"
+
+SOURCES: Registry[object] = Registry(
+    "source",
+    "neuroimagen.sources",
+    {
+        "eegcvpr40": f"{_HERE}.eegcvpr40:EegCvpr40Source",
+        "things-eeg2": f"{_HERE}.things_eeg2:ThingsEeg2Source",
+        "mne": f"{_HERE}.mne:MneSource",
+        "arrays": f"{_HERE}.arrays:ArraySource",
+    },
+)
+"""Another package adds a source as an entry point of the group neuroimagen.sources (docs/extending.md)."""
+
+
+def source_class(name: str) -> "type[Source]":
+    """The class of a source. Raises UserError for an unknown name and for a class that does not implement `Source`."""
+    from neuroimagen.data_shards.sources.base import Source
+
+    found = SOURCES[name]
+    if not (isinstance(found, type) and issubclass(found, Source)):
+        raise UserError(
+            f"the source {name!r} is {found!r}; it must be a class derived from {Source.__module__}.Source."
+        )
+    required = ("HELP", "DESCRIPTION", "EXAMPLES")
+    if missing := [text for text in required if not hasattr(found, text)] + sorted(found.__abstractmethods__):
+        raise UserError(
+            f"the source {name!r} does not define {', '.join(missing)}. {found.__module__}.{found.__qualname__} must "
+            f"define all that {Source.__module__}.Source asks for."
+        )
+    return found

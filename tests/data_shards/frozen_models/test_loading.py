@@ -1,0 +1,94 @@
+"""Loading networks from folders: damaged, incomplete and pickled weights; what is shared."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.frozen_models.loading import LoadedModels, load_image_processor, loading
+from neuroimagen.data_shards.frozen_models.model_folder import ModelFolders
+from neuroimagen.data_shards.frozen_models.text import TextEncoder
+from neuroimagen.data_shards.frozen_models.vae import VaeEncoder
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model(tiny_diffusion_folder: Path, tmp_path: Path) -> Path:
+    """A model folder that the test may damage."""
+    return shutil.copytree(tiny_diffusion_folder, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "weights"),
+    [
+        (VaeEncoder, "vae/diffusion_pytorch_model.safetensors"),
+        (TextEncoder, "text_encoder/model.safetensors"),
+    ],
+)
+def test_truncated_weights(model: Path, encoder: type, weights: str) -> None:
+    content = (model / weights).read_bytes()
+    (model / weights).write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=f"cannot load the model in .*{Path(weights).parent}"):
+        encoder(model, device=CPU)
+
+
+def test_missing_weights_do_not_become_random(model: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = model / "text_encoder" / "model.safetensors"
+    weights = load_file(path)
+    dropped = sorted(weights)[3]
+    save_file({name: value for name, value in weights.items() if name != dropped}, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"text_encoder lacks the weights .*{dropped}"):
+        TextEncoder(model, device=CPU)
+
+
+def test_pickled_weights_are_refused(model: Path) -> None:
+    (model / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save({}, model / "vae" / "diffusion_pytorch_model.bin")
+    with pytest.raises(UserError, match=r"cannot load the model in .*vae"):
+        VaeEncoder(model, device=CPU)
+
+
+def test_a_name_on_the_hub_is_no_folder(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"there is no model folder openai/clip.*nothing is downloaded"),
+        loading(Path("openai/clip")),
+    ):
+        pytest.fail("loading began")
+    with pytest.raises(UserError, match=f"cannot load the model in {tmp_path}"):
+        load_image_processor(tmp_path)
+
+
+def test_progress_bars_are_off_while_loading_and_back_afterwards(tmp_path: Path) -> None:
+    from transformers.utils import logging
+
+    before = logging.is_progress_bar_enabled()
+    during: list[bool] = []
+
+    def load() -> None:
+        with loading(tmp_path):
+            during.append(logging.is_progress_bar_enabled())
+            raise OSError("broken")
+
+    with pytest.raises(UserError, match=r"cannot load the model in .*: broken"):
+        load()
+    assert during == [False]
+    assert logging.is_progress_bar_enabled() == before
+
+
+def test_networks_load_once_and_are_shared(tmp_path: Path) -> None:
+    loaded: list[Path] = []
+
+    def load(folder: Path, *, device: torch.device) -> object:
+        assert device == CPU
+        loaded.append(folder)
+        return object()
+
+    models = LoadedModels(ModelFolders(model=tmp_path), device=CPU)
+    assert models.get(load, tmp_path) is models.get(load, tmp_path)
+    assert models.get(load, tmp_path / "other") is not models.get(load, tmp_path)
+    assert loaded == [tmp_path, tmp_path / "other"]

@@ -1,0 +1,85 @@
+"""What model folders say of themselves: sizes, revisions, and what is missing."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.frozen_models.model_folder import (
+    ModelFolders,
+    component_folder,
+    folders_digest,
+    image_size_px,
+    read_config,
+    require_captioner_folder,
+    require_diffusion_folder,
+    text_shape,
+    vae_reduction,
+)
+
+
+@pytest.fixture
+def model(tiny_diffusion_folder: Path, tmp_path: Path) -> Path:
+    """A model folder that the test may change."""
+    return shutil.copytree(tiny_diffusion_folder, tmp_path / "model")
+
+
+def test_sizes_come_from_the_configurations(model: Path) -> None:
+    assert (image_size_px(model), vae_reduction(model), text_shape(model)) == (32, 4, (24, 32))
+    path = model / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sample_size": 16}))
+    assert image_size_px(model) == 64
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sample_size": [16, 8]}))
+    with pytest.raises(UserError, match="only square images are supported"):
+        image_size_px(model)
+
+
+def test_a_moved_folder_keeps_its_revision_and_a_changed_one_does_not(model: Path, tmp_path: Path) -> None:
+    before = folders_digest(model / "tokenizer")
+    moved = shutil.copytree(model / "tokenizer", tmp_path / "elsewhere")
+    assert folders_digest(moved) == before
+    (moved / "README.md").write_text("not part of the model")
+    assert folders_digest(moved) == before
+    (moved / "merges.txt").rename(moved / "other.txt")
+    assert folders_digest(moved) != before
+    (model / "tokenizer" / "vocab.json").write_text("{}")
+    assert folders_digest(model / "tokenizer") != before
+    assert folders_digest(model / "vae", model / "unet") != folders_digest(model / "unet", model / "vae")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (shutil.rmtree, "model folder .*model does not exist"),
+        (lambda model: (model / "model_index.json").unlink(), r"model has no model_index\.json"),
+        (lambda model: shutil.rmtree(model / "vae"), "lacks its vae/ folder"),
+    ],
+)
+def test_an_incomplete_folder_is_named(model: Path, break_it: Callable[[Path], None], message: str) -> None:
+    assert require_diffusion_folder(model) == model
+    break_it(model)
+    with pytest.raises(UserError, match=message):
+        component_folder(model, "vae")
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "is not valid JSON"), ("[1]", "does not hold a JSON object")])
+def test_a_damaged_configuration_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=r"config\.json is missing"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_config(tmp_path)
+
+
+def test_only_blip_writes_captions(model: Path, tiny_blip_folder: Path) -> None:
+    assert require_captioner_folder(tiny_blip_folder) == tiny_blip_folder
+    with pytest.raises(UserError, match="holds a model of type 'clip', not a BLIP captioner"):
+        require_captioner_folder(model / "clip")
+
+
+def test_towers_without_a_folder_are_looked_for_in_the_model() -> None:
+    folders = ModelFolders(model=Path("model"), towers={"dinov2": Path("other")})
+    assert (folders.tower("dinov2"), folders.tower("image")) == (Path("other"), Path("model"))

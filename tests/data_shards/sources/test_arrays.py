@@ -1,0 +1,136 @@
+"""Arrays with a table of labels."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from source_files import read_table, write_image, write_table
+from stored_eeg import assert_as_stored
+
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.dataset.verify import verify
+from neuroimagen.data_shards.sources.arrays import ArraySource, LabelTable, load_segments
+from neuroimagen.data_shards.sources.ingest import ingest
+
+
+@pytest.fixture
+def arrays(tmp_path: Path) -> Path:
+    """40 segments of 20 images, two classes."""
+    np.save(tmp_path / "eeg.npy", np.random.default_rng(0).standard_normal((40, 3, 16)))
+    for number in range(20):
+        write_image(tmp_path / "images" / f"set {number % 2}" / f"{number}.png", number)
+    rows = [
+        {
+            "image": f"set {n % 2}/{n % 20}.png",
+            "class": ("cat", "dog")[n % 2],
+            "subject": 1 + n // 20,
+            "caption": f"number {n % 20}",
+            "order": n,
+        }
+        for n in range(40)
+    ]
+    write_table(tmp_path / "table.csv", rows)
+    return tmp_path
+
+
+def _array_source(folder: Path, **changes: Any) -> ArraySource:
+    options = {"name": "mine", "images": folder / "images", "sfreq": 250.0, "files": (folder / "eeg.npy",), **changes}
+    return ArraySource(load_segments(folder / "eeg.npy"), LabelTable.read(folder / "table.csv"), **options)
+
+
+def test_arrays_become_a_data_set(arrays: Path) -> None:
+    dataset = ingest(_array_source(arrays), arrays / "out")
+    assert list(verify(arrays / "out")) == []
+    eeg = np.load(arrays / "eeg.npy")
+    for row in range(40):
+        assert_as_stored(dataset.eeg(row), eeg[row])
+    assert [info.name for info in dataset.metadata.classes] == ["cat", "dog"]
+    assert dataset.stimuli.keys[1] == "set_1_1"
+    assert dataset.stimuli.detailed_captions[3] == "number 3"
+    assert dataset.metadata.split_counts == {"train": 32, "val": 4, "test": 4}
+    assert dataset.index.subject.tolist() == [1] * 20 + [2] * 20
+    assert dataset.index.order.tolist() == list(range(40))
+
+
+def test_an_npz_reads_like_an_npy(arrays: Path) -> None:
+    eeg = np.load(arrays / "eeg.npy")
+    np.savez(arrays / "eeg.npz", eeg=eeg)
+    np.testing.assert_array_equal(load_segments(arrays / "eeg.npz"), eeg)
+    np.savez(arrays / "wrong.npz", data=eeg)
+    with pytest.raises(UserError, match="must be called 'eeg'"):
+        load_segments(arrays / "wrong.npz")
+    np.save(arrays / "flat.npy", eeg[0])
+    with pytest.raises(UserError, match=r"holds float64 \(3, 16\); expected numbers \[segments"):
+        load_segments(arrays / "flat.npy")
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda rows: rows.pop(), "40 segments and 39 rows"),
+        (lambda rows: rows[3].update({"class": ""}), "line 5: class is empty"),
+        (lambda rows: rows[3].update(subject="one"), "line 5: subject 'one' is not a whole number"),
+        (lambda rows: rows[3].update(image="none.png"), r"1 of 21 images .* can't be stored: none\.png \(missing\)"),
+        (lambda rows: rows[3].update(image="../table.csv"), "outside the image folder"),
+        (lambda rows: rows[3].update({"class": "cat"}), r"set 1/3\.png has two classes"),
+        (lambda rows: [row.update(split="training") for row in rows], "line 2: split 'training'"),
+        (lambda rows: [row.pop("image") for row in rows], "no column 'image'.*its first line is 'class', 'subject'"),
+        (
+            lambda rows: [row.update(Split="train") for row in rows],
+            "column 'Split' is not known; did you mean 'split'",
+        ),
+        (lambda rows: [row.update(blok=1) for row in rows], "column 'blok' .* did you mean 'block'"),
+    ],
+)
+def test_wrong_tables_are_named(arrays: Path, edit: Any, message: str) -> None:
+    rows = read_table(arrays / "table.csv")
+    edit(rows)
+    write_table(arrays / "table.csv", rows)
+    with pytest.raises(UserError, match=message):
+        _array_source(arrays)
+
+
+def test_unknown_columns_are_ignored(arrays: Path) -> None:
+    rows = read_table(arrays / "table.csv")
+    write_table(arrays / "table.csv", [{**row, "session": 1, "reaction_ms": 300, "orders": ""} for row in rows])
+    assert _array_source(arrays).num_segments() == 40
+
+
+def test_tables_in_another_form_are_named(arrays: Path) -> None:
+    table, text = arrays / "table.csv", (arrays / "table.csv").read_text()
+    table.write_text(text.replace(",", ";"))
+    with pytest.raises(UserError, match=r"no column 'image'.*its first line is 'image;class;"):
+        LabelTable.read(table)
+    table.write_bytes(text.replace("cat", "Kätzchen").encode("latin-1"))
+    with pytest.raises(UserError, match=r"table\.csv is not UTF-8 \(byte \d+\); save it in that encoding"):
+        LabelTable.read(table)
+    table.write_text("")
+    with pytest.raises(UserError, match="it is empty"):
+        LabelTable.read(table)
+    table.unlink()
+    with pytest.raises(UserError, match=r"cannot read .*table\.csv: No such file or directory\.$"):
+        LabelTable.read(table)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channel_names": ("Cz", "Pz", "Cz")}, "channel name 'Cz' is given twice"),
+        ({"band_hz": (40.0, 1.0)}, "--band 40:1 must run from low to high"),
+        ({"band_hz": (1.0, 400.0)}, r"up to half of the sampling rate \(125 Hz\)"),
+    ],
+)
+def test_what_is_said_of_the_arrays_must_be_possible(arrays: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        _array_source(arrays, **changes)
+
+
+def test_channels_that_never_vary_are_said(arrays: Path) -> None:
+    assert _array_source(arrays).notes == []
+    eeg = np.load(arrays / "eeg.npy")
+    eeg[3:5, 1] = 7
+    np.save(arrays / "eeg.npy", eeg)
+    said = "2 of 40 segments have channels that never vary, the first is segment 3 (channels Pz): kept"
+    assert _array_source(arrays, channel_names=("Cz", "Pz", "Oz")).notes == [said]
+    assert _array_source(arrays).notes == [said.replace("Pz", "1")]

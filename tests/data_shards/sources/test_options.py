@@ -1,0 +1,56 @@
+"""Options that sources share, and how a dataclass of options is filled."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from neuroimagen.data_shards.sources.options import (
+    add_images,
+    add_sfreq,
+    add_split_seed,
+    add_subjects,
+    interval,
+    options_from,
+    pair,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    images: Path
+    subjects: tuple[int, ...] | None
+    split_seed: int
+    sfreq: float | None
+
+
+def parsed(*words: str) -> Options:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--other", default="not an option of the dataclass")
+    add_images(parser)
+    add_subjects(parser)
+    add_split_seed(parser)
+    add_sfreq(parser, "the file's")
+    return options_from(parser.parse_args(words), Options)
+
+
+def test_arguments_become_fields_of_the_same_name() -> None:
+    assert parsed("--images", "a") == Options(images=Path("a"), subjects=None, split_seed=0, sfreq=None)
+    words = ["--images", "a", "--subjects", "3", "1", "--split-seed", "7", "--sfreq", "250"]
+    assert parsed(*words) == Options(images=Path("a"), subjects=(3, 1), split_seed=7, sfreq=250.0)
+
+
+def test_a_sampling_rate_without_a_default_is_required() -> None:
+    parser = argparse.ArgumentParser()
+    add_sfreq(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args([])
+
+
+def test_pairs_and_intervals() -> None:
+    assert pair("20:460") == (20, 460)
+    assert interval("-0.2:0") == (-0.2, 0.0)
+    for read, text in ((pair, "20-460"), (pair, "1:2:3"), (pair, "0.5:1"), (interval, "a:b"), (interval, "1")):
+        with pytest.raises(argparse.ArgumentTypeError, match="is not of the form A:B"):
+            read(text)

@@ -1,0 +1,75 @@
+"""Subcommands that are filled only when they are used."""
+
+import argparse
+from collections.abc import Callable
+
+import pytest
+
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.launch.commands.lazy_parser import add_subcommands
+
+
+def made(filled: list[str], asked: list[str]) -> argparse.ArgumentParser:
+    def fill(name: str, parser: argparse.ArgumentParser) -> None:
+        if name == "broken":
+            raise UserError("the package is broken")
+        filled.append(name)
+        parser.description, parser.epilog = f"What {name} does.", "examples:\n  tool one"
+        parser.add_argument("--number", type=int)
+
+    def line(name: str) -> Callable[[], str]:
+        def ask() -> str:
+            asked.append(name)
+            return f"help of {name}"
+
+        return ask
+
+    parser = argparse.ArgumentParser(prog="tool")
+    lines = {"one": "the first", "two": line("two"), "broken": line("broken")}
+    add_subcommands(parser, lines, dest="action", metavar="ACTION", fill=fill)
+    return parser
+
+
+def test_only_the_subcommand_that_is_used_is_filled() -> None:
+    filled: list[str] = []
+    asked: list[str] = []
+    parser = made(filled, asked)
+    for _ in range(2):
+        assert parser.parse_args(["two", "--number", "3"]) == argparse.Namespace(action="two", number=3)
+    assert (filled, asked) == (["two"], [])
+
+
+def test_the_list_asks_for_every_line_once_and_fills_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    filled: list[str] = []
+    asked: list[str] = []
+    parser = made(filled, asked)
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--help"])
+    assert (filled, asked) == ([], ["two", "broken"])
+    printed = capsys.readouterr().out
+    for name, text in (("one", "the first"), ("two", "help of two"), ("broken", "help of broken")):
+        assert f"    {name:10}" in printed
+        assert f" {text}\n" in printed
+
+
+def test_the_help_of_a_subcommand_has_its_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        made([], []).parse_args(["one", "--help"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("usage: tool one [-h] [--number NUMBER]\n\nWhat one does.\n")
+    assert printed.endswith("examples:\n  tool one\n")
+
+
+def test_what_cannot_be_filled_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        made([], []).parse_args(["broken"])
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err == "tool broken: the package is broken\n"
+
+
+def test_wrong_usage_exits_with_2() -> None:
+    for words in ([], ["three"], ["one", "--number", "x"]):
+        with pytest.raises(SystemExit) as stopped:
+            made([], []).parse_args(words)
+        assert stopped.value.code == 2
