@@ -1,9 +1,9 @@
-# make demo: EEG in, pictures and a report out.  make test: the tests.  Both set up what they need.
+# make demo: from EEG to images and a report.  make test: the tests.  Both set up what they need.  CONTRIBUTING.md lists all
+# targets; ARGS="…" passes options on.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-export PYTHONSAFEPATH := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
 .PHONY: setup demo test test-all test-gpu lint format bench bundled-model clean
@@ -23,7 +23,7 @@ test: setup
 test-all: setup
 	@"$(BIN)/python" -m pytest $(ARGS)
 
-# On a machine with an NVIDIA GPU; the others run without looking at it.
+# The tests that need an NVIDIA GPU, and only those. All other tests run on the CPU, even where there is a GPU.
 test-gpu: setup
 	@"$(BIN)/python" -m pytest --gpu $(ARGS)
 
@@ -39,7 +39,7 @@ format: setup
 bench: setup
 	@"$(BIN)/python" "$(BIN)/neuroimagen" bench $(or $(ARGS),mining)
 
-# Trains the bundled model again from nothing, on CPU; the model card in trainer/bundled_model/bundled_64px/ says how.
+# Trains the bundled model from scratch, on CPU. The model card in trainer/bundled_model/bundled_64px/ describes it.
 bundled-model: setup
 	@"$(BIN)/python" -m neuroimagen.trainer.bundled_model.training --out trainer/bundled_model/bundled_64px $(ARGS)
 

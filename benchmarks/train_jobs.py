@@ -28,7 +28,7 @@ def compare_jobs(folder: Path, *, repeats: int, steps: int) -> dict[str, Any]:
             run_folder = folder / f"run-{ranks}-{repeat}"
             command = [sys.executable, "-m", "neuroimagen.launch.cli", "launch", f"--num-ranks={ranks}", "--"]
             command += ["train", "contrastive", "--config", str(recipe), "--run", str(run_folder)]
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONSAFEPATH": "1"}
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
             lines = map(json.loads, (run_folder / "contrastive" / "metrics.jsonl").read_text().splitlines())
             for line in [line for line in lines if "segments_per_second" in line][1:]:  # the first warms up

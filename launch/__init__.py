@@ -1,1 +1,1 @@
-"""The command line, and everything that starts jobs."""
+"""The command line, and the jobs that it starts."""

@@ -1,14 +1,15 @@
-"""`neuroimagen`: one table of commands; a command's module is imported only when it is asked for."""
+"""`neuroimagen`: the table of commands. A command's module is imported when the command is used."""
 
 import argparse
 import difflib
 import importlib
-import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
-from types import ModuleType
 from typing import NoReturn
+
+from neuroimagen import __version__
+from neuroimagen.launch.commands.lazy_parser import add_subcommands, fill_from
 
 COMMANDS: dict[str, str] = {
     "demo": "the whole job on a simulated study, ending with a report",
@@ -16,59 +17,59 @@ COMMANDS: dict[str, str] = {
     "cache": "compute VAE latents and CLIP embeddings of the stimuli once",
     "train": "train a stage",
     "launch": "run train, cache or reconstruct on many ranks or nodes",
-    "reconstruct": "draw pictures from EEG with a trained run",
-    "evaluate": "measure a run's reconstructions, with ablations, floor and oracle rows",
-    "tune": "search margins, or guidance, on the validation part",
-    "report": "write a run's report: table, pictures, curves",
+    "reconstruct": "reconstruct images from EEG with a trained run",
+    "evaluate": "measure a run's reconstructions beside ablations, floor and oracle conditions",
+    "tune": "search margins or guidance on the validation split",
+    "report": "write a run's report: table, images, curves",
     "bench": "side-by-side measurements on this machine",
     "doctor": "what this machine has, and what will work on it",
 }
 """Command → one line of help. Its module is neuroimagen.launch.commands.<command>."""
 
 
-def _command_module(name: str) -> ModuleType:
-    return importlib.import_module(f"neuroimagen.launch.commands.{name}")
+def _module_name(command: str) -> str:
+    return f"neuroimagen.launch.commands.{command}"
 
 
-def build_parser(command: str | None) -> argparse.ArgumentParser:
-    """The parser with every command's name, and the arguments of `command` only (the others stay unimported)."""
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every command. A command's arguments are added, and its module imported, when it is parsed."""
     parser = argparse.ArgumentParser(
         prog="neuroimagen",
-        description="EEG recorded while people look at pictures goes in; the pictures come out.",
+        description="Reconstruct the images that people looked at from their EEG.",
         epilog="`neuroimagen COMMAND --help` shows a command's options and examples.",
     )
-    parser.add_argument("--version", action="version", version=importlib.metadata.version("neuroimagen"))
+    parser.add_argument("--version", action="version", version=__version__)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, help_line in COMMANDS.items():
-        if name != command:
-            subparsers.add_parser(name, help=help_line, add_help=False)
-            continue
-        module = _command_module(name)
-        subparser = subparsers.add_parser(
-            name,
-            help=help_line,
-            description=module.HELP,
-            epilog=module.EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        subparser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-        module.add_arguments(subparser)
+    add_subcommands(parser, COMMANDS, dest="command", metavar="COMMAND", fill=_fill)
     return parser
 
 
+def _fill(command: str, parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    fill_from(_module_name(command), parser)
+
+
+def command_of(words: Sequence[str]) -> str | None:
+    """The command among the words of a command line; None where there is none."""
+    return next((word for word in words if word in COMMANDS), None)
+
+
 def parse(words: Sequence[str]) -> argparse.Namespace:
-    """A command's arguments; of `launch`, what follows `--` is kept aside as `args.words`."""
-    command = next((word for word in words if word in COMMANDS), None)
+    """A command's arguments. Exits with code 2, usage and the nearest option where an option is unknown.
+
+    Of `launch`, what follows `--` is a command of its own: `args.words` holds its words, `args.inner` its arguments
+    (None where nothing follows).
+    """
     own, inner = list(words), []
-    if command == "launch" and "--" in own:
+    if command_of(words) == "launch" and "--" in own:
         cut = own.index("--")
         own, inner = own[:cut], own[cut + 1 :]
-    parser = build_parser(command)
+    parser = build_parser()
     args, unknown = parser.parse_known_args(own)
     if unknown:
         _refuse(unknown, parser, args)
     args.words = inner
+    args.inner = parse(inner) if inner else None
     return args
 
 
@@ -90,27 +91,27 @@ def _refuse(unknown: Sequence[str], parser: argparse.ArgumentParser, args: argpa
 def run_words(words: Sequence[str]) -> int:
     """Run a command; returns its exit code and raises its errors."""
     args = parse(words)
-    return int(_command_module(args.command).run(args) or 0)
+    return int(importlib.import_module(_module_name(args.command)).run(args) or 0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     from neuroimagen.data_shards.common.errors import UsageError, UserError
 
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    args = parse(arguments)
+    words = list(sys.argv[1:] if argv is None else argv)
+    program = " ".join(filter(None, ("neuroimagen", command_of(words))))
     try:
-        return int(_command_module(args.command).run(args) or 0)
+        return run_words(words)
     except UserError as error:
-        if args.debug:
+        if "--debug" in words:
             raise
-        print(f"neuroimagen {args.command}: {error}", file=sys.stderr)
+        print(f"{program}: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
-        print(f"neuroimagen {args.command}: interrupted", file=sys.stderr)
+        print(f"{program}: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output (head, less) went away: not an error of ours; keep Python from complaining at exit.
+        # The program that reads our output (head, less) has ended: no error, but Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 

@@ -1,7 +1,7 @@
-"""The whole main job on a simulated study: the commands a person would type, one after the other.
+"""The demo: all steps from a simulated study to a report, as the commands that a user would run.
 
-Each step is a process of its own, so that its memory goes when it ends, and is printed as it could be typed. A step
-that was done is not done again: an interrupted demo goes on where it stopped.
+Each step is a process of its own, which frees its memory at the end, and is printed as a command. A finished step is
+not repeated: an interrupted demo goes on where it stopped.
 """
 
 import json
@@ -26,9 +26,9 @@ class DemoConfig:
     """The run's folder."""
     seed: int = 0
     num_ranks: int | None = None
-    """Ranks of each training stage; None leaves it to `neuroimagen train` (one a core, at most two, or one a GPU)."""
+    """Ranks of each step; None: the default of `neuroimagen train` (one per GPU; else one per core, at most two)."""
     quick: bool = False
-    """A small study and a few steps: shows that everything runs, and nothing else."""
+    """A small study and few steps, to check that everything runs."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ QUICK_OVERRIDES = (
 
 
 def demo_steps(config: DemoConfig) -> list[Step]:
-    """The commands of the demo, in order. Pure: starts nothing, reads nothing."""
+    """The commands of the demo, in order. Pure: it starts and reads nothing."""
     run, raw, data = str(config.out), str(config.out / "raw"), str(config.out / "data")
     recipe = str(Path(__file__).resolve().parent / "recipes" / "demo.yaml")
     common = (f"seed={config.seed}", f"data.path={data}")
     ranks = () if config.num_ranks is None else ("--num-ranks", str(config.num_ranks))
 
-    # A stage checks its recipe against the run's, so every stage gets all of the settings.
+    # Each stage compares its recipe with the run's, so every stage gets all settings.
     settings = ("--set", *common, *(QUICK_OVERRIDES if config.quick else ()))
     study = QUICK_STUDY if config.quick else ()
     steps = [
@@ -73,36 +73,38 @@ def demo_steps(config: DemoConfig) -> list[Step]:
         Step(stage, ("train", stage, "--config", recipe, "--run", run, *settings, *ranks, "--resume"))
         for stage in STAGES
     ]
-    # Small convolutions gain little from a second thread: two ranks of one draw in about half the time.
+    # Small convolutions gain little from a second thread: two ranks of one thread each need about half the time.
     steps.append(Step("reconstruct", ("launch", *ranks, "--", "reconstruct", "--run", run)))
     steps += [Step(name, (name, "--run", run)) for name in ("evaluate", "report")]
     return steps
 
 
 def run_demo(config: DemoConfig) -> None:
-    """Run every step that is not yet done. Raises UserError if a step fails or the folder holds another demo."""
+    """Run every step that is not done yet. Raises UserError if a step fails or the folder holds another demo."""
     steps = demo_steps(config)
     record_path = config.out / "demo.json"
     if not record_path.exists():
-        # A folder of something else, a data set for instance, is no place to put a run's files among.
+        # The files of a run are not written among those of something else, such as a data set.
         refuse_existing(config.out)
         _write_record(record_path, {})
     record = _read_record(record_path)
     commands = {step.name: list(step.arguments) for step in steps}
     for name, entry in record.items():
         if commands.get(name) != entry["command"]:
-            raise UserError(f"{config.out} holds a demo with other settings (step {name}). Choose another --out.")
+            raise UserError(
+                f"{config.out} holds a demo with other settings (step {name}). Choose another --out, or remove it."
+            )
     for number, step in enumerate(steps, start=1):
         if step.name in record:
-            print(f"[{number}/{len(steps)}] {step.name}: done before ({record[step.name]['seconds']:.0f} s)")
+            print(f"[{number}/{len(steps)}] {step.name}: done earlier ({record[step.name]['seconds']:.0f} s)")
             continue
         print(f"[{number}/{len(steps)}] neuroimagen {shlex.join(step.arguments)}", flush=True)
         start = time.monotonic()
         done = subprocess.run([sys.executable, "-m", "neuroimagen.launch.cli", *step.arguments], check=False)
         if done.returncode:
             raise UserError(
-                f"step {step.name} failed (exit code {done.returncode}); what it said is above. "
-                "The same command goes on from here."
+                f"step {step.name} failed (exit code {done.returncode}); its messages are above. "
+                "The same command goes on from this step."
             )
         record[step.name] = {"command": list(step.arguments), "seconds": round(time.monotonic() - start, 1)}
         _write_record(record_path, record)
@@ -118,7 +120,7 @@ def _read_record(path: Path) -> dict[str, dict[str, Any]]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}). Remove {path.parent} and start again.") from None
+        raise UserError(f"{path} is damaged ({error}). Remove {path.parent} and run the demo again.") from None
 
 
 def _print_summary(out: Path, record: dict[str, dict[str, Any]]) -> None:

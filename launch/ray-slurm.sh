@@ -8,19 +8,19 @@
 #SBATCH --signal=B:TERM@180
 # A Ray cluster on the nodes of a SLURM job, and one command in it:
 #   sbatch --nodes=4 launch/ray-slurm.sh neuroimagen tune margin --config … --out /shared/tune --address auto --resume
-# Nodes share the file system. Three minutes before the time is over the command is asked to stop; trials save, and the same
-# sbatch line goes on: --resume starts a search where there is none.
+# The nodes share a file system. Three minutes before the time limit the command gets SIGTERM and trials save; the same sbatch
+# line then goes on with the search (--resume also starts a search that does not exist yet).
 set -euo pipefail
 if [ $# -eq 0 ]; then
   echo "usage: sbatch $0 neuroimagen tune … --address auto" >&2
   exit 2
 fi
-export RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 RAY_CHDIR_TO_TRIAL_DIR=0 PYTHONSAFEPATH=1
-# A token of this job's own keeps other users of the nodes out of its cluster.
+export RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 RAY_CHDIR_TO_TRIAL_DIR=0
+# A token for this job keeps other users of the nodes out of its cluster.
 RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 export RAY_AUTH_MODE RAY_AUTH_TOKEN
-port=$((20000 + ${SLURM_JOB_ID:-0} % 20000)) # two jobs on one node have two clusters
+port=$((20000 + ${SLURM_JOB_ID:-0} % 20000)) # jobs that share a node get different ports
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}
 address="$head:$port"
@@ -53,11 +53,11 @@ while True:
         break
     except ConnectionError:
         if time.monotonic() > deadline:
-            sys.exit(f"no Ray cluster at {address} after five minutes")
+            sys.exit(f"no Ray cluster answered at {address} within five minutes")
         time.sleep(2)
 while (alive := sum(node["Alive"] for node in ray.nodes())) < wanted:
     if time.monotonic() > deadline:
-        sys.exit(f"only {alive} of {wanted} nodes joined in five minutes")
+        sys.exit(f"only {alive} of {wanted} nodes joined the Ray cluster within five minutes")
     time.sleep(1)
 print(f"Ray cluster of {alive} nodes at {address}", flush=True)
 PYTHON
@@ -68,7 +68,7 @@ command=$!
 trap 'kill -TERM "$command" 2>/dev/null || true' TERM INT
 status=0
 wait "$command" || status=$?
-# A signal ends the first wait; the command is given the time to save.
+# A signal ends the first wait. Wait again, so that the command can save.
 while kill -0 "$command" 2>/dev/null; do
   status=0
   wait "$command" || status=$?

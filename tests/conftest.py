@@ -137,7 +137,7 @@ def one_rank() -> Iterator[None]:
     """This process as the only rank of a gloo group, as a launcher would start it; undone after the module."""
     import torch.distributed as dist
 
-    from neuroimagen.launch.jobs.local_ranks import free_port
+    from neuroimagen.launch.jobs.rank_command import free_port
 
     values = {
         **{"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"},

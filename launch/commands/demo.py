@@ -3,13 +3,13 @@
 import argparse
 from pathlib import Path
 
-HELP = "Simulate a study, make a data set of it, train the stages, reconstruct the pictures, measure and report."
+HELP = "Simulate a study, make a data set of it, train the stages, reconstruct the images, evaluate and report."
 EPILOG = """examples:
   neuroimagen demo
   neuroimagen demo --out runs/second --seed 1
-  neuroimagen demo --out /tmp/check --quick     # two minutes; the figures mean nothing
+  neuroimagen demo --out /tmp/check --quick     # two minutes, on a study too small for meaningful figures
 
-Needs no download. An interrupted demo goes on where it stopped when called again.
+Needs no download. After an interruption the same command goes on where it stopped.
 """
 
 
@@ -17,9 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="folder of the run (default: runs/demo)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="decides every random number (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random numbers (default: 0)")
     parser.add_argument("--num-ranks", type=int, metavar="N", help="ranks of each stage (default: as `train` chooses)")
-    parser.add_argument("--quick", action="store_true", help="a small study, a few steps: shows that all of it runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="a small study and few steps, to check that everything runs"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

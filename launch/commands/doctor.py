@@ -1,4 +1,4 @@
-"""`neuroimagen doctor`: what this machine has; what will work and what won't."""
+"""`neuroimagen doctor`: what this machine has, and what will work on it."""
 
 import argparse
 import importlib.metadata
@@ -33,7 +33,7 @@ _DEMO_MEMORY_GB = 8.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report."""
+    """One line of the report: `ok` says whether it is as it must be, `remedy` what to do if not."""
 
     what: str
     value: str
@@ -68,13 +68,13 @@ def _machine() -> list[Finding]:
             "memory",
             f"{memory.total / 1e9:.0f} GB, {free_memory:.0f} GB free",
             free_memory >= _DEMO_MEMORY_GB,
-            "" if free_memory >= _DEMO_MEMORY_GB else f"the demo wants {_DEMO_MEMORY_GB:.0f} GB free",
+            "" if free_memory >= _DEMO_MEMORY_GB else f"the demo needs {_DEMO_MEMORY_GB:.0f} GB of free memory",
         ),
         Finding(
             "disk here",
             f"{free_disk:.0f} GB free",
             free_disk >= _DEMO_DISK_GB,
-            "" if free_disk >= _DEMO_DISK_GB else f"the demo wants {_DEMO_DISK_GB:.0f} GB free",
+            "" if free_disk >= _DEMO_DISK_GB else f"the demo needs {_DEMO_DISK_GB:.0f} GB of free disk space",
         ),
     ]
 
@@ -85,27 +85,31 @@ def _packages() -> list[Finding]:
         try:
             findings.append(Finding(name, importlib.metadata.version(name)))
         except importlib.metadata.PackageNotFoundError:
-            findings.append(Finding(name, "not installed", ok=False, remedy=f"pip install {name}, or make setup"))
+            findings.append(
+                Finding(
+                    name, "not installed", ok=False, remedy=f"pip install {name}, or run make setup in the repository"
+                )
+            )
     return findings
 
 
 def _compiler() -> Finding:
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
-        value = "none compiled, for there is no C++ compiler: training does without; `compile: true` wants one on a CPU"
+        value = "not compiled, because there is no C++ compiler: only `compile: true` on a CPU needs one"
         return Finding("DeepSpeed ops", value)
-    return Finding("DeepSpeed ops", f"compiled when first needed, by {compiler}")
+    return Finding("DeepSpeed ops", f"compiled at the first use, with {compiler}")
 
 
 def _accelerators() -> list[Finding]:
     try:
         import torch
     except ImportError:
-        return []  # named among the packages
+        return []  # reported among the packages
 
     if not torch.cuda.is_available():
-        findings = [Finding("GPU", "none: training runs on CPU over gloo, mining by the exact PyTorch backend")]
-        bfloat16 = "AMX" if torch.cpu._is_amx_tile_supported() else "no AMX"
+        findings = [Finding("GPU", "none: training runs on the CPU with gloo, mining with the PyTorch backend")]
+        bfloat16 = "fast (AMX)" if torch.cpu._is_amx_tile_supported() else "slow (no AMX)"
         findings.append(Finding("CPU bfloat16", bfloat16))
     else:
         findings = []
@@ -119,7 +123,7 @@ def _accelerators() -> list[Finding]:
                     f"{properties.name}, {properties.total_memory / 1e9:.0f} GB, {capability}",
                     remedy=""
                     if new_enough
-                    else "the Triton mining kernel wants sm_80 or later; PyTorch's will be used",
+                    else "the Triton mining kernel needs sm_80 or later; the PyTorch backend is used instead",
                 )
             )
         nccl = ".".join(str(part) for part in torch.cuda.nccl.version())

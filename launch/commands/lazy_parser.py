@@ -5,10 +5,9 @@ its arguments when it parses for the first time, so that a command line imports 
 """
 
 import argparse
+import importlib
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
-
-from neuroimagen.data_shards.common.errors import UserError
+from typing import Any
 
 HelpLine = str | Callable[[], str]
 """The line that the parent's help shows for a subcommand; or a function that returns it, called if that help is
@@ -41,14 +40,8 @@ class LazyParser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if self._fill is not None:
             fill, self._fill = self._fill, None
-            try:
-                fill(self)
-            except UserError as error:  # for instance a source of another package that fails to import
-                self._refuse(error)
+            fill(self)
         return super().parse_known_args(args, namespace)
-
-    def _refuse(self, error: UserError) -> NoReturn:
-        self.exit(1, f"{self.prog}: {error}\n")
 
 
 class _Subcommands(argparse._SubParsersAction):  # type: ignore[type-arg]
@@ -68,3 +61,10 @@ class _Subcommands(argparse._SubParsersAction):  # type: ignore[type-arg]
             line = self._help_lines[listed.dest]
             self._help_lines[listed.dest] = listed.help = line() if callable(line) else line
         return self._choices_actions
+
+
+def fill_from(module_name: str, parser: argparse.ArgumentParser) -> None:
+    """Give a parser the description, examples and arguments of a command's module: HELP, EPILOG, add_arguments."""
+    module = importlib.import_module(module_name)
+    parser.description, parser.epilog = module.HELP, module.EPILOG
+    module.add_arguments(parser)

@@ -1,11 +1,11 @@
-"""Options that several commands have, each with one meaning."""
+"""Options that several commands share, with the same meaning in each."""
 
 import argparse
 import math
 
 
 def add_set(parser: argparse.ArgumentParser, *, example: str, recipe: str = "the recipe") -> None:
-    """--set KEY=VALUE …: changes of the recipe, for `load_recipe`."""
+    """Add --set KEY=VALUE …, which changes values of the recipe (for `load_recipe`)."""
     parser.add_argument(
         "--set",
         nargs="+",
@@ -23,10 +23,10 @@ def mebibytes(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size in MiB; it must be a positive number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size in MiB: it must be a positive number")
     return value
 
 
 def add_cpu(parser: argparse.ArgumentParser) -> None:
-    """--cpu."""
+    """Add --cpu, which leaves GPUs unused."""
     parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")

@@ -1,4 +1,4 @@
-"""`neuroimagen train`: one stage of a recipe, on every rank of this machine."""
+"""`neuroimagen train`: train one stage of a recipe on this machine."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from neuroimagen.launch.commands.options import add_cpu, add_set
 from neuroimagen.trainer.stages.registry import STAGES
 
-HELP = "Train a stage: its ranks start through DeepSpeed's launcher; checkpoints, metrics and export go to RUN/STAGE."
+HELP = "Train a stage with DeepSpeed on this machine. Checkpoints, metrics and the export go to RUN/STAGE."
 EPILOG = """\
 examples:
   neuroimagen train contrastive --config launch/recipes/demo.yaml --run runs/demo
@@ -14,8 +14,8 @@ examples:
   neuroimagen train semantic --config launch/recipes/demo.yaml --run runs/demo --resume
   neuroimagen train semantic --config launch/recipes/eegcvpr40-sd15.yaml --dry-run
 
-A stage that exists in the run is resumed with --resume and refused without it. Ctrl-C and SIGTERM save a checkpoint
-first. Several nodes, torchrun and SLURM: `neuroimagen launch --help`.
+A stage that exists in the run is resumed with --resume and refused without it. On Ctrl-C and SIGTERM it saves a
+checkpoint and stops. Several nodes, torchrun and SLURM: `neuroimagen launch --help`.
 """
 
 
@@ -29,26 +29,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--num-ranks",
         type=int,
         metavar="N",
-        help="processes to train with (default: one a GPU; without: one a core, at most 2)",
+        help="number of ranks (default: one per GPU; without GPUs one per core, at most 2)",
     )
     parser.add_argument(
         "--max-restarts",
         type=int,
         default=0,
         metavar="N",
-        help="after a dead or failed rank go on from the newest checkpoint, up to N times (default: 0)",
+        help="restart from the newest checkpoint after a rank died or failed, up to N times (default: 0)",
     )
     add_cpu(parser)
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the run")
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="check the recipe without data or weights: real shapes on the meta device, parameters, memory a rank",
+        help="check the recipe without data or weights: shapes (on the meta device), parameters, memory per rank",
     )
 
 
 def run(args: argparse.Namespace) -> int | None:
-    """Train, or check the recipe."""
+    """Train the stage, or check the recipe."""
     from neuroimagen.data_shards.common.errors import UsageError
     from neuroimagen.trainer.recipe.recipe import load_recipe
 

@@ -1,4 +1,4 @@
-"""Runs a job of several nodes: starts them, watches them, restarts them, and names what went wrong.
+"""Runs a job of several nodes: starts, watches and restarts them, and names the cause of a failure.
 
 The nodes (launch/jobs/node.py) report to the coordinator over TCP; it runs where `neuroimagen launch` was typed.
 """
@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.parent_death import ending_with_this_process
 from neuroimagen.launch.jobs.local_ranks import DEATH_GRACE_SECONDS, STOP_GRACE_SECONDS, STOP_SIGNALS, JobFailedError
-from neuroimagen.launch.jobs.local_ranks import die_with_parent as _die_with_parent
 from neuroimagen.launch.jobs.logs import append_merged
 from neuroimagen.launch.jobs.protocol import Connection, LostError, Message, listen, version_skew
 from neuroimagen.launch.jobs.starters import NodesJob
 
 _CAUSES = ("lost", "died", "refused", "failed", "launcher")
-"""Kinds of failure, the cause before its consequences."""
+"""Kinds of failure, in the order in which one causes another."""
 
 
 class Member:
@@ -31,10 +31,10 @@ class Member:
         self.host = job.nodes[self.node_rank].host
         self.versions: dict[str, str] = hello["versions"]
         self.port = int(hello["port"])
-        """A port that is free there."""
+        """A free TCP port on the node, where rank 0 of this attempt may listen."""
         self.link = link
         self.ended: Message | None = None
-        """How this attempt's ranks ended."""
+        """The node's report of how this attempt's ranks ended; None while they run."""
 
     @property
     def name(self) -> str:
@@ -56,24 +56,24 @@ def run_nodes(
 ) -> int | None:
     """Start nodes by `commands` and run the job to its end; returns None, or the signal that stopped it.
 
-    Nodes that no command starts (containers without ssh) connect by themselves. `watch` is called a few times a second.
+    Nodes that no command starts (containers without ssh) connect by themselves. `watch` is called repeatedly.
 
-    Raises JobFailedError, the cause named, when it fails more often than `max_restarts`; UserError when nodes do not
-    come, or differ in versions.
+    Raises JobFailedError with the cause when the job fails more often than `max_restarts`; UserError when nodes do not
+    connect, or differ in versions.
     """
     job.log_folder.mkdir(parents=True, exist_ok=True)
-    asked: list[int] = []
+    stop_signals: list[int] = []
     members: list[Member] = []
 
     def ask_to_stop(signum: int, frame: FrameType | None) -> None:
-        asked.append(signum)
+        stop_signals.append(signum)
         _tell(members, {"type": "stop"})
 
     previous = {signum: signal.signal(signum, ask_to_stop) for signum in STOP_SIGNALS}
     starters: list[subprocess.Popen[bytes]] = []
     code = 1
     try:
-        with listener or listen(job.port) as door, (job.log_folder / "nodes.log").open("ab") as log:
+        with listener or listen(job.port) as server, (job.log_folder / "nodes.log").open("ab") as log:
             for command in commands:
                 starters.append(
                     subprocess.Popen(
@@ -82,24 +82,24 @@ def run_nodes(
                         stdout=log,
                         stderr=log,
                         start_new_session=True,
-                        preexec_fn=_die_with_parent,
+                        preexec_fn=ending_with_this_process(),
                     )
                 )
-            _gather(job, door, members, starters, wait_seconds=wait_seconds, is_stopped=lambda: bool(asked))
+            _gather(job, server, members, starters, wait_seconds=wait_seconds, is_stopped=lambda: bool(stop_signals))
             members.sort(key=lambda member: member.node_rank)
-            if asked:
-                return asked[0]
+            if stop_signals:
+                return stop_signals[0]
             check_versions(members)
         for attempt in range(max_restarts + 1):
             try:
-                stopped = _run_attempt(job, members, watch=watch, is_stopped=lambda: bool(asked))
+                stopped = _run_attempt(job, members, watch=watch, is_stopped=lambda: bool(stop_signals))
             except JobFailedError as error:
-                if asked or attempt == max_restarts or not error.can_restart:
+                if stop_signals or attempt == max_restarts or not error.can_restart:
                     raise
                 say(f"{error} Restart {attempt + 1} of {max_restarts}.")
             else:
                 code = 0
-                return (asked[0] if asked else signal.SIGTERM) if stopped else None
+                return (stop_signals[0] if stop_signals else signal.SIGTERM) if stopped else None
         raise AssertionError("unreachable")
     finally:
         _tell(members, {"type": "finish", "code": code})
@@ -112,19 +112,19 @@ def run_nodes(
 
 def _gather(
     job: NodesJob,
-    door: socket.socket,
+    server: socket.socket,
     members: list[Member],
     starters: Sequence[subprocess.Popen[bytes]],
     *,
     wait_seconds: float,
     is_stopped: Callable[[], bool],
 ) -> None:
-    """Wait until every node has said hello; fills `members`."""
+    """Wait until every node has connected; fills `members`."""
     deadline = time.monotonic() + wait_seconds
     waiting: list[Connection] = []
     while len(members) < len(job.nodes) and not is_stopped():
         with contextlib.suppress(TimeoutError):
-            waiting.append(Connection(door.accept()[0]))
+            waiting.append(Connection(server.accept()[0]))
         for link in list(waiting):
             try:
                 messages = link.receive()
@@ -136,7 +136,7 @@ def _gather(
             waiting.remove(link)
             member = _greet(job, messages[0], link)
             if member is None or any(other.node_rank == member.node_rank for other in members):
-                link.close()  # not one of ours, or one too many
+                link.close()  # not a node of this job, or one that has connected already
             else:
                 members.append(member)
         missing = [
@@ -147,13 +147,13 @@ def _gather(
         failed = next((starter for starter in starters if starter.poll() not in (None, 0)), None)
         if missing and failed is not None:
             raise UserError(
-                f"what starts the nodes ended with code {failed.returncode} before {', '.join(missing)} reported; its "
-                f"output is in {job.log_folder / 'nodes.log'}."
+                f"the command that starts the nodes ended with code {failed.returncode} before {', '.join(missing)} "
+                f"reported. Its output is in {job.log_folder / 'nodes.log'}."
             )
         if missing and time.monotonic() > deadline:
             raise UserError(
-                f"{', '.join(missing)} did not report within {wait_seconds:.0f} s. Is the same command started there, "
-                f"and does {job.coordinator}:{job.port} answer from there?"
+                f"{', '.join(missing)} did not report within {wait_seconds:.0f} s. Check that the same command runs "
+                f"there, and that {job.coordinator}:{job.port} can be reached from there."
             )
 
 
@@ -166,7 +166,7 @@ def _greet(job: NodesJob, hello: Message, link: Connection) -> Member | None:
 
 
 def check_versions(members: Sequence[Member]) -> None:
-    """Raise UserError if a node runs other versions than the first: their numbers would not agree."""
+    """Raise UserError if a node has other versions than the first: their results would not agree."""
     first = members[0]
     for member in members[1:]:
         skew = version_skew(first.versions, member.versions)
@@ -179,7 +179,7 @@ def check_versions(members: Sequence[Member]) -> None:
 def _run_attempt(
     job: NodesJob, members: Sequence[Member], *, watch: Callable[[], None], is_stopped: Callable[[], bool]
 ) -> bool:
-    """One start of the ranks, to their end; returns whether they stopped on request. Raises JobFailedError."""
+    """Start the ranks once and wait for their end; returns whether they stopped on request. Raises JobFailedError."""
     for member in members:
         member.ended = None
     port = members[0].port
@@ -205,7 +205,7 @@ def _run_attempt(
         watch()
         if deadline is None:
             if any(member.ended and member.ended["outcome"] in ("failed", "lost") for member in members):
-                # The others' own reports may name the cause: a moment for them, then their ranks are ended.
+                # Another node's report may name the cause. Wait a moment for it, then end the other ranks.
                 deadline = time.monotonic() + DEATH_GRACE_SECONDS + 1.0
             elif is_stopped():
                 deadline = time.monotonic() + STOP_GRACE_SECONDS
@@ -219,7 +219,9 @@ def _run_attempt(
         cause = min(failures, key=lambda outcome: (_CAUSES.index(outcome["kind"]), outcome["time"]))
         raise JobFailedError(cause["message"], kind=cause["kind"], time=cause["time"])
     if any(outcome["outcome"] == "aborted" for outcome in outcomes):
-        raise JobFailedError("the ranks did not stop in time and were ended.", kind="launcher")
+        raise JobFailedError(
+            f"the ranks did not stop within {STOP_GRACE_SECONDS:.0f} s and were killed.", kind="launcher"
+        )
     return outcomes[0]["outcome"] == "stopped"
 
 
@@ -227,20 +229,20 @@ def _lost(member: Member, error: LostError) -> Message:
     return {
         "outcome": "lost",
         "kind": "lost",
-        "message": f"{member.name} is lost: {error}. Down, or cut off from the network? The others were stopped; go on "
-        "from the last checkpoint with --resume.",
+        "message": f"{member.name} is lost: {error}. It is down or cut off from the network. The other nodes were "
+        "stopped. Go on from the last checkpoint with --resume.",
         "time": time.time(),
     }
 
 
 def _tell(members: Sequence[Member], message: Message) -> None:
     for member in members:
-        with contextlib.suppress(LostError):  # receive() finds out
+        with contextlib.suppress(LostError):  # receive() raises it
             member.link.send(message)
 
 
 def _end(starters: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Wait for what started the nodes; kill what does not leave."""
+    """Wait for the commands that started the nodes; kill those that do not end."""
     deadline = time.monotonic() + DEATH_GRACE_SECONDS
     for starter in starters:
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -22,16 +22,17 @@ class Node:
 
 
 def read_hostfile(path: Path) -> tuple[Node, ...]:
-    """The nodes of a hostfile: a line `name slots=N` each, `#` begins a comment. Raises UserError with the line."""
+    """The nodes of a hostfile: one line `name slots=N` per node, comments after `#`. Raises UserError with the line."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        # DeepSpeed's own runner would quietly train on this machine alone.
+        # DeepSpeed's own runner would train on this machine alone, without an error.
         raise UserError(f"cannot read the hostfile {path}: {error.strerror or error}.") from None
     return parse_hostfile(text, where=str(path))
 
 
 def parse_hostfile(text: str, *, where: str = "hostfile") -> tuple[Node, ...]:
+    """The nodes of a hostfile's text. `where` names it in a message."""
     nodes: list[Node] = []
     for number, line in enumerate(text.splitlines(), start=1):
         content = line.partition("#")[0].strip()
@@ -41,10 +42,10 @@ def parse_hostfile(text: str, *, where: str = "hostfile") -> tuple[Node, ...]:
         if match is None or int(match[2]) < 1:
             raise UserError(f"{where}, line {number}: {content!r} is not `name slots=N` with N at least 1.")
         if any(node.host == match[1] for node in nodes):
-            raise UserError(f"{where}, line {number}: {match[1]} stands there twice. Give it one line with all slots.")
+            raise UserError(f"{where}, line {number}: {match[1]} is listed twice. Give it one line with all its slots.")
         nodes.append(Node(host=match[1], num_ranks=int(match[2])))
     if not nodes:
-        raise UserError(f"{where} names no node. Write a line `name slots=N` for each.")
+        raise UserError(f"{where} lists no node. Write one line `name slots=N` per node.")
     return tuple(nodes)
 
 
@@ -61,27 +62,29 @@ def select_nodes(nodes: Sequence[Node], *, include: Sequence[str], exclude: Sequ
 
 
 def slurm_nodes(environment: Mapping[str, str], *, num_ranks: int | None) -> tuple[Node, ...]:
-    """The nodes of the SLURM allocation that this process runs in; `num_ranks` a node, else one a GPU of it."""
+    """The nodes of the SLURM allocation that this process runs in, with `num_ranks` ranks per node or one per GPU."""
     names = environment.get("SLURM_JOB_NODELIST")
     if names is None:
-        raise UsageError("--allocation is for the inside of a SLURM job, but SLURM_JOB_NODELIST is not set.")
+        raise UsageError("--allocation works inside a SLURM job only, but SLURM_JOB_NODELIST is not set.")
     listed = subprocess.run(["scontrol", "show", "hostnames", names], capture_output=True, text=True, check=False)
     if listed.returncode != 0:
         raise UserError(f"`scontrol show hostnames {names}` failed: {listed.stderr.strip()}")
     gpus = environment.get("SLURM_GPUS_ON_NODE", "")
     per_node = num_ranks or (int(gpus) if gpus.isdigit() else 0)
     if per_node < 1:
-        raise UsageError("how many ranks a node? Give --num-ranks, or ask SLURM for GPUs (--gpus-per-node).")
+        raise UsageError(
+            "the number of ranks per node is not known. Give --num-ranks, or ask SLURM for GPUs (--gpus-per-node)."
+        )
     return tuple(Node(host=host, num_ranks=per_node) for host in listed.stdout.split())
 
 
 def interface_towards(address: str) -> str | None:
-    """The network interface that packets to `address` leave by; None where none is found."""
+    """The network interface through which packets to `address` leave; None where none is found."""
     import psutil
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((address, 9))  # sends nothing: it only chooses the route
+            probe.connect((address, 9))  # sends nothing, but chooses the route
         except OSError:
             return None
         own = probe.getsockname()[0]

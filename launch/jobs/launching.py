@@ -1,4 +1,4 @@
-"""From the options of `neuroimagen launch` to what runs: here, over nodes, or through SLURM."""
+"""What `neuroimagen launch` runs: ranks on this machine, ranks on several nodes, or a SLURM job."""
 
 import argparse
 import os
@@ -13,17 +13,18 @@ from neuroimagen.data_shards.common.errors import UsageError, UserError
 from neuroimagen.launch.jobs import starters
 from neuroimagen.launch.jobs.coordinator import run_nodes
 from neuroimagen.launch.jobs.hosts import Node, read_hostfile, select_nodes, slurm_nodes
-from neuroimagen.launch.jobs.local_ranks import free_port, launch_command
+from neuroimagen.launch.jobs.rank_command import SAFE_PATH, free_port, launch_command
 from neuroimagen.launch.jobs.starters import NodesJob, SlurmRequest
 from neuroimagen.launch.jobs.work import SHARED_COMMANDS, SharedCommand, Work, local_job, run_here
 
 NO_SSH_PORT = 29400
+"""The coordinator's port where the nodes are started by hand, and must know it beforehand."""
 
 
 def launch(args: argparse.Namespace) -> int:
     """Run what follows `--` as the options say; returns the exit code."""
     _check_options(args)
-    work = work_of(args.words)
+    work = work_of(args.words, args.inner)
     if args.slurm:
         return _through_slurm(args)
     if args.hostfile or args.allocation:
@@ -34,27 +35,26 @@ def launch(args: argparse.Namespace) -> int:
 
         num_ranks = default_ranks(cpu=work.cpu)
     if args.print_only:
-        print(starters.printable(launch_command(local_job(work, num_ranks, args.launcher)), {"PYTHONSAFEPATH": "1"}))
+        print(starters.printable(launch_command(local_job(work, num_ranks, args.launcher)), SAFE_PATH))
         return 0
     return run_here(work, num_ranks=num_ranks, max_restarts=args.max_restarts, launcher=args.launcher)
 
 
-def work_of(words: Sequence[str]) -> Work:
-    """What the command after `--` asks for. Raises UsageError when ranks cannot be started for it."""
-    from neuroimagen.launch.cli import COMMANDS, parse
+def work_of(words: Sequence[str], args: argparse.Namespace | None) -> Work:
+    """The work of the command after `--`: its words, and its arguments as the command line parsed them.
 
-    if not words:
+    Raises UsageError when ranks cannot be started for it.
+    """
+    if args is None:
         raise UsageError("nothing to run: put the command after `--`, for instance `-- train contrastive --config …`.")
-    if words[0] not in ("train", *SHARED_COMMANDS):
-        known = "" if words[0] in COMMANDS else f" ({words[0]!r} is no command of ours)"
-        raise UsageError(f"only train, {', '.join(SHARED_COMMANDS)} run on many ranks{known}.")
-    args = parse(words)
-    if words[0] != "train":
+    if args.command != "train":
+        if args.command not in SHARED_COMMANDS:
+            raise UsageError(f"only train, {' and '.join(SHARED_COMMANDS)} run on many ranks, not {args.command}.")
         return SharedCommand(words, args)
     if args.num_ranks is not None or args.max_restarts:
-        raise UsageError("--num-ranks and --max-restarts stand before `--` here: they are the launch's.")
+        raise UsageError("--num-ranks and --max-restarts are options of `launch`: put them before `--`.")
     if args.dry_run:
-        raise UsageError("a dry run needs no ranks: give `neuroimagen train … --dry-run` by itself.")
+        raise UsageError("a dry run starts no ranks: run `neuroimagen train … --dry-run` without `launch`.")
     if args.run is None:
         raise UsageError("--run DIR is needed: the folder that the run is written to.")
     from neuroimagen.launch.jobs.train import TrainWork
@@ -68,11 +68,11 @@ def _check_options(args: argparse.Namespace) -> None:
     if len(ways) > 1:
         raise UsageError(f"--{ways[0]} and --{ways[1]} exclude each other.")
     if args.no_ssh and not args.hostfile:
-        raise UsageError("--no-ssh needs --hostfile: it says how many nodes there are, and which is the first.")
+        raise UsageError("--no-ssh needs --hostfile, which says how many nodes there are and which is the first.")
     if args.no_ssh != (args.node_rank is not None):
-        raise UsageError("--no-ssh and --node-rank go together: the command is given on every node.")
+        raise UsageError("--no-ssh and --node-rank go together: run the command on every node, with the node's rank.")
     if args.hostfile and args.num_ranks is not None:
-        raise UsageError("the hostfile's slots say how many ranks a node has; leave --num-ranks out.")
+        raise UsageError("the hostfile's slots are the numbers of ranks. Leave --num-ranks out.")
     if args.max_restarts < 0:
         raise UsageError(f"--max-restarts is {args.max_restarts}; it must be at least 0.")
 
@@ -81,7 +81,7 @@ def _over_nodes(args: argparse.Namespace, work: Work) -> int:
     nodes = _nodes(args)
     node_rank = args.node_rank or 0
     if not 0 <= node_rank < len(nodes):
-        raise UsageError(f"--node-rank is {node_rank}, the hostfile has {len(nodes)} nodes, counted from 0.")
+        raise UsageError(f"--node-rank is {node_rank}, but the hostfile has {len(nodes)} nodes, counted from 0.")
     job = NodesJob(
         module=work.module,
         arguments=work.arguments,
@@ -130,7 +130,10 @@ def _nodes(args: argparse.Namespace) -> tuple[Node, ...]:
 
 
 def _coordinator(args: argparse.Namespace, nodes: Sequence[Node]) -> str:
-    """The address at which nodes report. To print it, no node need be there yet; this machine's name does then."""
+    """The address at which nodes report.
+
+    For --print the nodes need not exist yet: where their names do not resolve, it is this machine's name.
+    """
     if args.address:
         return str(args.address)
     if args.no_ssh:
@@ -141,12 +144,15 @@ def _coordinator(args: argparse.Namespace, nodes: Sequence[Node]) -> str:
         if not args.print_only:
             raise
         name = socket.gethostname()
-        print(f"{error} So the nodes are to report to {name}; --address names another.", file=sys.stderr)
+        print(
+            f"{error} The commands below have nodes report to {name}; choose another address with --address.",
+            file=sys.stderr,
+        )
         return name
 
 
 def start_commands(args: argparse.Namespace, job: NodesJob, *, via: str) -> list[list[str]]:
-    """What this process starts: every node's command over pdsh, ssh or srun, or with --no-ssh its own node's."""
+    """The commands that this process starts: every node's over pdsh, ssh or srun, or with --no-ssh its own node's."""
     if args.allocation:
         return [starters.srun_command(job)]
     if args.no_ssh:
@@ -155,10 +161,10 @@ def start_commands(args: argparse.Namespace, job: NodesJob, *, via: str) -> list
 
 
 def own_address(nodes: Sequence[Node]) -> str:
-    """This machine's address on the way to the nodes."""
+    """This machine's address on the network of the nodes. Raises UserError where their names do not resolve."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((nodes[-1].host, 9))  # sends nothing: it only chooses the route
+            probe.connect((nodes[-1].host, 9))  # sends nothing, but chooses the route
         except OSError as error:
             raise UserError(f"{nodes[-1].host} cannot be reached: {error.strerror or error}.") from None
         return str(probe.getsockname()[0])
@@ -167,10 +173,12 @@ def own_address(nodes: Sequence[Node]) -> str:
 def _through_slurm(args: argparse.Namespace) -> int:
     ranks = args.gpus_per_node or args.num_ranks
     if not ranks:
-        raise UsageError("how many ranks a node? Give --gpus-per-node, or --num-ranks to train on CPU cores.")
+        raise UsageError(
+            "the number of ranks per node is not known. Give --gpus-per-node, or --num-ranks to train on CPU cores."
+        )
     words = list(args.words)
     if words[0] == "train" and "--resume" not in words:
-        words.append("--resume")  # it starts anew where nothing has begun, and must go on after a requeue
+        words.append("--resume")  # starts a stage that has not begun, and goes on with it after a requeue
     options = [f"--launcher={args.launcher}", f"--max-restarts={args.max_restarts}"]
     request = SlurmRequest(
         nodes=args.nodes,

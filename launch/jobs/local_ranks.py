@@ -1,75 +1,40 @@
-"""Starts one node's ranks through DeepSpeed's launcher or torchrun, watches them, and leaves none behind.
+"""Starts one node's ranks, watches them, and leaves none behind.
 
-`deepspeed.launcher.launch` is what the `deepspeed` command starts on every node. On a single node the command itself
-adds nothing but trouble: it does not pass SIGTERM on, leaving the ranks orphaned, and it returns 0 when the launcher
-is killed. Several nodes are started by launch/jobs/coordinator.py, each with one of these.
+Several nodes are started by launch/jobs/coordinator.py; each runs its own ranks with this module.
 """
 
-import base64
 import contextlib
-import ctypes
-import json
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from types import FrameType
-from typing import Literal
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.launch.jobs.hosts import Node, interface_towards
+from neuroimagen.data_shards.common.parent_death import ending_with_this_process
+from neuroimagen.launch.jobs.hosts import interface_towards
 from neuroimagen.launch.jobs.logs import Line, LogTail, append_merged
+from neuroimagen.launch.jobs.rank_command import Job, launch_command, launch_environment
 from neuroimagen.trainer.runs.rank_status import RankStatus, clear_statuses, read_statuses
 
 STOP_GRACE_SECONDS = 120.0
-"""Time that ranks have to save and leave after a stop signal, before they are killed."""
+"""Time that ranks have to save and exit after a stop signal, before they are killed."""
 DEATH_GRACE_SECONDS = 5.0
-"""Time that the other ranks have to leave after one has died: they may wait in a collective that can never end."""
+"""Time that the other ranks have to exit after one has died: they may wait in a collective that can never end."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""Save and leave. SIGUSR1 is what a SLURM script asks for ahead of its time limit."""
-
-Launcher = Literal["deepspeed", "torchrun"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What to start on this node: a module, its arguments, the node's ranks and its place among the nodes."""
-
-    module: str
-    arguments: tuple[str, ...]
-    num_ranks: int
-    """On this node."""
-    log_folder: Path
-    """One log a rank, and the launcher's own."""
-    master_port: int
-    nodes: tuple[Node, ...] = ()
-    """All nodes of the job, in rank order; empty: this one alone."""
-    node_rank: int = 0
-    master_address: str = "127.0.0.1"
-    """Where rank 0 runs, as the other nodes reach it."""
-    launcher: Launcher = "deepspeed"
-    devices: tuple[str, ...] = ()
-    """This node's accelerators, one a rank (DeepSpeed sets CUDA_VISIBLE_DEVICES to them); empty: the first ones."""
-
-    @property
-    def first_rank(self) -> int:
-        return sum(node.num_ranks for node in self.nodes[: self.node_rank])
-
-    @property
-    def ranks(self) -> range:
-        """The global ranks on this node."""
-        return range(self.first_rank, self.first_rank + self.num_ranks)
+"""Signals to save and exit. SLURM sends SIGUSR1 before the time limit."""
 
 
 class JobFailedError(UserError):
-    """Ranks failed. `kind` tells the cause: a rank died, one refused (a user's mistake), one failed, a node was lost,
-    or the launcher ended early; `time` is when.
+    """Ranks failed.
+
+    Args:
+        message: What happened, where the logs are, and what to do.
+        kind: The cause: a rank `died` or `failed`, one `refused` (a user's mistake), a node was `lost`, or the
+            `launcher` ended early.
+        time: When it failed, in seconds since the epoch.
     """
 
     def __init__(self, message: str, *, kind: str, time: float = 0.0) -> None:
@@ -79,112 +44,8 @@ class JobFailedError(UserError):
 
     @property
     def can_restart(self) -> bool:
-        """Whether the same start may succeed another time."""
+        """Whether the same start may succeed when it is repeated."""
         return self.kind in ("died", "failed", "launcher")
-
-
-def launch_command(job: Job) -> list[str]:
-    """The exact command that starts this node's ranks."""
-    return _torchrun_command(job) if job.launcher == "torchrun" else _deepspeed_command(job)
-
-
-def _deepspeed_command(job: Job) -> list[str]:
-    nodes = job.nodes or (Node(host="localhost", num_ranks=job.num_ranks),)
-    # By position, because one host may carry several nodes (network namespaces, containers with one name).
-    slots: dict[str, list[int | str]] = {}
-    for index, node in enumerate(nodes):
-        name = f"{index}:{node.host}" if len(nodes) > 1 else node.host
-        given = job.devices if index == job.node_rank else ()
-        slots[name] = list(given) or list(range(node.num_ranks))
-    world = base64.urlsafe_b64encode(json.dumps(slots).encode()).decode()
-    return [
-        sys.executable,
-        "-m",
-        "deepspeed.launcher.launch",
-        f"--world_info={world}",
-        *([f"--node_rank={job.node_rank}"] if len(nodes) > 1 else []),
-        f"--master_addr={job.master_address}",
-        f"--master_port={job.master_port}",
-        f"--enable_each_rank_log={job.log_folder}",
-        "--no_local_rank",
-        "--module",
-        job.module,
-        *job.arguments,
-    ]
-
-
-def _torchrun_command(job: Job) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        f"--nnodes={len(job.nodes) or 1}",
-        f"--node-rank={job.node_rank}",
-        f"--nproc-per-node={job.num_ranks}",
-        f"--master-addr={job.master_address}",
-        f"--master-port={job.master_port}",
-        "--max-restarts=0",  # restarts are ours: they resume from a checkpoint, and say why
-        f"--log-dir={job.log_folder / 'torchrun'}",
-        "--redirects=3",
-        "--module",
-        "--",  # or its parser takes --run, which is ours, for one of its own
-        job.module,
-        *job.arguments,
-    ]
-
-
-def launch_environment(
-    environment: Mapping[str, str], *, num_ranks: int, num_cores: int, interface: str | None = None
-) -> dict[str, str]:
-    """The ranks' environment: `environment`, and what keeps ranks out of each other's way.
-
-    interface: the network interface towards the other nodes. Left alone, gloo takes the one that the host's name
-    resolves to, which on many machines is the loopback.
-    """
-    ours = dict(environment)
-    # A folder named kernels/ in the working directory must not hide the distribution of that name.
-    ours["PYTHONSAFEPATH"] = "1"
-    ours.setdefault("OMP_NUM_THREADS", str(max(1, num_cores // num_ranks)))
-    # DeepSpeed compiles a small op at its first start and finds it there later; ninja lies beside the interpreter.
-    ours.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
-    ours["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), ours.get("PATH", os.defpath)])
-    ours.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if interface is not None:
-        ours.setdefault("GLOO_SOCKET_IFNAME", interface)
-    return ours
-
-
-def default_num_ranks(num_cores: int, num_gpus: int) -> int:
-    """A rank a GPU; without GPUs a rank a core, at most 2."""
-    return num_gpus or min(2, num_cores)
-
-
-def visible_devices(environment: Mapping[str, str], num_ranks: int) -> tuple[str, ...]:
-    """The accelerators that this job was given (by Ray, SLURM or a person), one a rank; empty where nobody said.
-
-    Raises UserError when there are fewer than ranks.
-    """
-    given = environment.get("CUDA_VISIBLE_DEVICES")
-    if not given:  # unset, or set to nothing: no GPU is to be used
-        return ()
-    devices = tuple(given.split(","))
-    if len(devices) < num_ranks:
-        raise UserError(f"{num_ranks} ranks need a GPU each, CUDA_VISIBLE_DEVICES={given} has {len(devices)}.")
-    return devices[:num_ranks]
-
-
-def given_devices(num_ranks: int) -> tuple[str, ...]:
-    """The accelerators of this process's environment, if the machine has any."""
-    import torch
-
-    return visible_devices(os.environ, num_ranks) if torch.cuda.is_available() else ()
-
-
-def free_port() -> int:
-    """A TCP port that is free on this machine now, on every address."""
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        return int(listener.getsockname()[1])
 
 
 def run_job(
@@ -193,8 +54,9 @@ def run_job(
     """Run a job to its end; returns None when it is done, or the signal on which it was asked to stop and did.
 
     SIGTERM, SIGINT and SIGUSR1 reach every rank of this node at once, so that all save together (the launcher would
-    tell one after the other and kill each after 30 s). A second signal kills. `watch` is called a few times a second;
-    what it raises ends the job. `take_lines` gets what the ranks print; by default it is merged into job.log.
+    signal one after the other and kill each after 30 s). A second signal kills the ranks. `watch` is called a few times
+    per second; an exception that it raises ends the job. `take_lines` gets the lines that the ranks print; by default
+    they are merged into job.log.
 
     Raises JobFailedError when a rank failed: with the rank's own message if it left one, else its number and log.
     """
@@ -217,13 +79,13 @@ def run_job(
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=die_with_parent,
+            preexec_fn=ending_with_this_process(),
         )
-    asked: list[int] = []
+    stop_signals: list[int] = []
 
     def ask_to_stop(signum: int, frame: FrameType | None) -> None:
-        asked.append(signum)
-        if len(asked) > 1 or not _signal_ranks(job):
+        stop_signals.append(signum)
+        if len(stop_signals) > 1 or not _signal_ranks(job):
             _kill_job(process, job)
 
     previous = {signum: signal.signal(signum, ask_to_stop) for signum in STOP_SIGNALS}
@@ -238,7 +100,7 @@ def run_job(
                 dead = _dead_rank(job)
                 if dead is not None:
                     deadline = time.monotonic() + DEATH_GRACE_SECONDS
-            if deadline is None and asked:
+            if deadline is None and stop_signals:
                 deadline = time.monotonic() + STOP_GRACE_SECONDS
             if deadline is not None and time.monotonic() > deadline:
                 _kill_job(process, job)
@@ -252,11 +114,11 @@ def run_job(
     statuses = read_statuses(job.log_folder, job.ranks)
     dead = dead or _dead_rank(job)
     if len(statuses) == job.num_ranks and all(status.state in ("done", "stopped") for status in statuses):
-        # A stop request that came during the last step changes nothing: the job is done.
+        # A stop signal during the last step has no effect: the job is done.
         stopped = statuses[0].state == "stopped"
-        return (asked[0] if asked else signal.SIGTERM) if stopped else None
-    if asked and (len(asked) > 1 or len(statuses) < job.num_ranks):
-        return asked[-1]
+        return (stop_signals[0] if stop_signals else signal.SIGTERM) if stopped else None
+    if stop_signals and (len(stop_signals) > 1 or len(statuses) < job.num_ranks):
+        return stop_signals[-1]
     raise failure(statuses, dead, job, process.returncode)
 
 
@@ -269,12 +131,17 @@ def _dead_rank(job: Job) -> RankStatus | None:
 
 
 def failure(statuses: Sequence[RankStatus], dead: RankStatus | None, job: Job, returncode: int) -> JobFailedError:
-    """Why a job failed, the cause before its consequences: a dead rank, a refusal, the first other failure."""
+    """The error of a failed job.
+
+    Ranks often fail as a consequence of another's failure: one that died is named before a user's mistake, which is
+    named before the earliest other failure.
+    """
     if dead is not None:
         where = f" on {job.nodes[job.node_rank].host}" if len(job.nodes) > 1 else ""
         return JobFailedError(
-            f"rank {dead.rank}{where} died without a word (process {dead.pid}; killed, or out of memory?). The others "
-            f"were stopped. Its log is in {job.log_folder}; go on from the last checkpoint with --resume.",
+            f"rank {dead.rank}{where} exited without an error message (process {dead.pid}: killed, or out of memory). "
+            f"The other ranks were stopped. The logs are in {job.log_folder}. Go on from the last checkpoint with "
+            "--resume.",
             kind="died",
             time=time.time(),
         )
@@ -295,7 +162,7 @@ def failure(statuses: Sequence[RankStatus], dead: RankStatus | None, job: Job, r
 
 
 def _signal_ranks(job: Job) -> bool:
-    """Ask every rank to stop; False if some are still starting, so that nobody has anything to lose yet."""
+    """Ask every rank to stop. Returns False, and asks none, while some are still starting: no work can be lost then."""
     statuses = read_statuses(job.log_folder, job.ranks)
     if len(statuses) < job.num_ranks:
         return False
@@ -306,7 +173,7 @@ def _signal_ranks(job: Job) -> bool:
 
 
 def _kill_job(process: subprocess.Popen[bytes], job: Job) -> None:
-    """Kill whatever is left of the job. torchrun gives each rank a session of its own, so the group is not enough."""
+    """Kill what is left of the job. The process group is not enough: torchrun gives each rank its own session."""
     import psutil
 
     with contextlib.suppress(ProcessLookupError):
@@ -314,11 +181,5 @@ def _kill_job(process: subprocess.Popen[bytes], job: Job) -> None:
     for status in read_statuses(job.log_folder, job.ranks):
         with contextlib.suppress(psutil.Error):
             rank = psutil.Process(status.pid)
-            if job.module in rank.cmdline():  # not another's process that has the number by now
+            if job.module in rank.cmdline():  # not another process that has been given the same number
                 rank.kill()
-
-
-def die_with_parent() -> None:
-    """In a child, before it starts: SIGTERM from the kernel should this process die, however it dies."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

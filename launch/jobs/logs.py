@@ -1,6 +1,7 @@
-"""Every rank's log stays a file of its own; this merges them by time into one, job.log, while the job runs.
+"""Merges the ranks' logs by time into one file, job.log, while the job runs.
 
-What rank 0 of a shared command prints is kept apart from the warnings in its log, for the launcher to print.
+What rank 0 of a shared command prints also goes to output.log, without the warnings of its log; the launching process
+prints it.
 """
 
 import contextlib
@@ -13,16 +14,16 @@ from typing import TextIO
 
 MERGED = "job.log"
 OUTPUT = "output.log"
-"""What rank 0 printed, start after start."""
+"""What rank 0 printed, in all starts of the job."""
 Line = tuple[int, str]
 """Global rank, text."""
 
 
 class LogTail:
-    """What one node's ranks have written since the last look, line by line.
+    """Reads the lines that one node's ranks have written since the last call.
 
-    The launchers give each rank a file: `<start>_rank<N>.log` (DeepSpeed), `…/<local rank>/std*.log` (torchrun). What
-    was in the folder before belongs to an earlier start.
+    The launchers give each rank a file: `<start>_rank<N>.log` (DeepSpeed), `…/<local rank>/std*.log` (torchrun). Lines
+    that are there at the beginning belong to an earlier start and are skipped.
     """
 
     def __init__(self, folder: Path, ranks: range) -> None:
@@ -39,7 +40,7 @@ class LogTail:
         return found
 
     def poll(self, *, last: bool = False) -> list[Line]:
-        """New complete lines; with `last` also one that has no end."""
+        """New complete lines; with `last` also a line without an end."""
         lines: list[Line] = []
         for path, rank in self._files():
             with path.open("rb") as file:
@@ -61,7 +62,7 @@ def append_merged(folder: Path, lines: Iterable[Line], hosts: Mapping[int, str] 
             file.write(text)
 
 
-class _Twice(io.TextIOBase):
+class _Tee(io.TextIOBase):
     """Writes everything to two files at once."""
 
     def __init__(self, first: TextIO, second: TextIO) -> None:
@@ -76,13 +77,13 @@ class _Twice(io.TextIOBase):
 
 @contextlib.contextmanager
 def kept_output(folder: Path) -> Iterator[None]:
-    """Add what is printed meanwhile to the folder's output.log too."""
-    with (folder / OUTPUT).open("a", encoding="utf-8") as file, contextlib.redirect_stdout(_Twice(sys.stdout, file)):
+    """Within this context, add what is printed to the folder's output.log too."""
+    with (folder / OUTPUT).open("a", encoding="utf-8") as file, contextlib.redirect_stdout(_Tee(sys.stdout, file)):
         yield
 
 
 class OutputTail:
-    """Prints what comes to a folder's output.log from now on."""
+    """Prints what is added to a folder's output.log from now on."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / OUTPUT

@@ -1,10 +1,12 @@
 """One node of a job: python -m neuroimagen.launch.jobs.node …, started on every node by `neuroimagen launch`.
 
-Starts this node's ranks when the coordinator says so, reports how they end, and ends them when the coordinator is gone.
+Starts this node's ranks when the coordinator says so, reports how they end, and ends them when the connection to the
+coordinator is lost.
 """
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -12,13 +14,14 @@ from pathlib import Path
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.launch.jobs.hosts import parse_hostfile
-from neuroimagen.launch.jobs.local_ranks import Job, JobFailedError, free_port, given_devices, run_job
+from neuroimagen.launch.jobs.local_ranks import JobFailedError, run_job
 from neuroimagen.launch.jobs.logs import Line
 from neuroimagen.launch.jobs.protocol import Connection, LostError, Message, connect, versions
+from neuroimagen.launch.jobs.rank_command import Job, free_port, given_devices
 
 
 class AbortedError(Exception):
-    """The coordinator wants this attempt's ranks gone: another node failed."""
+    """The coordinator has asked this node to end its ranks, because another node failed."""
 
 
 def main() -> int:
@@ -55,24 +58,28 @@ def main() -> int:
             time.sleep(0.1)
     except LostError as error:
         print(
-            f"node {args.node_rank}: the coordinator is gone: {error}. This node's ranks were ended.", file=sys.stderr
+            f"node {args.node_rank}: the connection to the coordinator is lost: {error}. This node's ranks were ended.",
+            file=sys.stderr,
         )
         return 1
 
 
 def run_attempt(job: Job, link: Connection) -> Message:
-    """Run this node's ranks once; returns how they ended. Raises LostError, the ranks ended, without coordinator."""
+    """Run this node's ranks once; returns how they ended.
+
+    Raises LostError, after the ranks were ended, if the connection to the coordinator is lost.
+    """
 
     def watch() -> None:
         for message in link.receive():
             if message["type"] == "stop":
-                signal.raise_signal(signal.SIGTERM)  # run_job's handler passes it on to the ranks
+                signal.raise_signal(signal.SIGTERM)  # run_job's signal handler passes it on to the ranks
             elif message["type"] == "abort":
                 raise AbortedError
 
     def take_lines(lines: list[Line]) -> None:
         if lines:
-            with contextlib.suppress(LostError):  # watch() finds out
+            with contextlib.suppress(LostError):  # watch() raises it
                 link.send({"type": "log", "lines": lines})
 
     try:
@@ -87,8 +94,6 @@ def run_attempt(job: Job, link: Connection) -> Message:
 
 
 def _export(values: list[str]) -> None:
-    import os
-
     for value in values:
         name, _, text = value.partition("=")
         os.environ[name] = text

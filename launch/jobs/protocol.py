@@ -1,8 +1,8 @@
-"""The wire between a job's coordinator and its nodes: JSON lines over TCP, with a heartbeat.
+"""The connection between a job's coordinator and its nodes: JSON lines over TCP, with a heartbeat.
 
-A node that is cut off neither closes its connection nor says anything: silence is the only sign, and the ranks'
-collectives would wait for it half an hour. So both ends send `alive` every second, and take silence for a loss.
-No message is ever executed: what a node runs stands on its own command line.
+A node that is cut off from the network neither closes its connection nor sends anything, and the ranks' collectives
+would wait half an hour for it. Both ends therefore send `alive` every second, and treat silence as a loss. No message
+is ever executed: what a node runs is in its own command line.
 """
 
 import contextlib
@@ -23,22 +23,22 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.runs.run_folder import PACKAGES
 
 SILENCE_SECONDS = 10.0
-"""A peer that has not been heard for so long is lost."""
+"""A peer that has sent nothing for this long is lost."""
 _HEARTBEAT_SECONDS = 1.0
 _LONGEST_LINE = 1 << 20
 Message = dict[str, Any]
 
 
 class LostError(Exception):
-    """The other end is gone, or silent for too long."""
+    """The connection is closed or broken, or the other end has been silent for too long."""
 
 
 class Connection:
-    """One end of the wire. Messages are dictionaries with a `type`."""
+    """One end of the connection. Messages are dictionaries with a `type`."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
-        # Blocking: MSG_DONTWAIT decides for a read, and the kernel's timer ends a write to a peer that is cut off.
+        # Blocking: reads use MSG_DONTWAIT, and SO_SNDTIMEO ends a write to a peer that is cut off.
         self._socket.settimeout(None)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(SILENCE_SECONDS), 0))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -49,7 +49,7 @@ class Connection:
         threading.Thread(target=self._beat, name="neuroimagen-heartbeat", daemon=True).start()
 
     def send(self, message: Message) -> None:
-        """Send now; raises LostError if the other end is gone."""
+        """Send a message. Raises LostError if the connection is broken."""
         content = json.dumps(message).encode() + b"\n"
         try:
             with self._sending:
@@ -58,8 +58,10 @@ class Connection:
             raise LostError(f"the connection broke ({error.strerror or error})") from None
 
     def receive(self) -> list[Message]:
-        """What has come since the last call, without waiting. Raises LostError on the end of the line or on silence,
-        once all that came before has been given out.
+        """The messages that have arrived since the last call, without waiting.
+
+        Raises LostError when the connection is closed or the other end is silent, once all earlier messages have been
+        returned.
         """
         lost: str | None = None
         try:
@@ -78,15 +80,15 @@ class Connection:
         try:
             messages = [message for message in map(json.loads, lines) if message["type"] != "alive"]
         except (ValueError, TypeError, KeyError):
-            raise LostError("what came is no message") from None
+            raise LostError("the other end sent something that is not a message") from None
         if len(rest) > _LONGEST_LINE:
-            raise LostError("what came is no message")
+            raise LostError("the other end sent something that is not a message")
         if lost and not messages:
             raise LostError(lost)
         return messages
 
     def close(self) -> None:
-        """Say no more, hear the other end out for a moment (closing at once would cut off our own last words)."""
+        """Send no more, and read what comes for up to a second: closing at once could discard our last messages."""
         self._closed.set()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
@@ -97,7 +99,7 @@ class Connection:
 
     def _beat(self) -> None:
         while not self._closed.wait(_HEARTBEAT_SECONDS):
-            with contextlib.suppress(LostError):  # receive() finds out, on the thread that can act
+            with contextlib.suppress(LostError):  # receive() raises it, on the main thread
                 self.send({"type": "alive"})
 
 
@@ -127,7 +129,7 @@ def listen(port: int) -> socket.socket:
 
 
 def versions() -> dict[str, str]:
-    """What must be the same on every node: Python, the packages a result depends on, and our own sources."""
+    """What must be the same on every node: Python, the packages that results depend on, and our own sources."""
     found = {"Python": platform.python_version().rpartition(".")[0]}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -142,7 +144,7 @@ def versions() -> dict[str, str]:
 
 
 def version_skew(first: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
-    """What differs, as "torch 2.13.0 here, 2.12.1 there"; `here` is `first`."""
+    """What differs between two nodes' versions, as "torch 2.13.0 against 2.12.1" with `first` before `other`."""
     names = sorted(first.keys() | other.keys())
     return [
         f"{name} {first.get(name, 'absent')} against {other.get(name, 'absent')}"

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuroimagen.launch.jobs.hosts import Node
-from neuroimagen.launch.jobs.local_ranks import Launcher
+from neuroimagen.launch.jobs.rank_command import SAFE_PATH, Launcher
 
 PASSED_ON = ("NCCL_", "GLOO_", "UCX_", "TORCH_", "PYTORCH_", "TRITON_", "OMP_", "DEEPSPEED_", "DS_", "HF_", "WANDB_")
-"""Prefixes of the variables that every node gets."""
+"""Prefixes of the environment variables that every node gets."""
 _NOT_PASSED_ON = ("WANDB_API_KEY", "HF_TOKEN")
-"""Secrets: a command line is readable by everybody on a machine. Log in on the nodes instead."""
+"""Secrets, which every user of a machine could read in a command line. Log in on the nodes instead."""
 MAX_FAN_OUT = 1024
+"""Nodes that pdsh connects to at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +30,11 @@ class NodesJob:
     log_folder: Path
     launcher: Launcher = "deepspeed"
     exports: tuple[str, ...] = ()
-    """NAME=VALUE of every variable that is passed on."""
+    """NAME=VALUE of every environment variable that the nodes get."""
     folder: Path
     """Working directory, the same on every node."""
     cpu: bool = False
-    """The ranks leave accelerators alone."""
+    """The ranks use the CPU, whatever accelerators there are."""
 
     @property
     def num_ranks(self) -> int:
@@ -49,7 +50,7 @@ class NodesJob:
 
 
 def passed_on(environment: Mapping[str, str], names: Sequence[str]) -> tuple[str, ...]:
-    """NAME=VALUE of what nodes get of `environment`: known prefixes, and `names` (or NAME=VALUE given outright)."""
+    """NAME=VALUE of what nodes get: the variables with a known prefix, and `names` (each a NAME, or NAME=VALUE)."""
     chosen = {
         name: value for name, value in environment.items() if name.startswith(PASSED_ON) and name not in _NOT_PASSED_ON
     }
@@ -63,10 +64,9 @@ def passed_on(environment: Mapping[str, str], names: Sequence[str]) -> tuple[str
 
 
 def node_command(job: NodesJob, node_rank: int | str) -> list[str]:
-    """What runs on a node. `node_rank` is a number, or what pdsh or a shell puts in its place."""
+    """The command that runs on a node. `node_rank` is a number, or a word that pdsh or a shell replaces by it."""
     return [
         sys.executable,
-        "-P",  # a folder named kernels/ in the working directory must not hide the distribution of that name
         "-m",
         "neuroimagen.launch.jobs.node",
         f"--coordinator={job.coordinator}",
@@ -89,26 +89,26 @@ def _remote(job: NodesJob, node_rank: int | str) -> str:
 
 
 def pdsh_command(job: NodesJob) -> list[str]:
-    """One pdsh that starts every node; pdsh replaces %n by the node's rank."""
+    """One pdsh command that starts every node; pdsh replaces %n by the node's rank."""
     hosts = ",".join(node.host for node in job.nodes)
     return ["pdsh", "-S", "-R", "ssh", "-f", str(MAX_FAN_OUT), "-w", hosts, _remote(job, "%n")]
 
 
 def ssh_commands(job: NodesJob) -> list[list[str]]:
-    """One ssh a node; it must not ask for anything."""
+    """One ssh command per node. BatchMode: it fails where ssh would ask for a password."""
     return [
         ["ssh", "-o", "BatchMode=yes", node.host, _remote(job, node_rank)] for node_rank, node in enumerate(job.nodes)
     ]
 
 
 def srun_command(job: NodesJob) -> list[str]:
-    """One srun over the allocation; SLURM says each node its rank, and passes the whole environment on."""
+    """One srun over the allocation. SLURM sets each node's rank in SLURM_NODEID and passes the whole environment on."""
     words = shlex.join(node_command(job, "SLURM_RANK")).replace("--node-rank=SLURM_RANK", '--node-rank="$SLURM_NODEID"')
     return [
         "srun",
         f"--nodes={len(job.nodes)}",
         "--ntasks-per-node=1",
-        "--kill-on-bad-exit=0",  # a node that ends early is the coordinator's to judge
+        "--kill-on-bad-exit=0",  # the coordinator decides what an early end of a node means
         f"--nodelist={','.join(node.host for node in job.nodes)}",
         "bash",
         "-c",
@@ -123,15 +123,15 @@ class SlurmRequest:
     nodes: int
     ranks_per_node: int
     gpus_per_node: int
-    """0: train on CPU cores, one a rank."""
+    """0: train on CPU cores, one per rank."""
     notice_seconds: int = 180
     """How long before the time limit SLURM sends SIGUSR1."""
     options: tuple[str, ...] = ()
-    """More lines for #SBATCH, such as --partition=gpu."""
+    """More options for #SBATCH lines, such as --partition=gpu."""
 
 
 def sbatch_script(request: SlurmRequest, *, words: Sequence[str], launch_options: Sequence[str], folder: Path) -> str:
-    """A batch script that trains inside its allocation, saves when SLURM signals, and queues itself again.
+    """A batch script that trains inside its allocation, saves when SLURM sends a signal, and queues itself again.
 
     `words` is the command after `--`; `launch_options` are those of `neuroimagen launch`.
     """
@@ -149,10 +149,9 @@ def sbatch_script(request: SlurmRequest, *, words: Sequence[str], launch_options
         "--output=slurm-%j.log",
         *request.options,
     ]
-    command = shlex.join(
+    command = printable(
         [
             sys.executable,
-            "-P",
             "-m",
             "neuroimagen.launch.cli",
             "launch",
@@ -161,13 +160,14 @@ def sbatch_script(request: SlurmRequest, *, words: Sequence[str], launch_options
             *launch_options,
             "--",
             *words,
-        ]
+        ],
+        SAFE_PATH,
     )
     lines = "\n".join(f"#SBATCH {ask}" for ask in asks)
     return f"""#!/usr/bin/env bash
 {lines}
-# SLURM signals this shell (USR1 before the time limit, TERM on pre-emption and scancel); the run saves and leaves with
-# 128 + the signal. After USR1 the job goes back into the queue and resumes; a pre-empted one is put there by SLURM.
+# SLURM signals this shell (USR1 before the time limit, TERM on pre-emption and scancel). The run saves and exits with
+# 128 + the signal. After USR1 this script requeues the job, which then resumes; SLURM requeues a pre-empted job itself.
 cd {shlex.quote(str(folder))} || exit 1
 {command} &
 child=$!
@@ -182,6 +182,6 @@ exit "$code"
 
 
 def printable(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:
-    """A command as one types it, with the variables that it needs before it."""
+    """A command as it is typed in a shell, after the environment variables that it needs."""
     before = "".join(f"{name}={shlex.quote(value)} " for name, value in (environment or {}).items())
     return before + shlex.join(command)

@@ -1,16 +1,14 @@
-"""Training a stage as a job: what is checked before ranks start, how far they are, where the results lie."""
+"""Training a stage as a job: the checks before ranks start, and the messages about where the results are."""
 
-import json
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from neuroimagen.data_shards.loading.plan import BalancedPlan
-from neuroimagen.launch.jobs.local_ranks import Launcher, default_num_ranks
+from neuroimagen.launch.jobs.progress import Progress
+from neuroimagen.launch.jobs.rank_command import Launcher, default_num_ranks
 from neuroimagen.launch.jobs.work import Watcher, run_here
 from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.runs.run_folder import StageFolder, locked, open_stage_folder
@@ -43,7 +41,7 @@ def train_stage(
 
 
 def default_ranks(*, cpu: bool) -> int:
-    """The number of ranks that suits this machine; `cpu`: whatever its accelerators."""
+    """The default number of ranks on this machine; with `cpu`, its accelerators are not counted."""
     import torch
 
     return default_num_ranks(len(os.sched_getaffinity(0)), 0 if cpu else torch.cuda.device_count())
@@ -69,7 +67,7 @@ class TrainWork:
         folder = self._folder
         with locked(folder):
             if not folder.is_begun:
-                # Whatever the user can mend is found before ranks start and anything is written.
+                # Mistakes that the user can correct are found before ranks start and anything is written.
                 check_inputs(self._recipe, self.title, folder.run, num_ranks)
             open_stage_folder(folder, self._recipe, num_ranks=num_ranks, resume=self._resume)
             if folder.is_finished:
@@ -86,8 +84,8 @@ class TrainWork:
     def conclude(self, signum: int | None) -> int:
         if signum is not None:
             print(
-                f"{self.title}: stopped on request; the newest checkpoint is in {self._folder.checkpoints}. Go on with "
-                "--resume."
+                f"{self.title}: stopped on request; the newest checkpoint is in {self._folder.checkpoints}. Go on "
+                "with --resume."
             )
             return 128 + signum
         print(f"{self.title}: done; export in {self._folder.export}")
@@ -95,7 +93,10 @@ class TrainWork:
 
 
 def check_inputs(recipe: Recipe, name: str, run: Path, num_ranks: int) -> None:
-    """Raise UserError if data, latents, earlier stages, plan or ranks do not fit the recipe; say what fits badly."""
+    """Raise UserError if data, latents, earlier stages, plan or ranks do not fit the recipe.
+
+    Prints a warning where batches have to repeat segments.
+    """
     import torch
 
     from neuroimagen.trainer.batches.stage_data import StageData
@@ -105,7 +106,7 @@ def check_inputs(recipe: Recipe, name: str, run: Path, num_ranks: int) -> None:
         require_wandb()
     dataset, shapes, latents = open_inputs(recipe, name)
     initial = load_initial(recipe, name, run)
-    with torch.device("meta"):  # networks without weights: only their needs are asked for
+    with torch.device("meta"):  # networks without weights: only the stage's needs are read
         stage = build_stage(recipe, name, shapes, initial=initial and initial.to("meta"))
     engine_config(stage.config, global_batch_size=stage.global_batch_size, world_size=num_ranks)
     data = StageData(
@@ -125,11 +126,14 @@ def check_inputs(recipe: Recipe, name: str, run: Path, num_ranks: int) -> None:
 
 
 NUM_NAMED = 5
-"""Classes that are named, at most."""
+"""The largest number of classes that a warning names."""
 
 
 def repeats_text(plan: BalancedPlan, names: Sequence[str]) -> str | None:
-    """Which classes repeat segments within a batch, in words; None where none does. `names`: of the labels."""
+    """The warning that names the classes with repeated segments in a batch; None where there are none.
+
+    names: The class names, by label.
+    """
     short = plan.short_classes
     if not short:
         return None
@@ -137,83 +141,6 @@ def repeats_text(plan: BalancedPlan, names: Sequence[str]) -> str | None:
     more = f" and {len(short) - NUM_NAMED} more" if len(short) > NUM_NAMED else ""
     return (
         f"{len(short)} of {plan.num_of_classes} classes have fewer than the {plan.num_samples} segments that a batch "
-        f"takes of each, so it repeats some, and equal segments are positives of each other at no distance: "
-        f"{named}{more}. num_samples {min(short.values())} repeats none."
+        f"takes of each, so batches repeat some, and repeated segments are positives of each other at distance 0: "
+        f"{named}{more}. With num_samples {min(short.values())} none is repeated."
     )
-
-
-LINE_SECONDS = 60.0
-"""Off a terminal: time from one line of progress to the next."""
-
-
-def summary(figures: dict[str, Any]) -> str:
-    """Losses, speed, waiting and memory of one line of metrics.jsonl, in words."""
-    parts = [f"{key.replace('_', ' ')} {value:.4g}" for key, value in figures.items() if key.endswith("loss")]
-    if "segments_per_second" in figures:
-        parts.append(f"{figures['segments_per_second']:.0f} segments/s")
-        parts.append(f"{100 * figures['data_wait_share']:.1f} % waiting for data")
-        parts.append(f"{figures['memory_gib']:.1f} GiB")
-    return ", ".join(parts)
-
-
-class Progress:
-    """A progress bar on a terminal, a line a minute and a validation elsewhere, both read off metrics.jsonl."""
-
-    def __init__(self, folder: StageFolder, steps: int) -> None:
-        from tqdm import tqdm
-
-        self._path = folder.metrics
-        self._name = folder.stage
-        self._file_id: int | None = None
-        self._position = 0
-        self._validated = 0
-        """The last step whose validation was shown."""
-        self._steps = steps
-        self._began: tuple[float, int] | None = None
-        """Time and step of the first line seen: what the time left is reckoned from."""
-        self._said = time.monotonic()
-        self._bar = tqdm(total=steps, desc=folder.stage, unit="step", disable=not sys.stderr.isatty(), leave=False)
-
-    def update(self) -> None:
-        """Show what the ranks have logged since the last call."""
-        try:
-            file = self._path.open(encoding="utf-8")
-        except FileNotFoundError:
-            return
-        with file:
-            status = os.fstat(file.fileno())
-            if status.st_ino != self._file_id or status.st_size < self._position:
-                self._file_id, self._position = status.st_ino, 0  # a resume puts another file in its place
-            file.seek(self._position)
-            while (line := file.readline()).endswith("\n"):
-                self._show(json.loads(line))
-                self._position = file.tell()
-
-    def _show(self, figures: dict[str, Any]) -> None:
-        step = figures.pop("step")
-        self._bar.update(step - self._bar.n)
-        validation = {key: value for key, value in figures.items() if key.startswith("val_")}
-        if validation and step <= self._validated:
-            return  # of before the resume
-        if validation:
-            self._validated = step
-            text = ", ".join(f"{key.removeprefix('val_')} {value:.4g}" for key, value in validation.items())
-            if self._bar.disable:
-                print(f"{self._name}: step {step}, validation {text}", flush=True)
-            else:
-                self._bar.write(f"{self._name}: step {step}, validation {text}", file=sys.stderr)
-            return
-        now = time.monotonic()
-        if self._began is None:
-            self._began = (now, step)
-        if not self._bar.disable:
-            self._bar.set_postfix_str(summary(figures))
-        elif now - self._said >= LINE_SECONDS:
-            self._said = now
-            done = step - self._began[1]
-            left = (self._steps - step) * (now - self._began[0]) / done if done else 0.0
-            time_left = f", about {left / 60:.0f} min left" if done else ""
-            print(f"{self._name}: step {step} of {self._steps}, {summary(figures)}{time_left}", flush=True)
-
-    def close(self) -> None:
-        self._bar.close()

@@ -1,4 +1,4 @@
-"""What ranks can be started for: training a stage, or a command that shares its work among ranks."""
+"""What ranks are started for (training a stage, or a command that shares its work), and running it on this machine."""
 
 import argparse
 import time
@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Protocol
 
 from neuroimagen.data_shards.common.errors import UsageError
-from neuroimagen.launch.jobs.local_ranks import Job, JobFailedError, Launcher, free_port, given_devices, run_job
+from neuroimagen.launch.jobs.local_ranks import JobFailedError, run_job
 from neuroimagen.launch.jobs.logs import OutputTail
+from neuroimagen.launch.jobs.rank_command import Job, Launcher, free_port, given_devices
 
 SHARED_COMMANDS = ("cache", "reconstruct")
 """Commands that share their work among ranks."""
 
 
 class Watcher(Protocol):
-    """Shows how far a job is, or what it has to say."""
+    """Shows how far a job is, or what it prints."""
 
     def update(self) -> None: ...
 
@@ -31,24 +32,24 @@ class Work(Protocol):
     arguments: tuple[str, ...]
     log_folder: Path
     cpu: bool
-    """Its ranks leave accelerators alone."""
+    """Its ranks use the CPU, whatever accelerators there are."""
 
     def prepared(self, num_ranks: int) -> AbstractContextManager[bool]:
-        """Check and make ready everything before ranks start; whether there is anything left to do."""
+        """Check and prepare everything before ranks start; yields whether there is anything left to do."""
 
     def watcher(self) -> Watcher: ...
 
     def describe(self, num_ranks: int) -> str:
-        """One line for the start."""
+        """One line that is printed at the start."""
 
     def conclude(self, signum: int | None) -> int:
-        """Say how it ended; returns the exit code."""
+        """Print how it ended; returns the exit code."""
 
 
 class SharedCommand:
-    """A command whose ranks each do a part of the work (`cache`, `reconstruct`); rank 0 prints what came of it."""
+    """A command whose ranks share the work (`cache`, `reconstruct`); rank 0 prints the results."""
 
-    module = "neuroimagen.launch.jobs.rank"
+    module = "neuroimagen.launch.rank"
 
     def __init__(self, words: Sequence[str], args: argparse.Namespace) -> None:
         self.title: str = words[0]
@@ -63,7 +64,7 @@ class SharedCommand:
         if self.title == "reconstruct":
             from neuroimagen.trainer.runs.find_run import require_run
 
-            require_run(self._args.run, recipe=self._args.config is None)  # before logs make a folder of it
+            require_run(self._args.run, recipe=self._args.config is None)  # before the log folder is created in it
         yield True
 
     def watcher(self) -> Watcher:
@@ -74,7 +75,7 @@ class SharedCommand:
 
     def conclude(self, signum: int | None) -> int:
         if signum is not None:
-            print(f"{self.title}: stopped on request; the same command goes on where it stopped.")
+            print(f"{self.title}: stopped on request. The same command goes on where it stopped.")
             return 128 + signum
         print(f"{self.title}: done")
         return 0
@@ -102,8 +103,8 @@ def _say(text: str) -> None:
 def run_here(
     work: Work, *, num_ranks: int, max_restarts: int, launcher: Launcher, say: Callable[[str], None] = _say
 ) -> int:
-    """Run on this machine's ranks, again after a failure if `max_restarts` allows; returns the exit code."""
-    local_job(work, num_ranks, launcher)  # refuses a wrong number before anything is written
+    """Run on this machine's ranks, after a failure up to `max_restarts` times again; returns the exit code."""
+    local_job(work, num_ranks, launcher)  # a wrong number of ranks is refused before anything is written
     with work.prepared(num_ranks) as needed:
         if not needed:
             return 0

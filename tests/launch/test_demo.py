@@ -1,4 +1,4 @@
-"""The demo: its steps are a pure list; done steps are not done again; and all of it runs."""
+"""The demo: its steps are a pure list, finished steps are not repeated, and all of it runs."""
 
 import json
 import subprocess
@@ -23,20 +23,18 @@ def test_the_steps_are_commands_that_parse(tmp_path: Path) -> None:
         *("reconstruct", "evaluate", "report"),
     ]
     for step in steps:
-        args = parse(step.arguments)
-        if args.words:
-            parse(args.words)
+        parse(step.arguments)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its files would lie among a data set's."""
+    """The demo's files would be among those of a data set."""
     monkeypatch.setattr(demo, "subprocess", SimpleNamespace(run=lambda *_, **__: SimpleNamespace(returncode=1)))
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "dataset.json").write_text("{}")
     with pytest.raises(UserError, match="data exists and is not empty"):
         demo.run_demo(demo.DemoConfig(out=tmp_path / "data"))
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["dataset.json"]
-    for _ in range(2):  # one that ended in its first step goes on
+    for _ in range(2):  # a demo that failed in its first step goes on
         with pytest.raises(UserError, match="step simulate failed"):
             demo.run_demo(demo.DemoConfig(out=tmp_path / "new"))
 
@@ -65,7 +63,7 @@ def test_an_interrupted_demo_goes_on_and_refuses_other_settings(
 
 
 def test_quick_demo_from_eeg_to_report(tmp_path: Path) -> None:
-    """The real thing, every process of it; only the study and the numbers of steps are small."""
+    """Every process of the demo; only the study and the numbers of steps are small."""
     out = tmp_path / "a run"  # with a space
     done = subprocess.run(
         [sys.executable, "-m", "neuroimagen.launch.cli", "demo", "--out", str(out), "--quick", "--num-ranks", "2"],
@@ -76,10 +74,10 @@ def test_quick_demo_from_eeg_to_report(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     results = json.loads((out / "report" / "results.json").read_text())
-    rows = {entry["row"] for entry in results}
-    assert rows >= {"full", "semantic_only", "saliency_only", "full_detailed", "semantic_only_detailed"}
-    assert rows >= {"oracle_class", "random_class", "vae_round_trip", "perfect_saliency", "mean_image"}
-    assert rows >= {"chance", "ceiling"}
+    conditions = {entry["row"] for entry in results}
+    assert conditions >= {"full", "semantic_only", "saliency_only", "full_detailed", "semantic_only_detailed"}
+    assert conditions >= {"oracle_class", "random_class", "vae_round_trip", "perfect_saliency", "mean_image"}
+    assert conditions >= {"chance", "ceiling"}
     assert (out / "report" / "report.html").stat().st_size > 10_000
     assert (out / "report" / "grid.png").exists()
     assert str(out / "report" / "report.html") in done.stdout

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import textwrap
 import zipfile
 from pathlib import Path
 
@@ -42,22 +43,23 @@ def __getattr__(name):
 """
 
 
-def run_python(code: str, *, cwd: Path, python_path: str = "") -> str:
+def run_python(*words: str, cwd: Path, python_path: str = "") -> str:
+    """What Python prints when it is started in `cwd` with these words, in an environment of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, *words],
         cwd=cwd,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": python_path, "HOME": str(cwd)},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 def test_editable_install_imports_from_anywhere_and_from_the_root(tmp_path: Path) -> None:
     for folder in (tmp_path, ROOT):  # `python -c` puts the working directory on sys.path
-        assert run_python(IMPORTS, cwd=folder).strip() == str(ROOT / "neuroimagen" / "launch" / "cli.py")
+        assert run_python("-c", IMPORTS, cwd=folder).strip() == str(ROOT / "neuroimagen" / "launch" / "cli.py")
 
 
 @pytest.fixture(scope="session")
@@ -114,21 +116,68 @@ def test_wheel_imports_and_carries_what_the_commands_read(wheel: Path, tmp_path:
         assert f"neuroimagen/{needed}" in names
     # A path entry comes before the editable finder's entries for packages that are whole in it.
     code = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if '__editable__' not in repr(f)]" + IMPORTS
-    where = run_python(code, cwd=tmp_path, python_path=str(tmp_path / "site")).strip()
+    where = run_python("-c", code, cwd=tmp_path, python_path=str(tmp_path / "site")).strip()
     assert where == str(tmp_path / "site" / "neuroimagen" / "launch" / "cli.py")
 
 
-def test_transformers_import_with_hugging_face_kernels_beside_us(tmp_path: Path) -> None:
-    package = tmp_path / "kernels"
-    package.mkdir()
-    (package / "__init__.py").write_text(HF_KERNELS_STUB)
-    metadata = tmp_path / "kernels-0.18.2.dist-info"
+@pytest.fixture(scope="session")
+def hf_kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for PYTHONPATH with a stand-in for Hugging Face's distribution `kernels` of a version that it takes."""
+    folder = tmp_path_factory.mktemp("hf-kernels")
+    (folder / "kernels").mkdir()
+    (folder / "kernels" / "__init__.py").write_text(HF_KERNELS_STUB)
+    metadata = folder / "kernels-0.18.2.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: kernels\nVersion: 0.18.2\n")
-    code = (
-        "from transformers import CLIPVisionModel; import kernels; print(kernels.__version__);"
-        "import neuroimagen.kernels.semihard as s; print(s.__name__)"
-    )
-    # From the repository's root, where a bare `kernels` folder stands on sys.path before everything else.
-    output = run_python(code, cwd=ROOT, python_path=str(tmp_path))
-    assert output.split() == ["0.18.2", "neuroimagen.kernels.semihard"]
+    return folder
+
+
+BESIDE_US = """
+from transformers import CLIPVisionModel
+import kernels, neuroimagen.kernels.semihard as semihard
+assert (kernels.__version__, semihard.__name__) == ("0.18.2", "neuroimagen.kernels.semihard")
+"""
+
+
+def test_hugging_face_s_kernels_is_found_from_the_root(hf_kernels: Path) -> None:
+    """`python -c` puts the repository's root on sys.path before everything else, and with it a folder kernels/."""
+    run_python("-c", BESIDE_US, cwd=ROOT, python_path=str(hf_kernels))
+
+
+def test_hugging_face_s_kernels_is_found_by_pytest_from_the_root(hf_kernels: Path, tmp_path: Path) -> None:
+    """`python -m pytest`, as `make test` calls it, puts the root there too."""
+    body = textwrap.indent(BESIDE_US, "    ")
+    (tmp_path / "test_it.py").write_text(f"def test_it():{body}")
+    words = ("-m", "pytest", "-c", "pyproject.toml", "-p", "no:cacheprovider", str(tmp_path / "test_it.py"))
+    assert "[100%]" in run_python(*words, cwd=ROOT, python_path=str(hf_kernels))
+
+
+RANK = """
+import importlib.util, os, sys
+from pathlib import Path
+from neuroimagen.trainer.runs.rank_status import write_status
+
+logs = Path(sys.argv[1])
+{beside_us}
+bare = [name for name in ("trainer", "tune", "launch", "tests", "data_shards") if importlib.util.find_spec(name)]
+assert bare == [], bare
+assert os.getcwd() not in sys.path
+write_status(logs, int(os.environ["RANK"]), "done")
+"""
+JOB = """
+import sys
+from pathlib import Path
+from neuroimagen.launch.jobs.local_ranks import run_job
+from neuroimagen.launch.jobs.rank_command import Job, free_port
+
+logs = Path({logs!r})
+job = Job(module="a_rank", arguments=(str(logs),), num_ranks=1, log_folder=logs, master_port=free_port())
+run_job(job, watch=lambda: None)
+"""
+
+
+def test_a_launched_rank_sees_no_folder_of_the_root_by_its_bare_name(hf_kernels: Path, tmp_path: Path) -> None:
+    """The launchers start ranks with `python -m`, which puts the root on sys.path unless the environment says no."""
+    (tmp_path / "a_rank.py").write_text(RANK.format(beside_us=BESIDE_US))
+    path = os.pathsep.join([str(hf_kernels), str(tmp_path)])
+    run_python("-c", JOB.format(logs=str(tmp_path / "logs")), cwd=ROOT, python_path=path)

@@ -27,8 +27,8 @@ def require_wandb() -> Any:
 class WandbLog:
     """One stage's run at Weights & Biases; a resumed stage goes on with it.
 
-    Where it goes and whether it is sent (WANDB_MODE=offline, WANDB_ENTITY, …) is set by wandb's own variables. Steps are a
-    figure of their own: wandb refuses steps that go back, and a stage resumed from a checkpoint does go back.
+    wandb's own variables (WANDB_MODE=offline, WANDB_ENTITY, …) decide where it goes and whether it is sent. Steps are
+    logged as a figure: wandb refuses steps that go back, and a stage resumed from a checkpoint does go back.
     """
 
     def __init__(self, folder: Path, *, project: str, name: str, recipe: Mapping[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """One rank of a training job: python -m neuroimagen.trainer.training.worker STAGE --run DIR, started by a launcher."""
 
 import argparse
-import ctypes
 import logging
 import os
 import signal
@@ -10,9 +9,10 @@ import threading
 from pathlib import Path
 from types import FrameType
 
+from neuroimagen.data_shards.common.parent_death import end_with_parent
+
 STOP_GRACE_SECONDS = 150.0
 """A rank that was asked to stop and still runs leaves as it is; its launcher has given up on it by then."""
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--cpu", action="store_true")
     args = parser.parse_args()
-    die_with_launcher()
+    end_with_parent()
     if args.cpu:
         # Before anything looks for accelerators, and here: DeepSpeed's launcher shows every rank one.
         os.environ |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
@@ -89,12 +89,6 @@ def start_ranks() -> "torch.device":  # type: ignore[name-defined]  # noqa: F821
         return torch.device(accelerator.current_device_name())
     init_gloo()
     return torch.device("cpu")
-
-
-def die_with_launcher() -> None:
-    """Ask the kernel for SIGTERM should the launcher die, however it dies: no rank stays behind."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ No process is left running: the command ends when the worker that started it end
 """
 
 import contextlib
-import ctypes
-import functools
 import json
 import os
 import signal
@@ -21,9 +19,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from neuroimagen.data_shards.common.parent_death import ending_with_this_process
+
 STOP_GRACE_SECONDS = 60.0
 """Time that a command has to save a checkpoint and end after it was asked to stop. Then everything is killed."""
-_PR_SET_PDEATHSIG = 1
 
 
 def trial_command(
@@ -39,9 +38,9 @@ def trial_command(
 
 
 def trial_environment(environment: Mapping[str, str], *, cpus_per_rank: int) -> dict[str, str]:
-    """The command's environment: threads that fit what the trial was given, and no kernels/ of the working folder."""
+    """The command's environment: threads that fit what the trial was given."""
     # Ray gives OMP_NUM_THREADS the CPUs of the whole trial; its ranks would each take all of them.
-    return {**environment, "OMP_NUM_THREADS": str(cpus_per_rank), "PYTHONSAFEPATH": "1"}
+    return {**environment, "OMP_NUM_THREADS": str(cpus_per_rank)}
 
 
 class TrialProcess:
@@ -51,15 +50,6 @@ class TrialProcess:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log
         self._log_start = log.stat().st_size if log.exists() else 0
-        libc, parent = _libc(), os.getpid()
-
-        def die_with_parent() -> None:
-            """In the child: ask the kernel for a SIGTERM when the worker ends, and exit if it has ended already."""
-            if libc is not None:
-                libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent:
-                os._exit(1)
-
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 list(command),
@@ -68,7 +58,7 @@ class TrialProcess:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=ending_with_this_process(),
             )
         self.pid = self._process.pid
 
@@ -112,12 +102,6 @@ def descendants(pid: int) -> set[Any]:
         return set(psutil.Process(pid).children(recursive=True))
     except psutil.NoSuchProcess:
         return set()
-
-
-@functools.cache
-def _libc() -> Any:
-    """The C library. It has to be loaded before a fork, as nothing can be loaded between fork and exec."""
-    return ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class MetricsTail:

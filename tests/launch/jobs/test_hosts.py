@@ -30,8 +30,8 @@ def test_a_hostfile_is_deepspeed_s() -> None:
     [
         ("a slots=4\nb", "line 2: 'b' is not"),
         ("a slots=0", "line 1"),
-        ("a slots=1\na slots=2", "a stands there twice"),
-        ("# nothing\n", "names no node"),
+        ("a slots=1\na slots=2", "a is listed twice"),
+        ("# nothing\n", "lists no node"),
     ],
 )
 def test_a_wrong_hostfile_is_refused_with_its_line(text: str, words: str) -> None:
@@ -65,9 +65,9 @@ def test_the_nodes_of_a_slurm_allocation(monkeypatch: pytest.MonkeyPatch) -> Non
     nodes = slurm_nodes(environment, num_ranks=None)
     assert nodes == (Node(host="n1", num_ranks=8), Node(host="n2", num_ranks=8))
     assert slurm_nodes(environment, num_ranks=3)[0].num_ranks == 3
-    with pytest.raises(UsageError, match="inside of a SLURM job"):
+    with pytest.raises(UsageError, match="inside a SLURM job"):
         slurm_nodes({}, num_ranks=1)
-    with pytest.raises(UsageError, match="how many ranks"):
+    with pytest.raises(UsageError, match="number of ranks per node is not known"):
         slurm_nodes({"SLURM_JOB_NODELIST": "n[1-2]"}, num_ranks=None)
 
 

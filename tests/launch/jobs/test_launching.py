@@ -49,3 +49,42 @@ def test_running_needs_nodes_that_resolve(
     assert main(launch_words(unknown_nodes, tmp_path / "run")) == 1
     assert "b.invalid cannot be reached: " in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("inner", "message"),
+    [
+        ([], "nothing to run: put the command after `--`"),
+        (["doctor"], "only train, cache and reconstruct run on many ranks, not doctor"),
+        (["train", "contrastive", "--config", str(RECIPE)], "--run DIR is needed"),
+        (["train", "contrastive", "--config", str(RECIPE), "--dry-run"], "a dry run starts no ranks"),
+        (["train", "contrastive", "--config", str(RECIPE), "--num-ranks", "2"], "put them before `--`"),
+    ],
+)
+def test_what_cannot_run_on_ranks_is_wrong_usage(
+    inner: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["launch", "--", *inner]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("neuroimagen launch: ")
+    assert message in printed
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("inner", "message"),
+    [
+        ("trane contrastive", "neuroimagen: error: argument COMMAND: invalid choice: 'trane'"),
+        (
+            "cache --data d --model m --cpo",
+            "neuroimagen cache: error: unrecognized arguments: --cpo; did you mean --cpu?",
+        ),
+    ],
+)
+def test_the_words_after_the_dashes_are_parsed_like_a_command(
+    inner: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["launch", "--num-ranks", "2", "--", *inner.split()])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What rank 0 prints reaches its log, and whoever started it."""
+"""What rank 0 prints reaches its log and the launching process."""
 
 from pathlib import Path
 

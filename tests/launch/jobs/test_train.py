@@ -55,7 +55,7 @@ def test_repeated_segments_are_said_once_before_ranks_start(
     counts = np.bincount(dataset.index.label[dataset.rows("train")], minlength=4)
     for name, count in zip((item.name for item in dataset.metadata.classes), counts, strict=True):
         assert f"{name} ({count})" in said
-    assert f"num_samples {counts.min()} repeats none" in said
+    assert f"With num_samples {counts.min()} none is repeated" in said
 
 
 def test_few_of_many_short_classes_are_named() -> None:

@@ -72,7 +72,7 @@ def test_impossible_shard_sizes_are_wrong_usage(
     with pytest.raises(SystemExit) as stopped:
         ingest(tmp_path / "out", "--shard-mib", size)
     assert stopped.value.code == 2
-    assert f"'{size}' is no size in MiB" in capsys.readouterr().err
+    assert f"'{size}' is not a size in MiB" in capsys.readouterr().err
 
 
 def test_impossible_windows_and_clamps_are_wrong_usage(

@@ -1,4 +1,4 @@
-"""The neighbours' encoders as recipes of ours: real shapes, the parameter counts that the docs state."""
+"""Recipes with published encoders: real shapes, and the parameter counts that the docs state."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ NICE_PARAMETERS = 40 * 26 + 4 * 40 + 40 * (40 * 128 + 1) + 40 * 41 + 768 * (40 *
     ("name", "parameters"),
     [("encoder-lstm-brain2image", LSTM_PARAMETERS), ("encoder-nice-conv", NICE_PARAMETERS)],
 )
-def test_a_neighbour_s_encoder_at_the_real_size(name: str, parameters: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_published_encoder_at_the_real_size(name: str, parameters: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "contrastive", "--config", str(RECIPES / f"{name}.yaml"), "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "128 channels × 440 samples, 40 classes" in printed
@@ -33,7 +33,7 @@ def test_a_neighbour_s_encoder_at_the_real_size(name: str, parameters: int, caps
 
 
 @pytest.mark.parametrize("name", ["encoder-lstm-brain2image", "encoder-nice-conv"])
-def test_nothing_but_the_encoder_differs_from_our_recipe(name: str) -> None:
+def test_nothing_but_the_encoder_differs_from_the_eegcvpr40_recipe(name: str) -> None:
     changes = difference(load_recipe(RECIPES / "eegcvpr40-sd15.yaml"), load_recipe(RECIPES / f"{name}.yaml"))
     assert changes
     assert all(re.match(r"encoder\.", change) for change in changes), changes

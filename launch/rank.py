@@ -1,4 +1,7 @@
-"""One rank of a command that shares its work: python -m neuroimagen.launch.jobs.rank LOGS cache --data …"""
+"""One rank of a command that shares its work: python -m neuroimagen.launch.rank LOGS cache --data …
+
+Stands beside the command line, because it runs any command by its words.
+"""
 
 import contextlib
 import os
@@ -8,18 +11,18 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.parent_death import end_with_parent
+from neuroimagen.launch.cli import run_words
+from neuroimagen.launch.jobs.logs import kept_output
+from neuroimagen.trainer.runs.rank_status import write_status
+
 
 def main() -> None:
     """Run the command, and leave a status for the launcher."""
-    from neuroimagen.data_shards.common.errors import UserError
-    from neuroimagen.launch.cli import run_words
-    from neuroimagen.launch.jobs.logs import kept_output
-    from neuroimagen.trainer.runs.rank_status import write_status
-    from neuroimagen.trainer.training.worker import die_with_launcher
-
     logs, words = Path(sys.argv[1]), sys.argv[2:]
     rank = int(os.environ["RANK"])
-    die_with_launcher()
+    end_with_parent()
 
     def stop(signum: int, frame: FrameType | None) -> None:
         # These commands write each output whole, and continue where they were interrupted.

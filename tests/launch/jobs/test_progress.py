@@ -1,12 +1,12 @@
-"""What a job says about itself while it runs."""
+"""The progress that a training job shows while it runs."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from neuroimagen.launch.jobs import train
-from neuroimagen.launch.jobs.train import Progress
+from neuroimagen.launch.jobs import progress as module
+from neuroimagen.launch.jobs.progress import Progress
 from neuroimagen.trainer.runs.run_folder import StageFolder
 
 
@@ -19,8 +19,8 @@ def test_off_a_terminal_progress_is_a_line_now_and_then(
     progress.update()  # nothing is logged yet
     speed = {"segments_per_second": 812.4, "data_wait_share": 0.0123, "memory_gib": 2.04}
     now = iter([0.0, 30.0, 90.0])
-    monkeypatch.setattr(train.time, "monotonic", lambda: next(now))
-    progress._said = 0.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(now))
+    progress._last_line = 0.0
     with folder.metrics.open("w") as file:
         for step in (10, 20, 40):
             file.write(json.dumps({"step": step, "generator_loss": 1.5, "ssim": 0.3, **speed}) + "\n")
@@ -45,9 +45,9 @@ def test_a_log_that_a_resume_replaces_is_followed_on(tmp_path: Path, capsys: pyt
 
     folder.metrics.write_text(line(10, 0.5) + line(20, 0.4))
     progress.update()
-    part = tmp_path / "part"
-    part.write_text(line(10, 0.5) + line(20, 0.4321) + line(30, 0.2))
-    part.replace(folder.metrics)
+    resumed = tmp_path / "resumed.jsonl"
+    resumed.write_text(line(10, 0.5) + line(20, 0.4321) + line(30, 0.2))
+    resumed.replace(folder.metrics)
     progress.update()
     progress.close()
     assert capsys.readouterr().out.splitlines() == [

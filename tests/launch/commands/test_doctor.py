@@ -1,0 +1,48 @@
+"""`neuroimagen doctor`: one line per finding, and an exit code that says whether all is there."""
+
+import sys
+
+import pytest
+import torch
+
+from neuroimagen.launch.cli import main
+from neuroimagen.launch.commands import doctor
+
+
+@pytest.fixture(autouse=True)
+def enough_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_DEMO_MEMORY_GB", 0.0)
+    monkeypatch.setattr(doctor, "_DEMO_DISK_GB", 0.0)
+
+
+def test_a_missing_package_is_named_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "_PACKAGES", ("torch", "no-such-package"))
+    assert main(["doctor"]) == 1
+    (missing,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("MISS")]
+    assert missing.split()[1] == "no-such-package"
+    assert missing.endswith("not installed  → pip install no-such-package, or run make setup in the repository")
+
+
+def test_a_machine_that_has_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("ok   ") for line in lines)
+    assert f"ok   torch          {torch.__version__}" in lines
+
+
+def test_too_little_memory_and_disk_space(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(doctor, "_DEMO_MEMORY_GB", 1e6)
+    monkeypatch.setattr(doctor, "_DEMO_DISK_GB", 1e9)
+    assert main(["doctor"]) == 1
+    printed = capsys.readouterr().out
+    assert "→ the demo needs 1000000 GB of free memory\n" in printed
+    assert "→ the demo needs 1000000000 GB of free disk space\n" in printed
+
+
+def test_no_compiler_and_no_torch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    main(["doctor"])
+    assert "not compiled, because there is no C++ compiler" in capsys.readouterr().out
