@@ -1,4 +1,4 @@
-"""A search's file: what is refused, with which words, and that the shipped ones are valid."""
+"""The file of a search: what is refused, with which words, and that those in launch/recipes are valid."""
 
 from pathlib import Path
 

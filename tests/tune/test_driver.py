@@ -1,4 +1,4 @@
-"""The driver without Ray's processes: which trial is next, what is recorded of it, and what it may take."""
+"""The driver without Ray's processes: which trial comes next, what is recorded of it, what resources it gets."""
 
 from pathlib import Path
 from types import SimpleNamespace

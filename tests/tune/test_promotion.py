@@ -1,4 +1,4 @@
-"""Promotions of successive halving, against the algorithm written out anew, and through a whole search."""
+"""Promotions of successive halving: compared with the algorithm as it is published, and in a whole search."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_the_highest_rung_is_promoted_first_and_a_value_counts_once() -> None:
     assert rungs.next_promotion({"a", "b", "c", "d"}) is None  # c and d are beyond the first rung
     assert rungs.add("e", 2, 0.25) == 0
     assert rungs.add("f", 2, 0.01) == 0
-    assert rungs.next_promotion({"a", "b", "e", "f"}) == "e"  # third of six
+    assert rungs.next_promotion({"a", "b", "e", "f"}) == "e"  # the third best of six
 
 
 def test_the_rungs_of_an_interrupted_search_are_restored() -> None:

@@ -1,4 +1,4 @@
-"""A search's folder: whole records, one search at a time, resumed by the same search only."""
+"""The folder of a search: complete records, one process at a time, resumed only with the same search."""
 
 import json
 import subprocess
@@ -38,7 +38,7 @@ def test_records_are_read_as_written(tmp_path: Path) -> None:
         folder.records()
 
 
-def test_a_line_cut_short_is_passed_over(tmp_path: Path) -> None:
+def test_an_unfinished_line_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
     add_line(path, {"a": 1})
     with path.open("a") as file:
@@ -61,7 +61,7 @@ def test_two_searches_in_one_folder_are_refused(tmp_path: Path) -> None:
     finally:
         other.kill()
         other.wait()
-    with locked(SearchFolder(tmp_path)):  # the lock went with its process
+    with locked(SearchFolder(tmp_path)):  # the lock has ended with its process
         pass
 
 
@@ -72,7 +72,7 @@ def test_a_search_is_resumed_by_itself_only(tmp_path: Path) -> None:
     assert read_search(folder) == (SEARCH, Recipe())
     with pytest.raises(UserError, match="Continue it with --resume"):
         open_search(folder, SEARCH, Recipe(), resume=False)
-    open_search(folder, replace(SEARCH, num_trials=99), Recipe(), resume=True)  # longer is the same search
+    open_search(folder, replace(SEARCH, num_trials=99), Recipe(), resume=True)  # a longer search is still the same
     for other, recipe, words in (
         (replace(SEARCH, seed=1), Recipe(), "seed"),
         (SEARCH, Recipe(seed=1), "seed"),
@@ -93,7 +93,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_search_that_an_earlier_version_has_begun_is_resumed(tmp_path: Path) -> None:
-    """Its search.json has a key of that time, and lacks one of today; population-based training wrote forks.jsonl."""
+    """Its search.json has an earlier name of a key and lacks a new key; population-based training wrote forks.jsonl."""
     folder = SearchFolder(tmp_path / "out")
     search = search_of({"space": {"reconstruct.guidance": [1.0, 2.0]}}, "guidance", where="x")
     open_search(folder, search, Recipe(), resume=False)

@@ -84,7 +84,7 @@ def wait_for_silence(out: Path) -> None:
 def test_a_search_from_its_file_to_its_recipe_killed_and_resumed(
     margin_search: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Killed with -9 in the middle: the resumed search repeats nothing that was over, and its result is complete."""
+    """Killed with -9 in the middle: the resumed search repeats no trial that had ended, and its result is complete."""
     search, out = margin_search(SPACE, wait=0.02, num_trials=8, startup_trials=4, confirm_seeds=2), tmp_path / "out"
     first = start(search, out)
 
@@ -115,7 +115,7 @@ def test_a_search_from_its_file_to_its_recipe_killed_and_resumed(
     assert {name: starts(out, name) for name in ended} == before
     wait_for_silence(out)
 
-    # A setting that cannot be trained fails by itself, with the words of the command.
+    # A setting that cannot be trained fails by itself, with the message of the command.
     bad = [record for record in made if record.values["contrastive.num_classes"] == 99]
     assert all(record.state == "failed" and "needs 99 classes" in record.message for record in bad)
     good = [record for record in made if record not in bad]
@@ -176,7 +176,7 @@ def test_a_lost_worker_s_trial_is_retried_from_its_checkpoint_and_reported(
 
 
 @pytest.mark.slow
-def test_a_trial_whose_command_is_killed_again_and_again_fails_alone(
+def test_a_trial_whose_command_is_killed_too_often_fails_by_itself(
     margin_search: Callable[..., Path], tmp_path: Path
 ) -> None:
     search, out = margin_search(SPACE.replace(", 99", ""), wait=0.1, num_trials=3, max_retries=1), tmp_path / "out"
@@ -199,8 +199,8 @@ def test_a_trial_whose_command_is_killed_again_and_again_fails_alone(
 
 
 @pytest.mark.slow
-def test_a_population_goes_on_from_checkpoints(margin_search: Callable[..., Path], tmp_path: Path) -> None:
-    """Paused, or replaced by a better one's copy: every trial still ends at the last step."""
+def test_a_population_continues_from_checkpoints(margin_search: Callable[..., Path], tmp_path: Path) -> None:
+    """Trials are paused, or continue from a copy of a better one's checkpoint; one of them reaches the last step."""
     space = "  contrastive.margin: {low: 0.05, high: 2.0, log: true}\n"
     space += "  contrastive.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}\n"
     search = margin_search(
@@ -218,7 +218,7 @@ def test_a_population_goes_on_from_checkpoints(margin_search: Callable[..., Path
 
 
 def workers_of(driver: subprocess.Popen[str], out: Path) -> list[psutil.Process]:
-    """Ray's workers that are at a trial of this driver's."""
+    """Ray's workers that run a trial of this driver."""
     starts = (line for path in out.glob("trials/*/starts.jsonl") for line in path.read_text().splitlines())
     pids = {json.loads(line)["pid"] for line in starts}
     try:
@@ -252,7 +252,7 @@ def test_killed_at_random_moments_a_search_ends_complete_and_repeats_nothing(
                 killed += 1
             time.sleep(moments.uniform(0.5, 4.0))
         if process.poll() is not None:
-            break  # done before it could be killed
+            break  # the search ended before it could be killed
         process.kill()
         process.wait()
         wait_for_silence(out)

@@ -1,4 +1,4 @@
-"""Optuna's samplers: better than random where there is something to find, and told how each trial ended."""
+"""Optuna's samplers: better than random on an objective with a maximum, and told how each trial ended."""
 
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def test_stopped_and_failed_trials_are_told_apart() -> None:
         setting = proposals.next(f"t{number}")
         assert setting is not None
         record = finished(f"t{number}", setting)
-        if state == "failed" or number == 3:  # stopped before it said anything
+        if state == "failed" or number == 3:  # stopped before it reported a value
             record = replace(record, figures={}, curve=())
         proposals.tell(replace(record, state=state))  # type: ignore[arg-type]
     assert [trial.state.name for trial in proposals._study.trials] == ["COMPLETE", "PRUNED", "FAIL", "FAIL"]

@@ -43,7 +43,7 @@ def start(search: Path, out: Path) -> subprocess.Popen[str]:
 
 
 def left_behind(out: Path) -> list[psutil.Process]:
-    """Living processes whose command names the search's folder."""
+    """Running processes whose command contains the path of the search's folder."""
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         alive = process.info["status"] != psutil.STATUS_ZOMBIE
