@@ -12,7 +12,6 @@ with the detailed caption it can gain only by its own training, as both start wi
 """
 
 import argparse
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -33,10 +32,11 @@ from neuroimagen.benchmarks.studies import (
     simulate,
     train,
 )
-from neuroimagen.trainer.evaluation.evaluate import ITEMS_FILE
-from neuroimagen.trainer.evaluation.results import RESULTS_FILE, find, read_results
+from neuroimagen.trainer.evaluation import results as evaluated
+from neuroimagen.trainer.evaluation.metrics.registry import metric_of
+from neuroimagen.trainer.evaluation.results import ITEMS_FILE, RESULTS_FILE, find, read_results
 from neuroimagen.trainer.recipe.recipe import load_recipe
-from neuroimagen.tune.confirm import RANGES, difference_range
+from neuroimagen.tune.confirm import difference_range
 
 HELP = "diffusion fine-tuning on EEG compared with the frozen model: identification, accuracy, PixCorr, SSIM"
 EPILOG = """examples:
@@ -148,12 +148,11 @@ def figures_of(run: Path) -> Figures:
 
 def read_items(path: Path) -> dict[str, dict[str, np.ndarray]]:
     """Row → column → one entry a segment, in the same order of segments in every row; `stimulus` as numbers [N]."""
-    with path.open(encoding="utf-8", newline="") as file:
-        items = sorted(csv.DictReader(file), key=lambda item: item["segment"])
+    items = sorted(evaluated.read_items(path), key=lambda item: item["segment"])
     numbers = {key: place for place, key in enumerate(sorted({item["stimulus"] for item in items}))}
     rows: dict[str, list[Mapping[str, str]]] = {}
     for item in items:
-        rows.setdefault(item["row"], []).append(item)
+        rows.setdefault(item["condition"], []).append(item)
     segments = {row: [item["segment"] for item in entries] for row, entries in rows.items()}
     if len({tuple(keys) for keys in segments.values()}) > 1:
         raise ValueError(f"{path}: rows hold different segments")
@@ -173,8 +172,8 @@ def summarise(studies: Sequence[Figures]) -> Figures:
             metric: {
                 arm: over_seeds([study["pairs"][title][metric][arm]["value"] for study in studies], within=within)
                 for arm, within in (
-                    *(("fine_tuned", RANGES[metric]), ("frozen", RANGES[metric])),
-                    ("difference", difference_range(RANGES[metric])),
+                    *(("fine_tuned", metric_of(metric).range), ("frozen", metric_of(metric).range)),
+                    ("difference", difference_range(metric_of(metric).range)),
                 )
             }
             for metric in METRICS

@@ -30,14 +30,15 @@ from neuroimagen.benchmarks.studies import (
     simulate,
     train,
 )
+from neuroimagen.data_shards.common.arrays import Integers
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.eeg_conditions import lda_predictions
-from neuroimagen.trainer.evaluation.metrics import Integers
+from neuroimagen.trainer.evaluation.metrics.registry import metric_of
 from neuroimagen.trainer.evaluation.segment_features import bin_means, num_bins
 from neuroimagen.trainer.networks.classifier import ClassifierModel
 from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.stages.classifier import labelled_rows
-from neuroimagen.tune.confirm import RANGES, difference_range
+from neuroimagen.tune.confirm import difference_range
 from neuroimagen.tune.trials.objective import selected, validation_of
 
 HELP = "few labels: a classifier that starts from masked pre-training compared with one from scratch"
@@ -183,7 +184,7 @@ def linear_predictions(dataset: Dataset, labelled: Integers, test: Integers) -> 
 
 def summarise(studies: Sequence[Figures]) -> Figures:
     """Means over seeds with Student's intervals; the difference is that within each seed."""
-    share = RANGES["accuracy"]
+    share = metric_of("accuracy").range
     ranges = {**dict.fromkeys(ARMS, share), "difference": difference_range(share)}
     accuracies = {
         name: over_seeds([study["accuracy"][name]["value"] for study in studies], within=within)

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from neuroimagen.benchmarks.machine import describe
+from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path
 from neuroimagen.trainer.evaluation.intervals import bootstrap_difference, bootstrap_mean
-from neuroimagen.trainer.evaluation.metrics import Floats, Integers
 from neuroimagen.tune.confirm import Range, student_interval
 
 Figures = dict[str, Any]

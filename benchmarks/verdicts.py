@@ -1,16 +1,16 @@
-"""Does the verdict tell signal from drift? Simulated studies whose truth is known, one after the other.
+"""Whether the verdict tells signal from drift: simulated studies of which it is known what the EEG contains.
 
 Every study is recorded in blocks, class after class, as EEGCVPR40 was, and split by image. Three kinds:
 
-    signal   responses to the pictures, no drift
+    signal   responses to the images, no drift
     drift    drift, and responses 60 dB below the noise
     both     the responses of the first and drift of the second
 
-Each goes the whole way: shards, a model, pictures, `evaluate` with its controls, the verdict. The model sees the class
-(shrinkage LDA on all subjects; with --model contrastive, the stage trained by `neuroimagen train`), and draws the
-training stimulus of that class that is nearest to what ridge regression sees of the layout. What drift alone really
-gives where both are there is measured on a twin of the study with the same noise and drift, where the responses belong
-to other pictures of the session.
+Each is taken through shards, a model, images, `evaluate` with its controls, and the verdict. The model predicts the
+class (shrinkage LDA on all subjects; with --model contrastive, the stage trained by `neuroimagen train`); its image is
+the training stimulus of that class that is nearest to the layout predicted by ridge regression. For `both`, what drift
+alone gives is measured on a twin of the study with the same noise and drift, where the responses belong to other images
+of the session.
 """
 
 import argparse
@@ -30,11 +30,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from neuroimagen.data_shards.common.arrays import Integers
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.format.schema import segment_key
 from neuroimagen.data_shards.simulator.forward_model import ForwardModelConfig
 from neuroimagen.data_shards.simulator.study import Study, StudyConfig
 from neuroimagen.data_shards.simulator.write_study import write_shards
+from neuroimagen.trainer.evaluation.drift_verdict import drift_share
 from neuroimagen.trainer.evaluation.eeg_conditions import (
     SegmentSummaries,
     centroid_predictions,
@@ -43,19 +45,19 @@ from neuroimagen.trainer.evaluation.eeg_conditions import (
     summarise_segments,
 )
 from neuroimagen.trainer.evaluation.evaluate import evaluate_run
-from neuroimagen.trainer.evaluation.image_conditions import EvaluateConfig
-from neuroimagen.trainer.evaluation.metrics import Integers, correlation_matrix, shrink
+from neuroimagen.trainer.evaluation.metrics.correlation import correlation_matrix, shrink
+from neuroimagen.trainer.evaluation.metrics.scoring import EvaluateConfig
 from neuroimagen.trainer.evaluation.results import Result, find
 from neuroimagen.trainer.evaluation.retrieval import predicted_features
-from neuroimagen.trainer.evaluation.verdict import drift_share, verdict
+from neuroimagen.trainer.evaluation.verdict import verdict
 
-HELP = "verdicts on simulated studies with known truth: signal, drift, both"
+HELP = "verdicts on simulated studies with known contents: signal, drift, both"
 EPILOG = """examples:
   neuroimagen bench verdicts
   neuroimagen bench verdicts --seeds 0 --kinds both --json verdicts.json
 
-A study takes half a minute on a free core, twice that with --model contrastive. Studies that the results file has are
-not made again.
+A study takes half a minute on a free core, twice that with --model contrastive. Studies that are in the results file
+are not simulated again.
 """
 KINDS = {"signal": (10.0, 0.0), "drift": (-60.0, 1.0), "both": (10.0, 0.3)}
 """Kind → signal-to-noise ratio in dB, drift in standard deviations of the noise."""
@@ -76,7 +78,7 @@ contrastive: {{num_classes: 12, num_samples: 8, steps: {steps}, warmup_steps: 15
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A study, what was said of it, and the truth; accuracies and shares in 0..1."""
+    """A study, its verdict, and what is true of it; accuracies and shares in 0..1."""
 
     kind: str
     seed: int
@@ -87,24 +89,24 @@ class Outcome:
     linear_decoder: float
     ceiling: float
     share: list[float] | None
-    """Of the linear decoder's result above guessing that drift could explain: value, low, high."""
+    """Share of the linear decoder's result above guessing that drift could explain: value, low, high."""
     true_share: float
-    phantom: list[float]
+    drift_surrogate: list[float]
     true_drift_alone: float | None
-    """The linear decoder on the twins; None where the kind of study says it: nothing, or everything."""
+    """The linear decoder on the twins; None for the kinds of study in which drift gives nothing, or everything."""
     leave_one_subject_out: list[float]
     within_class: list[float]
     seconds: float
 
 
 NUM_TWINS = 5
-"""One twin's accuracy has a standard error of 0.04 on 180 test segments, half of the intervals that it judges."""
+"""One twin's accuracy has a standard error of 0.04 on 180 test segments, half of the intervals it is compared with."""
 
 
 class Twin(Study):
-    """A study whose segments answer to other pictures of the same session: same noise, same drift, no stimulus.
+    """A study whose segments respond to other images of the same session: same noise, same drift, no stimulus.
 
-    Twins of other numbers show other pictures.
+    Twins of different numbers respond to different images.
     """
 
     def __init__(self, config: StudyConfig, number: int) -> None:
@@ -154,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
         for kind in args.kinds:
             if (kind, seed) in done:
                 continue
-            outcome = judge(
+            outcome = assess(
                 kind, seed, model=args.model, images_per_class=args.images_per_class, num_subjects=args.subjects
             )
             report["outcomes"].append(vars(outcome))
@@ -175,8 +177,8 @@ def _line(outcome: Outcome) -> str:
     )
 
 
-def judge(kind: str, seed: int, *, model: str, images_per_class: int, num_subjects: int) -> Outcome:
-    """Make a study of one kind, take it the whole way, and hold the verdict against the truth."""
+def assess(kind: str, seed: int, *, model: str, images_per_class: int, num_subjects: int) -> Outcome:
+    """Simulate a study of one kind, train, draw and evaluate, and compare the verdict with what is true."""
     started = time.perf_counter()
     snr_db, drift = KINDS[kind]
     config = StudyConfig(
@@ -193,7 +195,7 @@ def judge(kind: str, seed: int, *, model: str, images_per_class: int, num_subjec
         dataset = Dataset.open(folder / "data")
         run = _train(folder, seed) if model == "contrastive" else folder / "run"
         summaries = summarise_segments(dataset, encoder=load_encoder(run))
-        _write_pictures(run, dataset, summaries, _classes(dataset, summaries))
+        _write_images(run, dataset, summaries, _classes(dataset, summaries))
         (run / "config.yaml").write_text("{}\n", encoding="utf-8")
         results = evaluate_run(run, dataset, EvaluateConfig(n_way=12, num_resamples=1000), controls=True)
     finally:
@@ -202,7 +204,7 @@ def judge(kind: str, seed: int, *, model: str, images_per_class: int, num_subjec
 
 
 def _drift_alone(config: StudyConfig, folder: Path) -> float:
-    """Accuracy of the linear decoder on recordings that tell nothing of the pictures, mean over twins."""
+    """Accuracy of the linear decoder on recordings without a response to the stimulus, mean over twins."""
     accuracies = []
     for number in range(NUM_TWINS):
         write_shards(Twin(config, number), folder / "twin", workers=1)
@@ -212,7 +214,7 @@ def _drift_alone(config: StudyConfig, folder: Path) -> float:
 
 
 def _linear_accuracy(dataset: Dataset) -> float:
-    """What the row `linear_decoder` measures."""
+    """What the condition `linear_decoder` measures."""
     summaries = summarise_segments(dataset, encoder=None)
     labels, subjects = dataset.index.label[summaries.rows].astype(np.int64), dataset.index.subject[summaries.rows]
     (guess,) = lda_predictions(summaries.window, [labels], subjects, summaries.is_test)
@@ -220,7 +222,7 @@ def _linear_accuracy(dataset: Dataset) -> float:
 
 
 def _train(folder: Path, seed: int) -> Path:
-    """Train the contrastive stage by the command that a person would type."""
+    """Train the contrastive stage with the command line's own command."""
     run = folder / "run"
     recipe = folder / "recipe.yaml"
     recipe.write_text(_RECIPE.format(seed=seed, data=folder / "data", steps=STEPS), encoding="utf-8")
@@ -242,8 +244,8 @@ def _classes(dataset: Dataset, summaries: SegmentSummaries) -> Integers:
     return lda_predictions(summaries.window, [labels], everybody, summaries.is_test, num_components=200)[0]
 
 
-def _write_pictures(run: Path, dataset: Dataset, summaries: SegmentSummaries, classes: Integers) -> None:
-    """reconstructions/full: of the model's class, the training stimulus that looks most like the decoded layout."""
+def _write_images(run: Path, dataset: Dataset, summaries: SegmentSummaries, classes: Integers) -> None:
+    """Write reconstructions/full: of the model's class, the training stimulus most similar to the decoded layout."""
     index, is_test = dataset.index, summaries.is_test
     stimuli = index.stimulus[summaries.rows].astype(np.int64)
     known = np.unique(stimuli)
@@ -251,13 +253,13 @@ def _write_pictures(run: Path, dataset: Dataset, summaries: SegmentSummaries, cl
     predicted = predicted_features(summaries.window, pixels, known, stimuli, index.subject[summaries.rows], is_test)
     training = np.unique(stimuli[~is_test])
     mean = pixels[np.searchsorted(known, training)].mean(axis=0)
-    likeness = correlation_matrix(predicted - mean, pixels[np.searchsorted(known, training)] - mean)
-    chosen = training[_best_of_class(likeness, classes, dataset.stimuli.labels[training])]
+    similarity = correlation_matrix(predicted - mean, pixels[np.searchsorted(known, training)] - mean)
+    chosen = training[_best_of_class(similarity, classes, dataset.stimuli.labels[training])]
     folder = run / "reconstructions" / "full"
     folder.mkdir(parents=True)
     for stimulus in np.unique(chosen).tolist():
-        picture = dataset.stimuli.images([stimulus], 64)[0].transpose(1, 2, 0)
-        Image.fromarray(picture).save(folder / f"{stimulus}.png")
+        image = dataset.stimuli.images([stimulus], 64)[0].transpose(1, 2, 0)
+        Image.fromarray(image).save(folder / f"{stimulus}.png")
     items = [
         {
             "segment": segment_key(row),
@@ -273,16 +275,16 @@ def _write_pictures(run: Path, dataset: Dataset, summaries: SegmentSummaries, cl
     (folder / "manifest.json").write_text(json.dumps({"row": "full", "items": items}), encoding="utf-8")
 
 
-def _best_of_class(likeness: np.ndarray, classes: Integers, labels: Integers) -> Integers:
-    """Column with the highest likeness [n, S] among those whose label [S] is the row's class [n]."""
-    return np.where(labels[None] == classes[:, None], likeness, -np.inf).argmax(axis=1)
+def _best_of_class(similarity: np.ndarray, classes: Integers, labels: Integers) -> Integers:
+    """Column with the highest similarity [n, S] among those whose label [S] is the segment's class [n]."""
+    return np.where(labels[None] == classes[:, None], similarity, -np.inf).argmax(axis=1)
 
 
 def _outcome(
     kind: str, seed: int, results: Sequence[Result], alone: float | None, ceiling: float, seconds: float
 ) -> Outcome:
-    def triple(row: str, metric: str = "accuracy") -> list[float]:
-        found = find(results, row, metric)
+    def triple(condition: str, metric: str = "accuracy") -> list[float]:
+        found = find(results, condition, metric)
         assert found is not None
         low, high = (found.value if bound is None else bound for bound in (found.low, found.high))
         return [found.value, low, high]
@@ -310,7 +312,7 @@ def _outcome(
         ceiling=ceiling,
         share=None if share is None else [share.value, share.low, share.high],
         true_share=true_share,
-        phantom=triple("phantom_drift"),
+        drift_surrogate=triple("drift_surrogate_linear_decoder"),
         true_drift_alone=alone,
         leave_one_subject_out=triple("leave_one_subject_out"),
         within_class=triple("full", "within_class_two_way"),
@@ -322,7 +324,7 @@ def _problems(kind: str, heading: str, headings: Sequence[str], model: float, ce
     """What is wrong with a verdict on a study of this kind."""
     if heading not in EXPECTED[kind]:
         yield f"the verdict is {heading or headings!r}"
-    crosses, beyond = "It carries over to unseen subjects", "It is the picture, not only the class"
+    crosses, beyond = "It carries over to unseen subjects", "It is the image, not only the class"
     if kind == "drift":
         if crosses in headings or beyond in headings:
             yield "the verdict claims a signal"

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.trainer.evaluation.metrics.registry import searchable_metrics
 from neuroimagen.trainer.recipe.recipe import Recipe, all_recipe_keys, load_recipe
 from neuroimagen.trainer.recipe.strict_config import Schema, Sources, plain
 from neuroimagen.trainer.recipe.strict_yaml import read_tree
 from neuroimagen.trainer.runs.find_run import require_run
 from neuroimagen.tune.registry import SAMPLERS, SCHEDULERS
 from neuroimagen.tune.space import Parameter, overrides
-
-PICTURE_METRICS = ("two_way_clip", "ssim", "accuracy", "pixcorr")
-"""What a guidance search can weigh; each lies between 0 and 1 for pictures that are any good."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,9 +143,10 @@ class GuidanceSearch(SearchConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         named = self.pareto if self.pareto is not None else tuple(self.objective)
+        searchable = searchable_metrics()
         for name in named:
-            if name not in PICTURE_METRICS:
-                raise ValueError(f"there is no metric {name!r} to search for; choose of {', '.join(PICTURE_METRICS)}")
+            if name not in searchable:
+                raise ValueError(f"there is no metric {name!r} to search for; choose among {', '.join(searchable)}")
         if self.pareto is None and (not self.objective or min(self.objective.values()) <= 0):
             raise ValueError("objective needs at least one metric, and weights above 0")
         if self.pareto is not None and (self.num_reports > 1 or self.pareto[0] == self.pareto[1]):

@@ -1,11 +1,12 @@
 """Confirmation: the best setting and the default are run again with new seeds and compared in pairs of equal seeds."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from neuroimagen.trainer.evaluation.metrics.registry import searchable_metrics
 from neuroimagen.tune.config import GuidanceSearch, Search
 from neuroimagen.tune.records import TrialRecord
 from neuroimagen.tune.space import Value
@@ -15,9 +16,6 @@ FIRST_NEW_SEED = 1000
 """The n-th new seed is the recipe's seed plus this plus n; no trial of the search has one of them."""
 CONFIDENCE = 0.95
 Range = tuple[float, float]
-SHARES = ("accuracy", "knn_accuracy", "retrieval_top1", "two_way_clip", "within_class_two_way_clip")
-RANGES: Mapping[str, Range] = {**dict.fromkeys(SHARES, (0.0, 1.0)), "ssim": (-1.0, 1.0), "pixcorr": (-1.0, 1.0)}
-"""The least and the most that a figure can be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +54,14 @@ class Comparison:
 
 
 def range_of(search: Search, objective: str) -> Range:
-    """The least and the most that an objective of a search can be; of a weighted mean, that of its parts."""
-    if isinstance(search, GuidanceSearch) and search.pareto is None:
-        low, high = (
-            combined({name: RANGES[name][end] for name in search.objective}, search.objective) for end in (0, 1)
-        )
-        return low, high
-    return RANGES[objective]
+    """The lowest and the highest value that an objective can have; for a weighted mean, that of its metrics' values."""
+    if not isinstance(search, GuidanceSearch):
+        return 0.0, 1.0  # every figure that validates the contrastive stage is a share
+    ranges = {name: metric.range for name, metric in searchable_metrics().items()}
+    if search.pareto is not None:
+        return ranges[objective]
+    low, high = (combined({name: ranges[name][end] for name in search.objective}, search.objective) for end in (0, 1))
+    return low, high
 
 
 def difference_range(within: Range) -> Range:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from neuroimagen.launch.commands.options import add_cpu, add_set
 
-HELP = "Measure a run's reconstructions on the test part, beside ablations, floor, oracle and nuisance rows."
+HELP = "Measure a run's reconstructions on the test split, with ablations, floors, oracles and nuisance conditions."
 EPILOG = """\
 examples:
   neuroimagen evaluate --run runs/demo
@@ -13,15 +13,15 @@ examples:
   neuroimagen evaluate --run runs/demo --controls --baselines
   neuroimagen evaluate --run runs/cvpr40 --set evaluate.classifier=models/vit-base-patch16-224 --set evaluate.n_way=50
 
---controls adds what shows whether the result is the stimulus: a subject left out, the late part of blocks left out,
-block and time alone, phantom recordings with the drift of these and nothing of the stimulus, retrieval from the EEG,
-and two that train anew: the whole pipeline on a phantom (as long as training took) and the encoder without one subject
-after the other (the contrastive stage once a subject). `quick` leaves these two out: minutes. RUN/controls/ keeps them;
-an interrupted one goes on where it stopped.
+--controls adds conditions that show whether the result comes from the stimulus: a subject left out, the late part of
+blocks left out, block and time alone, drift surrogates (recordings with the drift of these and no response to the
+stimulus), retrieval from the EEG, and two that train again: the whole pipeline on a drift surrogate (as long as
+training took) and the encoder without each subject in turn (the contrastive stage once per subject). `quick` leaves
+these two out and takes minutes. They are kept in RUN/controls/, and an interrupted one continues where it stopped.
 
-Writes RUN/report/results.json (a list of {row, metric, value, low, high, n, definition}), items.csv (one line a
-picture) and details.json. A run whose checkpoints were chosen on the test part is refused. docs/evaluation.md defines
-every row and metric.
+Writes RUN/report/results.json (a list of {condition, metric, value, low, high, n, definition}), items.csv (one line per
+image) and details.json. A run whose checkpoints were chosen on the test split is refused. docs/evaluation.md defines
+every condition and metric.
 """
 
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=("all", "quick"),
         const="all",
-        help="all (default where nothing follows) or quick: without those that train networks",
+        help="all (the default if no value follows) or quick: without those that train networks",
     )
     parser.add_argument(
         "--baselines", action="store_true", help="add decoders from scikit-learn and pyriemann on the same split"
@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int | None:
 
     from neuroimagen.data_shards.common.errors import UserError
     from neuroimagen.data_shards.dataset.dataset import Dataset
-    from neuroimagen.trainer.evaluation.evaluate import TABLE_FILE, evaluate_run, require_selection_on_validation
+    from neuroimagen.trainer.evaluation.evaluate import TABLE_FILE, evaluate_run
+    from neuroimagen.trainer.evaluation.provenance import require_selection_on_validation
     from neuroimagen.trainer.evaluation.results import RESULTS_FILE
     from neuroimagen.trainer.recipe.recipe import load_recipe
     from neuroimagen.trainer.runs.find_run import require_run
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int | None:
     recipe = load_recipe(args.run / "config.yaml", args.set)
     data = args.data or recipe.data.path
     if data is None:
-        raise UserError(f"{args.run / 'config.yaml'} names no data set. Give it with --data.")
+        raise UserError(f"{args.run / 'config.yaml'} names no data set. Give one with --data DIR.")
     device = "cuda" if torch.cuda.is_available() and not args.cpu else "cpu"
     dataset = Dataset.open(data)
     require_selection_on_validation(args.run)

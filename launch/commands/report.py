@@ -3,16 +3,16 @@
 import argparse
 from pathlib import Path
 
-HELP = "Write an evaluated run's report: one HTML file with pictures, table and curves; grid.png, Markdown, LaTeX. Or \
-several runs beside each other."
+HELP = "Write an evaluated run's report: one HTML file with images, table and curves; grid.png, Markdown, LaTeX. Or \
+compare several runs."
 EPILOG = """\
 examples:
   neuroimagen report --run runs/demo
   neuroimagen report runs/first runs/second runs/third --out runs/comparison
 
-Writes RUN/report/report.html (self-contained: opens anywhere, asks the network for nothing), grid.png, report.md and
-table.tex. Several runs: OUT/compare.html, compare.md, compare.tex and compare.json; the first is what the others are
-held against. `neuroimagen evaluate` comes before it.
+Writes RUN/report/report.html (self-contained: it loads nothing from other files or the network), grid.png, report.md
+and table.tex. For several runs: OUT/compare.html, compare.md, compare.tex and compare.json; the others are compared
+with the first. The runs must have been evaluated (`neuroimagen evaluate`).
 """
 
 
@@ -23,11 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of a comparison (default: comparison beside the first run)"
     )
-    parser.add_argument("--data", type=Path, metavar="DIR", help="data set, if it is not where it was at evaluation")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="data set, if it has been moved since the evaluation")
 
 
 def run(args: argparse.Namespace) -> int | None:
-    """Write the report, print where it is."""
+    """Write the report and print its path."""
     import json
 
     from neuroimagen.data_shards.common.errors import UsageError, UserError
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int | None:
 
     runs = [*([args.run] if args.run else []), *args.runs]
     if not runs:
-        raise UsageError("name a run: `neuroimagen report --run RUN`, or several: `neuroimagen report RUN RUN`.")
+        raise UsageError("give a run: `neuroimagen report --run RUN`, or several: `neuroimagen report RUN RUN`.")
     for folder in runs:
         require_run(folder)
     if len(runs) > 1:

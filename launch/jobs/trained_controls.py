@@ -1,8 +1,8 @@
-"""Controls that are trained: the whole pipeline on a phantom, and the encoder without one subject after the other.
+"""Controls that are trained: the whole pipeline on a drift surrogate, and the encoder without each subject in turn.
 
-RUN/controls/phantom/ is a run like any other: data/ (drift without a stimulus), the stages, reconstructions/full.
-RUN/controls/without-subject-N/ holds the contrastive stage alone, trained on all other subjects of the run's own data.
-What is there already is not made again, so an interrupted control goes on where it stopped.
+RUN/controls/drift_surrogate/ is a run like any other: data/ (drift, no response to the stimulus), the stages,
+reconstructions/full. RUN/controls/without-subject-N/ holds the contrastive stage alone, trained on all other subjects
+of the run's own data. Finished parts are not made again, so an interrupted control continues where it stopped.
 """
 
 import json
@@ -18,15 +18,20 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.loading.plan import BalancedPlan
-from neuroimagen.trainer.evaluation.controls import PHANTOM_ROW, UNSEEN_SUBJECT_ROW, ControlRuns, sessions_of
-from neuroimagen.trainer.evaluation.drift_surrogate import fit_drift, write_phantom
+from neuroimagen.trainer.evaluation.controls import (
+    SURROGATE_CONDITION,
+    UNSEEN_SUBJECT_CONDITION,
+    ControlRuns,
+    sessions_of,
+)
+from neuroimagen.trainer.evaluation.drift_surrogate import fit_drift, original_of, write_drift_surrogate
 from neuroimagen.trainer.evaluation.segment_features import remove_trend, slow_features
 from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
 from neuroimagen.trainer.stages.registry import stage_order
 from neuroimagen.trainer.training.build import initial_source
 
 STAGES = ("contrastive", "saliency", "semantic")
-"""The stages behind the row `full`, in the order in which they need each other."""
+"""The stages that the condition `full` is drawn with, in the order in which they need each other."""
 
 
 def make_control_runs(
@@ -34,26 +39,32 @@ def make_control_runs(
 ) -> ControlRuns:
     """Every control of `run` that these data allow; `subjects` are those that the run was trained for (None: all).
 
-    `cpu`: leave accelerators alone, here and in what follows.
+    `cpu`: train and draw on the CPU.
 
     Raises UserError when a stage of the run is missing, or a step fails.
     """
     absent = {}
-    phantom = make_phantom_run(run, dataset, cpu=cpu)
-    if phantom is None:
-        absent[PHANTOM_ROW] = "the order of recording is unknown, or blocks are too short to see drift in"
+    surrogate = make_surrogate_run(run, dataset, cpu=cpu)
+    if surrogate is None:
+        absent[SURROGATE_CONDITION] = "the order of recording is unknown, or blocks are too short to estimate drift"
     reason = why_none_without_subject(run, dataset, subjects=subjects)
     if reason is not None:
-        absent[UNSEEN_SUBJECT_ROW] = reason
+        absent[UNSEEN_SUBJECT_CONDITION] = reason
     others = {} if reason is not None else make_runs_without_subject(run, dataset, subjects=subjects, cpu=cpu)
-    return ControlRuns(phantom=phantom, without_subject=others, absent=absent)
+    return ControlRuns(drift_surrogate=surrogate, without_subject=others, absent=absent)
 
 
-# -------------------------------------------------------------------------------------------------------------- phantom
+# ------------------------------------------------------------------------------------------------------ drift surrogate
 
 
-def phantom_steps(run: Path, phantom: Path, *, cpu: bool = False) -> list[tuple[str, ...]]:
-    """The commands that make the phantom's run, in order. Starts nothing; reads the run's folders.
+def surrogate_folder(run: Path) -> Path:
+    """RUN/controls/drift_surrogate, or RUN/controls/phantom if an earlier version made the run there."""
+    folder, former = run / "controls" / "drift_surrogate", run / "controls" / "phantom"
+    return former if former.is_dir() and not folder.is_dir() else folder
+
+
+def surrogate_steps(run: Path, surrogate: Path, *, cpu: bool = False) -> list[tuple[str, ...]]:
+    """The commands that train and draw the drift surrogate's run, in order. They are not started.
 
     Raises UserError naming the stages that the run lacks.
     """
@@ -62,50 +73,54 @@ def phantom_steps(run: Path, phantom: Path, *, cpu: bool = False) -> list[tuple[
     missing = [stage for stage in stages if not (run / stage / "export").is_dir()]
     if missing:
         raise UserError(
-            f"{run} has no trained {', '.join(missing)}: the whole pipeline cannot be trained on a phantom. Train "
-            "them, or give `--controls quick`."
+            f"{run} has no trained {', '.join(missing)}: the whole pipeline cannot be trained on a drift "
+            "surrogate. Train them, or give `--controls quick`."
         )
-    steps = [_train_step(run, stage, phantom, data=str((phantom / "data").absolute()), cpu=cpu) for stage in stages]
-    return [*steps, ("reconstruct", "--run", str(phantom), "--rows", "full", *_cpu(cpu))]
+    data = str((surrogate / "data").absolute())
+    steps = [_train_step(run, stage, surrogate, data=data, cpu=cpu) for stage in stages]
+    return [*steps, ("reconstruct", "--run", str(surrogate), "--rows", "full", *_cpu(cpu))]
 
 
-def make_phantom_run(run: Path, dataset: Dataset, *, cpu: bool = False) -> Path | None:
-    """RUN/controls/phantom, trained and drawn; None where the order of recording is unknown, so none can be made.
+def make_surrogate_run(run: Path, dataset: Dataset, *, cpu: bool = False) -> Path | None:
+    """Train and draw the drift surrogate's run; returns its folder, or None where the order of recording is unknown.
 
-    Raises UserError when a stage is missing, a step fails, or the phantom that is there was made from other data.
+    Raises UserError when a stage is missing, a step fails, or the surrogate in the folder was made from other data.
     """
     rows = np.arange(len(dataset))
     sessions = sessions_of(dataset, rows)
     if not sessions.is_known:
         return None
-    phantom = run / "controls" / "phantom"
-    steps = phantom_steps(run, phantom, cpu=cpu)
-    if (phantom / "data" / "dataset.json").is_file():
-        if Dataset.open(phantom / "data").metadata.provenance.get("phantom_of") != dataset.digest:
-            raise UserError(f"{phantom} was made from another data set than {dataset.folder}. Remove it.")
+    surrogate = surrogate_folder(run)
+    steps = surrogate_steps(run, surrogate, cpu=cpu)
+    if (surrogate / "data" / "dataset.json").is_file():
+        if original_of(Dataset.open(surrogate / "data")) != dataset.digest:
+            raise UserError(
+                f"{surrogate} was made from another data set than {dataset.folder}. Remove it, and run the same "
+                "command again."
+            )
     else:
         slow = _slow_features(dataset)
         seed = load_recipe(run / "config.yaml").seed
         model = fit_drift(slow, sessions, seed=seed)
-        write_phantom(dataset, rows, slow, model, sessions, phantom / "data", seed=seed)
-    _run_steps(steps, what="phantom")
-    return phantom
+        write_drift_surrogate(dataset, rows, slow, model, sessions, surrogate / "data", seed=seed)
+    _run_steps(steps, what="drift surrogate")
+    return surrogate
 
 
 def _slow_features(dataset: Dataset) -> np.ndarray:
     """Slow features of every segment, [N, 3 C]."""
-    parts = [
+    features = [
         slow_features(*remove_trend(dataset.eeg(row)[None]))[0]
         for row in track(range(len(dataset)), total=len(dataset), desc="slow features", unit="segment")
     ]
-    return np.stack(parts)
+    return np.stack(features)
 
 
 # ------------------------------------------------------------------------------------------------------ unseen subjects
 
 
 def why_none_without_subject(run: Path, dataset: Dataset, *, subjects: Sequence[int] | None = None) -> str | None:
-    """Why no encoder can be trained without a subject, in words; None where it can."""
+    """In words, why no encoder can be trained without a subject; None if it can."""
     if not (run / "contrastive" / "export").is_dir():
         return "the run has no trained contrastive stage"
     recipe = load_recipe(run / "config.yaml")
@@ -134,9 +149,9 @@ def why_none_without_subject(run: Path, dataset: Dataset, *, subjects: Sequence[
 def steps_without_subject(
     run: Path, dataset: Dataset, subject: int, *, subjects: Sequence[int] | None = None, cpu: bool = False
 ) -> list[tuple[str, ...]]:
-    """The commands that train the encoder without `subject`, in order. Starts nothing; reads the run's folders."""
+    """The commands that train the encoder without `subject`, in order. They are not started."""
     settings = (f"data.subjects={_others(dataset, subject, subjects)}",)
-    # Absolute, as the phantom's: the control is known again from another working folder.
+    # Absolute, as the drift surrogate's: a resumed control must find the same path from another working folder.
     data = dataset.location if dataset.remote is not None else str(dataset.folder.absolute())
     return [
         _train_step(run, stage, folder_without_subject(run, subject), data=data, settings=settings, cpu=cpu)
@@ -147,9 +162,9 @@ def steps_without_subject(
 def make_runs_without_subject(
     run: Path, dataset: Dataset, *, subjects: Sequence[int] | None = None, cpu: bool = False
 ) -> dict[int, Path]:
-    """Subject → RUN/controls/without-subject-N, trained; of every subject with test segments.
+    """Train a run without each subject that has test segments; returns subject → RUN/controls/without-subject-N.
 
-    Raises UserError when a step fails. Ask `why_none_without_subject` first.
+    Raises UserError when a step fails. Call it only if `why_none_without_subject` returns None.
     """
     runs = {}
     for subject in _tested_subjects(dataset, subjects):
@@ -175,7 +190,7 @@ def _others(dataset: Dataset, subject: int, subjects: Sequence[int] | None) -> l
 
 
 def stages_behind(recipe: Recipe, stages: Sequence[str]) -> list[str]:
-    """`stages` and those of the same run that they start from, in the order in which they need each other."""
+    """`stages` and the stages of the same run that they start from, in the order in which they need each other."""
     needed, open_ends = set(stages), list(stages)
     while open_ends:
         source = initial_source(recipe, open_ends.pop())
@@ -188,9 +203,9 @@ def stages_behind(recipe: Recipe, stages: Sequence[str]) -> list[str]:
 def _train_step(
     run: Path, stage: str, control: Path, *, data: str, settings: Sequence[str] = (), cpu: bool
 ) -> tuple[str, ...]:
-    """The command that trains a stage as `run` did, on other data; on as many ranks as its newest start had."""
+    """The command that trains a stage as in `run`, on other data, on as many ranks as the stage's last start."""
     starts = json.loads((run / stage / "environment.json").read_text(encoding="utf-8"))
-    # As JSON, which is YAML too: a path may hold what YAML would read as more than text.
+    # JSON is YAML too; its quotes keep YAML from reading special characters of a path.
     values = ("--set", f"data.path={json.dumps(data)}", *settings)
     ranks = ("--num-ranks", str(starts[-1].get("num_ranks", 1)), *_cpu(cpu))
     return ("train", stage, "--config", str(run / "config.yaml"), "--run", str(control), *values, *ranks, "--resume")
@@ -201,13 +216,13 @@ def _cpu(cpu: bool) -> tuple[str, ...]:
 
 
 def _run_steps(steps: Sequence[tuple[str, ...]], *, what: str) -> None:
-    """Run the commands one after the other; UserError at the first that fails."""
+    """Run the commands one after the other. Raises UserError at the first that fails."""
     for number, arguments in enumerate(steps, start=1):
         print(f"{what} [{number}/{len(steps)}] neuroimagen {shlex.join(arguments)}", flush=True)
         done = subprocess.run([sys.executable, "-m", "neuroimagen.launch.cli", *arguments], check=False)
         if done.returncode:
             step = " ".join(word for word in arguments[:2] if not word.startswith("-"))
             raise UserError(
-                f"{what}: {step} failed (exit code {done.returncode}); what it said is above. The same command "
-                "goes on from here."
+                f"{what}: {step} failed (exit code {done.returncode}); its messages are above. Run the same "
+                "command again to continue from here."
             )

@@ -74,7 +74,7 @@ def test_quick_demo_from_eeg_to_report(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     results = json.loads((out / "report" / "results.json").read_text())
-    conditions = {entry["row"] for entry in results}
+    conditions = {entry["condition"] for entry in results}
     assert conditions >= {"full", "semantic_only", "saliency_only", "full_detailed", "semantic_only_detailed"}
     assert conditions >= {"oracle_class", "random_class", "vae_round_trip", "perfect_saliency", "mean_image"}
     assert conditions >= {"chance", "ceiling"}

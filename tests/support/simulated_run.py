@@ -24,6 +24,17 @@ from neuroimagen.data_shards.simulator.drawn_stimuli import (
     sample_scene,
 )
 from neuroimagen.data_shards.writing.writer import DatasetWriter
+from neuroimagen.trainer.evaluation.results import Result
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A run that was evaluated, and its data set."""
+
+    run: Path
+    data: Path
+    results: list[Result]
+
 
 STUDY = {"ceiling": {"accuracy": 0.86, "achievable": 0.83, "num_draws": 1000}, "montage": "biosemi128"}
 PARTS = ("train", "train", "train", "val", "test", "test")

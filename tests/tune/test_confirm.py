@@ -6,7 +6,8 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuroimagen.tune.config import MARGIN_OBJECTIVES, PICTURE_METRICS, search_of
+from neuroimagen.trainer.evaluation.metrics.registry import searchable_metrics
+from neuroimagen.tune.config import MARGIN_OBJECTIVES, search_of
 from neuroimagen.tune.confirm import best_trial, compare, confirmation_trials, range_of, student_interval
 from neuroimagen.tune.records import TrialRecord
 
@@ -38,7 +39,7 @@ def test_intervals_stay_where_the_figure_can_be() -> None:
 
 
 def test_every_objective_has_its_range() -> None:
-    for name in PICTURE_METRICS:
+    for name in searchable_metrics():
         pareto = search_of(
             {"space": SPACE, "pareto": [name, "ssim" if name != "ssim" else "accuracy"]}, "guidance", where="x"
         )

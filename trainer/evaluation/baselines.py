@@ -1,4 +1,4 @@
-"""Decoders of the class from well-kept libraries, fitted and scored on the model's own split.
+"""Baselines: decoders of the class from scikit-learn and pyriemann, fitted and scored on the model's own split.
 
 Each subject has a decoder of its own, as in eeg_conditions.py. Legend: N segments, C channels, T samples, B bands.
 """
@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.trainer.evaluation.eeg_conditions import EegRow, SegmentSummaries, row_results
-from neuroimagen.trainer.evaluation.metrics import Floats, Integers
+from neuroimagen.trainer.evaluation.eeg_conditions import EegPrediction, SegmentSummaries, prediction_results
 from neuroimagen.trainer.evaluation.results import Result
 from neuroimagen.trainer.evaluation.segment_features import principal_components
 
 BANDS_HZ = {"delta": (1, 4), "theta": (4, 8), "alpha": (8, 13), "beta": (13, 30), "gamma": (30, 95)}
 NUM_SPATIAL = 16
-"""Channels, by principal components over space, that covariances are taken of."""
+"""Number of principal components over the channels, of which the covariances are computed."""
 Predict = Callable[[Floats, Integers, Floats], Integers]
 """(training features, their labels, test features) → labels."""
 
@@ -29,7 +29,7 @@ def baseline_results(dataset: Dataset, summaries: SegmentSummaries, *, num_resam
     power, bands = band_power(eeg, dataset.metadata.sfreq)
     labels = dataset.index.label[summaries.rows].astype(np.int64)
     subjects = dataset.index.subject[summaries.rows]
-    own = "fitted on the training part of the same subject"
+    own = "fitted on the training split of the same subject"
     table: Sequence[tuple[str, Floats, Predict, str]] = (
         ("nearest_class_mean", summaries.window, _nearest_mean, "the class whose mean window is nearest (Euclidean)"),
         ("ridge_raw", summaries.window, _ridge, "scikit-learn's RidgeClassifierCV on the window in 40 ms bins"),
@@ -39,15 +39,15 @@ def baseline_results(dataset: Dataset, summaries: SegmentSummaries, *, num_resam
         ("riemann_mdm", eeg, _riemann_mdm, "pyriemann: minimum distance to the Riemannian mean of ERP covariances"),
         ("riemann_tangent", eeg, _riemann_tangent, "pyriemann: tangent space of ERP covariances, logistic regression"),
     )
-    rows = [
-        EegRow(
-            name=name,
+    predictions = [
+        EegPrediction(
+            condition=name,
             predicted=_per_subject(features, labels, subjects, summaries.is_test, predict),
             text=f"{text}; {own}",
         )
         for name, features, predict, text in track(table, total=len(table), desc="baselines")
     ]
-    return row_results(dataset, summaries, rows, num_resamples=num_resamples, seed=seed)
+    return prediction_results(dataset, summaries, predictions, num_resamples=num_resamples, seed=seed)
 
 
 def band_power(eeg: Floats, sfreq: float) -> tuple[Floats, list[str]]:
@@ -56,21 +56,21 @@ def band_power(eeg: Floats, sfreq: float) -> tuple[Floats, list[str]]:
 
     resolution, highest = sfreq / eeg.shape[2], sfreq / 2
     bands = {name: band for name, band in BANDS_HZ.items() if band[1] > 1.5 * resolution and band[0] < highest}
-    parts: list[list[Floats]] = []
+    chunks: list[list[Floats]] = []
     for segments in np.array_split(eeg, max(1, len(eeg) // 256)):
         frequencies, density = periodogram(segments, sfreq, window="hann", detrend="linear")
-        parts.append(
+        chunks.append(
             [
                 np.log(density[:, :, (frequencies >= low) & (frequencies <= high)].mean(axis=2) + 1e-20)
                 for low, high in _covering(bands.values(), frequencies)
             ]
         )
-    power = np.concatenate([np.concatenate(part, axis=1) for part in parts])
+    power = np.concatenate([np.concatenate(chunk, axis=1) for chunk in chunks])
     return power.astype(np.float32), [f"{name} ({low}–{high} Hz)" for name, (low, high) in bands.items()]
 
 
 def _covering(bands: Any, frequencies: Floats) -> Iterator[tuple[float, float]]:
-    """The bands, each widened to the nearest frequency of a short window where it holds none."""
+    """The bands; one that contains no frequency of the window is widened to the nearest one."""
     for low, high in bands:
         nearest = frequencies[np.abs(frequencies - (low + high) / 2).argmin()]
         yield min(low, nearest), max(high, nearest)
@@ -115,19 +115,21 @@ def _logistic(train: Floats, labels: Integers, test: Floats) -> Integers:
 
 
 def _covariances(train: Floats, labels: Integers, test: Floats) -> tuple[Floats, Floats]:
-    """ERP covariances (Barachant, Congedo 2014) of spatial principal components, with one mean response as template."""
+    """ERP covariances (Barachant, Congedo 2014) of spatial principal components; the template is the mean response."""
     try:
         from pyriemann.estimation import Covariances
     except ImportError as error:
-        raise UserError('the covariance baselines need pyriemann: pip install "neuroimagen[baselines]".') from error
+        raise UserError(
+            'the covariance baselines need pyriemann. Install it with: pip install "neuroimagen[baselines]".'
+        ) from error
     mean = train.mean(axis=(0, 2), keepdims=True)
-    train, test = (part.astype(np.float64) - mean for part in (train, test))
+    train, test = (eeg.astype(np.float64) - mean for eeg in (train, test))
     spread = np.einsum("nct,ndt->cd", train, train) / (train.shape[0] * train.shape[2])
     directions = np.linalg.eigh(spread)[1][:, ::-1][:, : min(NUM_SPATIAL, train.shape[1])]
-    train, test = (np.einsum("nct,ck->nkt", part, directions) for part in (train, test))
+    train, test = (np.einsum("nct,ck->nkt", eeg, directions) for eeg in (train, test))
     template = train.mean(axis=0)
-    # One template for all classes keeps matrices small: with one a class, 40 classes would make them 40 times larger.
-    augmented = (np.concatenate([np.broadcast_to(template, part.shape), part], axis=1) for part in (train, test))
+    # One template for all classes keeps the matrices small: with one per class, 40 classes make them 40 times larger.
+    augmented = (np.concatenate([np.broadcast_to(template, eeg.shape), eeg], axis=1) for eeg in (train, test))
     estimator = Covariances(estimator="oas")
     first, second = augmented
     return estimator.transform(first), estimator.transform(second)

@@ -1,9 +1,10 @@
-"""Controls that need no training of networks: what the block, the time, another subject or drift alone can tell.
+"""Controls: how well the block, the time of recording, other subjects or drift alone predict the class.
 
-`control_results` score the class of the test segments by the linear decoder of eeg_conditions.py, so they compare
-with `linear_decoder`. What takes training (launch/jobs/trained_controls.py) comes as `ControlRuns`.
+`control_results` train no network: they predict the class of the test segments with the linear decoder of
+eeg_conditions.py, so that they compare with `linear_decoder`. The controls that launch/jobs/trained_controls.py trains
+are given as `ControlRuns`.
 
-Legend: N segments, n test segments, K phantoms.
+Legend: N segments, n test segments.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,52 +14,64 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.trainer.evaluation.drift_surrogate import Sessions, draw_phantom, fit_drift, phantom_windows
+from neuroimagen.trainer.evaluation.drift_surrogate import (
+    Sessions,
+    draw_drift_surrogate,
+    drift_surrogate_windows,
+    fit_drift,
+)
 from neuroimagen.trainer.evaluation.eeg_conditions import (
-    EegRow,
+    EegPrediction,
     SegmentSummaries,
     can_decode_classes,
     centroid_predictions,
     embed,
     lda_predictions,
     load_encoder,
-    row_results,
+    prediction_results,
 )
 from neuroimagen.trainer.evaluation.intervals import Estimate
-from neuroimagen.trainer.evaluation.metrics import Floats, Integers
 from neuroimagen.trainer.evaluation.results import Result, result
 from neuroimagen.trainer.evaluation.segment_features import NUM_COMPONENTS
 
-NUM_PHANTOMS = 20
-PHANTOM_ROW = "phantom_full"
-UNSEEN_SUBJECT_ROW = "eeg_classifier_unseen_subject"
+NUM_SURROGATES = 20
+SURROGATE_CONDITION = "drift_surrogate_full"
+UNSEEN_SUBJECT_CONDITION = "eeg_classifier_unseen_subject"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ControlRuns:
     """Runs that were trained as controls of another (launch/jobs/trained_controls.py)."""
 
-    phantom: Path | None = None
-    """The whole pipeline, trained on a phantom."""
+    drift_surrogate: Path | None = None
+    """The whole pipeline, trained on a drift surrogate."""
     without_subject: Mapping[int, Path] = field(default_factory=dict)
     """Subject → the contrastive stage trained on all others."""
     absent: Mapping[str, str] = field(default_factory=dict)
-    """Row → why there is no run to measure it by."""
+    """Condition → why there is no run to measure it with."""
 
 
 def control_results(
-    dataset: Dataset, summaries: SegmentSummaries, *, num_resamples: int, seed: int, num_phantoms: int = NUM_PHANTOMS
+    dataset: Dataset,
+    summaries: SegmentSummaries,
+    *,
+    num_resamples: int,
+    seed: int,
+    num_surrogates: int = NUM_SURROGATES,
 ) -> list[Result]:
     """Accuracy of every control that these data allow, with permutation p-values."""
     if not can_decode_classes(dataset.index.label[summaries.rows], summaries.is_test):
         return []
-    rows = [
-        row for make in (_block_index, _leave_one_subject_out, _parts_of_blocks) for row in make(dataset, summaries)
+    predictions = [
+        prediction
+        for make in (_block_index, _leave_one_subject_out, _halves_of_blocks)
+        for prediction in make(dataset, summaries)
     ]
-    results = row_results(dataset, summaries, rows, num_resamples=num_resamples, seed=seed)
-    return results + _phantoms(dataset, summaries, seed=seed, num_phantoms=num_phantoms)
+    results = prediction_results(dataset, summaries, predictions, num_resamples=num_resamples, seed=seed)
+    return results + _drift_surrogates(dataset, summaries, seed=seed, num_surrogates=num_surrogates)
 
 
 def sessions_of(dataset: Dataset, rows: Integers) -> Sessions:
@@ -74,7 +87,7 @@ def sessions_of(dataset: Dataset, rows: Integers) -> Sessions:
 # --------------------------------------------------------------------------------------------------- block and subject
 
 
-def _block_index(dataset: Dataset, summaries: SegmentSummaries) -> Sequence[EegRow]:
+def _block_index(dataset: Dataset, summaries: SegmentSummaries) -> Sequence[EegPrediction]:
     index = dataset.index
     predicted = block_majority_predictions(
         index.label[summaries.rows].astype(np.int64),
@@ -85,14 +98,17 @@ def _block_index(dataset: Dataset, summaries: SegmentSummaries) -> Sequence[EegR
     if predicted is None:
         return []
     text = "the commonest class of the same subject's training segments in the same block; no EEG"
-    return [EegRow(name="block_index_only", predicted=predicted, text=text)]
+    return [EegPrediction(condition="block_index_only", predicted=predicted, text=text)]
 
 
 def block_majority_predictions(
     labels: Integers, subjects: Integers, blocks: Integers, is_test: np.ndarray
 ) -> Integers | None:
-    """The commonest training label of each test segment's block, int64 [n]; the subject's commonest where the block has
-    none; None where blocks are unknown or a test subject has no training segment."""
+    """The commonest training label of each test segment's block, int64 [n].
+
+    A block without training segments gets the subject's commonest label. None where blocks are unknown or a test
+    subject has no training segment.
+    """
     if (blocks < 0).any():
         return None
     predicted = np.empty(int(is_test.sum()), dtype=np.int64)
@@ -106,7 +122,7 @@ def block_majority_predictions(
     return predicted
 
 
-def _leave_one_subject_out(dataset: Dataset, summaries: SegmentSummaries) -> Sequence[EegRow]:
+def _leave_one_subject_out(dataset: Dataset, summaries: SegmentSummaries) -> Sequence[EegPrediction]:
     labels = dataset.index.label[summaries.rows].astype(np.int64)
     subjects = dataset.index.subject[summaries.rows]
     if len(np.unique(subjects)) < 2:
@@ -116,11 +132,11 @@ def _leave_one_subject_out(dataset: Dataset, summaries: SegmentSummaries) -> Seq
         "fitted on the training segments of all other subjects, each channel's mean and slope removed, each subject's "
         f"features standardised without labels; shrinkage LDA on {NUM_COMPONENTS} principal components"
     )
-    return [EegRow(name="leave_one_subject_out", predicted=predicted, text=text)]
+    return [EegPrediction(condition="leave_one_subject_out", predicted=predicted, text=text)]
 
 
 def left_out_predictions(features: Floats, labels: Integers, subjects: Integers, is_test: np.ndarray) -> Integers:
-    """Labels of each subject's test segments by the decoder of all others, int64 [n]; features [N, D]."""
+    """Labels of each subject's test segments by the decoder of all other subjects, int64 [n]; features [N, D]."""
     standard = np.empty(features.shape, dtype=np.float32)
     for subject in np.unique(subjects):
         own = subjects == subject
@@ -146,8 +162,10 @@ def unseen_subject_results(
     seed: int,
     device: str = "cpu",
 ) -> list[Result]:
-    """Accuracy of the nearest class centroid where encoder and centroids come from all other subjects; `runs` as
-    ControlRuns.without_subject. Test segments of subjects without a run are left out."""
+    """Accuracy of the nearest class centroid, with encoder and centroids from all other subjects.
+
+    `runs` are ControlRuns.without_subject. Test segments of subjects without a run are left out.
+    """
     labels = dataset.index.label[summaries.rows].astype(np.int64)
     subjects = dataset.index.subject[summaries.rows]
     test_subjects = subjects[summaries.is_test]
@@ -167,11 +185,13 @@ def unseen_subject_results(
         "contrastive stage trained anew without the subject; nothing is fitted to the subject, not even the scale of "
         "its channels"
     )
-    row = EegRow(name=UNSEEN_SUBJECT_ROW, predicted=predicted[scored], scored=scored, text=text)
-    return row_results(dataset, summaries, [row], num_resamples=num_resamples, seed=seed)
+    prediction = EegPrediction(
+        condition=UNSEEN_SUBJECT_CONDITION, predicted=predicted[scored], scored=scored, text=text
+    )
+    return prediction_results(dataset, summaries, [prediction], num_resamples=num_resamples, seed=seed)
 
 
-def _parts_of_blocks(dataset: Dataset, summaries: SegmentSummaries) -> Sequence[EegRow]:
+def _halves_of_blocks(dataset: Dataset, summaries: SegmentSummaries) -> Sequence[EegPrediction]:
     """Decoders of the early half of every block, scored on its early and on its late half."""
     sessions = sessions_of(dataset, summaries.rows)
     if not sessions.is_known:
@@ -189,14 +209,14 @@ def _parts_of_blocks(dataset: Dataset, summaries: SegmentSummaries) -> Sequence[
         "as linear_decoder, fitted on the training segments of the first half of every block and scored on its {half}"
     )
     return [
-        EegRow(
-            name="early_part_of_block",
+        EegPrediction(
+            condition="early_part_of_block",
             predicted=guess[~late_tests],
             scored=~late_tests,
             text=text.format(half="first half too"),
         ),
-        EegRow(
-            name="late_part_of_block_out",
+        EegPrediction(
+            condition="late_part_of_block_out",
             predicted=guess[late_tests],
             scored=late_tests,
             text=text.format(half="second half"),
@@ -204,53 +224,59 @@ def _parts_of_blocks(dataset: Dataset, summaries: SegmentSummaries) -> Sequence[
     ]
 
 
-# -------------------------------------------------------------------------------------------------------------- phantom
+# ----------------------------------------------------------------------------------------------------- drift surrogates
 
 
-def _phantoms(dataset: Dataset, summaries: SegmentSummaries, *, seed: int, num_phantoms: int) -> list[Result]:
-    """The linear decoder's accuracy on phantoms, plain and detrended: mean and what one recording of them may give."""
+def _drift_surrogates(dataset: Dataset, summaries: SegmentSummaries, *, seed: int, num_surrogates: int) -> list[Result]:
+    """Accuracy of the linear decoders, plain and detrended, on drift surrogates: mean, and interval of a single one."""
     sessions = sessions_of(dataset, summaries.rows)
     if not sessions.is_known:
         return []
     labels, is_test = dataset.index.label[summaries.rows].astype(np.int64), summaries.is_test
+    n_channels, n_samples = summaries.slow.shape[1] // 3, dataset.metadata.n_samples
     model = fit_drift(summaries.slow, sessions, seed=seed)
     rng = np.random.default_rng(seed)
-    figures: dict[str, list[float]] = {"phantom_drift": [], "phantom_drift_detrended": []}
-    for _ in track(range(num_phantoms), total=num_phantoms, desc="phantoms"):
-        features, sources = draw_phantom(model, sessions, rng)
-        windows = phantom_windows(features, sources, summaries.slow, summaries.detrended, dataset.metadata.n_samples)
-        n_channels = summaries.slow.shape[1] // 3
+    plain: list[float] = []
+    detrended: list[float] = []
+    for _ in track(range(num_surrogates), total=num_surrogates, desc="drift surrogates"):
+        features, sources = draw_drift_surrogate(model, sessions, rng)
         flat = features.copy()
-        flat[:, : 2 * n_channels] = 0  # no mean, no slope: what detrending leaves of the phantom
-        detrended = phantom_windows(flat, sources, summaries.slow, summaries.detrended, dataset.metadata.n_samples)
-        for row, values in (("phantom_drift", windows), ("phantom_drift_detrended", detrended)):
-            (guess,) = lda_predictions(values, [labels], sessions.subjects, is_test)
-            figures[row].append(float((guess == labels[is_test]).mean()))
+        flat[:, : 2 * n_channels] = 0  # without mean and slope: the drift that detrending does not remove
+        for drawn, accuracies in ((features, plain), (flat, detrended)):
+            windows = drift_surrogate_windows(drawn, sources, summaries.slow, summaries.detrended, n_samples)
+            (guess,) = lda_predictions(windows, [labels], sessions.subjects, is_test)
+            accuracies.append(float((guess == labels[is_test]).mean()))
     drift = (
         f"drift in {model.num_directions} directions, correlated by {model.memory:.2f} from block to block, fitted to "
         "the changes inside blocks, where the class does not change"
         if model.num_directions
-        else "no drift was seen inside blocks, so the phantom has none"
+        else "no drift was found inside blocks, so the surrogate has none"
     )
-    texts = {
-        "phantom_drift": "as linear_decoder, on phantoms: the recorded segments in random places, their slow part "
-        f"replaced by drawn drift ({drift}); mean of {num_phantoms} phantoms, interval for a single one",
-        "phantom_drift_detrended": "as linear_decoder_detrended, on the same phantoms",
+    figures = {
+        "drift_surrogate_linear_decoder": (
+            plain,
+            "as linear_decoder, on drift surrogates: the recorded segments in random places, their slow part replaced "
+            f"by drawn drift ({drift}); mean of {num_surrogates} surrogates, interval for a single one",
+        ),
+        "drift_surrogate_linear_decoder_detrended": (
+            detrended,
+            "as linear_decoder_detrended, on the same drift surrogates",
+        ),
     }
     num_classes = dataset.metadata.num_classes
     return [
         result(
-            row,
+            condition,
             "accuracy",
-            prediction_interval(values, n=int(is_test.sum())),
-            f"share of test segments, one class of {num_classes}: {texts[row]}",
+            prediction_interval(accuracies, n=int(is_test.sum())),
+            f"share of test segments, one class of {num_classes}: {text}",
         )
-        for row, values in figures.items()
+        for condition, (accuracies, text) in figures.items()
     ]
 
 
 def prediction_interval(values: Sequence[float], *, n: int) -> Estimate:
-    """Mean of shares and the 95 % interval of one more draw (Student's t), cut to 0..1; `n` items are behind each."""
+    """Mean of shares and the 95 % interval of one more draw (Student's t), cut to 0..1; each share is of `n` items."""
     count, mean = len(values), float(np.mean(values))
     if count < 2:
         return Estimate(value=mean, low=None, high=None, n=n)

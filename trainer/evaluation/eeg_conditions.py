@@ -1,7 +1,7 @@
-"""Rows of the table that need the EEG alone: what the encoder knows, a linear decoder, and what slow drift could fake.
+"""Conditions that need the EEG alone: classes by the encoder, by linear decoders, and by what only slow drift tells.
 
-Legend: N segments, C channels, T samples, B bins of time. Everything is fitted on the training part and scored on the
-test part; the validation part is left out.
+Legend: N segments, C channels, T samples, B bins of time. Everything is fitted on the training split and scored on the
+test split; the validation split is not used.
 """
 
 import warnings
@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.intervals import bootstrap_mean
-from neuroimagen.trainer.evaluation.metrics import Floats, Integers
-from neuroimagen.trainer.evaluation.permutation_test import permutation_p, recognition_table
+from neuroimagen.trainer.evaluation.metrics.permutation_tests import permutation_p, recognition_table
 from neuroimagen.trainer.evaluation.results import Result, p_result, result
 from neuroimagen.trainer.evaluation.segment_features import (
     NUM_COMPONENTS,
@@ -33,7 +33,7 @@ _BATCH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentSummaries:
-    """What the linear rows use of each segment of the training and test parts."""
+    """What the linear decoders use of each segment of the training and test splits."""
 
     rows: Integers
     """Rows of the data set's index, int64 [N]."""
@@ -59,33 +59,33 @@ class SegmentSummaries:
 def summarise_segments(
     dataset: Dataset, *, encoder: EEGEncoder | None, subjects: Sequence[int] | None = None, device: str = "cpu"
 ) -> SegmentSummaries:
-    """One pass over the EEG of the training and test parts, in bounded memory besides the summaries."""
+    """Summarise the training and test splits in one pass over the EEG; only the summaries grow with the data."""
     train, test = dataset.rows("train", subjects), dataset.rows("test", subjects)
     rows = np.concatenate([train, test])
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("slow", "window", "detrended", "embeddings")}
+    batches: dict[str, list[np.ndarray]] = {name: [] for name in ("slow", "window", "detrended", "embeddings")}
     total = np.zeros((dataset.metadata.n_channels, dataset.metadata.n_samples))
     bins = num_bins(dataset.metadata.n_samples, dataset.metadata.sfreq)
     for batch, eeg in _eeg_batches(dataset, rows):
         total += eeg.sum(axis=0)
         mean, slope, residual = remove_trend(eeg)
-        parts["slow"].append(slow_features(mean, slope, residual))
-        parts["window"].append(bin_means(eeg, bins))
-        parts["detrended"].append(bin_means(residual, bins))
+        batches["slow"].append(slow_features(mean, slope, residual))
+        batches["window"].append(bin_means(eeg, bins))
+        batches["detrended"].append(bin_means(residual, bins))
         if encoder is not None:
-            parts["embeddings"].append(_features(encoder, eeg, dataset.index.subject[batch], device))
+            batches["embeddings"].append(_features(encoder, eeg, dataset.index.subject[batch], device))
     return SegmentSummaries(
         rows=rows,
         is_test=np.arange(len(rows)) >= len(train),
-        slow=np.concatenate(parts["slow"]),
-        window=np.concatenate(parts["window"]),
-        detrended=np.concatenate(parts["detrended"]),
-        embeddings=np.concatenate(parts["embeddings"]) if encoder is not None else None,
+        slow=np.concatenate(batches["slow"]),
+        window=np.concatenate(batches["window"]),
+        detrended=np.concatenate(batches["detrended"]),
+        embeddings=np.concatenate(batches["embeddings"]) if encoder is not None else None,
         evoked=total / len(rows),
     )
 
 
 def load_encoder(run: Path, *, device: str = "cpu") -> EEGEncoder | None:
-    """The contrastive stage's f_θ, or None where that stage was not trained."""
+    """The contrastive stage's f_θ, or None if that stage has not been trained."""
     folder = run / "contrastive" / "export"
     return EEGEncoder.from_pretrained(folder, device=device) if folder.is_dir() else None
 
@@ -105,7 +105,7 @@ def _features(encoder: EEGEncoder, eeg: np.ndarray, subject: np.ndarray, device:
 
 
 def _eeg_batches(dataset: Dataset, rows: Integers) -> Iterator[tuple[Integers, np.ndarray]]:
-    """Some of the rows, and their EEG [n, C, T]."""
+    """Batches of the rows with their EEG [n, C, T]."""
     starts = range(0, len(rows), _BATCH)
     for start in track(starts, total=len(starts), desc="reading EEG", unit="batch"):
         batch = rows[start : start + _BATCH]
@@ -123,10 +123,10 @@ def lda_predictions(
     *,
     num_components: int = NUM_COMPONENTS,
 ) -> list[Integers]:
-    """Labels predicted for the test segments by shrinkage LDA on principal components; int64 [num_test] a label set.
+    """Labels of the test segments by shrinkage LDA on principal components; int64 [num_test] for each label set.
 
-    Each subject has a decoder of its own, fitted on its training segments; a subject without any (left out as a whole)
-    gets the decoder of all others. Components are found once and serve every label set.
+    Each subject has a decoder of its own, fitted on its training segments; a subject without training segments (left
+    out as a whole) gets the decoder of all others. The components are computed once for all label sets.
     """
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
@@ -142,14 +142,14 @@ def lda_predictions(
         for labels, out in zip(label_sets, predicted, strict=True):
             decoder = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
             with warnings.catch_warnings():
-                # A class with one segment adds nothing to the pooled covariance, which is as it should be.
+                # A class with one segment adds nothing to the pooled covariance; the warning about it is expected.
                 warnings.filterwarnings("ignore", "Only one sample available", UserWarning)
                 out[chosen] = decoder.fit(train, labels[fitted_on]).predict(test)
     return predicted
 
 
 def centroid_predictions(embeddings: Floats, labels: Integers, is_test: np.ndarray) -> Integers:
-    """The class whose mean training embedding is nearest (squared L2, the loss' own distance), int64 [num_test]."""
+    """The class whose mean training embedding is nearest (squared L2, the loss' distance), int64 [num_test]."""
     classes = np.unique(labels[~is_test])
     centroids = np.stack([embeddings[~is_test & (labels == label)].mean(axis=0) for label in classes])
     distances = ((embeddings[is_test][:, None, :] - centroids[None]) ** 2).sum(axis=2)
@@ -162,8 +162,8 @@ def nearest_in_time_predictions(
     """The label of the same subject's training segment nearest in recording time, int64 [num_test].
 
     Time is the block, then the position within it: segments of the same block are nearer than all others. Of two
-    equally near segments the earlier counts. None where blocks or positions are unknown (−1), or a test subject has no
-    training segment.
+    equally near segments the earlier is taken. None where blocks or positions are unknown (−1), or a test subject has
+    no training segment.
     """
     if (blocks < 0).any() or (orders < 0).any():
         return None
@@ -182,7 +182,7 @@ def nearest_in_time_predictions(
 
 
 def shuffled_within_subjects(labels: Integers, subjects: Integers, is_test: np.ndarray, *, seed: int) -> Integers:
-    """The labels with those of the training part permuted within each subject; the test part keeps its own."""
+    """The labels, permuted within each subject in the training split; those of the test split are unchanged."""
     rng = np.random.default_rng(seed)
     shuffled = labels.copy()
     for subject in np.unique(subjects):
@@ -195,37 +195,37 @@ def shuffled_within_subjects(labels: Integers, subjects: Integers, is_test: np.n
 
 
 @dataclass(frozen=True, kw_only=True)
-class EegRow:
-    """Classes that a row predicts for the test segments."""
+class EegPrediction:
+    """Classes that a condition predicts for the n test segments."""
 
-    name: str
+    condition: str
     predicted: Integers
-    """int64 [n], or as many as `scored` marks."""
+    """int64 [n], or one entry for each segment that `scored` marks."""
     text: str
-    """How, for the definition."""
+    """How they are predicted; the figure's definition ends with it."""
     scored: np.ndarray | None = None
-    """bool [n]: which test segments it predicts; None for all."""
+    """bool [n]: which test segments are predicted; None for all."""
 
 
 def can_decode_classes(labels: Integers, is_test: np.ndarray) -> bool:
-    """Whether there are two classes to choose from, and a class of the test part among them (not so for zero-shot)."""
+    """Whether there are two training classes, and a test class among them (zero-shot splits have none)."""
     trained = np.unique(labels[~is_test])
     return len(trained) > 1 and bool(np.isin(labels[is_test], trained).any())
 
 
 def eeg_results(dataset: Dataset, summaries: SegmentSummaries, *, num_resamples: int, seed: int) -> list[Result]:
-    """Accuracy of the class predicted by each EEG-only row, with intervals over test stimuli and a permutation p."""
-    rows = eeg_predictions(dataset, summaries, seed=seed)
-    return row_results(dataset, summaries, rows, num_resamples=num_resamples, seed=seed)
+    """Accuracy of each condition that needs the EEG alone, with intervals over test stimuli and a permutation p."""
+    predictions = eeg_predictions(dataset, summaries, seed=seed)
+    return prediction_results(dataset, summaries, predictions, num_resamples=num_resamples, seed=seed)
 
 
-def eeg_predictions(dataset: Dataset, summaries: SegmentSummaries, *, seed: int) -> list[EegRow]:
-    """What each row predicts; rows that these data do not allow are left out."""
+def eeg_predictions(dataset: Dataset, summaries: SegmentSummaries, *, seed: int) -> list[EegPrediction]:
+    """What each condition predicts; conditions that these data do not allow are left out."""
     index, rows, is_test = dataset.index, summaries.rows, summaries.is_test
     labels, subjects = index.label[rows].astype(np.int64), index.subject[rows]
     if not can_decode_classes(labels, is_test):
         return []
-    fitted = "the class of a test segment, fitted on the training part of the same subject"
+    fitted = "the class of a test segment, fitted on the training split of the same subject"
     shuffled = shuffled_within_subjects(labels, subjects, is_test, seed=seed)
 
     def lda(features: Floats, *label_sets: Integers) -> list[Integers]:
@@ -236,34 +236,34 @@ def eeg_predictions(dataset: Dataset, summaries: SegmentSummaries, *, seed: int)
     (mean_slope,) = lda(summaries.mean_slope, labels)
     time = nearest_in_time_predictions(labels, subjects, index.block[rows], index.order[rows], is_test)
     predictions = [
-        EegRow(
-            name="linear_decoder",
+        EegPrediction(
+            condition="linear_decoder",
             predicted=plain,
             text=f"{fitted}; shrinkage LDA on {NUM_COMPONENTS} principal components",
         ),
-        EegRow(
-            name="linear_decoder_detrended",
+        EegPrediction(
+            condition="linear_decoder_detrended",
             predicted=detrended,
             text=f"{fitted}; as linear_decoder, each channel's mean and slope removed from each segment first",
         ),
-        EegRow(
-            name="mean_slope_only",
+        EegPrediction(
+            condition="mean_slope_only",
             predicted=mean_slope,
-            text=f"{fitted}; each channel's mean and slope are all it sees",
+            text=f"{fitted}; each channel's mean and slope are its only features",
         ),
-        EegRow(
-            name="permuted_labels",
+        EegPrediction(
+            condition="permuted_labels",
             predicted=permuted,
             text="as linear_decoder, fitted on training labels that were shuffled within subjects: must be at chance",
         ),
     ]
     if time is not None:
         text = "the class of the training segment of the same subject that was recorded nearest in time; no EEG"
-        predictions.append(EegRow(name="time_index_only", predicted=time, text=text))
+        predictions.append(EegPrediction(condition="time_index_only", predicted=time, text=text))
     if summaries.embeddings is not None:
         predictions.append(
-            EegRow(
-                name="eeg_classifier",
+            EegPrediction(
+                condition="eeg_classifier",
                 predicted=centroid_predictions(summaries.embeddings, labels, is_test),
                 text="the class whose mean training embedding of the contrastive stage is nearest (squared L2)",
             )
@@ -271,22 +271,27 @@ def eeg_predictions(dataset: Dataset, summaries: SegmentSummaries, *, seed: int)
     return predictions
 
 
-def row_results(
-    dataset: Dataset, summaries: SegmentSummaries, rows: Sequence[EegRow], *, num_resamples: int, seed: int
+def prediction_results(
+    dataset: Dataset,
+    summaries: SegmentSummaries,
+    predictions: Sequence[EegPrediction],
+    *,
+    num_resamples: int,
+    seed: int,
 ) -> list[Result]:
-    """Accuracy with its interval over test stimuli, and the permutation p, of each row."""
+    """Accuracy with its interval over test stimuli, and the permutation p, of each condition."""
     index, test = dataset.index, summaries.rows[summaries.is_test]
     results = []
-    for row in rows:
-        scored = test if row.scored is None else test[row.scored]
+    for prediction in predictions:
+        scored = test if prediction.scored is None else test[prediction.scored]
         labels = index.label[scored].astype(np.int64)
         stimuli, shown = np.unique(index.stimulus[scored], return_inverse=True)
-        hits = (row.predicted == labels).astype(np.float64)
+        hits = (prediction.predicted == labels).astype(np.float64)
         estimate = bootstrap_mean(hits, shown, is_share=True, seed=seed, num_resamples=num_resamples)
-        text = f"share of test segments, one class of {dataset.metadata.num_classes}: {row.text}"
-        p = permutation_p(recognition_table(row.predicted, shown, dataset.stimuli.labels[stimuli]), seed=seed)
+        text = f"share of test segments, one class of {dataset.metadata.num_classes}: {prediction.text}"
+        p = permutation_p(recognition_table(prediction.predicted, shown, dataset.stimuli.labels[stimuli]), seed=seed)
         results += [
-            result(row.name, "accuracy", estimate, text),
-            p_result(row.name, "permutation_p", p, n=len(scored)),
+            result(prediction.condition, "accuracy", estimate, text),
+            p_result(prediction.condition, "permutation_p", p, n=len(scored)),
         ]
     return results

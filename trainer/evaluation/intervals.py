@@ -1,11 +1,11 @@
-"""95 % intervals by bootstrap over stimuli: the segments of a stimulus are drawn together, never apart."""
+"""95 % intervals by bootstrap over stimuli: the segments of a stimulus are drawn together."""
 
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from neuroimagen.trainer.evaluation.metrics import Floats, Integers
+from neuroimagen.data_shards.common.arrays import Floats, Integers
 
 NUM_RESAMPLES = 2000
 
@@ -25,9 +25,9 @@ def bootstrap_mean(
 ) -> Estimate:
     """Mean over items, percentile interval over resampled stimuli; values [N] (NaN: item left out), stimuli [N].
 
-    `is_share`: values lie in 0..1. Where all of them are 0, or all 1, no resample differs. Then the interval is the one
-    of Clopper and Pearson (1934) over the G stimuli, to 1 − 0.025^(1/G), or from 0.025^(1/G): the mean of a share is at
-    least the probability p of a 1, and G ones have the probability p^G.
+    `is_share`: values lie in 0..1. If all of them are 0, or all are 1, all resamples are equal; the interval is then
+    that of Clopper and Pearson (1934) over the G stimuli, to 1 − 0.025^(1/G), or from 0.025^(1/G): the mean of a share
+    is at least the probability p of a 1, and G ones have the probability p^G.
     """
     kept = ~np.isnan(values)
     if not kept.any():
@@ -53,7 +53,7 @@ def bootstrap_difference(
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
 ) -> Estimate:
-    """Difference of two means; each resample draws the same stimuli for both, so what they share cancels."""
+    """Difference of two means; each resample draws the same stimuli for both, so variance that they share cancels."""
     kept, other_kept = ~np.isnan(values), ~np.isnan(other_values)
     values, stimuli = values[kept], stimuli[kept]
     other_values, other_stimuli = other_values[other_kept], other_stimuli[other_kept]
@@ -94,7 +94,7 @@ def _interval(
     return float(low), float(high)
 
 
-@lru_cache(maxsize=4)  # every metric of a row asks for the same ones, and drawing them is what takes the time
+@lru_cache(maxsize=4)  # all metrics of a condition use the same resamples, and drawing them takes most of the time
 def _resamples(num_stimuli: int, num_resamples: int, seed: int) -> Floats:
     """How often each resample draws each stimulus, float32 [num_resamples, num_stimuli]."""
     shares = np.full(num_stimuli, 1 / num_stimuli)

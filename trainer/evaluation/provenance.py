@@ -1,4 +1,4 @@
-"""What a figure rests on: data, models, recipe, versions; printed in the report, kept beside the results."""
+"""What the figures were computed from: data, models, recipe, versions; and which split chose the checkpoints."""
 
 import hashlib
 import importlib.metadata
@@ -8,29 +8,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 
 PACKAGES = ("neuroimagen", "torch", "deepspeed", "diffusers", "transformers", "numpy", "scikit-learn", "mne")
 
 
-def provenance(run: Path, dataset: Dataset, judges: Mapping[str, str]) -> dict[str, Any]:
-    """Everything needed to repeat an evaluation, as JSON values; files are named by their SHA-256."""
+def provenance(run: Path, dataset: Dataset, scoring_networks: Mapping[str, str]) -> dict[str, Any]:
+    """Everything needed to repeat an evaluation, as JSON values; the run's files with their SHA-256."""
     metadata = dataset.metadata
     index = dataset.index
-    parts = {
-        part: {
-            "segments": len(rows := dataset.rows(part)),
+    splits = {
+        split: {
+            "segments": len(rows := dataset.rows(split)),
             "stimuli": len(set(index.stimulus[rows].tolist())),
             "subjects": len(set(index.subject[rows].tolist())),
         }
-        for part in ("train", "val", "test")
+        for split in ("train", "val", "test")
     }
     return {
         "data": {
             "name": metadata.name,
             "digest": dataset.digest,
             "split_rule": metadata.split_rule,
-            "parts": parts,
+            "splits": splits,
             "n_channels": metadata.n_channels,
             "n_samples": metadata.n_samples,
             "sfreq": metadata.sfreq,
@@ -38,7 +39,7 @@ def provenance(run: Path, dataset: Dataset, judges: Mapping[str, str]) -> dict[s
             "preprocessing": dict(metadata.preprocessing),
             "files": metadata.provenance.get("files", {}),
         },
-        "judges": dict(judges),
+        "scoring_networks": dict(scoring_networks),
         "run_files": {
             path.relative_to(run).as_posix(): _sha256(path)
             for path in sorted(
@@ -51,6 +52,33 @@ def provenance(run: Path, dataset: Dataset, judges: Mapping[str, str]) -> dict[s
         },
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
     }
+
+
+def require_selection_on_validation(run: Path) -> None:
+    """Raise UserError unless the validation split chose the checkpoint at every start of every stage."""
+    for path in sorted(run.glob("*/environment.json")):
+        stage = path.parent.name
+        try:
+            starts = json.loads(path.read_text(encoding="utf-8"))
+            selections = [start.get("selection_split") for start in starts]
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"cannot read {path}, so it is unknown which split chose the checkpoint of {stage}. Train the stage "
+                "again."
+            ) from error
+        wrong = [selection for selection in selections if selection != "val"]
+        if wrong or not selections:
+            split = f"the {wrong[0]!r} split" if wrong and wrong[0] is not None else "an unknown split"
+            raise UserError(
+                f"{path} says that {split} chose the {stage} checkpoint. Figures on the test split would be biased: "
+                "train the stage again, with selection by the validation split ('val')."
+            )
+    for folder in sorted(path.parent for path in run.glob("*/export")):
+        if not (folder / "environment.json").is_file():
+            raise UserError(
+                f"{folder} has no environment.json, so it is unknown which split chose its checkpoint. Train the stage "
+                "again."
+            )
 
 
 def _sha256(path: Path) -> str:

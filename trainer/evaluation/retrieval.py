@@ -1,38 +1,43 @@
-"""Finding the stimulus by the EEG alone: ridge regression from EEG features to what networks see in the picture.
+"""Retrieval of the stimulus from the EEG alone: ridge regression from EEG features to features of the image.
 
-Legend: N segments, n test segments, S test stimuli, D EEG features, P features of a picture.
+Legend: N segments, n test segments, S test stimuli, D EEG features, P features of an image.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.trainer.evaluation import metrics
 from neuroimagen.trainer.evaluation.eeg_conditions import SegmentSummaries
-from neuroimagen.trainer.evaluation.image_conditions import EvaluateConfig, Judges, Truth
 from neuroimagen.trainer.evaluation.intervals import bootstrap_mean
-from neuroimagen.trainer.evaluation.metrics import DEFINITIONS, Floats, Integers
-from neuroimagen.trainer.evaluation.permutation_test import identification_table, permutation_p
+from neuroimagen.trainer.evaluation.metrics.correlation import correlation_matrix, shrink
+from neuroimagen.trainer.evaluation.metrics.identification import retrieval_accuracy, two_way_identification
+from neuroimagen.trainer.evaluation.metrics.n_way_accuracy import n_way_accuracy
+from neuroimagen.trainer.evaluation.metrics.permutation_tests import identification_table, permutation_p
+from neuroimagen.trainer.evaluation.metrics.registry import all_metrics
+from neuroimagen.trainer.evaluation.metrics.scoring import Scoring
 from neuroimagen.trainer.evaluation.results import Result, p_result, result
 from neuroimagen.trainer.evaluation.segment_features import principal_components
 
 RIDGES = tuple(10.0**power for power in range(-1, 7))
-CANDIDATES = 200
 _PIXELS_PX = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
-    """What regression aims at, for every stimulus of the training and test parts."""
+class StimulusFeatures:
+    """The targets of the regression, for every stimulus of the training and test splits."""
 
     stimuli: Integers
+    """Numbers of the stimuli in the data set, ascending."""
     clip: Floats
+    """CLIP image embeddings."""
     pixels: Floats
+    """RGB values at 16 px."""
 
-    def less_training_mean(self, training: Integers) -> "Seen":
-        """The same less the mean over the `training` stimuli: what all pictures share tells none of them apart."""
+    def minus_training_mean(self, training: Integers) -> "StimulusFeatures":
+        """The features minus their mean over the `training` stimuli, because what all images share identifies none."""
         chosen = np.searchsorted(self.stimuli, np.unique(training))
         return replace(
             self,
@@ -41,51 +46,43 @@ class Seen:
         )
 
 
-def retrieval_results(
-    dataset: Dataset,
-    summaries: SegmentSummaries,
-    judges: Judges,
-    truth: Truth,
-    config: EvaluateConfig,
-    define: Callable[[str, int], str],
-) -> list[Result]:
-    """Retrieval and identification figures of the linear window and of the encoder's embedding.
-
-    `define` gives a metric's frozen definition with this evaluation's numbers.
-    """
+def retrieval_results(dataset: Dataset, summaries: SegmentSummaries, scoring: Scoring) -> list[Result]:
+    """Retrieval and identification figures of the linear window and of the encoder's embedding."""
     is_test, rows = summaries.is_test, summaries.rows
     subjects, stimuli = dataset.index.subject[rows], dataset.index.stimulus[rows].astype(np.int64)
-    seen = _seen(dataset, summaries, judges, truth).less_training_mean(stimuli[~is_test])
+    targets = _stimulus_features(dataset, summaries, scoring).minus_training_mean(stimuli[~is_test])
     results: list[Result] = []
     inputs = {
         "linear_retrieval": (summaries.window, "each subject's window in 40 ms bins, principal components"),
         "eeg_retrieval": (summaries.embeddings, "the contrastive stage's embedding f(x)"),
     }
-    for name, (features, what) in inputs.items():
+    for condition, (features, what) in inputs.items():
         if features is None:
             continue
-        how = f"by ridge regression from {what}, fitted on the training part"
-        clip = predicted_features(features, seen.clip, seen.stimuli, stimuli, subjects, is_test)
-        pixels = predicted_features(features, seen.pixels, seen.stimuli, stimuli, subjects, is_test)
-        results += _figures(name, clip, pixels, seen, stimuli[is_test], how, truth, config, define)
+        how = f"by ridge regression from {what}, fitted on the training split"
+        clip = predicted_features(features, targets.clip, targets.stimuli, stimuli, subjects, is_test)
+        pixels = predicted_features(features, targets.pixels, targets.stimuli, stimuli, subjects, is_test)
+        results += _figures(condition, clip, pixels, targets, stimuli[is_test], how, scoring)
         groups, averaged = np.unique(
             np.stack([subjects[is_test], stimuli[is_test]], axis=1), axis=0, return_inverse=True
         )
         if len(groups) < len(clip):  # a stimulus was shown to a subject more than once
             mean_clip, mean_pixels = (_group_means(values, averaged.ravel()) for values in (clip, pixels))
             how += "; predictions averaged over the repetitions of a stimulus to a subject"
-            results += _figures(
-                f"{name}_averaged", mean_clip, mean_pixels, seen, groups[:, 1], how, truth, config, define
-            )
+            results += _figures(f"{condition}_averaged", mean_clip, mean_pixels, targets, groups[:, 1], how, scoring)
     return results
 
 
-def _seen(dataset: Dataset, summaries: SegmentSummaries, judges: Judges, truth: Truth) -> Seen:
-    """CLIP embeddings and small pictures of all stimuli that the summaries' segments show."""
-    size_px = truth.images.shape[2]
+def _stimulus_features(dataset: Dataset, summaries: SegmentSummaries, scoring: Scoring) -> StimulusFeatures:
+    """CLIP embeddings and small images of all stimuli of the summaries' segments."""
+    size_px = scoring.references.images.shape[2]
     stimuli = np.unique(dataset.index.stimulus[summaries.rows]).astype(np.int64)
     images = dataset.stimuli.images(stimuli, size_px)
-    return Seen(stimuli=stimuli, clip=judges.clip.image_embeddings(images), pixels=metrics.shrink(images, _PIXELS_PX))
+    return StimulusFeatures(
+        stimuli=stimuli,
+        clip=scoring.networks.clip.image_embeddings(images),
+        pixels=shrink(images, _PIXELS_PX),
+    )
 
 
 def predicted_features(
@@ -116,58 +113,58 @@ def predicted_features(
 
 
 def _group_means(values: Floats, groups: Integers) -> Floats:
+    """Means of the rows of each group: [n, P], groups [n] in 0..G−1 → [G, P]."""
     sums = np.zeros((groups.max() + 1, values.shape[1]))
     np.add.at(sums, groups, values)
     return sums / np.bincount(groups)[:, None]
 
 
 def _figures(
-    name: str,
+    condition: str,
     clip: Floats,
     pixels: Floats,
-    seen: Seen,
+    targets: StimulusFeatures,
     stimuli: Integers,
     how: str,
-    truth: Truth,
-    config: EvaluateConfig,
-    define: Callable[[str, int], str],
+    scoring: Scoring,
 ) -> Sequence[Result]:
-    columns = np.searchsorted(truth.stimuli, stimuli)
-    allowed = truth.same_class[columns]
-    candidates_seen = np.searchsorted(seen.stimuli, truth.stimuli)
-    in_clip = metrics.correlation_matrix(clip, seen.clip[candidates_seen])
-    in_pixels = metrics.correlation_matrix(pixels, seen.pixels[candidates_seen])
+    """Figures of features predicted for n segments (or averages of them), of the `stimuli` [n]."""
+    references, config = scoring.references, scoring.config
+    columns = np.searchsorted(references.stimuli, stimuli)
+    allowed = references.same_class[columns]
+    candidates = np.searchsorted(targets.stimuli, references.stimuli)
+    in_clip = correlation_matrix(clip, targets.clip[candidates])
+    in_pixels = correlation_matrix(pixels, targets.pixels[candidates])
     values = {
-        "retrieval_top1": metrics.retrieval_accuracy(in_clip, columns),
-        "retrieval_top5": metrics.retrieval_accuracy(in_clip, columns, top_k=5),
-        "two_way_clip": metrics.two_way_identification(in_clip, columns),
-        "within_class_two_way": metrics.two_way_identification(in_pixels, columns, allowed=allowed),
-        "within_class_two_way_clip": metrics.two_way_identification(in_clip, columns, allowed=allowed),
+        "retrieval_top1": retrieval_accuracy(in_clip, columns),
+        "retrieval_top5": retrieval_accuracy(in_clip, columns, top_k=5),
+        "two_way_clip": two_way_identification(in_clip, columns),
+        "within_class_two_way": two_way_identification(in_pixels, columns, allowed=allowed),
+        "within_class_two_way_clip": two_way_identification(in_clip, columns, allowed=allowed),
     }
-    candidates = min(CANDIDATES, len(truth.stimuli))
     for top_k in (1, 5):
-        if top_k < candidates:
-            values[f"retrieval200_top{top_k}"] = metrics.n_way_accuracy(
-                in_clip, columns, n_way=candidates, top_k=top_k, num_trials=config.num_trials, seed=config.seed
+        if top_k < scoring.num_candidates:
+            values[f"retrieval200_top{top_k}"] = n_way_accuracy(
+                in_clip,
+                columns,
+                n_way=scoring.num_candidates,
+                top_k=top_k,
+                num_trials=config.num_trials,
+                seed=config.seed,
             )
     results = []
-    for metric in DEFINITIONS:
-        if metric not in values:
+    for name, metric in all_metrics().items():
+        if name not in values:
             continue
         estimate = bootstrap_mean(
-            values[metric],
-            columns,
-            is_share=DEFINITIONS[metric].is_share,
-            seed=config.seed,
-            num_resamples=config.num_resamples,
+            values[name], columns, is_share=metric.is_share, seed=config.seed, num_resamples=config.num_resamples
         )
         if estimate.n:
-            text = (
-                f"{define(metric, estimate.n)}; not of a picture: features, less their training mean, predicted {how}"
-            )
-            if metric == "within_class_two_way":
+            definition = metric.define({**scoring.numbers, "n_images": estimate.n})
+            text = f"{definition}; not of an image: features, less their training mean, predicted {how}"
+            if name == "within_class_two_way":
                 text = text.replace("at 64 px", f"at {_PIXELS_PX} px")
-            results.append(result(name, metric, estimate, text))
-    p = permutation_p(identification_table(in_pixels, columns, truth.labels), truth.labels, seed=config.seed)
-    results.append(p_result(name, "within_class_p", p, n=len(columns)))
+            results.append(result(condition, name, estimate, text))
+    p = permutation_p(identification_table(in_pixels, columns, references.labels), references.labels, seed=config.seed)
+    results.append(p_result(condition, "within_class_p", p, n=len(columns)))
     return results

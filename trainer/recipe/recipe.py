@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.batches.stage_data import OrderConfig
 from neuroimagen.trainer.bundled_model.location import present_name
-from neuroimagen.trainer.evaluation.image_conditions import EvaluateConfig
+from neuroimagen.trainer.evaluation.metrics.scoring import EvaluateConfig
 from neuroimagen.trainer.networks.encoders.base import EncoderConfig, own_settings
 from neuroimagen.trainer.networks.encoders.registry import DEFAULT_KIND, ENCODERS, encoder_config
 from neuroimagen.trainer.recipe.strict_yaml import load_yaml, yaml_fault

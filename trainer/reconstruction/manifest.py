@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from neuroimagen.data_shards.common.arrays import Images, Integers
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.progress import track
-from neuroimagen.trainer.evaluation.metrics import Images, Integers
 
 MANIFEST_FILE = "manifest.json"
 _COMPARED = ("seed", "samples", "steps", "scheduler", "guidance", "strength", "dtype", "model_digest")

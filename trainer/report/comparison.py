@@ -1,7 +1,7 @@
-"""Several evaluated runs beside each other: one self-contained page, Markdown, LaTeX and JSON.
+"""Comparison of several evaluated runs: one self-contained page, Markdown, LaTeX and JSON.
 
-The first run is the one that the others are held against. Differences are paired over stimuli where the runs were
-tested on the same data.
+The others are compared with the first run. Differences are paired over stimuli if the runs were tested on the same
+data.
 """
 
 import json
@@ -11,18 +11,22 @@ from typing import Any
 
 import numpy as np
 
+from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path
 from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.trainer.evaluation.conditions import condition_of
+from neuroimagen.trainer.evaluation.evaluate import DETAILS_FILE
 from neuroimagen.trainer.evaluation.intervals import Estimate, bootstrap_difference
-from neuroimagen.trainer.evaluation.metrics import Floats, Integers
-from neuroimagen.trainer.evaluation.results import Result, find, metric_title, ordered_rows, row_of
-from neuroimagen.trainer.recipe.recipe import difference, load_recipe
-from neuroimagen.trainer.report.page import RANK_RULE, THUMB_PX, Evaluated, Item, choose_examples, data_uri
-from neuroimagen.trainer.report.tables import escaped, figure_texts, is_share
+from neuroimagen.trainer.evaluation.metrics.registry import metric_of
+from neuroimagen.trainer.evaluation.results import Result, find, ordered_conditions
+from neuroimagen.trainer.recipe.recipe import Recipe, difference, load_recipe
+from neuroimagen.trainer.report.evaluated import Evaluated, Item, choose_examples, example_metrics, rank_rule
+from neuroimagen.trainer.report.page import THUMB_PX, data_uri
+from neuroimagen.trainer.report.tables import escaped, figure_texts
 from neuroimagen.trainer.report.templates import render_page
 
-COMPARED_ROWS = (
+COMPARED_CONDITIONS = (
     *("full", "semantic_only", "saliency_only", "eeg_classifier", "linear_decoder"),
     *("leave_one_subject_out", "eeg_classifier_unseen_subject"),
 )
@@ -32,12 +36,12 @@ MAX_SETTINGS = 40
 def write_comparison(runs: Sequence[Path], out: Path, *, data: Path | None = None) -> Path:
     """Write compare.html, compare.md, compare.tex and compare.json into the folder `out`; returns the page's path."""
     if len(runs) < 2:
-        raise UserError("a comparison takes two runs or more.")
+        raise UserError("a comparison needs at least two runs.")
     evaluated = [_open(run, data) for run in runs]
     names = _names(runs)
     view = comparison(evaluated, names)
     texts = {
-        "compare.html": _html(view, _pictures(evaluated) if view["same_data"] else []),
+        "compare.html": _html(view, evaluated),
         "compare.md": _markdown(view),
         "compare.tex": _latex(view),
         "compare.json": json.dumps(view, indent=1, ensure_ascii=False) + "\n",
@@ -49,7 +53,7 @@ def write_comparison(runs: Sequence[Path], out: Path, *, data: Path | None = Non
 
 
 def _open(run: Path, data: Path | None) -> Evaluated:
-    details = run / "report" / "details.json"
+    details = run / "report" / DETAILS_FILE
     if not details.is_file():
         raise UserError(f"{run} has not been evaluated. Run `neuroimagen evaluate --run {run}` first.")
     folder = data or Path(json.loads(details.read_text(encoding="utf-8"))["data"])
@@ -65,20 +69,20 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 
 def comparison(runs: Sequence[Evaluated], names: Sequence[str]) -> dict[str, Any]:
-    """Everything that is shown, as JSON values."""
-    metrics = list(runs[0].details["table_metrics"])
-    present = [row for row in ordered_rows([item for run in runs for item in run.results]) if row in COMPARED_ROWS]
-    rows = []
-    for row in present:
+    """Everything that is shown but the images, as JSON values."""
+    metrics = list(dict.fromkeys(metric for run in runs for metric in run.details["table_metrics"]))
+    ordered = ordered_conditions([item for run in runs for item in run.results])
+    figures = []
+    for condition in (name for name in ordered if name in COMPARED_CONDITIONS):
         for metric in metrics:
-            found = [find(run.results, row, metric) for run in runs]
+            found = [find(run.results, condition, metric) for run in runs]
             if any(found):
-                rows.append(
+                figures.append(
                     {
-                        "row": row,
-                        "title": row_of(row).title,
+                        "condition": condition,
+                        "title": condition_of(condition).title,
                         "metric": metric,
-                        "metric_title": metric_title(metric) + (" %" if is_share(metric) else ""),
+                        "metric_title": _heading(metric, "%"),
                         "cells": [_cell(item) for item in found],
                     }
                 )
@@ -90,15 +94,21 @@ def comparison(runs: Sequence[Evaluated], names: Sequence[str]) -> dict[str, Any
                 "name": name,
                 "data": digest,
                 "verdict": run.details["verdict"],
-                "accuracy": _cell(find(run.results, run.main_row, "accuracy")),
+                "accuracy": _cell(find(run.results, run.main_condition, "accuracy")),
             }
             for name, run, digest in zip(names, runs, digests, strict=True)
         ],
         "same_data": same_data,
-        "rows": rows,
+        "figures": figures,
         "differences": _differences(runs, names, metrics) if same_data else [],
         "settings": _settings(runs),
     }
+
+
+def _heading(metric: str, unit: str) -> str:
+    """Title of a metric, with the unit of shares."""
+    found = metric_of(metric)
+    return f"{found.title}, {unit}" if found.is_share else found.title
 
 
 def _cell(found: Result | None) -> dict[str, Any] | None:
@@ -116,11 +126,15 @@ def _cell(found: Result | None) -> dict[str, Any] | None:
 
 
 def _differences(runs: Sequence[Evaluated], names: Sequence[str], metrics: Sequence[str]) -> list[dict[str, Any]]:
-    """Each run's main row less the first run's, stimuli resampled together."""
+    """Each run's main condition minus the first run's, with the stimuli resampled together.
+
+    Metrics that one of the two runs lacks, or that single images do not have, are left out.
+    """
     keys = sorted({item.stimulus for run in runs for item in run.items})
     found = []
     for name, run in zip(names[1:], runs[1:], strict=True):
-        for metric in metrics:
+        shared = set(run.items[0].figures) & set(runs[0].items[0].figures)
+        for metric in (metric for metric in metrics if metric in shared):
             estimate = bootstrap_difference(*_values(run.items, metric, keys), *_values(runs[0].items, metric, keys))
             if not estimate.n:
                 continue
@@ -128,8 +142,8 @@ def _differences(runs: Sequence[Evaluated], names: Sequence[str], metrics: Seque
                 {
                     "run": name,
                     "metric": metric,
-                    "metric_title": metric_title(metric) + (", points" if is_share(metric) else ""),
-                    "text": _signed(estimate, 100 if is_share(metric) else 1),
+                    "metric_title": _heading(metric, "points"),
+                    "text": _signed(estimate, 100 if metric_of(metric).is_share else 1),
                     "value": estimate.value,
                     "low": estimate.low,
                     "high": estimate.high,
@@ -158,37 +172,36 @@ def _signed(estimate: Estimate, scale: int) -> str:
 
 
 def _settings(runs: Sequence[Evaluated]) -> list[dict[str, Any]]:
-    """The keys of the recipe in which any run differs from the first, with every run's value."""
+    """The keys of the recipe in which a run differs from the first, with the values of all runs."""
     recipes = [load_recipe(run.run / "config.yaml") for run in runs]
     keys = dict.fromkeys(change.split(" ")[0] for recipe in recipes[1:] for change in difference(recipes[0], recipe))
-    settings = []
-    for key in list(keys)[:MAX_SETTINGS]:
-        values = []
-        for recipe in recipes:
-            value: Any = recipe
-            for part in key.split("."):
-                value = getattr(value, part)
-            values.append(str(value))
-        settings.append({"key": key, "values": values})
-    return settings
+    return [{"key": key, "values": [_setting(recipe, key) for recipe in recipes]} for key in list(keys)[:MAX_SETTINGS]]
 
 
-def _pictures(runs: Sequence[Evaluated]) -> list[dict[str, Any]]:
-    """Of every class the median segment of the first run by the report's rank, as every run draws it."""
+def _setting(recipe: Recipe, key: str) -> str:
+    """A recipe's value of a dotted key; a dash if its section has no such key (encoders of two kinds)."""
+    value: Any = recipe
+    for name in key.split("."):
+        if not hasattr(value, name):
+            return "–"
+        value = getattr(value, name)
+    return str(value)
+
+
+def _images(runs: Sequence[Evaluated]) -> list[dict[str, Any]]:
+    """For every class the median segment of the first run by the report's rank, as every run draws it."""
     by_segment = [{item.segment: item for item in run.items} for run in runs]
     found = []
-    for label, (_, median, _) in choose_examples(runs[0].items).items():
+    for label, (_, median, _) in choose_examples(runs[0].items, example_metrics(runs[0].items)).items():
         if not all(median.segment in items for items in by_segment):
             continue
-        shown = [run.pictures(items[median.segment]) for run, items in zip(runs, by_segment, strict=True)]
+        shown = [run.images(items[median.segment]) for run, items in zip(runs, by_segment, strict=True)]
         found.append(
             {
                 "name": runs[0].class_names[label],
                 "label": label,
                 "subject": median.subject,
-                "pictures": [
-                    data_uri(picture, 2 * THUMB_PX) for picture in (shown[0][0], *(pictures[-1] for pictures in shown))
-                ],
+                "images": [data_uri(image, 2 * THUMB_PX) for image in (shown[0][0], *(images[-1] for images in shown))],
             }
         )
     return found
@@ -197,12 +210,12 @@ def _pictures(runs: Sequence[Evaluated]) -> list[dict[str, Any]]:
 # -------------------------------------------------------------------------------------------------------------- outputs
 
 
-def _html(view: Mapping[str, Any], pictures: Sequence[Mapping[str, Any]]) -> str:
+def _html(view: Mapping[str, Any], runs: Sequence[Evaluated]) -> str:
     return render_page(
         Path(__file__).with_name("comparison.html.j2"),
         **view,
-        pictures=pictures,
-        rank_rule=RANK_RULE,
+        images=_images(runs) if view["same_data"] else [],
+        rank_rule=rank_rule(example_metrics(runs[0].items)),
     )
 
 
@@ -210,15 +223,15 @@ def _markdown(view: Mapping[str, Any]) -> str:
     names = [run["name"] for run in view["runs"]]
     lines = ["# Comparison", ""]
     if not view["same_data"]:
-        lines += ["**The runs were tested on different data: figures do not compare.**", ""]
+        lines += ["**The runs were tested on different data: their figures cannot be compared.**", ""]
     for run in view["runs"]:
         lines += [f"**{run['name']}**: {'; '.join(sentence['heading'] for sentence in run['verdict'])}.", ""]
-    lines += [f"| row | metric | {' | '.join(names)} |", f"|---|---|{'---:|' * len(names)}"]
-    for row in view["rows"]:
-        cells = [_plain(cell) for cell in row["cells"]]
-        lines.append(f"| {row['title']} | {row['metric_title']} | {' | '.join(cells)} |")
+    lines += [f"| condition | metric | {' | '.join(names)} |", f"|---|---|{'---:|' * len(names)}"]
+    for figure in view["figures"]:
+        cells = [_plain(cell) for cell in figure["cells"]]
+        lines.append(f"| {figure['title']} | {figure['metric_title']} | {' | '.join(cells)} |")
     if view["differences"]:
-        lines += ["", f"Differences to {names[0]}, paired over stimuli, 95 % intervals:", ""]
+        lines += ["", f"Differences from {names[0]}, paired over stimuli, 95 % intervals:", ""]
         lines += [f"- {item['run']}, {item['metric_title']}: {item['text']}" for item in view["differences"]]
     return "\n".join(lines) + "\n"
 
@@ -238,7 +251,7 @@ def _latex(view: Mapping[str, Any]) -> str:
         rf" & & {' & '.join(names)} \\",
         r"\midrule",
     ]
-    for row in view["rows"]:
-        cells = [escaped(_plain(cell)).replace("−", "$-$").replace(" – ", ", ") for cell in row["cells"]]
-        lines.append(rf"{escaped(row['title'])} & {escaped(row['metric_title'])} & {' & '.join(cells)} \\")
+    for figure in view["figures"]:
+        cells = [escaped(_plain(cell)).replace("−", "$-$").replace(" – ", ", ") for cell in figure["cells"]]
+        lines.append(rf"{escaped(figure['title'])} & {escaped(figure['metric_title'])} & {' & '.join(cells)} \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"

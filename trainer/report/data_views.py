@@ -1,7 +1,4 @@
-"""Pictures of a data set: single segments, averages of classes with bands, scalp maps over time, spectra, by subject.
-
-Legend: N segments, C channels, T samples, K classes, S subjects, F frequencies.
-"""
+"""Views of a data set's EEG: segments, averages of classes with bands, subjects, scalp maps over time, spectra."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -13,151 +10,35 @@ import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path
-from neuroimagen.data_shards.common.progress import track
-from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.trainer.evaluation.metrics import Floats, Integers
 from neuroimagen.trainer.report import plots
+from neuroimagen.trainer.report.data_averages import Averages
+from neuroimagen.trainer.report.eeg_figures import draw_scalp_map, eeg_unit, located_info
 from neuroimagen.trainer.report.templates import render_page
 
-MAX_CLASSES = 12
 NUM_MAPS = 10
-NUM_SEGMENTS = 4
-_BATCH = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Averages:
-    """What one pass over the segments leaves."""
-
-    dataset: Dataset
-    part: str
-    num_segments: int
-    classes: Integers
-    """Labels that are shown, [K]."""
-    subjects: Integers
-    class_mean: Floats
-    """[K, C, T]."""
-    class_error: Floats
-    """Standard errors of the class means over segments, [K, C, T]."""
-    class_counts: Integers
-    subject_mean: Floats
-    """[S, C, T]."""
-    subject_counts: Integers
-    subject_power: Floats
-    """Power spectral density, mean over segments, [S, C, F]."""
-    frequencies: Floats
-    examples: Floats
-    """The first segments, [n, C, T]."""
-    example_texts: tuple[str, ...]
-
-    @property
-    def times_ms(self) -> Floats:
-        """Time after onset of each sample, [T]."""
-        metadata = self.dataset.metadata
-        start = metadata.preprocessing.get("window", [0])[0]
-        return 1000 * (start + np.arange(metadata.n_samples)) / metadata.sfreq
-
-    @property
-    def evoked(self) -> Floats:
-        """Mean over all segments, [C, T]."""
-        return np.average(self.subject_mean, axis=0, weights=self.subject_counts)
-
-
-def average(
-    dataset: Dataset, *, part: str, subjects: Sequence[int] | None = None, class_names: Sequence[str] | None = None
-) -> Averages:
-    """One pass over the segments of a part, in memory that does not grow with them."""
-    from scipy.signal import periodogram
-
-    rows = dataset.rows(part, subjects)
-    if not len(rows):
-        raise UserError(
-            f"the data set has no {part} segments of subjects {list(subjects or dataset.metadata.subjects)}."
-        )
-    metadata, index = dataset.metadata, dataset.index
-    classes = _chosen_classes(dataset, rows, class_names)
-    present = np.unique(index.subject[rows])
-    shape = (metadata.n_channels, metadata.n_samples)
-    sums, squares = np.zeros((len(classes), *shape)), np.zeros((len(classes), *shape))
-    subject_sums = np.zeros((len(present), *shape))
-    num_frequencies = metadata.n_samples // 2 + 1
-    power = np.zeros((len(present), metadata.n_channels, num_frequencies))
-    frequencies = np.fft.rfftfreq(metadata.n_samples, 1 / metadata.sfreq)
-    starts = range(0, len(rows), _BATCH)
-    for start in track(starts, total=len(starts), desc="reading EEG", unit="batch"):
-        chosen = rows[start : start + _BATCH]
-        eeg = np.stack([dataset.eeg(int(row)) for row in chosen]).astype(np.float64)
-        # A window: the ends of a segment do not meet, and a step between them would leak into every frequency.
-        density = periodogram(eeg, metadata.sfreq, window="hann", detrend="linear")[1]
-        for number, row in enumerate(chosen):
-            subject = int(np.searchsorted(present, index.subject[row]))
-            subject_sums[subject] += eeg[number]
-            power[subject] += density[number]
-            place = np.flatnonzero(classes == index.label[row])
-            if len(place):
-                sums[place[0]] += eeg[number]
-                squares[place[0]] += eeg[number] ** 2
-    counts = np.array([(index.label[rows] == label).sum() for label in classes])
-    subject_counts = np.array([(index.subject[rows] == subject).sum() for subject in present])
-    per_class, per_subject = (np.maximum(c, 1)[:, None, None] for c in (counts, subject_counts))
-    mean = sums / per_class
-    variance = np.maximum(squares / per_class - mean**2, 0) * per_class / np.maximum(per_class - 1, 1)
-    first = rows[:NUM_SEGMENTS]
-    names = [item.name for item in metadata.classes]
-    return Averages(
-        dataset=dataset,
-        part=part,
-        num_segments=len(rows),
-        classes=classes,
-        subjects=present,
-        class_mean=mean,
-        class_error=np.sqrt(variance / per_class),
-        class_counts=counts,
-        subject_mean=subject_sums / per_subject,
-        subject_counts=subject_counts,
-        subject_power=power / per_subject,
-        frequencies=frequencies,
-        examples=np.stack([dataset.eeg(int(row)) for row in first]),
-        example_texts=tuple(f"{names[index.label[row]]}, subject {index.subject[row]}" for row in first),
-    )
-
-
-def _chosen_classes(dataset: Dataset, rows: Integers, class_names: Sequence[str] | None) -> Integers:
-    """Labels of the named classes; without names those of which there are most, in the order of their labels."""
-    names = [item.name for item in dataset.metadata.classes]
-    if class_names is not None:
-        unknown = [name for name in class_names if name not in names]
-        if unknown:
-            raise UserError(f"class {unknown[0]!r} is not in the data set; it has {', '.join(names[:20])}.")
-        return np.array([names.index(name) for name in class_names])
-    counts = np.bincount(dataset.index.label[rows], minlength=len(names))
-    return np.sort(np.argsort(-counts, kind="stable")[:MAX_CLASSES])
-
-
-# ---------------------------------------------------------------------------------------------------------------- views
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One figure with what it shows."""
+    """One figure, with its title and what it shows."""
 
     title: str
     text: str
     draw: Callable[[Any], Any]
-    """Pyplot → figure, in the colours of trainer/report/plots.py."""
+    """A function from pyplot to a figure in the colours of trainer/report/plots.py."""
 
 
 def views(averages: Averages, *, channel: str | None = None) -> list[View]:
-    """All views that the data allow. `channel` is the one whose class averages are shown; None: the most telling."""
+    """All views that the data allow. `channel`: whose class averages are shown; None: where the classes differ most."""
     metadata = averages.dataset.metadata
-    study, unit = metadata.provenance.get("study", {}), plots.eeg_unit(metadata.preprocessing)
-    info, problem = plots.located_info(metadata.channel_names, study.get("montage"), metadata.sfreq)
+    study, unit = metadata.provenance.get("study", {}), eeg_unit(metadata.preprocessing)
+    info, problem = located_info(metadata.channel_names, study.get("montage"), metadata.sfreq)
     shown, why = _channel(averages, channel)
     name = metadata.channel_names[shown] if metadata.channel_names else f"channel {shown + 1}"
     found = [
         View(
             title="Segments",
-            text=f"The first {len(averages.examples)} segments of the {averages.part} part, every channel a line.",
+            text=f"The first {len(averages.examples)} segments of the {averages.split} split, one line per channel.",
             draw=lambda plt: _draw_segments(plt, averages),
         ),
         View(
@@ -167,7 +48,7 @@ def views(averages: Averages, *, channel: str | None = None) -> list[View]:
         ),
         View(
             title="Subjects",
-            text="Average of each subject's segments, every channel a line; the thick line is the global field power.",
+            text="Average of each subject's segments, one line per channel; the thick line is the global field power.",
             draw=lambda plt: _draw_subjects(plt, averages),
         ),
         View(
@@ -183,22 +64,24 @@ def views(averages: Averages, *, channel: str | None = None) -> list[View]:
         text = (
             f"Average of {averages.num_segments:,} segments, seen from above, at {NUM_MAPS} times, for each subject. "
         )
-        text += f"All in one scale: red is positive, blue negative, up to ±{_map_limit(averages):.2g} ({unit})."
+        text += f"All on one scale: red is positive, blue negative, up to ±{_map_limit(averages):.2g} ({unit})."
         found.insert(3, View(title="Scalp maps", text=text, draw=lambda plt: _draw_maps(plt, averages, info)))
     return found
 
 
 def _channel(averages: Averages, name: str | None) -> tuple[int, str]:
-    """Index of the channel to show and why."""
+    """Index of the channel to show, and why it is shown."""
     names = averages.dataset.metadata.channel_names
     if name is not None:
         if names is None or name not in names:
-            raise UserError(f"there is no channel {name!r}; the data set has {', '.join(names or ()) or 'no names'}.")
-        return names.index(name), "as asked"
+            raise UserError(
+                f"there is no channel {name!r}. The data set has {', '.join(names or ()) or 'no channel names'}."
+            )
+        return names.index(name), "as chosen"
     between = averages.class_mean.var(axis=0)
     within = (averages.class_error**2).mean(axis=0)
     ratio = (between / np.maximum(within, 1e-12)).max(axis=1)
-    return int(ratio.argmax()), "where classes differ most against their errors"
+    return int(ratio.argmax()), "where the classes differ most, relative to their errors"
 
 
 def _grid(plt: Any, count: int, *, columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
@@ -213,8 +96,8 @@ def _grid(plt: Any, count: int, *, columns: int, width: float, height: float) ->
 
 
 def _label(figure: Any, averages: Averages, time: str) -> None:
-    """What the axes of a grid of time courses share."""
-    unit = plots.eeg_unit(averages.dataset.metadata.preprocessing)
+    """Label the shared axes of a grid of time courses."""
+    unit = eeg_unit(averages.dataset.metadata.preprocessing)
     figure.supxlabel(time, fontsize=8.5, color=plots.MUTED)
     figure.supylabel(f"amplitude, {unit}", fontsize=8.5, color=plots.MUTED)
     figure.tight_layout()
@@ -262,23 +145,23 @@ def _map_samples(averages: Averages) -> np.ndarray:
     return np.linspace(0, len(averages.times_ms) - 1, NUM_MAPS + 2).round().astype(int)[1:-1]
 
 
-def _map_rows(averages: Averages) -> list[np.ndarray]:
+def _map_lines(averages: Averages) -> list[np.ndarray]:
     return [*averages.subject_mean, averages.evoked] if len(averages.subjects) > 1 else [averages.evoked]
 
 
 def _map_limit(averages: Averages) -> float:
-    """The largest absolute value on any map, where colours end."""
-    return float(max(np.abs(row[:, _map_samples(averages)]).max() for row in _map_rows(averages)))
+    """The largest absolute value on any map, at which the colour scale ends."""
+    return float(max(np.abs(row[:, _map_samples(averages)]).max() for row in _map_lines(averages)))
 
 
 def _draw_maps(plt: Any, averages: Averages, info: Any) -> Any:
-    samples, rows = _map_samples(averages), _map_rows(averages)
+    samples, rows = _map_samples(averages), _map_lines(averages)
     titles = [*(f"subject {subject}" for subject in averages.subjects), "all"][-len(rows) :]
     figure, axes = plt.subplots(len(rows), NUM_MAPS, figsize=(NUM_MAPS, 1.15 * len(rows)), squeeze=False)
     limit = _map_limit(averages)
     for line, (row, title) in enumerate(zip(rows, titles, strict=True)):
         for axis, sample in zip(axes[line], samples, strict=True):
-            plots.draw_scalp_map(axis, row[:, sample], info, limit=limit, contours=0, pixels=48)
+            draw_scalp_map(axis, row[:, sample], info, limit=limit, contours=0, pixels=48)
             if line == 0:
                 axis.set_title(f"{averages.times_ms[sample]:.0f} ms", loc="center", fontsize=8, fontweight="normal")
         axes[line, 0].text(-0.1, 0.5, title, transform=axes[line, 0].transAxes, ha="right", va="center", fontsize=8)
@@ -298,7 +181,7 @@ def _draw_spectra(plt: Any, averages: Averages) -> Any:
     axis.set_yscale("log")
     axis.set_xscale("log")
     axis.set_xlabel("Hz")
-    unit = plots.eeg_unit(averages.dataset.metadata.preprocessing)
+    unit = eeg_unit(averages.dataset.metadata.preprocessing)
     axis.set_ylabel("µV²/Hz" if unit == "µV" else f"power per Hz, ({unit})²")
     axis.margins(x=0)
     axis.legend(fontsize=7.5, ncols=2)
@@ -337,38 +220,38 @@ def _html(averages: Averages, shown: Sequence[View]) -> str:
 
 
 def _png(averages: Averages, shown: Sequence[View]) -> Any:
-    """All figures below each other, in the page's light colours."""
+    """All figures in one column, in the page's light colours."""
     from PIL import Image, ImageDraw, ImageFont
 
     plt = plots.pyplot()
-    pictures = []
+    images = []
     with plt.rc_context(plots.STYLE):
         for view in shown:
             buffer = io.BytesIO()
             figure = plots.coloured(view.draw(plt))
             figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", facecolor="white")
             plt.close(figure)
-            pictures.append(Image.open(buffer))
+            images.append(Image.open(buffer))
     margin, heading = 40, 104
-    width = max(picture.width for picture in pictures) + 2 * margin
-    height = heading + sum(picture.height + heading for picture in pictures) + margin
+    width = max(image.width for image in images) + 2 * margin
+    height = heading + sum(image.height + heading for image in images) + margin
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     large, small = ImageFont.load_default(size=28), ImageFont.load_default(size=18)
-    summary = _summary(averages).replace("×", "x")  # Pillow's own font has no such sign
+    summary = _summary(averages).replace("×", "x")  # Pillow's default font has no ×
     draw.text((margin, 40), f"{averages.dataset.metadata.name}: {summary}", font=small, fill="#1c1b19")
     y = heading
-    for view, picture in zip(shown, pictures, strict=True):
+    for view, image in zip(shown, images, strict=True):
         draw.text((margin, y + 24), view.title, font=large, fill="#1c1b19")
         draw.text((margin, y + 66), view.text, font=small, fill="#6d6a64")
-        sheet.paste(picture, (margin, y + heading))
-        y += picture.height + heading
+        sheet.paste(image, (margin, y + heading))
+        y += image.height + heading
     return sheet
 
 
 def _summary(averages: Averages) -> str:
     metadata = averages.dataset.metadata
     return (
-        f"{averages.num_segments:,} segments of the {averages.part} part, {len(averages.subjects)} subjects, "
+        f"{averages.num_segments:,} segments of the {averages.split} split, {len(averages.subjects)} subjects, "
         f"{metadata.n_channels} channels × {metadata.n_samples} samples at {metadata.sfreq:g} Hz"
     )

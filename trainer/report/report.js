@@ -1,5 +1,5 @@
 "use strict";
-// Filters by class and subject, the cards of every test segment, and the switch between the main and all metrics.
+// Filters by class and subject, the cards of every test segment, and the switch between the main metrics and all.
 (() => {
   const data = JSON.parse(document.getElementById("explorer-data").textContent);
   const pageSize = 24;
@@ -7,12 +7,14 @@
   const cards = element("cards");
   let shown = pageSize;
 
-  const [LABEL, SUBJECT, PREDICTED, SSIM, PIXCORR, TWO_WAY, STIMULUS] = [0, 1, 2, 3, 4, 5, 6];
-  const orders = {
-    given: null,
-    best: (a, b) => data.items[b][PIXCORR] - data.items[a][PIXCORR],
-    worst: (a, b) => data.items[a][PIXCORR] - data.items[b][PIXCORR],
-    wrong: (a, b) => (data.items[a][LABEL] === data.items[a][PREDICTED]) - (data.items[b][LABEL] === data.items[b][PREDICTED]),
+  const isRight = (item) => item.label === item.predicted;
+  // The chosen order as a comparison of two items: "given", "wrong", or "highest 0", the number being that of a metric.
+  const comparison = (chosen) => {
+    const [order, metric] = chosen.split(" ");
+    if (order === "wrong") return (a, b) => isRight(a) - isRight(b);
+    if (order === "highest") return (a, b) => b.figures[metric] - a.figures[metric];
+    if (order === "lowest") return (a, b) => a.figures[metric] - b.figures[metric];
+    return null;
   };
 
   const matches = (label, subject) => {
@@ -28,35 +30,33 @@
     const trio = document.createElement("div");
     trio.className = "trio";
     data.columns.forEach((column, sheet) => {
-      const picture = document.createElement("div");
-      picture.className = `sheet-${sheet}`;
-      picture.setAttribute("role", "img");
-      picture.setAttribute("aria-label", `${column} of ${item[STIMULUS]}`);
+      const image = document.createElement("div");
+      image.className = `sheet-${sheet}`;
+      image.setAttribute("role", "img");
+      image.setAttribute("aria-label", `${column} of ${item.stimulus}`);
       const [x, y] = [number % data.side, Math.floor(number / data.side)];
-      picture.style.backgroundSize = `${100 * data.side}% ${100 * data.rows}%`;
-      picture.style.backgroundPosition = `${(100 * x) / (data.side - 1)}% ${data.rows > 1 ? (100 * y) / (data.rows - 1) : 0}%`;
-      trio.append(picture);
+      image.style.backgroundSize = `${100 * data.side}% ${100 * data.rows}%`;
+      image.style.backgroundPosition = `${(100 * x) / (data.side - 1)}% ${data.rows > 1 ? (100 * y) / (data.rows - 1) : 0}%`;
+      trio.append(image);
     });
-    const right = item[LABEL] === item[PREDICTED];
     const caption = document.createElement("figcaption");
     const name = document.createElement("b");
-    name.textContent = data.names[item[LABEL]];
+    name.textContent = data.names[item.label];
     const verdict = document.createElement("span");
     const sign = document.createElement("i");
-    sign.className = right ? "right" : "wrong";
-    sign.textContent = right ? "✓" : `✗ ${data.names[item[PREDICTED]]}`;
-    verdict.append(`s${item[SUBJECT]} `, sign);
+    sign.className = isRight(item) ? "right" : "wrong";
+    sign.textContent = isRight(item) ? "✓" : `✗ ${data.names[item.predicted]}`;
+    verdict.append(`s${item.subject} `, sign);
     caption.append(name, verdict);
-    figure.title = `${item[STIMULUS]}, subject ${item[SUBJECT]}: SSIM ${item[SSIM].toFixed(2)}, PixCorr ${item[PIXCORR].toFixed(2)}, `
-      + `two-way CLIP ${(100 * item[TWO_WAY]).toFixed(0)} %`;
+    figure.title = `${item.stimulus}, subject ${item.subject}: ${item.caption}`;
     figure.append(trio, caption);
     return figure;
   };
 
   const showCards = () => {
-    const chosen = data.items.map((_, number) => number).filter((number) => matches(data.items[number][LABEL], data.items[number][SUBJECT]));
-    const order = orders[element("explorer-order").value];
-    if (order) chosen.sort(order);
+    const chosen = data.items.map((_, number) => number).filter((number) => matches(data.items[number].label, data.items[number].subject));
+    const compare = comparison(element("explorer-order").value);
+    if (compare) chosen.sort((a, b) => compare(data.items[a], data.items[b]));
     cards.replaceChildren(...chosen.slice(0, shown).map(card));
     element("more").classList.toggle("hidden", shown >= chosen.length);
     element("count").textContent = `${Math.min(shown, chosen.length)} of ${chosen.length}`;
@@ -66,8 +66,8 @@
     shown = pageSize;
     for (const row of document.querySelectorAll(".class-row")) row.classList.toggle("hidden", !matches(row.dataset.class));
     for (const figure of document.querySelectorAll(".examples figure")) figure.classList.toggle("dim", !matches(undefined, figure.dataset.subject));
-    for (const part of document.querySelectorAll(".map [data-class], .confusion [data-class]")) {
-      part.classList.toggle("dim", !matches(part.dataset.class, part.dataset.subject));
+    for (const mark of document.querySelectorAll(".map [data-class], .confusion [data-class]")) {
+      mark.classList.toggle("dim", !matches(mark.dataset.class, mark.dataset.subject));
     }
     for (const row of document.querySelectorAll("tr[data-subject]")) row.classList.toggle("dim", !matches(undefined, row.dataset.subject));
     showCards();

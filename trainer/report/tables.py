@@ -1,10 +1,11 @@
-"""The table of results as the page, Markdown and LaTeX show it."""
+"""The table of results, for the HTML page, in Markdown and in LaTeX."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from neuroimagen.trainer.evaluation.metrics import DEFINITIONS
-from neuroimagen.trainer.evaluation.results import Result, find, format_value, metric_title, ordered_rows, row_of
+from neuroimagen.trainer.evaluation.conditions import condition_of, present_name
+from neuroimagen.trainer.evaluation.metrics.registry import METRICS, metric_of
+from neuroimagen.trainer.evaluation.results import Result, find, format_value, ordered_conditions
 
 GROUP_TITLES = {
     "model": "The model",
@@ -13,28 +14,22 @@ GROUP_TITLES = {
     "floor": "Floors of the generator",
     "eeg": "From the EEG alone",
     "baseline": "Baselines",
-    "nuisance": "What could fake it",
+    "nuisance": "Nuisance conditions",
     "reference": "Guessing and the ceiling",
     "difference": "Comparisons",
 }
 
 
-def is_share(metric: str) -> bool:
-    """Whether a metric's figures are shown as percentages."""
-    return metric in DEFINITIONS and DEFINITIONS[metric].is_share
-
-
 def table_view(results: Sequence[Result], main_metrics: Sequence[str]) -> dict[str, Any]:
-    """Columns, groups of rows, cells and definitions; `main` columns are shown at first, the others on demand."""
-    present = {item.metric for item in results}
-    metrics = [*main_metrics, *(name for name in DEFINITIONS if name not in main_metrics)]
-    metrics = [name for name in metrics if name in present]
+    """Columns, groups of conditions, cells and definitions; columns that are not `main` are shown on demand."""
+    present = dict.fromkeys(item.metric for item in results)
+    metrics = [name for name in dict.fromkeys([*main_metrics, *METRICS, *present]) if name in present]
     columns = [
         {
             "metric": metric,
-            "title": metric_title(metric),
-            "unit": "%" if is_share(metric) else "",
-            "arrow": "↑" if metric not in DEFINITIONS or DEFINITIONS[metric].higher_is_better else "↓",
+            "title": metric_of(metric).title,
+            "unit": "%" if metric_of(metric).is_share else "",
+            "arrow": "↑" if metric_of(metric).higher_is_better else "↓",
             "main": metric in main_metrics,
             "definition": next(item.definition for item in results if item.metric == metric),
             "number": number,
@@ -42,19 +37,20 @@ def table_view(results: Sequence[Result], main_metrics: Sequence[str]) -> dict[s
         for number, metric in enumerate(metrics, start=1)
     ]
     groups: dict[str, list[dict[str, Any]]] = {group: [] for group in GROUP_TITLES}
-    for name in ordered_rows(results):
-        row = row_of(name)
-        groups[row.group].append(
-            {"name": name, "title": row.title, "text": row.text, "cells": [_cell(results, name, m) for m in metrics]}
-        )
+    for name in ordered_conditions(results):
+        condition = condition_of(name)
+        cells = [_cell(results, name, metric) for metric in metrics]
+        groups[condition.group].append({"name": name, "title": condition.title, "text": condition.text, "cells": cells})
     return {
         "columns": columns,
-        "groups": [{"title": GROUP_TITLES[group], "rows": rows} for group, rows in groups.items() if rows],
+        "groups": [
+            {"title": GROUP_TITLES[group], "conditions": members} for group, members in groups.items() if members
+        ],
     }
 
 
-def _cell(results: Sequence[Result], row: str, metric: str) -> dict[str, Any] | None:
-    found = find(results, row, metric)
+def _cell(results: Sequence[Result], condition: str, metric: str) -> dict[str, Any] | None:
+    found = find(results, condition, metric)
     if found is None:
         return None
     value, interval = figure_texts(found)
@@ -64,15 +60,15 @@ def _cell(results: Sequence[Result], row: str, metric: str) -> dict[str, Any] | 
         "n": found.n,
         "definition": found.definition,
         "main": metric,
-        "bar": max(0.0, min(1.0, found.value)) if is_share(metric) else None,
+        "bar": max(0.0, min(1.0, found.value)) if metric_of(metric).is_share else None,
     }
 
 
 def figure_texts(found: Result) -> tuple[str, str]:
-    """A figure and its interval (empty where there is none); differences with their sign."""
+    """A figure and its interval (empty if there is none); differences have their sign."""
 
     def text(value: float) -> str:
-        sign = "+" if "_minus_" in found.row and value > 0 else ""
+        sign = "+" if "_minus_" in found.condition and value > 0 else ""
         return sign + format_value(found.metric, value).replace("-", "−")
 
     if found.low is None or found.high is None:
@@ -80,25 +76,25 @@ def figure_texts(found: Result) -> tuple[str, str]:
     return text(found.value), f"{text(found.low)} – {text(found.high)}"
 
 
-def absent_rows(details: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Titles of the rows that were asked for and could not be measured, each with the reason."""
-    return [(row_of(row).title, reason) for row, reason in details.get("absent", {}).items()]
+def absent_conditions(details: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Titles of the conditions that were asked for and could not be measured, each with the reason."""
+    return [(condition_of(present_name(name)).title, reason) for name, reason in details.get("absent", {}).items()]
 
 
 def markdown_report(results: Sequence[Result], details: Mapping[str, Any], *, rank_rule: str) -> str:
-    """report.md: verdict, table of the main metrics, picture, definitions."""
+    """report.md: verdict, table of the main metrics, image grid, definitions."""
     metrics = details["table_metrics"]
-    titles = [metric_title(metric) + (", %" if is_share(metric) else "") for metric in metrics]
+    titles = [metric_of(metric).title + (", %" if metric_of(metric).is_share else "") for metric in metrics]
     lines = ["# Report", ""]
     for sentence in details["verdict"]:
         lines += [f"**{sentence['heading']}.** {sentence['text']}", ""]
-    lines += [f"| row | {' | '.join(titles)} |", f"|---|{'---:|' * len(metrics)}"]
-    for name in ordered_rows(results):
+    lines += [f"| condition | {' | '.join(titles)} |", f"|---|{'---:|' * len(metrics)}"]
+    for name in ordered_conditions(results):
         cells = [_markdown_cell(find(results, name, metric)) for metric in metrics]
         if any(cells):
-            lines.append(f"| {row_of(name).title} | {' | '.join(cells)} |")
+            lines.append(f"| {condition_of(name).title} | {' | '.join(cells)} |")
     lines += ["", "Figures in brackets are 95 % intervals by bootstrap over stimuli.", ""]
-    for title, reason in absent_rows(details):
+    for title, reason in absent_conditions(details):
         lines += [f"Not measured: {title}, {reason}.", ""]
     lines += [
         f"![stimulus, saliency map, reconstruction of every class: {rank_rule}](grid.png)",
@@ -110,8 +106,8 @@ def markdown_report(results: Sequence[Result], details: Mapping[str, Any], *, ra
     for metric in metrics:
         definition = next((item.definition for item in results if item.metric == metric), None)
         if definition is not None:
-            lines.append(f"- **{metric_title(metric)}**: {definition}.")
-    lines += [f"- **{row_of(name).title}**: {row_of(name).text}." for name in ordered_rows(results)]
+            lines.append(f"- **{metric_of(metric).title}**: {definition}.")
+    lines += [f"- **{condition_of(name).title}**: {condition_of(name).text}." for name in ordered_conditions(results)]
     return "\n".join(lines) + "\n"
 
 
@@ -124,7 +120,7 @@ def _markdown_cell(found: Result | None) -> str:
 
 def latex_table(results: Sequence[Result], metrics: Sequence[str]) -> str:
     """The main metrics as a booktabs table; needs \\usepackage{booktabs}."""
-    titles = [escaped(metric_title(metric)) + (r" (\%)" if is_share(metric) else "") for metric in metrics]
+    titles = [escaped(metric_of(metric).title) + (r" (\%)" if metric_of(metric).is_share else "") for metric in metrics]
     lines = [
         r"% \usepackage{booktabs}",
         rf"\begin{{tabular}}{{l{'r' * len(metrics)}}}",
@@ -132,16 +128,17 @@ def latex_table(results: Sequence[Result], metrics: Sequence[str]) -> str:
         rf" & {' & '.join(titles)} \\",
         r"\midrule",
     ]
-    for name in ordered_rows(results):
+    for name in ordered_conditions(results):
         cells = []
         for metric in metrics:
             found = find(results, name, metric)
-            value, interval = (part.replace("−", "$-$") for part in (figure_texts(found) if found else ("", "")))
+            value, interval = (text.replace("−", "$-$") for text in (figure_texts(found) if found else ("", "")))
             cells.append(f"{value} {{\\scriptsize [{interval.replace(' – ', ', ')}]}}" if interval else value)
         if any(cells):
-            lines.append(rf"{escaped(row_of(name).title)} & {' & '.join(cells)} \\")
+            lines.append(rf"{escaped(condition_of(name).title)} & {' & '.join(cells)} \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
 def escaped(text: str) -> str:
+    """Text with LaTeX's special characters escaped."""
     return "".join(f"\\{character}" if character in "%&_#$" else character for character in text)

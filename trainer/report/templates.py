@@ -1,13 +1,13 @@
-"""The HTML pages: each a template, with the style sheet that all of them share."""
+"""Rendering of the HTML pages from their templates, with the style sheet that they share."""
 
 from pathlib import Path
 from typing import Any
 
 
 def render_page(template: Path, **values: Any) -> str:
-    """A template's page. Values are escaped unless they are marked safe; one that is missing is an error.
+    """Render a template. Values are escaped unless the template marks them safe; a missing value is an error.
 
-    `css` is the report's style sheet.
+    The template gets the report's style sheet as `css`.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

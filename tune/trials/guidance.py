@@ -9,18 +9,19 @@ import numpy as np
 import torch
 from ray import tune
 
+from neuroimagen.data_shards.common.arrays import Floats
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.sealed import seal
 from neuroimagen.trainer.bundled_model.location import resolve_model_path
-from neuroimagen.trainer.evaluation.image_conditions import describe_stimuli, load_judges
-from neuroimagen.trainer.evaluation.metrics import Floats
+from neuroimagen.trainer.evaluation.image_conditions import search_figures
+from neuroimagen.trainer.evaluation.metrics.scoring import load_scoring
 from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
 from neuroimagen.trainer.reconstruction.reconstruct import Picture, Reconstructor
 from neuroimagen.tune.config import GuidanceSearch
 from neuroimagen.tune.records import SearchFolder, add_line, read_search
 from neuroimagen.tune.space import overrides
-from neuroimagen.tune.trials.objective import objective_values, picture_figures
+from neuroimagen.tune.trials.objective import objective_values
 
 
 def spread(rows: np.ndarray, num: int | None) -> np.ndarray:
@@ -31,7 +32,7 @@ def spread(rows: np.ndarray, num: int | None) -> np.ndarray:
 
 
 class Workbench:
-    """What trials share on a worker: the data, the frozen model, the run's exports, the judges, the stimuli."""
+    """What trials share on a worker: the data, the frozen model, the run's exports, scoring networks and stimuli."""
 
     def __init__(self, run: Path, recipe: Recipe, *, device: str) -> None:
         """`recipe`: any trial's; only what they have in common is used."""
@@ -46,15 +47,15 @@ class Workbench:
             subjects=recipe.data.subjects,
             device=device,
         )
-        self._judges = load_judges(recipe.evaluate, self._dataset, device=device)
-        self._truth = describe_stimuli(
+        self._scoring = load_scoring(
+            recipe.evaluate,
             self._dataset,
-            self._judges,
             subjects=recipe.data.subjects,
             size_px=self._reconstructor.image_size_px,
             split="val",
+            device=device,
         )
-        self._column = {int(stimulus): column for column, stimulus in enumerate(self._truth.stimuli)}
+        self._column = {int(stimulus): column for column, stimulus in enumerate(self._scoring.references.stimuli)}
 
     def rows(self, num_segments: int | None) -> np.ndarray:
         """The validation segments that are drawn."""
@@ -70,7 +71,7 @@ class Workbench:
             pictures = [Picture(row=int(segment)) for segment in segments[start : start + size]]
             parts.append(reconstructor.draw(row, pictures))
         columns = np.array([self._column[int(self._dataset.index.stimulus[segment])] for segment in segments])
-        return picture_figures(np.concatenate(parts), columns, self._judges, self._truth, recipe.evaluate)
+        return search_figures(np.concatenate(parts), columns, self._scoring)
 
 
 def chunks(rows: np.ndarray, num_reports: int) -> list[np.ndarray]:

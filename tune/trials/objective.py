@@ -5,9 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neuroimagen.trainer.evaluation import metrics
-from neuroimagen.trainer.evaluation.image_conditions import EvaluateConfig, Judges, Truth
-from neuroimagen.trainer.evaluation.metrics import Floats, Images, Integers
 from neuroimagen.tune.config import GuidanceSearch
 
 
@@ -35,27 +32,6 @@ def selected(validations: Sequence[Validation], *, by: str = "accuracy") -> Vali
         if validation.figures[by] > best.figures[by]:
             best = validation
     return best
-
-
-def picture_figures(
-    images: Images, columns: Integers, judges: Judges, truth: Truth, config: EvaluateConfig
-) -> dict[str, Floats]:
-    """PICTURE_METRICS of each of `images`, uint8 [n, 3, S, S]; `columns` [n] are their stimuli's places in `truth`."""
-    scores = judges.classifier.describe(images).scores
-    assert scores is not None  # a classifier's
-    clip = judges.clip.image_embeddings(images)
-    return {
-        "two_way_clip": metrics.two_way_identification(metrics.correlation_matrix(clip, truth.clip.features), columns),
-        "ssim": metrics.ssim(images, truth.images[columns]),
-        "accuracy": metrics.n_way_accuracy(
-            scores,
-            judges.classes[truth.labels[columns]],
-            n_way=min(config.n_way, scores.shape[1]),
-            num_trials=config.num_trials,
-            seed=config.seed,
-        ),
-        "pixcorr": metrics.pixel_correlation(images, truth.images[columns]),
-    }
 
 
 def combined(figures: Mapping[str, float], weights: Mapping[str, float]) -> float:

@@ -34,9 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Draw the views and print where they are."""
     from neuroimagen.data_shards.dataset.dataset import Dataset
-    from neuroimagen.trainer.report.data_views import average, write_views
+    from neuroimagen.trainer.report.data_averages import average
+    from neuroimagen.trainer.report.data_views import write_views
 
     dataset = Dataset.open(args.data)
-    averages = average(dataset, part=args.split, subjects=args.subjects, class_names=args.classes)
+    averages = average(dataset, split=args.split, subjects=args.subjects, class_names=args.classes)
     write_views(averages, args.out, channel=args.channel)
     print(f"views: {args.out}")

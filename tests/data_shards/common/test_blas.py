@@ -65,7 +65,7 @@ from neuroimagen.data_shards.simulator.ceiling import measure_ceiling
 from neuroimagen.data_shards.simulator.forward_model import ForwardModelConfig
 from neuroimagen.data_shards.writing.preprocessing import FittedPreprocessing, Preprocessing
 from neuroimagen.data_shards.simulator.study import Study, StudyConfig
-from neuroimagen.trainer.evaluation.drift_surrogate import Sessions, draw_phantom, fit_drift
+from neuroimagen.trainer.evaluation.drift_surrogate import Sessions, draw_drift_surrogate, fit_drift
 from neuroimagen.trainer.evaluation.segment_features import remove_trend, slow_features
 
 model = ForwardModelConfig(num_classes=3, num_subjects=2, drift=1.0)
@@ -79,7 +79,7 @@ print("detrended", hashlib.sha256(b"".join(detrend(part).tobytes() for part in e
 slow = slow_features(*remove_trend(np.stack([part[:, :440] for part in eeg])))
 blocks, orders = np.array([study.block_and_order(index) for index in range(study.num_segments)]).T
 sessions = Sessions(subjects=np.arange(len(eeg)) % 2, blocks=blocks, orders=orders)
-features, sources = draw_phantom(fit_drift(slow, sessions), sessions, np.random.default_rng(0))
+features, sources = draw_drift_surrogate(fit_drift(slow, sessions), sessions, np.random.default_rng(0))
 print("drift surrogate", hashlib.sha256(features.tobytes() + sources.tobytes()).hexdigest())
 """
 

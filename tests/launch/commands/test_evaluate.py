@@ -52,7 +52,7 @@ def test_mistakes_are_one_clear_line(
     assert "Traceback" not in error
 
 
-def test_a_run_selected_on_the_test_part_is_refused(
+def test_a_run_selected_on_the_test_split_is_refused(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import shutil
@@ -61,7 +61,7 @@ def test_a_run_selected_on_the_test_part_is_refused(
     shutil.copytree(run, other)
     (other / "saliency" / "environment.json").write_text(json.dumps([{"selection_split": "test"}]))
     assert main(["evaluate", "--run", str(other)]) == 1
-    assert "would not be honest" in capsys.readouterr().err
+    assert "would be biased" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [[], ["--cpu"]])

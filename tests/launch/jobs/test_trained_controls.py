@@ -17,12 +17,13 @@ from neuroimagen.launch.cli import parse
 from neuroimagen.launch.jobs import trained_controls as controls
 from neuroimagen.launch.jobs.trained_controls import (
     make_control_runs,
-    make_phantom_run,
-    phantom_steps,
+    make_surrogate_run,
     steps_without_subject,
+    surrogate_steps,
     why_none_without_subject,
 )
-from neuroimagen.trainer.evaluation.controls import UNSEEN_SUBJECT_ROW, unseen_subject_results
+from neuroimagen.trainer.evaluation.controls import UNSEEN_SUBJECT_CONDITION, unseen_subject_results
+from neuroimagen.trainer.evaluation.drift_surrogate import original_of
 from neuroimagen.trainer.evaluation.eeg_conditions import summarise_segments
 from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.reconstruction.manifest import read_reconstructions
@@ -73,47 +74,47 @@ def value_after(words: Sequence[str], option: str) -> str:
     return words[list(words).index(option) + 1]
 
 
-def test_the_phantom_is_trained_in_the_order_of_the_stages_and_then_drawn(run: Path) -> None:
-    steps = phantom_steps(run, run / "controls" / "phantom")
+def test_the_surrogate_is_trained_in_the_order_of_the_stages_and_then_drawn(run: Path) -> None:
+    steps = surrogate_steps(run, run / "controls" / "drift_surrogate")
     assert [step[:2] for step in steps[:-1]] == [("train", stage) for stage in STAGES]
-    assert steps[-1] == ("reconstruct", "--run", str(run / "controls" / "phantom"), "--rows", "full")
+    assert steps[-1] == ("reconstruct", "--run", str(run / "controls" / "drift_surrogate"), "--rows", "full")
     for step in steps[:-1]:
         assert value_after(step, "--config") == str(run / "config.yaml")
-        assert value_after(step, "--run") == str(run / "controls" / "phantom")
-        assert value_after(step, "--set") == f'data.path="{run / "controls" / "phantom" / "data"}"'
+        assert value_after(step, "--run") == str(run / "controls" / "drift_surrogate")
+        assert value_after(step, "--set") == f'data.path="{run / "controls" / "drift_surrogate" / "data"}"'
         assert step[-1] == "--resume"
 
 
 def test_each_stage_gets_the_ranks_of_its_newest_start(run: Path) -> None:
     finish_stage(run, "saliency", num_ranks=3)
-    steps = phantom_steps(run, run / "controls" / "phantom")
+    steps = surrogate_steps(run, run / "controls" / "drift_surrogate")
     assert [value_after(step, "--num-ranks") for step in steps[:-1]] == ["2", "3", "2"]
     (run / "semantic" / "environment.json").write_text(json.dumps([{"selection_split": "val"}]))
-    assert value_after(phantom_steps(run, run / "p")[2], "--num-ranks") == "1"
+    assert value_after(surrogate_steps(run, run / "p")[2], "--num-ranks") == "1"
 
 
-def test_a_stage_that_another_starts_from_is_trained_on_the_phantom_too(run: Path) -> None:
+def test_a_stage_that_another_starts_from_is_trained_on_the_surrogate_too(run: Path) -> None:
     recipe = run / "config.yaml"
     recipe.write_text(recipe.read_text() + "  initialise_from: masked\n")
     with pytest.raises(UserError, match=r"no trained masked: .*--controls quick"):
-        phantom_steps(run, run / "p")
+        surrogate_steps(run, run / "p")
     finish_stage(run, "masked")
-    assert [step[1] for step in phantom_steps(run, run / "p")[:-1]] == ["masked", *STAGES]
+    assert [step[1] for step in surrogate_steps(run, run / "p")[:-1]] == ["masked", *STAGES]
 
 
 def test_missing_stages_are_named_before_anything_is_written(run: Path) -> None:
     shutil.rmtree(run / "saliency" / "export")
     shutil.rmtree(run / "semantic")
     with pytest.raises(UserError, match=r"no trained saliency, semantic: .*--controls quick"):
-        make_phantom_run(run, Dataset.open(run.parent / "data"))
+        make_surrogate_run(run, Dataset.open(run.parent / "data"))
     assert not (run / "controls").exists()
 
 
-def test_no_phantom_where_the_order_of_recording_is_unknown(
+def test_no_surrogate_where_the_order_of_recording_is_unknown(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands = Commands(monkeypatch)
-    assert make_phantom_run(run, Dataset.open(write_study(tmp_path / "no-order"))) is None
+    assert make_surrogate_run(run, Dataset.open(write_study(tmp_path / "no-order"))) is None
     assert commands.started == []
     assert not (run / "controls").exists()
 
@@ -124,31 +125,46 @@ def test_a_failing_step_is_one_error_and_the_next_call_goes_on(
     dataset = Dataset.open(run.parent / "data")
     commands = Commands(monkeypatch, failing=["saliency"])
     with pytest.raises(UserError) as failure:
-        make_phantom_run(run, dataset)
-    assert "phantom: train saliency failed (exit code 3)" in str(failure.value)
+        make_surrogate_run(run, dataset)
+    assert "drift surrogate: train saliency failed (exit code 3)" in str(failure.value)
     assert "\n" not in str(failure.value)
     assert commands.names == ["train contrastive", "train saliency"]  # none after the one that failed
-    assert "phantom [2/4] neuroimagen train saliency --config" in capsys.readouterr().out
+    assert "drift surrogate [2/4] neuroimagen train saliency --config" in capsys.readouterr().out
 
-    written = {path: path.stat().st_mtime_ns for path in (run / "controls" / "phantom" / "data").rglob("*")}
+    written = {path: path.stat().st_mtime_ns for path in (run / "controls" / "drift_surrogate" / "data").rglob("*")}
     again = Commands(monkeypatch)
-    assert make_phantom_run(run, dataset) == run / "controls" / "phantom"
+    assert make_surrogate_run(run, dataset) == run / "controls" / "drift_surrogate"
     # Every command is given again; what is finished says so itself (--resume), and the data are not drawn anew.
     assert again.names == ["train contrastive", "train saliency", "train semantic", "reconstruct"]
     assert {path: path.stat().st_mtime_ns for path in written} == written
-    phantom = Dataset.open(run / "controls" / "phantom" / "data")
-    assert phantom.metadata.provenance["phantom_of"] == dataset.digest
-    assert len(phantom) == len(dataset)
+    surrogate = Dataset.open(run / "controls" / "drift_surrogate" / "data")
+    assert original_of(surrogate) == dataset.digest
+    assert len(surrogate) == len(dataset)
 
 
-def test_a_phantom_of_other_data_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_surrogate_of_other_data_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = Commands(monkeypatch)
-    make_phantom_run(run, Dataset.open(run.parent / "data"))
+    make_surrogate_run(run, Dataset.open(run.parent / "data"))
     simulated_run.write_dataset(tmp_path / "other", block_design=True, seed=5)
     commands.started.clear()
-    with pytest.raises(UserError, match=r"controls/phantom.*another data set.*Remove"):
-        make_phantom_run(run, Dataset.open(tmp_path / "other"))
+    with pytest.raises(UserError, match=r"controls/drift_surrogate.*another data set.*Remove"):
+        make_surrogate_run(run, Dataset.open(tmp_path / "other"))
     assert commands.started == []
+
+
+def test_the_run_of_an_earlier_version_is_used_where_it_is(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = Commands(monkeypatch)
+    dataset = Dataset.open(run.parent / "data")
+    with monkeypatch.context() as earlier:
+        earlier.setattr("neuroimagen.trainer.evaluation.drift_surrogate.ORIGINAL_KEY", "phantom_of")
+        make_surrogate_run(run, dataset)
+    former = (run / "controls" / "drift_surrogate").rename(run / "controls" / "phantom")
+    written = {path: path.stat().st_mtime_ns for path in (former / "data").rglob("*")}
+    commands.started.clear()
+    assert make_surrogate_run(run, dataset) == former
+    assert all(value_after(words, "--run") == str(former) for words in commands.started)
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert not (run / "controls" / "drift_surrogate").exists()
 
 
 # ------------------------------------------------------------------------------------------------------ unseen subjects
@@ -200,14 +216,14 @@ def test_every_tested_subject_is_left_out_and_reasons_are_kept(
     dataset = Dataset.open(run.parent / "data")
     commands = Commands(monkeypatch)
     made = make_control_runs(run, dataset)
-    assert made.phantom == run / "controls" / "phantom"
+    assert made.drift_surrogate == run / "controls" / "drift_surrogate"
     assert made.without_subject == {n: run / "controls" / f"without-subject-{n}" for n in (1, 2)}
     assert made.absent == {}
     assert commands.names[-2:] == ["train contrastive", "train contrastive"]
 
     alone = make_control_runs(run, Dataset.open(write_study(tmp_path / "no-order")), subjects=(1,))
-    assert (alone.phantom, alone.without_subject) == (None, {})
-    assert "order of recording is unknown" in alone.absent["phantom_full"]
+    assert (alone.drift_surrogate, alone.without_subject) == (None, {})
+    assert "order of recording is unknown" in alone.absent["drift_surrogate_full"]
     assert alone.absent["eeg_classifier_unseen_subject"] == "there is one subject only"
 
     Commands(monkeypatch, failing=[str(run / "controls" / "without-subject-2")])
@@ -239,13 +255,13 @@ def test_the_controls_are_really_trained_and_not_made_twice(tmp_path: Path, tiny
         subprocess.run([sys.executable, "-m", "neuroimagen.launch.cli", *train], check=True)
     dataset = Dataset.open(data)
     made = make_control_runs(run, dataset)
-    assert made.phantom == run / "controls" / "phantom"
-    assert len(read_reconstructions(made.phantom)["full"]) == len(dataset.rows("test"))
+    assert made.drift_surrogate == run / "controls" / "drift_surrogate"
+    assert len(read_reconstructions(made.drift_surrogate)["full"]) == len(dataset.rows("test"))
     for subject, other in made.without_subject.items():
         assert load_recipe(other / "contrastive" / "config.yaml").data.subjects == (3 - subject,)
     summaries = summarise_segments(dataset, encoder=None)
     results = unseen_subject_results(dataset, summaries, made.without_subject, num_resamples=50, seed=0)
-    assert {item.row for item in results} == {UNSEEN_SUBJECT_ROW}
+    assert {item.condition for item in results} == {UNSEEN_SUBJECT_CONDITION}
     assert results[0].n == len(dataset.rows("test"))
 
     written = {path: path.stat().st_mtime_ns for path in (run / "controls").rglob("*.safetensors")}

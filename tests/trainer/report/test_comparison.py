@@ -11,8 +11,9 @@ from browser import WIDTHS_PX, ask, needs_chromium
 
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.launch.cli import main
-from neuroimagen.trainer.evaluation.evaluate import EvaluateConfig, evaluate_run
+from neuroimagen.trainer.evaluation.evaluate import evaluate_run
 from neuroimagen.trainer.evaluation.intervals import Estimate
+from neuroimagen.trainer.evaluation.metrics.scoring import EvaluateConfig
 from neuroimagen.trainer.evaluation.results import find, read_results
 from neuroimagen.trainer.report.comparison import is_clear
 
@@ -52,6 +53,8 @@ def test_a_comparison_of_two_runs(runs: list[Path], tmp_path: Path) -> None:
     assert theirs is not None
     assert entry["value"] == pytest.approx(ours.value - theirs.value, abs=1e-5)
     assert {"key": "encoder.kind", "values": ["temporal_spatial", "lstm"]} in view["settings"]
+    settings = {item["key"]: item["values"] for item in view["settings"]}
+    assert settings["encoder.spatial_filters"][1] == "–"  # an LSTM has none
 
     page = (out / "compare.html").read_text(encoding="utf-8")
     for difference in view["differences"]:
@@ -65,6 +68,23 @@ def test_a_comparison_of_two_runs(runs: list[Path], tmp_path: Path) -> None:
     assert len({line.count("|") for line in markdown.splitlines() if line.startswith("|")}) == 1
     latex = (out / "compare.tex").read_text(encoding="utf-8")
     assert {line.count("&") for line in latex.splitlines() if line.endswith(r"\\")} == {3}
+
+
+def test_a_metric_that_one_run_lacks_has_no_difference(runs: list[Path], tmp_path: Path) -> None:
+    """As when one was evaluated before a package that adds the metric was installed."""
+    other = shutil.copytree(runs[1], tmp_path / "other")
+    details = json.loads((other / "report" / "details.json").read_text())
+    details["table_metrics"].append("edges")
+    (other / "report" / "details.json").write_text(json.dumps(details))
+    results = json.loads((other / "report" / "results.json").read_text())
+    results.append({**results[0], "condition": "full", "metric": "edges"})
+    (other / "report" / "results.json").write_text(json.dumps(results))
+    assert main(["report", str(runs[0]), str(other), "--out", str(tmp_path / "out")]) == 0
+    view = json.loads((tmp_path / "out" / "compare.json").read_text())
+    (figure,) = (item for item in view["figures"] if item["metric"] == "edges")
+    assert [cell is None for cell in figure["cells"]] == [True, False]
+    assert "edges" not in {item["metric"] for item in view["differences"]}
+    assert "ssim" in {item["metric"] for item in view["differences"]}
 
 
 def test_segments_of_other_data_are_not_shown_as_the_same(runs: list[Path], tmp_path: Path) -> None:
@@ -89,13 +109,13 @@ def test_a_difference_is_clear_where_its_interval_leaves_out_zero(
 
 
 QUESTIONS = """
-found.rows = visible("tr[data-row]");
-const titles = [...document.getElementById("row").options].map((option) => option.value);
+found.rows = visible("tr[data-condition]");
+const titles = [...document.getElementById("condition").options].map((option) => option.value);
 found.titles = titles.length;
-change("row", "value", "class caption + saliency");
-found.rowsOfOne = visible("tr[data-row]");
-change("row", "value", "");
-found.rowsAgain = visible("tr[data-row]");
+change("condition", "value", "class caption + saliency");
+found.rowsOfOne = visible("tr[data-condition]");
+change("condition", "value", "");
+found.rowsAgain = visible("tr[data-condition]");
 found.verdicts = parts("#verdict article").length;
 """
 
@@ -106,10 +126,10 @@ def test_the_comparison_works_in_a_browser(runs: list[Path], tmp_path: Path, wid
     assert main(["report", *map(str, runs), "--out", str(tmp_path / "comparison")]) == 0
     found = ask(tmp_path / "comparison" / "compare.html", QUESTIONS, folder=tmp_path, width_px=width_px)
     assert len(found["images"]) == 6 * 3
-    rows = json.loads((tmp_path / "comparison" / "compare.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "comparison" / "compare.json").read_text())["figures"]
     assert found["rows"] == found["rowsAgain"] == len(rows)
     assert found["titles"] == 1 + len({row["title"] for row in rows})
-    assert found["rowsOfOne"] == sum(row["row"] == "full" for row in rows) == 5
+    assert found["rowsOfOne"] == sum(row["condition"] == "full" for row in rows) == 5
     assert found["verdicts"] >= 2
 
 

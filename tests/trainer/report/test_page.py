@@ -14,10 +14,11 @@ from PIL import Image
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.trainer.evaluation.evaluate import EvaluateConfig, evaluate_run
+from neuroimagen.trainer.evaluation.evaluate import evaluate_run
+from neuroimagen.trainer.evaluation.metrics.scoring import EvaluateConfig
 from neuroimagen.trainer.report import page as report
 from neuroimagen.trainer.report import plots
-from neuroimagen.trainer.report.page import Item, choose_examples, write_report
+from neuroimagen.trainer.report.page import write_report
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +72,8 @@ def test_the_page_refers_to_nothing_outside_itself(reported: tuple[Path, Path]) 
 
 def test_the_page_holds_verdict_table_figures_and_how_to_repeat(reported: tuple[Path, Path]) -> None:
     text = (reported[0] / "report" / "report.html").read_text(encoding="utf-8")
-    assert text.index('id="verdict"') < text.index('id="pictures"') < text.index('id="table"')
-    for row in ("class caption + saliency", "true class as prompt", "mean training picture", "ceiling", "time index"):
+    assert text.index('id="verdict"') < text.index('id="images"') < text.index('id="table"')
+    for row in ("class caption + saliency", "true class as prompt", "mean training image", "ceiling", "time index"):
         assert row in text
     assert "prefers-color-scheme: dark" in text
     assert text.count("<svg") == 1 + 2 + 3  # embedding map; butterfly, scalp maps; curves of three stages
@@ -148,41 +149,6 @@ def test_the_report_is_the_same_every_time(reported: tuple[Path, Path], tmp_path
 def test_a_run_that_was_not_evaluated_is_an_error(reported: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neuroimagen evaluate"):
         write_report(tmp_path, Dataset.open(reported[1]))
-
-
-def test_examples_follow_their_rank() -> None:
-    def item(segment: str, label: int, quality: float) -> Item:
-        figures = dict.fromkeys(("ssim", "pixcorr", "two_way_clip"), quality)
-        return Item(
-            segment=segment, stimulus="s", label=label, subject=1, predicted=0, file=f"{segment}.png", figures=figures
-        )
-
-    items = [item("c", 0, 0.5), item("a", 0, 0.9), item("b", 0, 0.1), item("e", 1, 0.3), item("d", 1, 0.3)]
-    chosen = choose_examples(items)
-    assert [example.segment for example in chosen[0]] == ["a", "c", "b"]
-    assert [example.segment for example in chosen[1]] == ["d", "d", "e"]  # equal ones in the order of their keys
-
-
-@pytest.mark.parametrize(
-    ("names", "montage", "maps", "note"),
-    [
-        (("Cz", "Pz", "Oz", "Fz", "C3"), None, True, "global field power"),
-        (("A1", "A2", "B3", "C4", "D5"), "biosemi128", True, "global field power"),
-        (("eins", "zwei", "drei", "vier", "fünf"), None, False, "no standard montage holds all"),
-        (None, None, False, "does not name its channels"),
-    ],
-)
-def test_scalp_maps_need_known_positions(
-    names: tuple[str, ...] | None, montage: str | None, maps: bool, note: str
-) -> None:
-    evoked = np.random.default_rng(0).normal(size=(5, 80)).cumsum(axis=1)
-    figures = plots.eeg_figures(
-        evoked, channel_names=names, montage=montage, sfreq=200.0, start_ms=20.0, num_segments=12
-    )
-    assert (figures.scalp_maps is not None) == maps
-    assert note in figures.note
-    assert ("up to ±" in figures.note) == maps
-    assert "<svg" in figures.butterfly
 
 
 QUESTIONS = """

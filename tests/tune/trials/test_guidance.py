@@ -14,8 +14,9 @@ import yaml
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.sealed import SealedSplitError, sealed
 from neuroimagen.launch.cli import main
-from neuroimagen.trainer.evaluation import metrics
-from neuroimagen.trainer.evaluation.image_conditions import describe_stimuli, load_judges
+from neuroimagen.trainer.evaluation.metrics.pixel_correlation import pixel_correlation
+from neuroimagen.trainer.evaluation.metrics.scoring import load_scoring
+from neuroimagen.trainer.evaluation.metrics.ssim import ssim
 from neuroimagen.trainer.networks.encoders.registry import encoder_config
 from neuroimagen.trainer.networks.gan import SaliencyModel
 from neuroimagen.trainer.networks.semantic import SemanticModel
@@ -73,12 +74,12 @@ def test_figures_are_those_of_the_reconstructor_and_the_metrics(run: Path) -> No
         assert rows.tolist() == dataset.rows("val").tolist()
         reconstructor = Reconstructor(run, dataset, Path(recipe.model.path), recipe.reconstruct)
         pictures = reconstructor.draw("full", [Picture(row=int(row)) for row in rows])
-        judges = load_judges(recipe.evaluate, dataset, device="cpu")
-        truth = describe_stimuli(dataset, judges, subjects=None, size_px=32, split="val")
-    columns = np.searchsorted(truth.stimuli, dataset.index.stimulus[rows])
+        scoring = load_scoring(recipe.evaluate, dataset, subjects=None, size_px=32, split="val", device="cpu")
+    references = scoring.references
+    columns = np.searchsorted(references.stimuli, dataset.index.stimulus[rows])
     assert recipe.reconstruct.seed == 5
-    np.testing.assert_allclose(found["ssim"], metrics.ssim(pictures, truth.images[columns]), atol=2e-3)
-    np.testing.assert_allclose(found["pixcorr"], metrics.pixel_correlation(pictures, truth.images[columns]), atol=2e-3)
+    np.testing.assert_allclose(found["ssim"], ssim(pictures, references.images[columns]), atol=2e-3)
+    np.testing.assert_allclose(found["pixcorr"], pixel_correlation(pictures, references.images[columns]), atol=2e-3)
     assert set(found) == {"two_way_clip", "ssim", "accuracy", "pixcorr"}
     assert all(len(values) == len(rows) for values in found.values())
 

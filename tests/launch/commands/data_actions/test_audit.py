@@ -19,9 +19,13 @@ def test_the_command_says_what_drift_can_do(tmp_path: Path, capsys: pytest.Captu
     assert "PROBLEM" in printed
     assert "This is slow drift" in printed
     report = json.loads((tmp_path / "audit.json").read_text())
-    assert {item["row"] for item in report["results"]} >= {"phantom_drift", "leave_one_subject_out", "block_index_only"}
+    assert {item["condition"] for item in report["results"]} >= {
+        "drift_surrogate_linear_decoder",
+        "leave_one_subject_out",
+        "block_index_only",
+    }
     assert main(["data", "audit", str(tmp_path / "data"), "--no-eeg"]) == 1
-    assert "phantom" not in capsys.readouterr().out
+    assert "surrogate" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("labels", ["one class", "zero-shot"])

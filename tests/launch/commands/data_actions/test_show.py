@@ -10,16 +10,16 @@ from neuroimagen.launch.cli import main
 def test_the_training_split_is_drawn_unless_another_is_asked_for(
     tiny_dataset_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from neuroimagen.trainer.report import data_views
+    from neuroimagen.trainer.report import data_averages
 
     asked: list[str] = []
-    average = data_views.average
+    average = data_averages.average
 
     def seeing_average(dataset: object, **options: object) -> object:
-        asked.append(str(options.get("split", options.get("part"))))
+        asked.append(str(options["split"]))
         return average(dataset, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(data_views, "average", seeing_average)
+    monkeypatch.setattr(data_averages, "average", seeing_average)
     words = ["data", "show", str(tiny_dataset_folder), "--out", str(tmp_path / "views.html")]
     assert main(words) == 0
     assert (tmp_path / "views.html").stat().st_size

@@ -1,4 +1,4 @@
-"""Feature networks for the metrics: an image classifier and a CLIP model from any transformers folder, in batches."""
+"""The networks that the metrics use, from any transformers folder: image classifier, CLIP, perceptual network."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,18 +10,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from neuroimagen.data_shards.common.arrays import Floats, Images, Integers
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.frozen_models.loading import load_image_processor, load_transformer, loading
-from neuroimagen.trainer.evaluation.metrics import Floats, Images, Integers
 
 IMAGENET_SIZE = 1000
 
 
-class _PictureNetwork:
-    """A frozen network with its own preprocessing; subclasses say what to take from its output."""
+class _ImageNetwork:
+    """A frozen network with its own preprocessing; subclasses choose from its output."""
 
-    def __init__(self, network: Any, processor: Any, *, device: str, batch_size: int) -> None:
+    def __init__(self, network: Any, processor: Any, *, name: str, device: str, batch_size: int) -> None:
+        self.name = name
         self.network = network.eval().requires_grad_(False).to(device)
         self.processor = processor
         self.device = device
@@ -39,11 +40,11 @@ class _PictureNetwork:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Described:
-    """What a network says of N pictures, float32."""
+class ImageFeatures:
+    """What a network computes from N images, float32."""
 
     scores: Floats | None
-    """Logits [N, M]; None without classes."""
+    """Logits [N, M]; None of a network without classes."""
     features: Floats
     """Penultimate features or embeddings [N, D]."""
     early: Floats
@@ -51,9 +52,9 @@ class Described:
     late: Floats
     """Layer at three quarters of the depth."""
 
-    def take(self, rows: Integers) -> "Described":
-        """The same of some pictures, or of some several times."""
-        return Described(
+    def take(self, rows: Integers) -> "ImageFeatures":
+        """The entries of the images `rows`, which may repeat."""
+        return ImageFeatures(
             scores=None if self.scores is None else self.scores[rows],
             features=self.features[rows],
             early=self.early[rows],
@@ -62,22 +63,22 @@ class Described:
 
 
 class _Layers:
-    """Collects the layers at a quarter and at three quarters of a network's depth, batch by batch."""
+    """The layers at a quarter and at three quarters of a network's depth, collected over batches."""
 
     def __init__(self) -> None:
-        self._parts: dict[float, list[torch.Tensor]] = {0.25: [], 0.75: []}
+        self._batches: dict[float, list[torch.Tensor]] = {0.25: [], 0.75: []}
 
     def add(self, hidden_states: Sequence[torch.Tensor]) -> None:
-        for depth, parts in self._parts.items():
-            parts.append(pooled_layer(hidden_states[round(depth * (len(hidden_states) - 1))]).cpu())
+        for depth, batches in self._batches.items():
+            batches.append(pooled_layer(hidden_states[round(depth * (len(hidden_states) - 1))]).cpu())
 
     @property
     def early(self) -> Floats:
-        return torch.cat(self._parts[0.25]).numpy()
+        return torch.cat(self._batches[0.25]).numpy()
 
     @property
     def late(self) -> Floats:
-        return torch.cat(self._parts[0.75]).numpy()
+        return torch.cat(self._batches[0.75]).numpy()
 
 
 def pooled_layer(hidden: torch.Tensor) -> torch.Tensor:
@@ -88,27 +89,23 @@ def pooled_layer(hidden: torch.Tensor) -> torch.Tensor:
     return F.adaptive_avg_pool1d(hidden.float().transpose(1, 2), min(16, hidden.shape[1])).flatten(1)
 
 
-class PerceptualDistance(_PictureNetwork):
+class PerceptualNetwork(_ImageNetwork):
     """LPIPS's distance (Zhang et al. 2018) over the layers of any transformers vision folder, without learnt weights.
 
     Each layer's channels are scaled to unit length at every place; the squared difference is summed over channels and
-    averaged over places and layers. The published LPIPS puts learnt weights on VGG's or AlexNet's channels: figures
-    compare only with those of the same network.
+    averaged over places and layers. The published LPIPS weights the channels of VGG or AlexNet with learnt weights:
+    figures can be compared only with those of the same network.
     """
 
     @classmethod
-    def from_folder(cls, folder: Path, *, device: str = "cpu", batch_size: int = 64) -> "PerceptualDistance":
-        """Load; raises UserError naming the folder where it holds no vision network."""
+    def from_folder(cls, folder: Path, *, device: str = "cpu", batch_size: int = 64) -> "PerceptualNetwork":
+        """Load a network. Raises UserError naming the folder if it holds no vision network."""
         from transformers import AutoModel
 
         network = load_transformer(AutoModel, folder)
         network = getattr(network, "vision_model", network)
         processor = load_image_processor(folder)
-        distance = cls(network, processor, device=device, batch_size=batch_size)
-        distance.name = _name(network, folder)
-        return distance
-
-    name: str = ""
+        return cls(network, processor, name=_name(network, folder), device=device, batch_size=batch_size)
 
     @torch.inference_mode()
     def distances(self, images: Images, references: Images) -> Floats:
@@ -122,25 +119,24 @@ class PerceptualDistance(_PictureNetwork):
 
 
 def _layer_distance(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Of maps [n, C, h, w] or tokens [n, L, D]: [n]."""
+    """Distance of each pair in one layer, maps [n, C, h, w] or tokens [n, L, D]: [n]."""
     channel = 1 if first.ndim == 4 else 2
-    x, y = (F.normalize(part.float(), dim=channel, eps=1e-10) for part in (first, second))
+    x, y = (F.normalize(layer.float(), dim=channel, eps=1e-10) for layer in (first, second))
     return (x - y).square().sum(dim=channel).flatten(1).mean(dim=1)
 
 
-class ImageClassifier(_PictureNetwork):
+class ImageClassifier(_ImageNetwork):
     """Any `AutoModelForImageClassification` folder: class scores and penultimate features."""
 
     def __init__(self, network: Any, processor: Any, *, name: str, device: str, batch_size: int) -> None:
-        super().__init__(network, processor, device=device, batch_size=batch_size)
-        self.name = name
+        super().__init__(network, processor, name=name, device=device, batch_size=batch_size)
         self.id_to_label: dict[int, str] = {int(key): str(value) for key, value in network.config.id2label.items()}
         self._features: list[torch.Tensor] = []
         self._last_layer().register_forward_pre_hook(self._keep_input)
 
     @classmethod
     def from_folder(cls, folder: Path, *, device: str = "cpu", batch_size: int = 64) -> "ImageClassifier":
-        """Load; raises UserError naming the folder where it is no classifier."""
+        """Load a classifier. Raises UserError naming the folder if it holds none."""
         from transformers import AutoModelForImageClassification
 
         network = load_transformer(AutoModelForImageClassification, folder)
@@ -148,7 +144,7 @@ class ImageClassifier(_PictureNetwork):
         return cls(network, processor, name=_name(network, folder), device=device, batch_size=batch_size)
 
     def _last_layer(self) -> nn.Linear:
-        """The layer that makes the class scores; its input is the penultimate feature vector."""
+        """The layer that computes the class scores; its input is the penultimate feature vector."""
         layers = [
             module
             for module in self.network.modules()
@@ -156,7 +152,8 @@ class ImageClassifier(_PictureNetwork):
         ]
         if not layers:
             raise UserError(
-                f"{self.name} has no linear layer with {len(self.id_to_label)} outputs to take features before"
+                f"{self.name} has no linear layer with {len(self.id_to_label)} outputs, whose input would be the "
+                "features. Use another classifier."
             )
         return layers[-1]
 
@@ -164,7 +161,7 @@ class ImageClassifier(_PictureNetwork):
         self._features.append(inputs[0].flatten(1).float().cpu())
 
     @torch.inference_mode()
-    def describe(self, images: Images) -> "Described":
+    def describe(self, images: Images) -> "ImageFeatures":
         """Logits [N, M], penultimate features [N, D] and layers, float32, of uint8 RGB images [N, 3, H, W]."""
         self._features = []
         scores, layers = [], _Layers()
@@ -173,24 +170,23 @@ class ImageClassifier(_PictureNetwork):
             scores.append(output.logits.float().cpu())
             layers.add(output.hidden_states)
         features, self._features = torch.cat(self._features), []
-        return Described(
+        return ImageFeatures(
             scores=torch.cat(scores).numpy(), features=features.numpy(), early=layers.early, late=layers.late
         )
 
 
-class ClipModel(_PictureNetwork):
+class ClipModel(_ImageNetwork):
     """Any CLIPModel folder: image and text embeddings in the shared space."""
 
     def __init__(
         self, network: Any, processor: Any, tokenizer: Any, *, name: str, device: str, batch_size: int
     ) -> None:
-        super().__init__(network, processor, device=device, batch_size=batch_size)
-        self.name = name
+        super().__init__(network, processor, name=name, device=device, batch_size=batch_size)
         self.tokenizer = tokenizer
 
     @classmethod
     def from_folder(cls, folder: Path, *, device: str = "cpu", batch_size: int = 64) -> "ClipModel":
-        """Load; raises UserError naming the folder where it is no CLIP model."""
+        """Load a CLIP model. Raises UserError naming the folder if it holds none."""
         from transformers import AutoTokenizer, CLIPModel
 
         network = load_transformer(CLIPModel, folder)
@@ -200,14 +196,14 @@ class ClipModel(_PictureNetwork):
         return cls(network, processor, tokenizer, name=_name(network, folder), device=device, batch_size=batch_size)
 
     @torch.inference_mode()
-    def describe(self, images: Images) -> "Described":
+    def describe(self, images: Images) -> "ImageFeatures":
         """Projected embeddings [N, P], not normalised, and layers, float32, of uint8 RGB images [N, 3, H, W]."""
-        parts, layers = [], _Layers()
+        embeddings, layers = [], _Layers()
         for x in self._batches(images, "CLIP"):
             output = self.network.vision_model(pixel_values=x, output_hidden_states=True)
-            parts.append(self.network.visual_projection(output.pooler_output).float().cpu())
+            embeddings.append(self.network.visual_projection(output.pooler_output).float().cpu())
             layers.add(output.hidden_states)
-        return Described(scores=None, features=torch.cat(parts).numpy(), early=layers.early, late=layers.late)
+        return ImageFeatures(scores=None, features=torch.cat(embeddings).numpy(), early=layers.early, late=layers.late)
 
     def image_embeddings(self, images: Images) -> Floats:
         """Projected embeddings [N, P], float32, not normalised, of uint8 RGB images [N, 3, H, W]."""
@@ -217,7 +213,7 @@ class ClipModel(_PictureNetwork):
     def text_embeddings(self, captions: Sequence[str]) -> Floats:
         """Projected embeddings [N, P], float32, not normalised; distinct captions are encoded once."""
         distinct, inverse = np.unique(np.asarray(captions, dtype=str), return_inverse=True)
-        parts = []
+        embeddings = []
         for start in range(0, len(distinct), self.batch_size):
             tokens = self.tokenizer(
                 distinct[start : start + self.batch_size].tolist(),
@@ -227,12 +223,12 @@ class ClipModel(_PictureNetwork):
                 return_tensors="pt",
             )
             inputs = {key: tokens[key].to(self.device) for key in ("input_ids", "attention_mask")}
-            parts.append(self.network.get_text_features(**inputs).pooler_output.float().cpu())
-        return torch.cat(parts).numpy()[inverse]
+            embeddings.append(self.network.get_text_features(**inputs).pooler_output.float().cpu())
+        return torch.cat(embeddings).numpy()[inverse]
 
 
 def _name(network: Any, folder: Path) -> str:
-    """How definitions name a network: "ResNetForImageClassification, classifier" (architecture and folder)."""
+    """The name of a network in definitions, its architecture and folder: "ResNetForImageClassification, classifier"."""
     return f"{type(network).__name__}, {folder.name}"
 
 
@@ -241,7 +237,8 @@ def classes_in_classifier(id_to_label: dict[int, str], wnids: Sequence[str], nam
 
     By WordNet id where the classifier's labels are such ids; else by name: the first synonym of a label
     ("missile" before "projectile, missile"), then any synonym that only one label has. A classifier with ImageNet's
-    1,000 labels lists them in the order of their WordNet ids, which checks a match by name. Raises UserError.
+    1,000 labels lists them in the order of their WordNet ids, which verifies a match by name. Raises UserError for
+    classes without a single label, and for 1,000 labels in another order.
     """
     labels = {index: label.strip() for index, label in id_to_label.items()}
     by_wnid = {label: index for index, label in labels.items()}
@@ -269,6 +266,7 @@ def classes_in_classifier(id_to_label: dict[int, str], wnids: Sequence[str], nam
         and not np.array_equal(np.argsort(np.array(wnids)), np.argsort(indices))
     ):
         raise UserError(
-            "the classifier's 1,000 labels are not in ImageNet's order of WordNet ids; matching by name is not safe"
+            "the classifier's 1,000 labels are not in ImageNet's order of WordNet ids, so classes cannot be matched by "
+            "name safely. Use a classifier whose id2label holds WordNet ids."
         )
     return indices

@@ -1,12 +1,29 @@
-"""Permutation tests against enumeration, and uniform under the null."""
+"""Permutation tests against enumeration, uniform under the null, and of images."""
 
 import itertools
 
 import numpy as np
 import pytest
 
-from neuroimagen.trainer.evaluation import metrics
-from neuroimagen.trainer.evaluation.permutation_test import identification_table, permutation_p, recognition_table
+from neuroimagen.trainer.evaluation.metrics.comparison import Comparison
+from neuroimagen.trainer.evaluation.metrics.identification import two_way_identification
+from neuroimagen.trainer.evaluation.metrics.permutation_tests import (
+    WITHIN_CLASS_P,
+    identification_table,
+    permutation_p,
+    recognition_table,
+)
+from neuroimagen.trainer.evaluation.metrics.scoring import NUM_PERMUTATIONS, Scoring
+
+
+def test_the_true_image_is_told_within_its_class_and_the_other_one_is_not(scoring: Scoring) -> None:
+    """Each of six classes has two stimuli: a permutation within the classes leaves all in place once in 64."""
+    images, columns = scoring.references.images, np.arange(12)
+    p = WITHIN_CLASS_P.compute(Comparison(scoring, images, columns=columns))
+    assert abs(p - 1 / 64) < 5 * np.sqrt(1 / 64 / NUM_PERMUTATIONS)
+    others = scoring.references.same_class & ~np.eye(12, dtype=bool)
+    partner = others.argmax(axis=1)
+    assert WITHIN_CLASS_P.compute(Comparison(scoring, images, columns=columns, shown=partner)) == 1.0
 
 
 def test_p_agrees_with_all_permutations() -> None:
@@ -43,5 +60,5 @@ def test_tables_hold_the_observed_figure_on_their_diagonal() -> None:
     assert np.trace(recognition_table(predicted, shown, labels)) == (predicted == labels[shown]).sum()
     similarity = rng.normal(size=(50, 12)).round(1)  # with ties
     allowed = labels[shown][:, None] == labels[None]
-    expected = metrics.two_way_identification(similarity, shown, allowed=allowed).sum()
+    expected = two_way_identification(similarity, shown, allowed=allowed).sum()
     assert np.trace(identification_table(similarity, shown, labels)) == pytest.approx(expected)

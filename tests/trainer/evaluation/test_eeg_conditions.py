@@ -1,0 +1,81 @@
+"""Conditions from the EEG alone: what each decoder sees, on made-up labels and on studies of known contents."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simulated_run
+
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.trainer.evaluation import eeg_conditions
+from neuroimagen.trainer.evaluation.results import Result, find
+from neuroimagen.trainer.evaluation.verdict import verdict
+
+
+def test_nearest_in_time_knows_blocks_and_nothing_else() -> None:
+    blocks, orders = np.repeat(np.arange(5), 4), np.tile(np.arange(4), 5)
+    subjects, is_test = np.ones(20, dtype=int), orders == 2
+    by_block = eeg_conditions.nearest_in_time_predictions(blocks, subjects, blocks, orders, is_test)
+    assert by_block is not None
+    np.testing.assert_array_equal(by_block, blocks[is_test])
+    # The block before ends two places earlier; the next segment of the own block that is trained on comes two later.
+    first, trained = orders == 0, orders != 1
+    by_block = eeg_conditions.nearest_in_time_predictions(
+        *(v[trained] for v in (blocks, subjects, blocks, orders, first))
+    )
+    np.testing.assert_array_equal(by_block, np.arange(5))
+    assert eeg_conditions.nearest_in_time_predictions(blocks, subjects, np.full(20, -1), orders, is_test) is None
+
+
+def test_a_class_with_one_training_segment_is_decoded_without_a_warning() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [1, 10, 10])
+    labels, is_test = np.concatenate([labels, [0, 1, 2]]), np.arange(24) >= 21
+    features = 8 * np.eye(3)[labels] + rng.standard_normal((24, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (predicted,) = eeg_conditions.lda_predictions(features, [labels], np.ones(24, dtype=int), is_test)
+    assert predicted.tolist() == [0, 1, 2]
+
+
+def test_shuffling_keeps_the_test_split_and_every_subjects_labels() -> None:
+    labels, subjects = np.tile(np.arange(5), 12), np.repeat([1, 2, 3], 20)
+    is_test = np.arange(60) % 4 == 0
+    shuffled = eeg_conditions.shuffled_within_subjects(labels, subjects, is_test, seed=0)
+    np.testing.assert_array_equal(shuffled[is_test], labels[is_test])
+    for subject in (1, 2, 3):
+        chosen = ~is_test & (subjects == subject)
+        assert sorted(shuffled[chosen]) == sorted(labels[chosen])
+        assert (shuffled[chosen] != labels[chosen]).any()
+
+
+@pytest.mark.parametrize(
+    ("signal", "drift", "block_design", "heading"),
+    [
+        (1.0, 0.0, False, "Drift is ruled out by the design"),
+        (1.0, 0.0, True, "Slow drift explains little"),
+        (0.0, 3.0, True, "Most of this could be slow drift"),
+    ],
+)
+def test_the_verdict_on_drift_in_studies_of_known_contents(
+    tmp_path: Path, signal: float, drift: float, block_design: bool, heading: str
+) -> None:
+    simulated_run.write_dataset(tmp_path / "data", num_images=12, signal=signal, drift=drift, block_design=block_design)
+    dataset = Dataset.open(tmp_path / "data")
+    results = eeg_conditions.eeg_results(
+        dataset, eeg_conditions.summarise_segments(dataset, encoder=None), num_resamples=300, seed=0
+    )
+    linear = find(results, "linear_decoder", "accuracy")
+    assert linear is not None
+    assert linear.value > 0.5  # the plain figure is high in all three, whatever its source
+    model = Result(**{**vars(linear), "condition": "full"})
+    chance = Result(condition="chance", metric="accuracy", value=1 / 6, low=None, high=None, n=1, definition="guessing")
+    assert heading in [sentence["heading"] for sentence in verdict([*results, model, chance])]
+    permuted = find(results, "permuted_labels", "accuracy")
+    assert permuted is not None
+    assert permuted.value < 0.4
+    if signal == 0.0:
+        detrended = find(results, "linear_decoder_detrended", "accuracy")
+        assert detrended is not None
+        assert detrended.value < 0.35

@@ -1,0 +1,134 @@
+"""Results from measured images: estimates with intervals, guessing, the ceiling, differences, figures per subject."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.trainer.evaluation.image_conditions import Measured
+from neuroimagen.trainer.evaluation.intervals import Estimate, bootstrap_difference, bootstrap_mean
+from neuroimagen.trainer.evaluation.metrics.registry import METRICS, all_metrics, main_metrics
+from neuroimagen.trainer.evaluation.metrics.scoring import References, Scoring
+from neuroimagen.trainer.evaluation.results import Result, find, p_result, result
+
+
+def condition_results(condition: str, measured: Measured, scoring: Scoring) -> list[Result]:
+    """The figures of a condition: means over segments with intervals over stimuli, figures of the set, p-values."""
+    estimates = {
+        name: _mean(name, values, measured.stimuli, scoring) for name, values in measured.values.items()
+    } | measured.sets
+    results = [
+        result(condition, name, estimates[name], _define(name, scoring, estimates[name].n))
+        for name in METRICS
+        if name in estimates and estimates[name].n
+    ]
+    return results + [p_result(condition, name, p, n=len(measured.stimuli)) for name, p in measured.p_values.items()]
+
+
+def reference_results(dataset: Dataset, scoring: Scoring) -> list[Result]:
+    """Guessing, in every metric where that has a figure, and the simulated study's ceiling."""
+    n = len(scoring.references.stimuli)
+    results = []
+    for name, metric in all_metrics().items():
+        chance = metric.chance(scoring) if metric.chance is not None else None
+        if chance is not None:
+            guess = Estimate(value=chance, low=None, high=None, n=n)
+            results.append(result("chance", name, guess, f"guessing: {_define(name, scoring, n)}"))
+    num_classes = dataset.metadata.num_classes
+    if num_classes != scoring.n_way:
+        guess = Estimate(value=1 / num_classes, low=None, high=None, n=n)
+        results.append(result("chance_eeg", "accuracy", guess, f"guessing one class of {num_classes}"))
+    ceiling = dataset.metadata.provenance.get("study", {}).get("ceiling")
+    if ceiling is not None:  # only of a simulated study; that of a real one is unknown
+        results.append(
+            Result(
+                condition="ceiling",
+                metric="accuracy",
+                value=float(ceiling["accuracy"]),
+                low=float(min(ceiling["achievable"], ceiling["accuracy"])),
+                high=float(ceiling["accuracy"]),
+                n=int(ceiling["num_draws"]),
+                definition="no decoder of the class from one segment can be better in expectation, by Monte Carlo from "
+                "the true parameters of the forward model; low is what a decoder that knows them reaches (no interval)",
+            )
+        )
+    return results
+
+
+def difference_results(measured: Mapping[str, Measured], results: Sequence[Result], scoring: Scoring) -> list[Result]:
+    """Model minus class caption only, paired over stimuli, and the model's share of the ceiling."""
+    differences: list[Result] = []
+    if "full" in measured and "semantic_only" in measured:
+        model, other = measured["full"], measured["semantic_only"]
+        for name, metric in all_metrics().items():
+            if "difference" not in metric.groups or name not in model.values or name not in other.values:
+                continue
+            estimate = bootstrap_difference(
+                model.values[name],
+                model.stimuli,
+                other.values[name],
+                other.stimuli,
+                seed=scoring.config.seed,
+                num_resamples=scoring.config.num_resamples,
+            )
+            if estimate.n:
+                definition = _define(name, scoring, estimate.n)
+                text = f"full minus semantic_only, stimuli resampled together; {definition}"
+                differences.append(result("full_minus_semantic_only", name, estimate, text))
+    ceiling, accuracy = find(results, "ceiling", "accuracy"), find(results, "full", "accuracy")
+    if ceiling and accuracy:
+
+        def share(value: float | None) -> float | None:
+            return None if value is None else value / ceiling.value
+
+        differences.append(
+            Result(
+                condition="full_over_ceiling",
+                metric="accuracy",
+                value=accuracy.value / ceiling.value,
+                low=share(accuracy.low),
+                high=share(accuracy.high),
+                n=accuracy.n,
+                definition="the model's accuracy divided by the ceiling accuracy",
+            )
+        )
+    return differences
+
+
+def subject_figures(measured: Mapping[str, Measured], scoring: Scoring) -> list[dict[str, Any]]:
+    """The model's figures in the main table's metrics for each subject, as JSON values."""
+    if "full" not in measured:
+        return []
+    model = measured["full"]
+    entries: list[dict[str, Any]] = []
+    for subject in np.unique(model.subjects):
+        chosen = model.subjects == subject
+        for name in main_metrics():
+            if name not in model.values:
+                continue
+            estimate = _mean(name, model.values[name][chosen], model.stimuli[chosen], scoring)
+            if estimate.n:
+                entries.append({"subject": int(subject), "metric": name, **vars(estimate)})
+    return entries
+
+
+def confusion(measured: Measured, references: References, *, num_classes: int) -> list[list[int]]:
+    """Number of segments by true class (row) and class that the image is recognised as (column)."""
+    matrix = np.zeros((num_classes, num_classes), dtype=int)
+    np.add.at(matrix, (references.labels[measured.stimuli], measured.predicted), 1)
+    return matrix.tolist()
+
+
+def _mean(name: str, values: np.ndarray, stimuli: np.ndarray, scoring: Scoring) -> Estimate:
+    return bootstrap_mean(
+        values,
+        stimuli,
+        is_share=METRICS[name].is_share,
+        seed=scoring.config.seed,
+        num_resamples=scoring.config.num_resamples,
+    )
+
+
+def _define(name: str, scoring: Scoring, n: int) -> str:
+    return METRICS[name].define({**scoring.numbers, "n_images": n})

@@ -1,0 +1,143 @@
+"""An evaluated run: what `evaluate` left in RUN/report, and the images of its segments."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.trainer.evaluation.evaluate import DETAILS_FILE, EEG_FILE
+from neuroimagen.trainer.evaluation.metrics.metric import ImageMetric, Metric
+from neuroimagen.trainer.evaluation.metrics.registry import all_metrics
+from neuroimagen.trainer.evaluation.results import ITEMS_FILE, RESULTS_FILE, Result, read_items, read_results
+from neuroimagen.trainer.reconstruction.manifest import read_picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One reconstruction of the model with its figures, as items.csv has it."""
+
+    segment: str
+    stimulus: str
+    label: int
+    subject: int
+    predicted: int
+    """The class that the classifier recognises the image as."""
+    file: str
+    figures: Mapping[str, float]
+
+
+class Evaluated:
+    """An evaluated run as its report needs it; also one that an earlier version evaluated."""
+
+    def __init__(self, run: Path, dataset: Dataset) -> None:
+        """Raises UserError if the run has not been evaluated, or its results cannot be read."""
+        self.run = run
+        self.dataset = dataset
+        folder = run / "report"
+        for name in (RESULTS_FILE, DETAILS_FILE, ITEMS_FILE, EEG_FILE):
+            if not (folder / name).is_file():
+                raise UserError(f"{run} has no report/{name}. Run `neuroimagen evaluate --run {run}` first.")
+        self.results: list[Result] = read_results(folder / RESULTS_FILE)
+        self.details = _read_details(folder / DETAILS_FILE)
+        with np.load(folder / EEG_FILE, allow_pickle=False) as arrays:
+            self.eeg = {name: arrays[name] for name in arrays.files}
+        self._lines = read_items(folder / ITEMS_FILE)
+        self.class_names: list[str] = self.details["classes"]
+
+    @cached_property
+    def main_condition(self) -> str:
+        """The condition whose images are shown: the model's, or the first there is."""
+        conditions = dict.fromkeys(line["condition"] for line in self._lines)
+        return "full" if "full" in conditions else next(iter(conditions))
+
+    @cached_property
+    def items(self) -> list[Item]:
+        """The first sample of every segment of the main condition."""
+        return [
+            _item(line) for line in self._lines if line["condition"] == self.main_condition and line["sample"] == "0"
+        ]
+
+    @cached_property
+    def _saliency_files(self) -> dict[str, str]:
+        lines = (line for line in self._lines if line["condition"] == "saliency_only" and line["sample"] == "0")
+        return {line["segment"]: line["file"] for line in lines}
+
+    @cached_property
+    def _stimulus_index(self) -> dict[str, int]:
+        return {key: index for index, key in enumerate(self.dataset.stimuli.keys)}
+
+    @property
+    def columns(self) -> list[str]:
+        """Which images are shown of a segment."""
+        return ["stimulus", *(["saliency map"] if self._saliency_files else []), "reconstruction"]
+
+    def images(self, item: Item) -> list[np.ndarray]:
+        """The images of `columns` of one segment, uint8 [S, S, 3]."""
+        reconstruction = read_picture(self.run / "reconstructions" / item.file)
+        stimulus = self.dataset.stimuli.images([self._stimulus_index[item.stimulus]], reconstruction.shape[1])[0]
+        images = [stimulus]
+        if item.segment in self._saliency_files:
+            images.append(read_picture(self.run / "reconstructions" / self._saliency_files[item.segment]))
+        return [image.transpose(1, 2, 0) for image in (*images, reconstruction)]
+
+
+def _read_details(path: Path) -> dict[str, Any]:
+    details: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    data = details["provenance"]["data"]
+    if "parts" in data:  # the key of earlier versions
+        data["splits"] = data.pop("parts")
+    return details
+
+
+def _item(line: Mapping[str, str]) -> Item:
+    words = {"condition", "segment", "stimulus", "label", "subject", "sample", "file", "predicted"}
+    return Item(
+        segment=line["segment"],
+        stimulus=line["stimulus"],
+        label=int(line["label"]),
+        subject=int(line["subject"]),
+        predicted=int(line["predicted"]),
+        file=line["file"],
+        figures={name: float(value) for name, value in line.items() if name not in words},
+    )
+
+
+def example_metrics(items: Sequence[Item]) -> dict[str, Metric]:
+    """The metrics that examples are ranked by and captioned with, as far as the items have them."""
+    return {
+        name: metric
+        for name, metric in all_metrics().items()
+        if name in items[0].figures and isinstance(metric, ImageMetric) and metric.ranks_examples
+    }
+
+
+def rank_rule(metrics: Mapping[str, Metric]) -> str:
+    """In words, how examples are chosen."""
+    titles = ", ".join(metric.title for metric in metrics.values())
+    return f"best, median and worst by the mean rank among its test segments in {titles}"
+
+
+def choose_examples(items: Sequence[Item], metrics: Mapping[str, Metric]) -> dict[int, list[Item]]:
+    """Label → best, median and worst segment by the mean rank in `metrics`; equal ones in the order of their keys."""
+    signs = {name: 1 if metric.higher_is_better else -1 for name, metric in metrics.items()}
+    chosen: dict[int, list[Item]] = {}
+    for label in sorted({item.label for item in items}):
+        members = sorted((item for item in items if item.label == label), key=segment_of)
+        figures = np.array([[sign * item.figures[name] for name, sign in signs.items()] for item in members])
+        ranks = (figures[:, None, :] > figures[None, :, :]).sum(axis=1) + 0.5 * (figures[:, None] == figures[None]).sum(
+            axis=1
+        )
+        order = np.argsort(-ranks.mean(axis=1), kind="stable")
+        chosen[label] = [members[order[place]] for place in (0, (len(members) - 1) // 2, len(members) - 1)]
+    return chosen
+
+
+def segment_of(item: Item) -> str:
+    """Key of the item's segment."""
+    return item.segment
