@@ -6,7 +6,8 @@ import pytest
 
 from neuroimagen.launch import cli
 from neuroimagen.launch.commands import tune as command
-from neuroimagen.tune.config import MarginSearch
+from neuroimagen.trainer.evaluation.metrics.registry import searchable_metrics
+from neuroimagen.tune.config import MARGIN_OBJECTIVES, MarginSearch
 from neuroimagen.tune.registry import SAMPLERS, SCHEDULERS
 from neuroimagen.tune.samplers.proposals import Proposals
 from neuroimagen.tune.schedulers import Scheduler
@@ -22,6 +23,11 @@ def test_what_stands_behind_a_name_is_a_sampler_or_a_scheduler() -> None:
 @pytest.mark.parametrize("name", [*SAMPLERS, *SCHEDULERS])
 def test_help_and_docs_have_every_name(name: str) -> None:
     assert name in command.EPILOG
+    assert f"`{name}`" in DOCS.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", [*MARGIN_OBJECTIVES, *searchable_metrics()])
+def test_the_docs_have_every_objective(name: str) -> None:
     assert f"`{name}`" in DOCS.read_text(encoding="utf-8")
 
 
