@@ -1,13 +1,14 @@
-"""What does fine-tuning the diffusion model on EEG bring? Its pictures beside those of the frozen model.
+"""Compares reconstructions by a diffusion model that was fine-tuned on EEG with those by the frozen model.
 
-A simulated study goes the whole way by the commands that a person would type: data, cache, the stages, pictures of the
-test part, `evaluate`. The frozen model gets hidden states that the EEG is read into: those of a class caption
-(`semantic_only`), or those of a caption of the single picture (`semantic_only_detailed`). The diffusion stage begins
-with the latter and trains the U-Net with it (`fine_tuned`). The same three begin with the saliency map instead of
-noise: `full`, `full_detailed`, `full_fine_tuned`. All are compared in pairs of one segment and one noise.
+A simulated study is run with the commands of the command line: data, cache, the stages, reconstructions of the test
+split, `evaluate`. The frozen model is conditioned on text hidden states that are predicted from EEG: those of a class
+caption (`semantic_only`), or those of a caption of the image (`semantic_only_detailed`). The diffusion stage starts
+from the latter and trains the U-Net together with it (`fine_tuned`). The same three conditions are also reconstructed
+from the saliency map instead of noise: `full`, `full_detailed`, `full_fine_tuned`. Conditions are compared in pairs of
+the same segment and the same noise.
 
-Beside the class caption fine-tuning wins what that caption leaves out: colour, place, size. Beside the detailed caption
-it wins only what its own training brings: both have the same hidden states to begin with.
+Compared with the class caption, fine-tuning can gain what that caption does not say: colour, place and size. Compared
+with the detailed caption it can gain only by its own training, as both start with the same hidden states.
 """
 
 import argparse
@@ -37,13 +38,13 @@ from neuroimagen.trainer.evaluation.results import ITEMS_FILE, RESULTS_FILE, fin
 from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.tune.confirm import difference_range
 
-HELP = "diffusion fine-tuning on EEG beside the frozen model: identification, accuracy, PixCorr, SSIM"
+HELP = "diffusion fine-tuning on EEG compared with the frozen model: identification, accuracy, PixCorr, SSIM"
 EPILOG = """examples:
   neuroimagen bench finetuning
   neuroimagen bench finetuning --seeds 1 --work runs/finetuning --json finetuning.json
 
-The recipe is launch/recipes/finetuning.yaml. A seed takes minutes of one core; seeds that the results file has are not
-measured again, and with --work an interrupted seed goes on where it stopped.
+The recipe is launch/recipes/finetuning.yaml. A seed takes minutes on one core. Seeds in the results file are not
+measured again, and with --work an interrupted seed is resumed.
 """
 PAIRS = {
     "class caption, from noise": ("fine_tuned", "semantic_only"),
@@ -51,7 +52,7 @@ PAIRS = {
     "class caption, from the map": ("full_fine_tuned", "full"),
     "detailed caption, from the map": ("full_fine_tuned", "full_detailed"),
 }
-"""What the frozen model is given → the fine-tuned row and the frozen one."""
+"""What the frozen model is given → the condition with fine-tuning and the one without."""
 METRICS = ("two_way_clip", "accuracy", "pixcorr", "ssim", "within_class_two_way_clip")
 BESIDE = ("saliency_only", "vae_round_trip", "chance", "ceiling")
 STAGES = ("contrastive", "saliency", "semantic", "semantic_detailed", "diffusion")
@@ -59,7 +60,7 @@ STAGES = ("contrastive", "saliency", "semantic", "semantic_detailed", "diffusion
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuningStudy:
-    """What is simulated, and what is changed in the recipe."""
+    """The simulated data set, and the changes to the recipe."""
 
     simulate: tuple[str, ...]
     """Options of `neuroimagen data simulate`."""
@@ -77,12 +78,12 @@ TINY = FinetuningStudy(
         "reconstruct.steps=2",
     ),
 )
-"""Shows that everything runs, and nothing else."""
+"""Only shows that everything runs."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_study_arguments(parser, seeds=(1, 2, 3))
-    parser.add_argument("--tiny", action="store_true", help="a few steps: shows that everything runs, and nothing else")
+    parser.add_argument("--tiny", action="store_true", help="train a few steps, only to show that everything runs")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -95,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def configuration_of(plan: FinetuningStudy, recipe: Path) -> Figures:
-    """All that decides the figures, as JSON has it."""
+    """Everything that the figures depend on, as JSON has it."""
     stages = asdict(load_recipe(recipe, plan.settings))
     used = {name: stages[name] for name in ("encoder", *STAGES, "reconstruct", "evaluate")}
     found: Figures = json.loads(json.dumps(asdict(plan) | {"recipe": used}))
@@ -103,7 +104,7 @@ def configuration_of(plan: FinetuningStudy, recipe: Path) -> Figures:
 
 
 def measure(seed: int, folder: Path, plan: FinetuningStudy) -> Figures:
-    """One seed, the whole way."""
+    """The figures of one seed."""
     data, model = folder / "data", folder / "run"
     simulate(data, seed, plan.simulate)
     neuroimagen("cache", "--data", str(data), "--model", "bundled")
@@ -117,7 +118,7 @@ def measure(seed: int, folder: Path, plan: FinetuningStudy) -> Figures:
 
 
 def figures_of(run: Path) -> Figures:
-    """What a finished run's report says of the pairs, and beside them."""
+    """The figures of the pairs, and of the conditions beside them, from the report of a finished run."""
     columns = read_items(run / "report" / ITEMS_FILE)
     results = read_results(run / "report" / RESULTS_FILE)
     pairs: Figures = {}
@@ -182,7 +183,7 @@ def summarise(studies: Sequence[Figures]) -> Figures:
 
 
 def table(studies: Sequence[Figures], summary: Figures) -> list[str]:
-    """What is printed: for each pair and metric a line a seed, and the mean."""
+    """The lines that are printed: for each pair and metric one line per seed, and the mean."""
     lines = []
     for title in PAIRS:
         for metric in METRICS:

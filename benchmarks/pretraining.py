@@ -1,11 +1,11 @@
-"""Does masked pre-training help where labels are few? A classifier from scratch beside one that starts pre-trained.
+"""Compares a classifier that starts from masked pre-training with one from scratch, where few segments have labels.
 
-A simulated study has many segments and labels for a tenth of the training part. Both arms train the same transformer on
-the same labelled segments with the same augmentations; one starts from what the masked stage learned from all training
-segments without labels. Each arm has the same grid of learning rates and steps, and its best setting and step are those
-with the highest accuracy on the validation part. The test part is looked at once, by these two.
+A simulated study has many segments, and labels for a tenth of the training split. Both arms train the same transformer
+on the same labelled segments with the same augmentations; one of them starts from the weights that the masked stage has
+trained on all training segments without labels. Each arm has the same grid of learning rates and steps; its setting and
+step are those with the highest accuracy on the validation split. Only these two are measured on the test split.
 
-Beside them: shrinkage LDA on the same labelled segments, chance, and the study's ceiling, which is known.
+Given beside them are shrinkage LDA on the same labelled segments, chance, and the ceiling of the study, which is known.
 """
 
 import argparse
@@ -41,13 +41,13 @@ from neuroimagen.trainer.stages.classifier import labelled_rows
 from neuroimagen.tune.confirm import difference_range
 from neuroimagen.tune.trials.objective import selected, validation_of
 
-HELP = "few labels: a classifier that starts from masked pre-training beside one from scratch"
+HELP = "few labels: a classifier that starts from masked pre-training compared with one from scratch"
 EPILOG = """examples:
   neuroimagen bench pretraining
   neuroimagen bench pretraining --seeds 1 --work runs/pretraining --json pretraining.json
 
-The recipe is launch/recipes/pretraining.yaml. A seed takes minutes of one core; seeds that the results file has are not
-measured again, and with --work an interrupted seed goes on where it stopped.
+The recipe is launch/recipes/pretraining.yaml. A seed takes minutes on one core. Seeds in the results file are not
+measured again, and with --work an interrupted seed is resumed.
 """
 ARMS = ("pretrained", "scratch")
 BATCH = 256
@@ -55,7 +55,7 @@ BATCH = 256
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingStudy:
-    """What is simulated, and what each arm may choose from."""
+    """The simulated data set, and the grid that each arm chooses from."""
 
     simulate: tuple[str, ...]
     """Options of `neuroimagen data simulate`."""
@@ -79,12 +79,12 @@ TINY = PretrainingStudy(
         *("classifier.validate_every=2", "classifier.batch_size=4"),
     ),
 )
-"""Shows that everything runs, and nothing else."""
+"""Only shows that everything runs."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_study_arguments(parser, seeds=(1, 2, 3))
-    parser.add_argument("--tiny", action="store_true", help="a few steps: shows that everything runs, and nothing else")
+    parser.add_argument("--tiny", action="store_true", help="train a few steps, only to show that everything runs")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def configuration_of(plan: PretrainingStudy, recipe: Path) -> Figures:
-    """All that decides the figures, as JSON has it."""
+    """Everything that the figures depend on, as JSON has it."""
     stages = asdict(load_recipe(recipe, plan.settings))
     used = {name: stages[name] for name in ("encoder", "masked", "classifier")}
     found: Figures = json.loads(json.dumps(asdict(plan) | {"recipe": used}))
@@ -106,7 +106,7 @@ def configuration_of(plan: PretrainingStudy, recipe: Path) -> Figures:
 
 
 def measure(seed: int, folder: Path, plan: PretrainingStudy) -> Figures:
-    """One seed: data, pre-training, both arms' grids, and the test accuracy of each arm's choice."""
+    """The figures of one seed: data, pre-training, the grid of each arm, and the test accuracy of its best setting."""
     recipe, data = recipe_path("pretraining.yaml"), folder / "data"
     simulate(data, seed, plan.simulate)
     common = (f"seed={seed}", f"data.path={data}", *plan.settings)
@@ -128,19 +128,19 @@ def measure(seed: int, folder: Path, plan: PretrainingStudy) -> Figures:
 
 
 def best_of(accuracies: Sequence[float]) -> int:
-    """Place of the highest, the first of equals."""
+    """Position of the highest accuracy, the first of equal ones."""
     return int(np.argmax(accuracies))
 
 
 def best_validation(stage: Path) -> Figures:
-    """Step and validation accuracy of what a classifier stage exported."""
+    """Step and validation accuracy of the export of a classifier stage."""
     lines = (json.loads(line) for line in (stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     best = selected([found for line in lines if (found := validation_of(line))])
     return {"best_step": best.step, "val_accuracy": best.figures["accuracy"]}
 
 
 def test_figures(dataset: Dataset, folder: Path, chosen: Figures, share: float, seed: int) -> Figures:
-    """The only look at the test part."""
+    """The figures on the test split, which is read nowhere else."""
     index, rows = dataset.index, dataset.rows("test")
     labels, stimuli = index.label[rows].astype(np.int64), index.stimulus[rows].astype(np.int64)
     train_rows = dataset.rows("train")
@@ -162,7 +162,7 @@ def test_figures(dataset: Dataset, folder: Path, chosen: Figures, share: float, 
 
 @torch.inference_mode()
 def classify(dataset: Dataset, rows: Integers, run: Path) -> Integers:
-    """The class that a run's classifier gives each segment, int64 [N]."""
+    """The class that the classifier of a run predicts for each segment, int64 [N]."""
     model = ClassifierModel.from_pretrained(run / "classifier" / "export")
     classes = []
     for start in range(0, len(rows), BATCH):
@@ -174,7 +174,7 @@ def classify(dataset: Dataset, rows: Integers, run: Path) -> Integers:
 
 
 def linear_predictions(dataset: Dataset, labelled: Integers, test: Integers) -> Integers:
-    """Shrinkage LDA of all subjects together on 40 ms means of the labelled segments: classes of `test`, int64 [N]."""
+    """Classes of the rows `test`, int64 [N], by shrinkage LDA of all subjects together on 40 ms means of `labelled`."""
     rows = np.concatenate([labelled, test])
     bins = num_bins(dataset.metadata.n_samples, dataset.metadata.sfreq)
     features = np.concatenate([bin_means(dataset.eeg(int(row))[None], bins) for row in rows])
@@ -194,7 +194,7 @@ def summarise(studies: Sequence[Figures]) -> Figures:
 
 
 def table(studies: Sequence[Figures], summary: Figures) -> list[str]:
-    """What is printed: a line a seed, and the means."""
+    """The lines that are printed: one per seed, and the means."""
     lines = [f"{'test accuracy, %':18} {'pre-trained':20} {'from scratch':20} {'difference':20} linear  ceiling"]
     for study in studies:
         cells = [percent(study["accuracy"][name], centre="value") for name in (*ARMS, "difference")]

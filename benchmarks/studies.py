@@ -1,7 +1,7 @@
-"""What studies over seeds share: real commands in a folder a seed, a file of figures that grows, means with intervals.
+"""Common parts of the studies over seeds: commands in one folder per seed, a file of figures, means with intervals.
 
-A study asks whether one arm is better than another. Its seed is that of the simulated data and of all training, so the
-arms of a seed share everything but what is asked about, and the difference is taken within the seed.
+A study compares two arms. Its seed is that of the simulated data and of all training, so the two arms of a seed differ
+only in what is studied, and the difference is taken within each seed.
 """
 
 import argparse
@@ -27,29 +27,29 @@ from neuroimagen.tune.confirm import Range, student_interval
 
 Figures = dict[str, Any]
 Measure = Callable[[int, Path], Figures]
-"""(seed, folder of its own) → the figures of a study. On a folder that it was interrupted in it goes on."""
+"""(seed, folder of the seed) → the figures of the seed. It resumes in a folder where it was interrupted."""
 
 
 def add_study_arguments(parser: argparse.ArgumentParser, *, seeds: Sequence[int]) -> None:
-    """Options that every study has."""
+    """Add the options that every study has."""
     shown = ", ".join(map(str, seeds))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds), metavar="N", help=f"default: {shown}")
     parser.add_argument(
-        "--work", type=Path, metavar="DIR", help="keep data and runs here, and go on with what is there (default: a "
-        "temporary folder)",
+        "--work", type=Path, metavar="DIR", help="keep data and runs here, and resume from those that exist (default: "
+        "a temporary folder)",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file, seed by seed")
 
 
 def recipe_path(name: str) -> Path:
-    """A recipe that comes with neuroimagen."""
+    """The path of a recipe that comes with neuroimagen."""
     from neuroimagen.launch import cli
 
     return Path(cli.__file__).resolve().parent / "recipes" / name
 
 
 def neuroimagen(*words: str) -> None:
-    """Run a command as a person would. Raises UserError with the end of what it said if it fails."""
+    """Run a command of the command line. Raises UserError with the end of its output if it fails."""
     done = subprocess.run(
         [sys.executable, "-m", "neuroimagen.launch.cli", *words], capture_output=True, text=True, check=False
     )
@@ -58,22 +58,22 @@ def neuroimagen(*words: str) -> None:
 
 
 def simulate(data: Path, seed: int, options: Sequence[str]) -> None:
-    """The study's data set, unless it is there."""
+    """Simulate the data set of a study, unless it exists."""
     if not (data / "dataset.json").is_file():
         neuroimagen("data", "simulate", "--out", str(data), "--format", "shards", "--seed", str(seed), *options)
 
 
 def train(stage: str, recipe: Path, run: Path, settings: Sequence[str]) -> None:
-    """Train a stage of `run` on one rank, unless it is trained; goes on where it was interrupted."""
+    """Train a stage of `run` on one rank, unless it is trained. Training that was interrupted is resumed."""
     if not (run / stage / "export").is_dir():
         one_rank = ("--num-ranks", "1", "--resume")
         neuroimagen("train", stage, "--config", str(recipe), "--run", str(run), *one_rank, "--set", *settings)
 
 
 def measured(configuration: Figures, seeds: Sequence[int], measure: Measure, args: argparse.Namespace) -> list[Figures]:
-    """The figures of every seed, in the order of `seeds`; those that `args.json` has are not measured again.
+    """The figures of every seed, in the order of `seeds`. Those in the file `args.json` are not measured again.
 
-    Raises UserError where that file holds a study of another configuration.
+    Raises UserError if that file holds figures of another configuration.
     """
     machine = describe(torch.device("cpu"), ("neuroimagen", "torch", "numpy"))
     report: Figures = {"configuration": configuration, "machine": machine, "studies": []}
@@ -94,14 +94,14 @@ def measured(configuration: Figures, seeds: Sequence[int], measure: Measure, arg
 
 
 def write_report(report: Figures, path: Path | None) -> None:
-    """Write the file of figures, whole or not at all; nothing without a path."""
+    """Write the file of figures atomically; do nothing without a path."""
     if path is not None:
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def add_summary(summary: Figures, seeds: Sequence[int], path: Path | None) -> None:
-    """Put the figures over `seeds` into the file that `measured` wrote."""
+    """Add the figures over `seeds` to the file that `measured` has written."""
     if path is not None:
         joined = json.loads(path.read_text(encoding="utf-8")) | {"over_seeds": {"seeds": list(seeds), **summary}}
         write_report(joined, path)
@@ -115,7 +115,7 @@ def over_seeds(values: Sequence[float], *, within: Range = (-math.inf, math.inf)
 def paired(first: Floats, second: Floats, stimuli: Integers) -> Figures:
     """Two arms on the same segments: both means and their difference, 95 % intervals by bootstrap over stimuli.
 
-    first, second: a figure of each segment, [N]; stimuli: which stimulus it answered, [N].
+    first, second: the figure of each segment, [N]; stimuli: the stimulus of each segment, [N].
     """
     difference = bootstrap_difference(first, stimuli, second, stimuli)
     arms = (bootstrap_mean(values.astype(np.float64), stimuli) for values in (first, second))
@@ -127,7 +127,7 @@ def paired(first: Floats, second: Floats, stimuli: Integers) -> Figures:
 
 
 def percent(entry: Figures, *, centre: str = "mean", digits: int = 1) -> str:
-    """ "12.3 [10.0, 14.6]" of an entry of shares, in per cent."""
+    """An entry of shares in per cent: "12.3 [10.0, 14.6]"."""
     value = f"{100 * entry[centre]:.{digits}f}"
     if entry["low"] is None:
         return value

@@ -1,11 +1,11 @@
-"""Searches beside an exhaustive grid, and two trials at once beside one, on a small simulated study.
+"""Compares searches with an exhaustive grid, and two trials at the same time with one, on a small simulated study.
 
-margin: a search (Optuna's estimator, ASHA) and the whole grid of the same settings, each followed by its best setting's
-runs with fresh seeds; compared are those runs, and the training steps that led to them.
-guidance: the objective of every setting of a grid, drawn once; then how near to the grid's best the estimator comes
-with a quarter of the evaluations, from many seeds. Figures are looked up in the grid: a setting's objective does not
-depend on what was drawn before.
-concurrent: the same trials one after the other and two at a time, each trial one rank with one thread.
+margin: a search (Optuna's TPE sampler, ASHA) and the whole grid of the same settings. Compared are the runs of the best
+setting of each with new seeds, and the training steps that each search took.
+guidance: the objective of every setting of a grid is measured once. Then searches from many seeds try a quarter of the
+settings; their objectives are taken from the grid, as the objective of a setting does not depend on what was
+reconstructed before. Compared is the best objective of each with that of the grid.
+concurrent: the same trials one after the other and two at the same time; each trial is one rank with one thread.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.tune.config import GuidanceSearch, search_of
 from neuroimagen.tune.records import SearchFolder, TrialRecord, read_lines
 from neuroimagen.tune.report.result import environment
-from neuroimagen.tune.samplers.proposals import OptunaProposals
+from neuroimagen.tune.samplers.proposals import proposals_for
 
-HELP = "searches beside exhaustive grids, and trials at once beside trials in turn"
+HELP = "searches compared with exhaustive grids, and trials at the same time with trials one after the other"
 EPILOG = """examples:
   neuroimagen bench tune
   neuroimagen bench tune --parts guidance --work runs/tune-bench --json tune.json
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def neuroimagen(*words: str) -> float:
-    """Run a command as a person would; returns its seconds. Raises UserError with what it said."""
+    """Run a command of the command line; returns its seconds. Raises UserError with the end of its output."""
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "neuroimagen.launch.cli", *words], capture_output=True, text=True, check=False
@@ -88,7 +88,7 @@ def recipe_path() -> Path:
 
 
 def prepare(work: Path, *, with_run: bool) -> None:
-    """The study, its latents and a trained run, unless they are there."""
+    """Make the study, its latents and a trained run, unless they exist."""
     raw, data = work / "raw", work / "data"
     if not data.is_dir():
         neuroimagen("data", "simulate", "--out", str(raw), *STUDY)
@@ -104,7 +104,7 @@ def prepare(work: Path, *, with_run: bool) -> None:
 
 
 def tune(kind: str, work: Path, name: str, search: dict[str, Any], *more: str) -> tuple[SearchFolder, dict[str, Any]]:
-    """Run a search, or go on with it; returns its folder and results."""
+    """Run a search, or resume it; returns its folder and results."""
     path, out = work / f"{name}.yaml", work / name
     path.write_text(yaml.safe_dump(search, sort_keys=False), encoding="utf-8")
     neuroimagen("tune", kind, "--config", str(path), "--out", str(out), "--resume", *more)
@@ -112,7 +112,7 @@ def tune(kind: str, work: Path, name: str, search: dict[str, Any], *more: str) -
 
 
 def measure_margin(work: Path) -> dict[str, Any]:
-    """The search against the grid, each by its best setting's fresh seeds."""
+    """The search compared with the grid, by the runs of the best setting of each with new seeds."""
     common = {"recipe": str(recipe_path()), "objective": "accuracy", "space": MARGIN_SPACE, "confirm_seeds": 3}
     settings = ("--set", f"data.path={work / 'data'}", *BAD_DEFAULT, *MARGIN_STEPS)
     _, grid = tune("margin", work, "margin-grid", common | {"sampler": "grid", "scheduler": "none"}, *settings)
@@ -123,20 +123,20 @@ def measure_margin(work: Path) -> dict[str, Any]:
         "grid: settings": grid["cost"]["trials"],
         "grid: training steps": grid["cost"]["steps_of_search"],
         "grid: best setting": grid["best"]["values"],
-        "grid: accuracy, 3 fresh seeds": of_grid["best"],
+        "grid: accuracy, 3 new seeds": of_grid["best"],
         "search: trials": search["cost"]["trials"],
         "search: training steps": search["cost"]["steps_of_search"],
         "search: share of the grid's steps": search["cost"]["steps_of_search"] / grid["cost"]["steps_of_search"],
         "search: best setting": search["best"]["values"],
-        "search: accuracy, 3 fresh seeds": of_search["best"],
-        "bad default: accuracy, 3 fresh seeds": of_search["default"],
+        "search: accuracy, 3 new seeds": of_search["best"],
+        "bad default: accuracy, 3 new seeds": of_search["default"],
         "search - bad default": of_search["difference"],
         "search - grid, points": 100 * (of_search["best"]["mean"] - of_grid["best"]["mean"]),
     }
 
 
 def measure_guidance(work: Path) -> dict[str, Any]:
-    """How near to the exhaustively known optimum a quarter of the evaluations leads."""
+    """The best objective that searches reach with a quarter of the evaluations, as a share of the grid's best."""
     tree = {"sampler": "grid", "num_segments": 48, "confirm_seeds": 0, "space": GUIDANCE_SPACE}
     folder, _ = tune("guidance", work, "guidance-grid", tree, "--run", str(work / "run"))
     known = {tuple(record.values.values()): record.figures["objective"] for record in folder.records()}
@@ -147,7 +147,7 @@ def measure_guidance(work: Path) -> dict[str, Any]:
         ]
         for sampler in ("gp", "tpe", "random")
     }
-    # And once for real, through Ray, with the settings that a person would give.
+    # And one search through Ray, with the options that a user would give.
     once = tree | {"sampler": "gp", "num_trials": quarter, "startup_trials": quarter // 3}
     _, found = tune("guidance", work, "guidance-search", once, "--run", str(work / "run"))
     return {
@@ -175,10 +175,10 @@ def share_of(reached: list[float]) -> float:
 
 
 def replay(known: dict[tuple[Any, ...], float], tree: dict[str, Any], num: int) -> list[float]:
-    """The objectives of a search's first `num` settings, looked up."""
+    """The objectives of the first `num` settings of a search, taken from `known`."""
     search = search_of(tree | {"startup_trials": max(1, num // 3)}, "guidance", where="replay")
     assert isinstance(search, GuidanceSearch)
-    proposals = OptunaProposals(search, search.objectives)
+    proposals = proposals_for(search, search.objectives, [])
     values = []
     for number in range(num):
         setting = proposals.next(str(number))
@@ -190,7 +190,7 @@ def replay(known: dict[tuple[Any, ...], float], tree: dict[str, Any], num: int) 
 
 
 def measure_concurrent(work: Path) -> dict[str, Any]:
-    """Four trials in turn, and two at a time; the second way is measured before and after the first."""
+    """Four trials one after the other, and two at the same time; the two ways are measured in turn, twice each."""
     search = {
         **{"recipe": str(recipe_path()), "space": {"contrastive.margin": [0.1, 0.2, 0.5, 1.0]}},
         **{"sampler": "grid", "scheduler": "none", "confirm_seeds": 0, "num_ranks": 1},

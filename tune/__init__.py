@@ -1,1 +1,1 @@
-"""Searches over settings with Ray Tune: they see the validation part only, and end in a recipe."""
+"""Searches over settings with Ray Tune. They read the validation split only, and their result is a recipe."""

@@ -1,27 +1,24 @@
-"""What a search is: a YAML file, typed and checked before anything starts."""
+"""The configuration of a search: a YAML file, whose types and values are checked before anything starts."""
 
-import dataclasses
 import difflib
-import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
-
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.evaluation.metrics.registry import searchable_metrics
 from neuroimagen.trainer.recipe.recipe import Recipe, all_recipe_keys, load_recipe
-from neuroimagen.trainer.recipe.strict_yaml import load_yaml, yaml_fault
+from neuroimagen.trainer.recipe.strict_config import Schema, Sources, plain
+from neuroimagen.trainer.recipe.strict_yaml import read_tree
 from neuroimagen.trainer.runs.find_run import require_run
+from neuroimagen.tune.registry import SAMPLERS, SCHEDULERS
 from neuroimagen.tune.space import Parameter, overrides
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """What both kinds of search have."""
+    """The keys that both kinds of search have."""
 
     kind: ClassVar[str]
     searched_sections: ClassVar[tuple[str, ...]]
@@ -29,23 +26,25 @@ class SearchConfig:
 
     space: dict[str, Parameter]
     """Key of the recipe → its values."""
-    sampler: Literal["tpe", "gp", "random", "grid"] = "tpe"
-    """How settings are proposed: by Optuna's tree-structured Parzen estimator, by a Gaussian process (few keys, few
-    trials), at random, or all of a grid."""
+    sampler: str = "tpe"
+    """How settings are proposed (`tune/registry.py`): tpe: by Optuna's tree-structured Parzen estimator. gp: by a
+    Gaussian process, for few keys and few trials. random: at random. grid: all of a grid."""
     num_trials: int = 32
-    """Settings to try; a grid tries all of its own."""
+    """Settings to try; a grid tries all of its settings, whatever this says."""
     startup_trials: int = 10
-    """Settings drawn at random before tpe or gp proposes any."""
+    """Settings that are drawn at random before tpe or gp proposes one."""
     seed: int = 0
-    """Of the proposals. Trials all train and draw with the recipe's own seeds, so that they compare in pairs."""
+    """Seed of the proposals. All trials train and draw with the recipe's own seeds, so that they can be compared in
+    pairs."""
     confirm_seeds: int = 3
-    """Fresh seeds that the best setting and the default are run with before one is called better; 0: neither is."""
+    """Number of new seeds with which the best setting and the default are run again after the search. 0: they are not
+    compared."""
     max_retries: int = 2
-    """How often a trial is started again after its worker died."""
+    """How often a trial is started again after its worker process was lost."""
     cpus_per_rank: int = 1
     """CPUs, and so threads, of each rank of a trial."""
     gpus_per_rank: float | None = None
-    """GPUs of each rank; null: 1 where Ray sees GPUs, else 0. A fraction lets trials share one."""
+    """GPUs of each rank; null: 1 where Ray finds GPUs, else 0. With a fraction several trials share one GPU."""
 
     def __post_init__(self) -> None:
         for name, least in (("num_trials", 1), ("startup_trials", 1), ("confirm_seeds", 0), ("max_retries", 0)):
@@ -54,10 +53,18 @@ class SearchConfig:
         if self.cpus_per_rank < 1 or (self.gpus_per_rank is not None and self.gpus_per_rank < 0):
             raise ValueError("cpus_per_rank must be at least 1, gpus_per_rank at least 0")
         if not self.space:
-            raise ValueError("space is empty: name the keys to vary")
-        for key, parameter in self.space.items():
-            if self.sampler == "grid" and parameter.is_range and parameter.points is None:
-                raise ValueError(f"sampler grid: space.{key} is a range; give it `points`, or choices")
+            raise ValueError("space is empty. Name the keys to vary, each with its values")
+        if self.sampler not in SAMPLERS:
+            raise ValueError(str(SAMPLERS.unknown(self.sampler)))
+        SAMPLERS[self.sampler].check(self)
+
+
+MARGIN_OBJECTIVES = {
+    "knn_accuracy": "share of validation segments whose class has most of their 15 nearest training segments",
+    "retrieval_top1": "share of validation segments whose nearest training segment is of the same class",
+    "accuracy": "share of validation segments nearest to the centroid of their own class's training segments",
+}
+"""Objective of a margin search → its definition. The contrastive stage measures all of them at every validation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,22 +75,24 @@ class MarginSearch(SearchConfig):
     searched_sections: ClassVar[tuple[str, ...]] = ("contrastive", "encoder")
 
     recipe: str
-    """The recipe that trials start from, relative to this file. What it says is the default."""
-    objective: Literal["knn_accuracy", "retrieval_top1", "accuracy"] = "knn_accuracy"
-    """Validation figure to raise; the contrastive stage measures all three against the training part."""
-    scheduler: Literal["asha", "asha_promoting", "pbt", "none"] = "asha"
-    """asha: stop trials behind the others, at once. asha_promoting: let every trial rest at a rung, and the best of a
-    rung go on from their checkpoints. pbt: population-based training, schedules; trials go on from each
-    other's checkpoints. none: every trial to its end."""
+    """The recipe that trials start from, relative to this file. Its values are the default setting."""
+    objective: str = "knn_accuracy"
+    """Validation figure to maximise, one of MARGIN_OBJECTIVES."""
+    scheduler: str = "asha"
+    """When trials stop (`tune/registry.py`); a rung is a number of steps at which trials are compared. asha: a trial
+    that is behind at a rung is stopped for good. asha_promoting: every trial is paused at a rung, and the best of the
+    rung continue from their checkpoints. pbt: population-based training; a trial that is behind continues from a copy
+    of a better trial's checkpoint, with a changed setting. none: every trial runs to its end."""
     grace_steps: int | None = None
-    """asha, asha_promoting: steps that every trial gets. pbt: steps between two exchanges. null: validate_every."""
+    """asha, asha_promoting: steps that every trial may train, the first rung. pbt: steps after which trials are
+    compared. null: contrastive.validate_every."""
     reduction_factor: int = 3
-    """asha, asha_promoting: of so many trials at a rung, one goes on."""
+    """asha, asha_promoting: one of this many trials at a rung continues."""
     num_ranks: int | None = 1
-    """Ranks of each trial; null: not said, for a launcher that decides it."""
+    """Ranks of each trial; null: the option is left out, for a launcher that decides the number."""
     launcher: tuple[str, ...] | None = None
-    """Words before `train contrastive …` of a trial's command; null: this Python's neuroimagen. For instance
-    [neuroimagen, launch, --hostfile, hosts, --]."""
+    """What stands before `train contrastive …` in a trial's command, for instance
+    [neuroimagen, launch, --hostfile, hosts, --]. null: the neuroimagen of this Python."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,46 +100,45 @@ class MarginSearch(SearchConfig):
             raise ValueError("reduction_factor must be at least 2, grace_steps at least 1")
         if self.num_ranks is not None and self.num_ranks < 1:
             raise ValueError(f"num_ranks must be at least 1, got {self.num_ranks}")
-        if self.scheduler == "pbt":
-            if self.sampler == "grid":
-                raise ValueError("pbt changes settings while they train; a grid cannot. Choose random or tpe")
-            for key in self.space:
-                if key.startswith("encoder.") or key in _SHAPES_THE_BATCH:
-                    raise ValueError(f"pbt goes on from another trial's checkpoint, which {key} would not fit")
+        if self.objective not in MARGIN_OBJECTIVES:
+            raise ValueError(f"objective is {self.objective!r}; expected one of {', '.join(MARGIN_OBJECTIVES)}")
+        if self.scheduler not in SCHEDULERS:
+            raise ValueError(str(SCHEDULERS.unknown(self.scheduler)))
+        SCHEDULERS[self.scheduler].check(self)
 
     @property
     def objectives(self) -> tuple[str, ...]:
         return (self.objective,)
 
 
-_SHAPES_THE_BATCH = ("contrastive.num_classes", "contrastive.num_samples", "contrastive.steps")
-
-
 @dataclass(frozen=True, kw_only=True)
 class GuidanceSearch(SearchConfig):
-    """A search over reconstruction with a trained run: every trial draws pictures of validation segments."""
+    """A search over reconstruction with a trained run: every trial reconstructs validation segments."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"row": "condition"}
     kind: ClassVar[str] = "guidance"
     searched_sections: ClassVar[tuple[str, ...]] = ("reconstruct",)
 
     run: str | None = None
-    """The trained run, relative to this file; its recipe is the default. `--run` may give it."""
+    """The trained run, relative to this file; its recipe is the default setting. `--run` can give it instead."""
     objective: dict[str, float] = field(
         default_factory=lambda: {"two_way_clip": 0.4, "accuracy": 0.3, "ssim": 0.3},
     )
     """Metric → weight; the objective is the weighted mean."""
     pareto: tuple[str, str] | None = None
-    """Two metrics to raise together instead: the result is their Pareto front."""
-    row: Literal["full", "semantic_only"] = "full"
-    """The row that is drawn; `reconstruct.semantic` in the space decides the kind of caption."""
+    """Two metrics to maximise together, in place of `objective`: the result is their Pareto front."""
+    condition: Literal["full", "semantic_only"] = "full"
+    """The condition under which images are reconstructed; `reconstruct.semantic` in the space decides the kind of
+    caption."""
     num_segments: int = 96
-    """Validation segments that a trial draws, spread evenly over the part."""
+    """Validation segments that a trial reconstructs, spread evenly over the split."""
     num_reports: int = 1
-    """Times that a trial reports on its way through them: with more than one, ASHA stops trials that fall behind."""
+    """Number of reports that a trial gives while it reconstructs them. With more than one, ASHA stops trials that are
+    behind."""
     reduction_factor: int = 3
-    """Of so many trials at a report, one goes on."""
+    """One of this many trials continues after a report."""
     confirm_segments: int | None = None
-    """Validation segments that the best and the default are drawn for with fresh seeds; null: all."""
+    """Validation segments that are reconstructed under the best setting and the default with new seeds; null: all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -142,16 +150,21 @@ class GuidanceSearch(SearchConfig):
         if self.pareto is None and (not self.objective or min(self.objective.values()) <= 0):
             raise ValueError("objective needs at least one metric, and weights above 0")
         if self.pareto is not None and (self.num_reports > 1 or self.pareto[0] == self.pareto[1]):
-            raise ValueError("pareto takes two different metrics, and num_reports 1: there is no order to stop by")
+            raise ValueError("pareto takes two different metrics, and num_reports 1: two figures give trials no order")
         if not 1 <= self.num_reports <= self.num_segments or self.reduction_factor < 2:
             raise ValueError("num_reports must be 1 to num_segments, reduction_factor at least 2")
         for key in self.space:
             if key in ("reconstruct.split", "reconstruct.conditions", "reconstruct.seed", "reconstruct.samples"):
-                raise ValueError(f"{key} is not for a search to choose")
+                raise ValueError(f"{key} cannot be varied by a search")
 
     @property
     def objectives(self) -> tuple[str, ...]:
         return self.pareto or ("objective",)
+
+    @property
+    def scheduler(self) -> str:
+        """The scheduler of trials: ASHA where a trial reports before its end."""
+        return "asha" if self.num_reports > 1 else "none"
 
 
 Search = MarginSearch | GuidanceSearch
@@ -161,74 +174,45 @@ KINDS: dict[str, type[MarginSearch] | type[GuidanceSearch]] = {"margin": MarginS
 def load_search(path: Path | str, kind: str) -> Search:
     """Read a search's YAML file. Raises UserError that names file, key and remedy."""
     path = Path(path)
-    try:
-        tree = load_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"there is no search {path}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {yaml_fault(error)}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path} holds no keys such as `space:`.")
-    return search_of(tree, kind, where=str(path))
+    return search_of(read_tree(path, noun="search", example="space"), kind, where=str(path))
 
 
 def search_of(tree: dict[str, Any], kind: str, *, where: str) -> Search:
-    """A search from plain values; a list in the space stands for choices."""
-    known = list(typing.get_type_hints(KINDS[kind]))
-    for key in tree:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            names = ", ".join(field.name for field in dataclasses.fields(KINDS[kind]))
-            hint = f"did you mean {close[0]!r}?" if close else f"the keys are {names}."
-            raise UserError(f"{where}: unknown key {key!r}; {hint}")
+    """The search that plain values describe. A list in the space stands for choices. where: the file, for messages."""
     space = tree.get("space")
     if isinstance(space, dict):
         tree = tree | {"space": {key: {"choices": v} if isinstance(v, list) else v for key, v in space.items()}}
-        _refuse_unknown_keys(tree["space"], KINDS[kind].searched_sections, where)
-    try:
-        return TypeAdapter(KINDS[kind]).validate_python(tree)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        dotted = ".".join(str(part) for part in first["loc"])
-        problem = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
-        raise UserError(f"{where}: {dotted + ': ' if dotted else ''}{problem}.") from None
+        _check_space(tree["space"], KINDS[kind].searched_sections, where)
+    return Schema[Search](KINDS[kind]).read(tree, Sources(where))
 
 
-def _refuse_unknown_keys(space: dict[Any, Any], sections: Sequence[str], where: str) -> None:
+def _check_space(space: dict[Any, Any], sections: Sequence[str], where: str) -> None:
     keys = [key for key in all_recipe_keys() if key.partition(".")[0] in sections and "." in key]
-    for key in space:
+    for key, values in space.items():
         if key not in keys:
             close = difflib.get_close_matches(str(key), keys, n=1, cutoff=0.4)
             raise UserError(
-                f"{where}: space.{key} is no key of the recipe's {' or '.join(sections)}"
+                f"{where}: space.{key} is not a key of the recipe's section {' or '.join(sections)}"
                 + (f"; did you mean {close[0]!r}?" if close else ".")
             )
+        if not isinstance(values, dict):
+            raise UserError(f"{where}: space.{key} is {values!r}; give a list of choices, or low and high.")
 
 
 def dump_search(search: Search) -> dict[str, Any]:
     """The complete search as plain values that `search_of` takes."""
-    tree = dataclasses.asdict(search)
+    tree: dict[str, Any] = plain(search)
     tree["space"] = {
         key: {name: value for name, value in parameter.items() if value is not None and value is not False}
         for key, parameter in tree["space"].items()
     }
-    plain = yaml.safe_load(yaml.safe_dump(_lists(tree), sort_keys=False))
-    assert isinstance(plain, dict)
-    return plain
-
-
-def _lists(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _lists(item) for key, item in value.items()}
-    return [_lists(item) for item in value] if isinstance(value, tuple | list) else value
+    return tree
 
 
 def default_recipe(search: Search, folder: Path, changes: Sequence[str], *, run: Path | None = None) -> Recipe:
-    """The recipe that trials start from. `folder`: of the search's file.
+    """The recipe that trials start from. `folder`: that of the search's file. `changes`: overrides, key=value.
 
-    Raises UserError if there is none, or if the recipe takes no value of a key.
+    Raises UserError if there is no such recipe, or if none of the values of a key is valid in it.
     """
     if isinstance(search, MarginSearch):
         path = folder / search.recipe
@@ -236,7 +220,7 @@ def default_recipe(search: Search, folder: Path, changes: Sequence[str], *, run:
         require_run(run)
         path = run / "config.yaml"
     else:
-        raise UserError("a guidance search needs a trained run: give --run DIR, or `run:` in its file.")
+        raise UserError("a guidance search needs a trained run. Give --run DIR, or `run:` in its file.")
     recipe = load_recipe(path, changes)
     if recipe.data.path is None:
         raise UserError(f"{path} names no data set. Give it with --set data.path=DIR.")
@@ -247,8 +231,8 @@ def default_recipe(search: Search, folder: Path, changes: Sequence[str], *, run:
                 load_recipe(path, [*changes, *overrides({key: value})])
             except UserError as error:
                 problems.append(error)
-        # A value may be fit only beside others (a low strength with many steps): such a trial fails alone. A key of
-        # which no value is fit is a mistake.
+        # A value may be valid only together with others (a low strength with many steps): such a trial fails by itself.
+        # A key without a single valid value is a mistake.
         if len(problems) == len(extremes):
             raise UserError(f"space.{key}: {problems[0]}")
     return recipe

@@ -1,4 +1,4 @@
-"""The best setting against the default, with fresh seeds: what a search found is believed only after this."""
+"""Confirmation: the best setting and the default are run again with new seeds and compared in pairs of equal seeds."""
 
 import math
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from neuroimagen.tune.records import TrialRecord
 from neuroimagen.tune.space import Value
 from neuroimagen.tune.trials.objective import combined, pareto_front
 
-FIRST_FRESH_SEED = 1000
-"""Fresh seeds are the recipe's plus this and the numbers after it; no trial of the search had one."""
+FIRST_NEW_SEED = 1000
+"""The n-th new seed is the recipe's seed plus this plus n; no trial of the search has one of them."""
 CONFIDENCE = 0.95
 Range = tuple[float, float]
 
@@ -30,7 +30,7 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One objective of the best setting and of the default, over the same fresh seeds."""
+    """One objective of the best setting and of the default, over the same new seeds."""
 
     objective: str
     seeds: tuple[int, ...]
@@ -39,22 +39,22 @@ class Comparison:
     best: Interval
     default: Interval
     difference: Interval
-    """Best minus default, in pairs of equal seeds."""
+    """Best minus default, within each seed."""
 
     @property
     def verdict(self) -> str:
         low, high = self.difference.low, self.difference.high
         if low is None or high is None:
-            return "one fresh seed: no interval, so no claim"
+            return "one new seed has no interval, so nothing is claimed"
         if low > 0:
             return "better than the default"
         if high < 0:
             return "worse than the default"
-        return "not shown to be better than the default: the interval of the difference holds 0"
+        return "not shown to be better than the default: the interval of the difference contains 0"
 
 
 def range_of(search: Search, objective: str) -> Range:
-    """The least and the most that an objective of a search can be; of a weighted mean, that of its parts."""
+    """The lowest and the highest value that an objective can have; for a weighted mean, that of its metrics' values."""
     if not isinstance(search, GuidanceSearch):
         return 0.0, 1.0  # every figure that validates the contrastive stage is a share
     ranges = {name: metric.range for name, metric in searchable_metrics().items()}
@@ -71,9 +71,10 @@ def difference_range(within: Range) -> Range:
 
 
 def student_interval(values: Sequence[float], *, within: Range = (-math.inf, math.inf)) -> Interval:
-    """Mean of independent values and its 95 % interval, t-distributed with n − 1 degrees of freedom.
+    """Mean of independent values and its 95 % interval by Student's t distribution with n − 1 degrees of freedom.
 
-    It is cut to `within`, the range of what is averaged: of two seeds it would reach far beyond, and the mean cannot.
+    The interval is cut to `within`, the range of the values and so of their mean: that of two seeds would extend far
+    beyond it.
     """
     mean, n = float(np.mean(values)), len(values)
     if n < 2:
@@ -85,9 +86,9 @@ def student_interval(values: Sequence[float], *, within: Range = (-math.inf, mat
 
 
 def best_trial(records: Sequence[TrialRecord], search: Search) -> TrialRecord | None:
-    """The best of the trials that ran to their end, the earliest of equals; None when there is none.
+    """The best of the trials that ran to their end, the earliest of equal ones; None if no trial did.
 
-    Of a Pareto front the one with the highest mean of both figures, each scaled to the range that the trials span.
+    On a Pareto front it is the one with the highest mean of both figures, each scaled to the range of all trials.
     """
     finished = [r for r in records if r.state == "finished" and all(name in r.figures for name in search.objectives)]
     if not finished:
@@ -101,11 +102,11 @@ def best_trial(records: Sequence[TrialRecord], search: Search) -> TrialRecord | 
     return finished[front[int(scaled[front].argmax())]]
 
 
-def fresh_trials(
+def confirmation_trials(
     best: dict[str, Value], default: dict[str, Value], *, base_seed: int, num_seeds: int
 ) -> list[TrialRecord]:
-    """The runs to make: best and default with every fresh seed. Their names hold the seed."""
-    seeds = [base_seed + FIRST_FRESH_SEED + number for number in range(num_seeds)]
+    """The trials to run: best and default with every new seed. Their names contain the seed."""
+    seeds = [base_seed + FIRST_NEW_SEED + number for number in range(num_seeds)]
     return [
         TrialRecord(name=f"confirm/{who}-{seed}", values=values, seed=seed)
         for seed in seeds
@@ -116,8 +117,9 @@ def fresh_trials(
 def compare(
     records: Sequence[TrialRecord], objective: str, *, within: Range = (-math.inf, math.inf)
 ) -> Comparison | None:
-    """The comparison over the seeds with which both have finished; None without any. `within`: the objective's
-    range.
+    """The comparison over the seeds with which both settings have finished; None if there is none.
+
+    within: the range of the objective.
     """
     figures: dict[str, dict[int, float]] = {"best": {}, "default": {}}
     for record in records:

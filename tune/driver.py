@@ -1,4 +1,4 @@
-"""Runs a group of trials through Ray Tune and keeps their records."""
+"""Runs a group of trials with Ray Tune, and writes their records."""
 
 import os
 import time
@@ -8,17 +8,20 @@ from typing import Any
 
 from ray import tune
 from ray.tune.search import Searcher
+from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.tune.config import Search
 from neuroimagen.tune.records import SearchFolder, TrialRecord
+from neuroimagen.tune.schedulers import mutations
+from neuroimagen.tune.space import label
 
 Tell = Callable[[TrialRecord], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one trial takes, and how many run at once."""
+    """CPUs and GPUs of one trial, and the number of trials that run at the same time."""
 
     cpus: int
     gpus: float
@@ -26,77 +29,78 @@ class Resources:
 
 
 class TrialSource(Searcher):  # type: ignore[misc]
-    """Hands out trials: those that were interrupted first, then those that are promoted, then new ones."""
+    """Gives trials to Ray: first those that were interrupted, then those that are promoted, then new ones."""
 
     def __init__(
         self,
         folder: SearchFolder,
-        pending: Sequence[TrialRecord],
-        fresh: Callable[[], TrialRecord | None],
+        interrupted: Sequence[TrialRecord],
+        new: Callable[[], TrialRecord | None],
         constants: dict[str, Any],
         promoted: Callable[[bool], TrialRecord | None] | None = None,
     ) -> None:
-        """`promoted`: gives a trial that rests and may go on, its argument says whether nothing else is left to do;
-        None where a trial that was stopped is over.
+        """new: returns a new trial, or None if none is left. constants: the part of the configuration that all trials
+        share. promoted: returns a paused trial that may continue, or None; its argument says whether no other trial is
+        left. It is None itself where a stopped trial never continues.
         """
         super().__init__(metric="value", mode="max")
         self._folder = folder
-        self._pending = list(pending)
-        self._fresh = fresh
+        self._interrupted = list(interrupted)
+        self._new = new
         self._promoted = promoted
         self._constants = constants
-        self._at_work: set[str] = set()
+        self._running: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        record = self._pending.pop(0) if self._pending else None
+        record = self._interrupted.pop(0) if self._interrupted else None
         if record is None and self._promoted is not None:
             record = self._promoted(False)
         if record is None:
-            record = self._fresh()
+            record = self._new()
         if record is None and self._promoted is not None:
-            if self._at_work:
-                return None  # it may yet let another trial go on
+            if self._running:
+                return None  # its result may promote another trial
             record = self._promoted(True)
         if record is None:
             return str(Searcher.FINISHED)
         self._folder.write(record)
-        self._at_work.add(trial_id)
+        self._running.add(trial_id)
         return {**self._constants, **trial_config(record)}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The recorder tells the proposals, with the whole curve."""
-        self._at_work.discard(trial_id)
+        """Only takes note of it: the recorder tells the proposals, with the whole curve."""
+        self._running.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: a search goes on from its records, never from a pickle."""
+        """Does nothing: a search is resumed from its records, never from a pickle."""
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError
 
 
 def trial_config(record: TrialRecord) -> dict[str, Any]:
-    """What Ray's configuration has of a trial; the values stand at the top, where schedulers can change them."""
+    """A trial's part of its configuration in Ray; the values are at the top level, where schedulers can change them."""
     return {"trial": record.name, "seed": record.seed, **record.values}
 
 
 class Recorder(tune.Callback):  # type: ignore[misc]
-    """Writes down how trials go, as they go, and says it in a line each."""
+    """Writes the records of trials while they run, and prints one line when a trial ends."""
 
     def __init__(self, folder: SearchFolder, tell: Tell, total: int) -> None:
         self._folder = folder
         self._tell = tell
         self._total = total
         self._names: dict[str, str] = {}
-        """Ray's id → name: population-based training changes the configuration, and so what it says of the name."""
+        """Ray's id → name. Population-based training copies configurations, and with them names, between trials."""
         self._curves: dict[str, dict[int, float]] = {}
         self._retries: dict[str, int] = {}
         self._begun: dict[str, float] = {}
-        """Ray's id → when it first started."""
-        self._over: set[str] = set()
+        """Ray's id → time of its first start."""
+        self._ended: set[str] = set()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         name = self._names.setdefault(trial.trial_id, trial.config["trial"])
-        if name not in self._curves:  # one that is promoted has a curve already
+        if name not in self._curves:  # a trial that was promoted has a curve already
             self._curves[name] = dict(self._folder.read(name).curve)
         self._begun.setdefault(trial.trial_id, time.monotonic())
 
@@ -109,7 +113,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         name = self._names[trial.trial_id]
         self._retries[name] = self._retries.get(name, 0) + 1
-        print(f"{name}: its worker died; started again", flush=True)
+        print(f"{name}: its worker process was lost; the trial is started again", flush=True)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         result = trial.last_result or {}
@@ -121,9 +125,9 @@ class Recorder(tune.Callback):  # type: ignore[misc]
             self._finish(trial, state="stopped")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        said = str(trial.get_error() or "").strip().splitlines()
-        reason = next((line for line in reversed(said) if line.strip()), "no reason given")
-        self._finish(trial, state="failed", message=f"its worker died again and again; the last time: {reason.strip()}")
+        lines = str(trial.get_error() or "").strip().splitlines()
+        reason = next((line.strip() for line in reversed(lines) if line.strip()), "no error message")
+        self._finish(trial, state="failed", message=f"its worker process was lost too often; the last error: {reason}")
 
     def _finish(self, trial: Any, **changes: Any) -> None:
         name = self._names[trial.trial_id]
@@ -142,17 +146,15 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         )
         self._folder.write(record)
         self._tell(record)
-        self._over.add(name)
-        print(f"[{len(self._over)}/{self._total}] {describe(record)}", flush=True)
+        self._ended.add(name)
+        print(f"[{len(self._ended)}/{self._total}] {describe(record)}", flush=True)
 
 
 def describe(record: TrialRecord) -> str:
-    """How a trial ended, in a line."""
-    from neuroimagen.tune.space import label
-
+    """One line about how a trial ended."""
     if record.state == "failed":
         return f"{record.name} failed: {record.message}"
-    value = f"{record.curve[-1][1]:.4f}" if record.curve else "no figure"
+    value = f"{record.curve[-1][1]:.4f}" if record.curve else "no value"
     ended = "" if record.state == "finished" else f", stopped at {record.steps}"
     return f"{record.name} {value}{ended}  {label(record.values)}"
 
@@ -168,7 +170,7 @@ def run_trials(
     scheduler: Any,
     resources: Resources,
 ) -> None:
-    """Run trials to their end. Raises KeyboardInterrupt when a person stops it; the records stay."""
+    """Run trials until none is left. Raises KeyboardInterrupt if the user stops the search; the records stay."""
     _fit(
         trainable,
         recorder,
@@ -191,14 +193,10 @@ def run_population(
     scheduler: Any,
     resources: Resources,
 ) -> None:
-    """Run a population: all of its members are known before it starts, as Ray's scheduler wants it."""
-    from ray.tune.search.basic_variant import BasicVariantGenerator
-
-    from neuroimagen.tune.schedulers import mutations
-
+    """Run a population; Ray's scheduler needs all of its members from the start."""
     for record in records:
         folder.write(record)
-    # The generator takes starting points only for keys that it could draw, so it is given something to draw from.
+    # The generator takes starting points only for keys that it could draw itself, so these get a range to draw from.
     drawn = {"trial": tune.choice([record.name for record in records]), "seed": tune.choice([0])}
     _fit(
         trainable,
@@ -237,7 +235,7 @@ def _fit(
             **tune_config,
             scheduler=scheduler,
             max_concurrent_trials=resources.concurrent,
-            reuse_actors=True,  # models are loaded, and modules imported, once a worker
+            reuse_actors=True,  # a worker loads models and imports modules once, for all of its trials
             trial_dirname_creator=_trial_dirname,
             **({} if scheduler is not None else {"metric": "value", "mode": "max"}),
         ),
@@ -257,16 +255,19 @@ def _trial_dirname(trial: Any) -> str:
 
 
 def resources_of(search: Search, *, concurrent: int | None, num_cpus: int, num_gpus: float) -> Resources:
-    """What a trial takes, and how many run at once: as many as fit, or `concurrent`."""
+    """What a trial needs, and how many trials run at the same time: as many as fit, or `concurrent`.
+
+    Raises UserError if not even one fits, or if `concurrent` of them do not.
+    """
     ranks = (getattr(search, "num_ranks", 1) or 1) if search.kind == "margin" else 1
     gpus = search.gpus_per_rank if search.gpus_per_rank is not None else (1.0 if num_gpus else 0.0)
     cpus, gpus = ranks * search.cpus_per_rank, ranks * gpus
     fitting = int(min(num_cpus // cpus, num_gpus // gpus if gpus else num_cpus))
     if fitting < 1:
         raise UserError(
-            f"a trial takes {cpus} CPUs and {gpus:g} GPUs, there are {num_cpus} and {num_gpus:g}. Lower num_ranks, "
+            f"a trial needs {cpus} CPUs and {gpus:g} GPUs, but there are {num_cpus} and {num_gpus:g}. Lower num_ranks, "
             "cpus_per_rank or gpus_per_rank."
         )
     if concurrent is not None and not 1 <= concurrent <= fitting:
-        raise UserError(f"--concurrent is {concurrent}; 1 to {fitting} trials of {cpus} CPUs fit at once.")
+        raise UserError(f"--concurrent is {concurrent}, but 1 to {fitting} trials of {cpus} CPUs fit at the same time.")
     return Resources(cpus=cpus, gpus=gpus, concurrent=concurrent or fitting)

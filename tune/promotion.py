@@ -1,9 +1,10 @@
 """Asynchronous successive halving with promotions (Li et al. 2020, "A System for Massively Parallel Hyperparameter
-Tuning", algorithm 2): at a rung a trial rests unless it is among the best there, and a resting trial goes on from its
-checkpoint as soon as enough worse ones have joined it.
+Tuning", algorithm 2). A rung is a number of steps at which trials are compared. At a rung a trial is paused unless it
+is among the best there. A paused trial continues from its checkpoint as soon as enough worse ones have reached the
+rung.
 
-Ray's own ASHA stops trials and never takes them up again. Here a trial that rests is over as far as Ray knows; one that
-is promoted is handed out anew, and the training command finds its checkpoint.
+Ray's own ASHA stops trials and never continues them. Here Ray regards a paused trial as ended. When it is promoted, it
+is given to Ray again under the same name, and the training command resumes from its checkpoint.
 """
 
 from collections.abc import Collection
@@ -13,10 +14,10 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 
 class Rungs:
-    """Who reached which rung with what, and who went on."""
+    """Which trial reached which rung with which value, and which trials continued beyond it."""
 
     def __init__(self, *, first: int, last: int, factor: int) -> None:
-        """Rungs at `first`, `first`·`factor`, … steps, below `last`; of `factor` trials at a rung one goes on."""
+        """Rungs at `first`, `first`·`factor`, … steps, below `last`; one of `factor` trials at a rung continues."""
         self.milestones = [first]
         while self.milestones[-1] * factor < last:
             self.milestones.append(self.milestones[-1] * factor)
@@ -24,10 +25,10 @@ class Rungs:
         self._values: list[dict[str, float]] = [{} for _ in self.milestones]
         self._promoted: list[set[str]] = [set() for _ in self.milestones]
 
-    def saw(self, name: str, step: int, value: float) -> int | None:
-        """Take note of a figure (higher is better). Returns the rung that the trial has reached with it, if any.
+    def add(self, name: str, step: int, value: float) -> int | None:
+        """Record a trial's value (higher is better). Returns the rung that the trial has reached with it, or None.
 
-        A rung takes a trial's first figure at or beyond its milestone.
+        The value of a trial at a rung is the first one at or beyond the rung's steps.
         """
         reached = None
         for rung, milestone in enumerate(self.milestones):
@@ -40,44 +41,47 @@ class Rungs:
         return reached
 
     def promote(self, name: str, rung: int) -> bool:
-        """Let a trial go beyond a rung if it is among the best there; of equal ones the earlier is better."""
+        """Promote a trial if it is among the best at a rung (of equal ones the earlier is better). Returns whether."""
         if name not in self._best(rung):
             return False
         self._promoted[rung].add(name)
         return True
 
-    def went_on(self, name: str) -> None:
-        """Take note that a trial is beyond every rung it reached."""
+    def mark_promoted(self, name: str) -> None:
+        """Record that a trial has continued beyond every rung that it reached."""
         for values, promoted in zip(self._values, self._promoted, strict=True):
             if name in values:
                 promoted.add(name)
 
-    def next_promotion(self, resting: Collection[str]) -> str | None:
-        """The resting trial that may go on, from the highest rung that has one; it counts as gone on."""
+    def next_promotion(self, paused: Collection[str]) -> str | None:
+        """Promote one of the paused trials, from the highest rung at which one is among the best.
+
+        Returns its name, or None if none is.
+        """
         for rung in reversed(range(len(self.milestones))):
             for name in self._best(rung):
-                if name in resting and name not in self._promoted[rung]:
+                if name in paused and name not in self._promoted[rung]:
                     self._promoted[rung].add(name)
                     return name
         return None
 
-    def furthest(self, resting: Collection[str]) -> str | None:
-        """The best of the resting trials at the highest rung that has one; it counts as gone on."""
+    def promote_furthest(self, paused: Collection[str]) -> str | None:
+        """Promote the best of the paused trials at the highest rung that any of them reached; None without any."""
         for values, promoted in zip(reversed(self._values), reversed(self._promoted), strict=True):
-            if found := [name for name in values if name in resting]:
+            if found := [name for name in values if name in paused]:
                 name = max(found, key=lambda name: values[name])
                 promoted.add(name)
                 return name
         return None
 
     def _best(self, rung: int) -> list[str]:
-        """The best ⌊n / factor⌋ of the n trials at a rung, best first."""
+        """Names of the best ⌊n / factor⌋ of the n trials at a rung, best first."""
         values = self._values[rung]
         return sorted(values, key=lambda name: -values[name])[: len(values) // self._factor]
 
 
 class PromotingScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Ends a trial at a rung unless it may go on at once, which spares the way over its checkpoint."""
+    """Ends a trial at a rung, unless it is promoted at once: then it continues without loading its checkpoint."""
 
     def __init__(self, rungs: Rungs) -> None:
         super().__init__()
@@ -87,6 +91,6 @@ class PromotingScheduler(FIFOScheduler):  # type: ignore[misc]
         if "value" not in result:
             return str(TrialScheduler.CONTINUE)
         name = trial.config["trial"]
-        rung = self.rungs.saw(name, int(result["step"]), float(result["value"]))
-        goes_on = rung is None or self.rungs.promote(name, rung)
-        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+        rung = self.rungs.add(name, int(result["step"]), float(result["value"]))
+        continues = rung is None or self.rungs.promote(name, rung)
+        return str(TrialScheduler.CONTINUE if continues else TrialScheduler.STOP)

@@ -1,4 +1,4 @@
-"""Ray for the length of a search: a cluster of this machine's own, or one that runs already. No telemetry."""
+"""Starts Ray for the time of a search: a cluster on this machine, or one that runs already. Telemetry is off."""
 
 import contextlib
 import logging
@@ -13,38 +13,40 @@ from pathlib import Path
 from neuroimagen.data_shards.common.errors import UserError
 
 _MAX_TEMP_PATH = 40
-"""Ray's sockets lie some 60 characters below its folder, and a socket's path may have 107."""
+"""The paths of Ray's sockets are some 60 characters longer than its folder's, and may have 107 characters."""
 
 _PREFIX = "ni-ray-"
-"""Of the folders of our clusters; the number of the search's process follows."""
+"""Start of the names of the folders of our clusters; the id of the search's process follows."""
 
 START_ATTEMPTS = 3
-"""Ray gives its own processes 30 s to start, which a busy machine can miss."""
+"""Ray gives its own processes 30 s to start, which can be too short on a busy machine."""
 
-QUIET = {
+ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial has no metric
-    "TUNE_RESULT_BUFFER_LENGTH": "0",  # every validation reaches the scheduler by itself
+    "TUNE_RESULT_BUFFER_LENGTH": "0",  # every validation is reported to the scheduler by itself
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",
-    "RAY_worker_niceness": "0",  # the trials are the work, not something beside it
-    # A laptop that is busy with something else is slow, not dead.
+    "RAY_worker_niceness": "0",  # trials get the priority of the search
+    # A machine that is busy with something else answers late; it is not lost.
     "RAY_worker_register_timeout_seconds": "300",
     "RAY_health_check_failure_threshold": "30",
 }
-"""Set before Ray is imported, for this process and the workers of its own cluster."""
+"""Variables that are set before Ray is imported, for this process and for the workers of its own cluster."""
 
 
 @contextlib.contextmanager
 def ray_session(*, num_cpus: int, address: str | None) -> Iterator[None]:
-    """Ray is initialised inside: a cluster of `num_cpus` on this machine, or the one at `address` (auto: this node's).
+    """Initialise Ray inside the context: a cluster with `num_cpus` on this machine, or the one at `address`.
 
-    Raises UserError when there is no cluster at the address.
+    address: "auto" is the cluster that this node belongs to.
+
+    Raises UserError if there is no cluster at the address, or if Ray does not start.
     """
-    for name, value in QUIET.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
@@ -59,10 +61,10 @@ def ray_session(*, num_cpus: int, address: str | None) -> Iterator[None]:
         finally:
             ray.shutdown()
         return
-    # Another search, or anything else of the user's, may have a cluster here: this one is ours alone.
+    # Another search, or another program, may have a cluster on this machine: this search starts its own.
     os.environ.pop("RAY_ADDRESS", None)
     parent = tempfile.gettempdir() if len(tempfile.gettempdir()) <= _MAX_TEMP_PATH else "/tmp"
-    _remove_leavings(Path(parent))
+    _remove_abandoned_folders(Path(parent))
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
     try:
         _start_own_cluster(folder, num_cpus)
@@ -72,8 +74,8 @@ def ray_session(*, num_cpus: int, address: str | None) -> Iterator[None]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove_leavings(parent: Path) -> None:
-    """Remove the folders of clusters whose search was killed; Ray's own processes end by themselves in a minute."""
+def _remove_abandoned_folders(parent: Path) -> None:
+    """Remove the folders of clusters whose search was killed; Ray's own processes end within a minute."""
     for folder in parent.glob(f"{_PREFIX}*-*"):
         pid = folder.name.removeprefix(_PREFIX).split("-")[0]
         if pid.isdecimal() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
@@ -81,7 +83,7 @@ def _remove_leavings(parent: Path) -> None:
 
 
 def _runtime_env(python: str) -> dict[str, str] | None:
-    """What Ray is to start workers with: it writes Python's path into a shell command without quoting it."""
+    """How Ray starts workers. It writes the path of Python into a shell command as it is, so quote it if needed."""
     quoted = shlex.quote(python)
     return None if quoted == python else {"py_executable": quoted}
 

@@ -1,11 +1,12 @@
-"""A search on disk: what was tried, with which settings, how it ended. A search goes on from these records alone.
+"""The folder of a search: which settings were tried and how each trial ended. A search is resumed from this alone.
 
-search.json                  the search, complete
+search.json                  the complete search
 recipe.yaml                  the default: the recipe that trials start from
-trials/0000/trial.json       settings, seed, state, figures of one trial
-trials/0000/starts.jsonl     a line each time a worker took it up
-trials/0000/run/             margin: the run that was trained (curve, checkpoints, export), trial.log beside it
-confirm/best-1000/…          the same for the runs with fresh seeds
+trials/0000/trial.json       setting, seed, state and figures of a trial
+trials/0000/starts.jsonl     one line for each time that a worker started the trial
+trials/0000/copies.jsonl     population-based training: one line for each checkpoint copied from another trial
+trials/0000/run/             margin: the run that was trained (curve, checkpoints, export), beside it trial.log
+confirm/best-1000/…          the same for the runs with new seeds
 results.json, trials.csv, table.txt, report.html, best.yaml
 """
 
@@ -30,60 +31,61 @@ VERSION = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One trial, as trial.json has it."""
+    """The content of a trial.json."""
 
     name: str
-    """Its folder below the search's: trials/0007."""
+    """Its folder below the search's, for instance trials/0007."""
     values: dict[str, Value]
-    """What it tries; of population-based training, what it began with."""
+    """Key of the recipe → value: the setting of the trial; in population-based training, the one that it began with."""
     seed: int
-    """The recipe's seed that it runs with (guidance: of the noise)."""
+    """Margin: the recipe's seed. Guidance: the seed of the noise."""
     state: State = "running"
-    """stopped: by the scheduler, before its end. running and no search at work: interrupted."""
+    """stopped: ended early by the scheduler, or paused. running, while no search runs: interrupted."""
     figures: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Objective → value, and what else was measured."""
+    """Name → value of the objectives and of everything else that was measured."""
     curve: tuple[tuple[int, float], ...] = ()
-    """(step, value) of the first objective, as the scheduler saw it."""
+    """(step, value) of the first objective, as it was reported to the scheduler."""
     steps: int = 0
-    """Training steps or pictures spent."""
+    """Training steps, or reconstructed segments."""
     seconds: float = 0.0
-    """Between its first start in the last session and its end, without the time it rested before a promotion."""
+    """From its first start in the last session to its end, without the time for which it was paused."""
     num_starts: int = 0
-    """More than 1: its worker died, or the search was interrupted, or the trial was paused or promoted."""
+    """More than 1 if its worker process was lost, if the search was interrupted, or if the trial was paused."""
     retries: int = 0
-    """Starts after the death of a worker."""
+    """Starts after the loss of a worker process."""
     message: str = ""
-    """Why it failed."""
+    """The reason of a failure."""
 
     @property
-    def is_over(self) -> bool:
+    def has_ended(self) -> bool:
         return self.state != "running"
 
 
 class TrialFolder:
-    """Names of a trial's files."""
+    """The files of a trial."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.record = self.path / TRIAL_FILE
         self.starts = self.path / "starts.jsonl"
-        self.forks = self.path / "forks.jsonl"
+        earlier = self.path / "forks.jsonl"  # the name in searches of earlier versions
+        self.copies = earlier if earlier.is_file() else self.path / "copies.jsonl"
         self.log = self.path / "trial.log"
 
     def run(self, number: int = 0) -> Path:
-        """The run that the trial trains; after the n-th exchange of population-based training, run-n."""
+        """The run that the trial trains; after the n-th copy of another trial's checkpoint, run-n."""
         return self.path / ("run" if number == 0 else f"run-{number}")
 
     @property
-    def num_forks(self) -> int:
-        return len(read_lines(self.forks))
+    def num_copies(self) -> int:
+        return len(read_lines(self.copies))
 
     @property
     def newest_run(self) -> Path:
-        return self.run(self.num_forks)
+        return self.run(self.num_copies)
 
     def add_start(self) -> None:
-        """Note that a worker took the trial up."""
+        """Record that a worker has started the trial."""
         add_line(self.starts, {"time": time.time(), "pid": os.getpid(), "host": os.uname().nodename})
 
     @property
@@ -92,7 +94,7 @@ class TrialFolder:
 
 
 def add_line(path: Path, content: dict[str, Any]) -> None:
-    """Append a line of JSON, on the disk when this returns."""
+    """Append a line of JSON; it is on the disk when this returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(content) + "\n")
@@ -101,7 +103,7 @@ def add_line(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Lines of JSON; one that a killed process left unfinished is passed over."""
+    """The lines of a JSON lines file; a line that a killed process left unfinished is skipped."""
     if not path.is_file():
         return []
     lines = []
@@ -114,7 +116,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 class SearchFolder:
-    """A search's folder: its files and its records."""
+    """The files of a search and the records of its trials."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).resolve()
@@ -143,47 +145,51 @@ class SearchFolder:
             tree["curve"] = tuple((int(step), float(value)) for step, value in tree["curve"])
             return TrialRecord(**tree)
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{path} is damaged ({error}). Remove {path.parent}, and the trial is run anew.") from None
+            raise UserError(f"{path} is damaged ({error}). Remove {path.parent} to run the trial again.") from None
 
     def records(self, group: Literal["trials", "confirm"] = "trials") -> list[TrialRecord]:
-        """Every trial of a group, by name."""
+        """All trials of a group, sorted by name."""
         paths = sorted((self.path / group).glob(f"*/{TRIAL_FILE}"))
         return [self.read(f"{group}/{path.parent.name}") for path in paths]
 
 
 def locked(folder: SearchFolder) -> AbstractContextManager[None]:
-    """Hold a search's folder; raises UserError if another search has it. The lock ends with the process."""
+    """Lock the folder of a search until the context or the process ends. Raises UserError if it is locked already."""
     return held_folder(folder.path, doing="searching", option="--out")
 
 
 MAY_CHANGE = ("num_trials", "confirm_seeds", "max_retries", "cpus_per_rank", "gpus_per_rank", "launcher")
-"""What a resumed search may say anew: it changes how much is done and where, not what was done."""
+"""Keys that a resumed search may change: they decide how much is done and where, not what has been done."""
 
 
 def open_search(folder: SearchFolder, search: Search, recipe: Recipe, *, resume: bool) -> None:
-    """Make the folder ready for a start or a resume; one that holds a search is resumed or refused.
+    """Prepare the folder for a new search, or for resuming the one that it holds.
 
-    Raises UserError when it holds one and `resume` is not set, or another one.
+    Raises UserError if it holds a search and `resume` is not set, if it holds another search, or something else.
     """
     tree = {"version": VERSION, "kind": search.kind, "search": dump_search(search)}
     if folder.search.is_file():
         if not resume:
-            raise UserError(f"{folder.path} holds a search already. Go on with --resume, or choose another --out.")
+            raise UserError(
+                f"{folder.path} holds a search already. Continue it with --resume, or choose another --out."
+            )
         before = json.loads(folder.search.read_text(encoding="utf-8"))
         if before.get("version") != VERSION or before.get("kind") != search.kind:
             raise UserError(f"{folder.path} holds another kind of search ({before.get('kind')}). Choose another --out.")
-        old, new = before["search"], tree["search"]
+        # Read and written again, keys of earlier versions have their present names.
+        old = dump_search(search_of(before["search"], search.kind, where=str(folder.search)))
+        new = tree["search"]
         assert isinstance(new, dict)
         changed = [key for key in {**old, **new} if key not in MAY_CHANGE and old.get(key) != new.get(key)]
         changed += difference(load_recipe(folder.recipe), recipe)
         if changed:
             raise UserError(
-                f"{folder.path} was begun with another search: {'; '.join(changed[:5])}. Resume with the same file, or "
-                "choose another --out."
+                f"{folder.path} was started with another search: {'; '.join(changed[:5])}. Resume with the same file, "
+                "or choose another --out."
             )
     else:
         if any(folder.path.glob("[!.]*")):
-            raise UserError(f"{folder.path} exists and holds something else than a search. Choose another --out.")
+            raise UserError(f"{folder.path} exists and holds something other than a search. Choose another --out.")
         with atomic_path(folder.recipe) as temporary:
             temporary.write_text(dump_recipe(recipe), encoding="utf-8")
     with atomic_path(folder.search) as temporary:
@@ -196,5 +202,5 @@ def read_search(folder: SearchFolder) -> tuple[Search, Recipe]:
         tree = json.loads(folder.search.read_text(encoding="utf-8"))
         kind, search = tree["kind"], tree["search"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder.path} holds no search ({error}).") from None
+        raise UserError(f"{folder.path} does not hold a search ({error}).") from None
     return search_of(search, kind, where=str(folder.search)), load_recipe(folder.recipe)

@@ -1,67 +1,123 @@
-"""Ray Tune's schedulers for a search, told what an interrupted search had seen."""
+"""The schedulers of a search: they decide when trials stop. A resumed search compares with its earlier trials too."""
 
+import abc
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
-from neuroimagen.tune.config import GuidanceSearch, Search
+from neuroimagen.tune.config import MarginSearch, Search
 from neuroimagen.tune.records import TrialRecord
+from neuroimagen.tune.registry import SCHEDULERS
 from neuroimagen.tune.space import Parameter, Space, Value
+
+_REPORTS = {"time_attr": "step", "metric": "value", "mode": "max"}
+"""What trials report, in Ray's terms."""
+
+
+_FIXED_BY_CHECKPOINTS = ("contrastive.num_classes", "contrastive.num_samples", "contrastive.steps")
+"""A checkpoint holds a position in a data plan of these sizes."""
+
+
+class Scheduler(abc.ABC):
+    """Decides which trials stop before their end; one of them is made for each search."""
+
+    copies_checkpoints: ClassVar[bool] = False
+    """Whether trials continue from copies of each other's checkpoints. Then all of them start together."""
+
+    @classmethod  # noqa: B027 - most schedulers fit every search
+    def check(cls, search: MarginSearch) -> None:
+        """Raise ValueError if the scheduler does not fit the search."""
+
+    @classmethod
+    @abc.abstractmethod
+    def make(cls, search: Search, *, first: int, last: int, records: Sequence[TrialRecord]) -> Any:
+        """Ray's scheduler, for trials that report "step" and "value"; None lets every trial run to its end.
+
+        first: steps (or images) at which a trial may first be stopped. last: of a whole trial. records: trials of an
+        interrupted search; later trials are compared with their curves too.
+        """
 
 
 def make_scheduler(search: Search, *, first: int, last: int, records: Sequence[TrialRecord] = ()) -> Any:
-    """The scheduler of a search whose trials report "step" and "value"; None leaves every trial to its end.
+    """The scheduler of a search, in Ray's terms (`Scheduler.make`)."""
+    return SCHEDULERS[search.scheduler].make(search, first=first, last=last, records=records)
 
-    first: steps (or pictures) at which a trial may first be stopped. last: of a whole trial. records: of trials of an
-    interrupted search, by whose curves later trials are judged.
-    """
-    from ray.tune.schedulers import AsyncHyperBandScheduler, PopulationBasedTraining
 
-    if isinstance(search, GuidanceSearch):
-        name = "asha" if search.num_reports > 1 else "none"
-    else:
-        name = search.scheduler
-    common = {"time_attr": "step", "metric": "value", "mode": "max"}
-    if name == "asha":
-        asha = AsyncHyperBandScheduler(
-            **common,
+class NoScheduler(Scheduler):
+    """Every trial runs to its end."""
+
+    @classmethod
+    def make(cls, search: Search, *, first: int, last: int, records: Sequence[TrialRecord]) -> Any:
+        return None
+
+
+class Asha(Scheduler):
+    """Asynchronous successive halving as Ray has it: a trial that is behind at a rung is stopped at once."""
+
+    @classmethod
+    def make(cls, search: Search, *, first: int, last: int, records: Sequence[TrialRecord]) -> Any:
+        from ray.tune.schedulers import AsyncHyperBandScheduler
+
+        scheduler = AsyncHyperBandScheduler(
+            **_REPORTS,
             max_t=last,
             grace_period=min(first, last),
             reduction_factor=search.reduction_factor,
-            stop_last_trials=False,  # a trial that arrives is done by itself, with its export
+            stop_last_trials=False,  # a trial that reaches the last step ends by itself, after its export
         )
         for record in records:
-            _replay(asha, record)
-        return asha
-    if name == "asha_promoting":
-        return _promoting(first=first, last=last, factor=search.reduction_factor, records=records)
-    if name == "pbt":
-        return PopulationBasedTraining(
-            **common,
+            _replay(scheduler, record)
+        return scheduler
+
+
+class PromotingAsha(Scheduler):
+    """Asynchronous successive halving with promotions (`tune/promotion.py`)."""
+
+    @classmethod
+    def make(cls, search: Search, *, first: int, last: int, records: Sequence[TrialRecord]) -> Any:
+        """The scheduler with its rungs as an interrupted search left them."""
+        from neuroimagen.tune.promotion import PromotingScheduler, Rungs  # imports Ray
+
+        rungs = Rungs(first=first, last=last, factor=search.reduction_factor)
+        for record in records:
+            for step, value in record.curve:
+                rungs.add(record.name, step, value)
+            if not record.has_ended:  # it had continued when the search was interrupted
+                rungs.mark_promoted(record.name)
+        return PromotingScheduler(rungs)
+
+
+class PopulationBasedTraining(Scheduler):
+    """Population-based training (Jaderberg et al. 2017): the worst continue from copies of the best, with changes."""
+
+    copies_checkpoints: ClassVar[bool] = True
+
+    @classmethod
+    def check(cls, search: MarginSearch) -> None:
+        if search.sampler == "grid":
+            raise ValueError(
+                "pbt changes settings during training, which a grid cannot. Choose the sampler random or tpe"
+            )
+        for key in search.space:
+            if key.startswith("encoder.") or key in _FIXED_BY_CHECKPOINTS:
+                raise ValueError(f"pbt continues from other trials' checkpoints, which would not fit another {key}")
+
+    @classmethod
+    def make(cls, search: Search, *, first: int, last: int, records: Sequence[TrialRecord]) -> Any:
+        from ray.tune import schedulers
+
+        return schedulers.PopulationBasedTraining(
+            **_REPORTS,
             perturbation_interval=first,
             hyperparam_mutations=mutations(search.space),
             custom_explore_fn=Clip(search.space),
-            require_attrs=False,  # a failed trial has none
+            require_attrs=False,  # a failed trial has no value
             log_config=False,
         )
-    return None
-
-
-def _promoting(*, first: int, last: int, factor: int, records: Sequence[TrialRecord]) -> Any:
-    """The scheduler with its rungs as an interrupted search left them."""
-    from neuroimagen.tune.promotion import PromotingScheduler, Rungs
-
-    rungs = Rungs(first=first, last=last, factor=factor)
-    for record in records:
-        for step, value in record.curve:
-            rungs.saw(record.name, step, value)
-        if not record.is_over:  # it was at work again after the curve that its record has
-            rungs.went_on(record.name)
-    return PromotingScheduler(rungs)
 
 
 def _replay(scheduler: Any, record: TrialRecord) -> None:
-    """Let a scheduler see a trial of an earlier session; what it decides about it is past."""
+    """Report a trial of an earlier session to a scheduler; its decision about that trial does not matter any more."""
     trial = SimpleNamespace(trial_id=record.name)
     scheduler.on_trial_add(None, trial)
     for step, value in record.curve:
@@ -70,7 +126,7 @@ def _replay(scheduler: Any, record: TrialRecord) -> None:
 
 
 def mutations(space: Space) -> dict[str, Any]:
-    """What population-based training may change, in Ray's terms."""
+    """Key → the values that population-based training may give it, as Ray describes them."""
     from ray import tune
 
     def of(parameter: Parameter) -> Any:
@@ -85,7 +141,7 @@ def mutations(space: Space) -> dict[str, Any]:
 
 
 class Clip:
-    """Brings what population-based training has perturbed back between the bounds."""
+    """Returns values that population-based training has changed to within the bounds of their ranges."""
 
     def __init__(self, space: Space) -> None:
         self._space = space

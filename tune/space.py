@@ -1,4 +1,4 @@
-"""What a search varies: keys of the recipe and the values each may take."""
+"""The space of a search: keys of the recipe, and the values that each of them may have."""
 
 import itertools
 import math
@@ -10,31 +10,31 @@ import yaml
 
 Value = bool | int | float | str | None
 Values = Mapping[str, Value]
-"""Key of the recipe → value: what one trial tries."""
+"""Key of the recipe → value: the setting of one trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """The values of one key: some choices, or the numbers between two bounds."""
+    """The values of one key: a list of choices, or the numbers between two bounds."""
 
     choices: tuple[Value, ...] | None = None
-    """These values. Numbers in ascending order are neighbours of each other to the estimator, other values are not."""
+    """Exactly these values. Samplers regard numbers in ascending order as ordered, and other values as unordered."""
     low: float | None = None
     high: float | None = None
     """Both bounds belong to the range."""
     log: bool = False
-    """Even on a logarithmic scale."""
+    """Values are spread evenly on a logarithmic scale."""
     whole: bool = False
     """Whole numbers only."""
     points: int | None = None
-    """Values that a grid takes from a range, evenly spaced."""
+    """Number of evenly spaced values that a grid takes from the range."""
 
     def __post_init__(self) -> None:
         if (self.choices is None) == (self.low is None) or (self.low is None) != (self.high is None):
             raise ValueError("give either choices, or low and high")
         if self.choices is not None:
             if not self.choices or len({repr(choice) for choice in self.choices}) < len(self.choices):
-                raise ValueError("choices must be at least one, and differ")
+                raise ValueError("choices must be at least one value, and all different")
             if self.log or self.whole or self.points is not None:
                 raise ValueError("log, whole and points belong to a range, not to choices")
             return
@@ -42,9 +42,9 @@ class Parameter:
         if not low < high or not math.isfinite(high - low):
             raise ValueError(f"low {low} must be below high {high}")
         if self.log and low <= 0:
-            raise ValueError(f"a logarithmic range cannot begin at {low}")
+            raise ValueError(f"a logarithmic range must begin above 0, not at {low}")
         if self.whole and not (low.is_integer() and high.is_integer()):
-            raise ValueError(f"the bounds {low} and {high} are not whole")
+            raise ValueError(f"the bounds {low} and {high} are not whole numbers")
         if self.points is not None and self.points < 2:
             raise ValueError(f"a grid takes at least 2 points from a range, not {self.points}")
 
@@ -67,11 +67,11 @@ class Parameter:
         return self.choices is None
 
     def extremes(self) -> list[Value]:
-        """Every choice, or both ends of the range: if these are valid, so is what lies between."""
+        """Every choice, or both ends of the range: if these are valid, so are the values between them."""
         return list(self.choices) if self.choices is not None else [self.rounded(bound) for bound in self.bounds]
 
     def rounded(self, value: float) -> int | float:
-        """A number of the range as the recipe gets it: within the bounds, whole if asked, else six digits."""
+        """A number as the recipe gets it: within the bounds, and a whole number if `whole`, else with six digits."""
         low, high = self.bounds
         value = min(max(value, low), high)
         return round(value) if self.whole else float(f"{value:.6g}")
@@ -81,14 +81,14 @@ class Parameter:
         if self.choices is not None:
             return list(self.choices)
         if self.points is None:
-            raise ValueError("a grid needs `points` of a range, or choices")
+            raise ValueError("a grid needs choices, or a range with `points`")
         low, high = self.bounds
         shares = [number / (self.points - 1) for number in range(self.points)]
         values = [low * (high / low) ** share if self.log else low + (high - low) * share for share in shares]
         return list(dict.fromkeys(self.rounded(value) for value in values))
 
     def position(self, value: Value) -> float:
-        """Where a value lies between 0 and 1, for plots."""
+        """Position of a value on the axis of a plot, from 0 to 1."""
         if self.choices is not None:
             return self.choices.index(value) / max(1, len(self.choices) - 1) if value in self.choices else 0.5
         assert isinstance(value, int | float)
@@ -96,6 +96,14 @@ class Parameter:
         if self.log:
             low, high, number = math.log(low), math.log(high), math.log(max(number, low))
         return min(max((number - low) / (high - low), 0.0), 1.0)
+
+    def ticks(self) -> list[Value]:
+        """The values that the axis of a plot names: every choice, or both ends of the range and its middle."""
+        if self.choices is not None:
+            return list(self.choices)
+        low, high = self.bounds
+        middle = (low * high) ** 0.5 if self.log else (low + high) / 2
+        return [self.rounded(value) for value in (low, middle, high)]
 
 
 Space = Mapping[str, Parameter]
@@ -108,7 +116,7 @@ def grid_points(space: Space) -> list[dict[str, Value]]:
 
 
 def num_combinations(space: Space) -> int | None:
-    """How many settings there are; None when a range makes them endless."""
+    """Number of settings in a space; None if it has a range of real numbers."""
     counts = []
     for parameter in space.values():
         if parameter.choices is not None:
@@ -122,7 +130,7 @@ def num_combinations(space: Space) -> int | None:
 
 
 def overrides(values: Mapping[str, Any]) -> list[str]:
-    """Values as `--set` takes them: ["contrastive.margin=0.5", …]."""
+    """Values as overrides of a recipe: ["contrastive.margin=0.5", …]."""
     return [f"{key}={_yaml(value)}" for key, value in values.items()]
 
 
@@ -130,18 +138,13 @@ def _yaml(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True, width=10_000).splitlines()[0]
 
 
-def same_setting(first: Values, second: Values) -> bool:
-    """Whether two settings are one; 1 and 1.0 are."""
-    return dict(first) == dict(second)
-
-
 def label(values: Values) -> str:
-    """A setting in one line, without the sections' names where that is clear."""
+    """A setting in one line: the keys without their sections, and their values."""
     return ", ".join(f"{key.rpartition('.')[2]} {show(value)}" for key, value in values.items())
 
 
 def show(value: Value) -> str:
-    """A value as tables show it."""
+    """A value as tables and plots show it."""
     if isinstance(value, bool) or value is None:
         return str(value).lower() if value is not None else "null"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,41 +1,43 @@
-"""`neuroimagen tune`: searches over settings, on the validation part."""
+"""`neuroimagen tune`: searches over settings, on the validation split."""
 
 import argparse
 from pathlib import Path
 
 from neuroimagen.launch.commands.options import add_set
+from neuroimagen.tune.registry import SAMPLERS, SCHEDULERS
 
-HELP = "Search settings with Ray Tune: they see the validation part only, and end in a recipe."
-EPILOG = """\
+HELP = "Search for settings with Ray Tune, on the validation split only. The result is a recipe."
+EPILOG = f"""\
 examples:
   neuroimagen tune margin --config launch/recipes/tune-margin.yaml --out runs/tune-margin
   neuroimagen tune margin --config launch/recipes/tune-margin.yaml --out runs/tune-margin --resume --trials 60
   neuroimagen tune guidance --config launch/recipes/tune-guidance.yaml --run runs/demo --out runs/tune-guidance
   neuroimagen tune margin --config tune.yaml --out shared/tune --address auto --set data.path=shared/cvpr40
 
-margin: every trial trains the contrastive stage. guidance: every trial draws validation segments with a trained run.
-The result is OUT/report.html, table.txt, and best.yaml: a complete recipe for `train --config` or `reconstruct
---config`. An interrupted search goes on with --resume. docs/tune.md says more.
+margin: every trial trains the contrastive stage. guidance: every trial reconstructs validation segments with a trained
+run. Samplers: {", ".join(SAMPLERS.names())}. Schedulers of a margin search: {", ".join(SCHEDULERS.names())}.
+The results are OUT/report.html, table.txt and best.yaml, a complete recipe for `train --config` or `reconstruct
+--config`. An interrupted search continues with --resume. docs/tune.md describes searches in full.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("kind", choices=("margin", "guidance"), help="what to search")
-    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the search (YAML)")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the search's folder")
-    parser.add_argument("--run", type=Path, metavar="DIR", help="guidance: the trained run")
+    parser.add_argument("kind", choices=("margin", "guidance"), help="what to search for")
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the search, a YAML file")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the search")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="guidance: the folder of the trained run")
     add_set(parser, example="data.path=data/cvpr40", recipe="the recipe that trials start from")
-    parser.add_argument("--resume", action="store_true", help="go on with the search in DIR")
+    parser.add_argument("--resume", action="store_true", help="continue the search in DIR")
     parser.add_argument("--trials", type=int, metavar="N", help="settings to try (num_trials)")
-    parser.add_argument("--concurrent", type=int, metavar="N", help="trials at once (default: as many as fit)")
+    parser.add_argument("--concurrent", type=int, metavar="N", help="trials at the same time (default: as many as fit)")
     parser.add_argument(
-        "--address", metavar="ADDRESS", help="a Ray cluster; auto: this node's (default: this machine alone)"
+        "--address", metavar="ADDRESS", help="a Ray cluster; auto: that of this node (default: none, this machine only)"
     )
 
 
 def run(args: argparse.Namespace) -> int | None:
-    """Search; print the table and where the results are."""
+    """Run the search, then print the table and the paths of the results."""
     import dataclasses
 
     from neuroimagen.tune.config import GuidanceSearch, default_recipe, load_search
@@ -63,7 +65,7 @@ def run(args: argparse.Namespace) -> int | None:
             place=Place(concurrent=args.concurrent, address=args.address),
         )
     except KeyboardInterrupt:
-        print(f"stopped; what is over is kept in {args.out}. Go on with --resume.")
+        print(f"stopped; the trials so far are kept in {args.out}. Continue with --resume.")
         return 130
     print(f"\n{folder.table.read_text(encoding='utf-8')}")
     print(f"report: {folder.page}")

@@ -18,7 +18,10 @@ def test_an_encoder_from_outside_is_trained_exported_and_loaded(
     dry = ("train", "contrastive", "--config", recipe, "--dry-run")
     assert "8 channels × 40 samples" in package.run(*dry, *kind).stdout
     done = package.run(*dry, "--set", "encoder.kind=bined", check=False)
-    assert "Did you mean 'binned'? There are lstm, temporal_spatial, transformer, nice, braindecode, binned." in done.stderr
+    assert (
+        "Did you mean 'binned'? There are lstm, temporal_spatial, transformer, nice, braindecode, binned."
+        in done.stderr
+    )
     done = package.run(*dry, *kind, "encoder.heads=2", check=False)
     assert "'encoder.heads'; it is a setting of encoder.kind transformer." in done.stderr
 

@@ -1,4 +1,4 @@
-"""A search that costs seconds: a stand-in for the training command, and a study too small to train on."""
+"""A search that takes seconds: a stand-in for the training command, and a study that is too small to train on."""
 
 import sys
 from collections.abc import Callable

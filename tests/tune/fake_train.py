@@ -1,4 +1,4 @@
-"""Stands in for `neuroimagen train contrastive`: the same command line, files and signals, and a curve in no time.
+"""Stands in for `neuroimagen train contrastive`: the same command line, files and signals, and a curve from a formula.
 
 val_knn_accuracy rises with the steps towards a figure that is best at margin 0.5 and learning rate 1e-3. The recipe's
 `contrastive.weight_decay` is the time a step takes, in seconds; `num_classes: 99` is refused as a bad setting is.
@@ -59,9 +59,9 @@ def train(args: argparse.Namespace, recipe: dict[str, Any], settings: dict[str, 
     step = saved_step(stage / "checkpoints")
     if metrics.is_file():
         kept = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= step]
-        part = metrics.with_suffix(".part")
-        part.write_text("".join(f"{line}\n" for line in kept))
-        part.replace(metrics)
+        unfinished = metrics.with_suffix(".unfinished")
+        unfinished.write_text("".join(f"{line}\n" for line in kept))
+        unfinished.replace(metrics)
     while step < settings["steps"]:
         time.sleep(settings["weight_decay"])
         step += 1
@@ -81,12 +81,12 @@ def train(args: argparse.Namespace, recipe: dict[str, Any], settings: dict[str, 
 
 def save(folder: Path, step: int) -> None:
     """A checkpoint as the training loop leaves it, without weights."""
-    state = {"step": step, "best": None, "best_step": None, "world_size": 1, "data_digest": "", "version": 1}
-    part = folder / ".part"
-    part.mkdir(parents=True)
-    (part / "state.json").write_text(json.dumps(state))
-    (part / "COMPLETE").write_text(json.dumps({"state.json": len(json.dumps(state))}))
-    part.replace(folder / f"step-{step:08d}")
+    state = {"step": step, "best": None, "best_step": None, "world_size": 1, "data_digest": "", "version": 2}
+    unfinished = folder / ".unfinished"
+    unfinished.mkdir(parents=True)
+    (unfinished / "state.json").write_text(json.dumps(state))
+    (unfinished / "COMPLETE").write_text(json.dumps({"state.json": len(json.dumps(state))}))
+    unfinished.replace(folder / f"step-{step:08d}")
     (folder / "latest").write_text(f"step-{step:08d}\n")
 
 

@@ -1,4 +1,4 @@
-"""A search's file: what is refused, with which words, and that the shipped ones are valid."""
+"""The file of a search: what is refused, with which words, and that those in launch/recipes are valid."""
 
 from pathlib import Path
 
@@ -18,8 +18,17 @@ GUIDANCE = {"space": {"reconstruct.guidance": {"low": 1.0, "high": 9.0}}}
     [
         ("margin", {"num_trails": 3}, "did you mean 'num_trials'"),
         ("margin", {"space": {"contrastive.margn": [1]}}, "did you mean 'contrastive.margin'"),
-        ("margin", {"space": {"saliency.steps": [1]}}, "no key of the recipe's contrastive or encoder"),
+        ("margin", {"space": {"saliency.steps": [1]}}, "not a key of the recipe's section contrastive or encoder"),
         ("margin", {"space": {"contrastive.margin": {"low": 1.0, "high": 0.1}}}, "must be below"),
+        (
+            "margin",
+            {"space": {"contrastive.margin": {"low": 0.1, "hihg": 1.0}}},
+            "did you mean 'space.contrastive.margin",
+        ),
+        ("margin", {"space": {"contrastive.margin": 0.5}}, "is 0.5; give a list of choices, or low and high"),
+        ("margin", {"space": [1]}, "space is a section with keys of its own"),
+        ("margin", {"num_trials": "many"}, "num_trials is 'many'; expected a whole number"),
+        ("margin", {"kind": "guidance"}, "unknown key 'kind'"),
         ("margin", {"space": {}}, "space is empty"),
         ("margin", {"sampler": "grid"}, "give it `points`"),
         ("margin", {"scheduler": "asap"}, "scheduler"),
@@ -28,7 +37,7 @@ GUIDANCE = {"space": {"reconstruct.guidance": {"low": 1.0, "high": 9.0}}}
         ("guidance", {"objective": {"fid": 1.0}}, "no metric 'fid'"),
         ("guidance", {"objective": {"ssim": -1.0}}, "weights above 0"),
         ("guidance", {"pareto": ["ssim", "ssim"]}, "two different metrics"),
-        ("guidance", {"space": {"reconstruct.split": ["val", "test"]}}, "not for a search to choose"),
+        ("guidance", {"space": {"reconstruct.split": ["val", "test"]}}, "cannot be varied by a search"),
         ("guidance", {"num_reports": 1000}, "num_reports"),
     ],
 )
@@ -66,7 +75,7 @@ def test_values_that_no_trial_could_take_are_refused_before_any_starts(tmp_path:
 
 
 def test_a_missing_run_or_data_set_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="give --run DIR"):
+    with pytest.raises(UserError, match="Give --run DIR"):
         default_recipe(search_of(dict(GUIDANCE), "guidance", where="x"), tmp_path, [])
     (tmp_path / "r.yaml").write_text("seed: 0\n")
     with pytest.raises(UserError, match="names no data set"):
@@ -77,3 +86,18 @@ def test_a_key_that_stands_twice_is_named(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text("num_trials: 3\nspace: {contrastive.margin: [1]}\nnum_trials: 30\n")
     with pytest.raises(UserError, match=r"s\.yaml is not YAML: the key 'num_trials' is given twice .* line 3"):
         load_search(tmp_path / "s.yaml", "margin")
+
+
+def test_a_search_without_its_required_keys_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("space: {contrastive.margin: [0.1, 1.0]}\n")
+    with pytest.raises(UserError, match=r"s\.yaml: the key recipe is missing; expected text"):
+        load_search(tmp_path / "s.yaml", "margin")
+    with pytest.raises(UserError, match=r"there is no search .*absent\.yaml"):
+        load_search(tmp_path / "absent.yaml", "margin")
+
+
+def test_a_search_of_an_earlier_version_is_read_under_its_present_names() -> None:
+    search = search_of(GUIDANCE | {"row": "semantic_only"}, "guidance", where="x")
+    assert isinstance(search, GuidanceSearch)
+    assert search.condition == "semantic_only"
+    assert "row" not in dump_search(search)

@@ -1,11 +1,11 @@
-"""Ray's own cluster of a search."""
+"""The Ray cluster that a search starts on its machine."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from neuroimagen.tune.ray_session import _remove_leavings
+from neuroimagen.tune.ray_session import _remove_abandoned_folders
 
 ASK = """
 import sys
@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
 
 def test_workers_start_where_python_s_path_has_a_space(tmp_path: Path) -> None:
-    """A virtual environment like this one, at another place."""
+    """A virtual environment like this one, in a folder whose name has a space."""
     place = tmp_path / "a folder"
     (place / "bin").mkdir(parents=True)
     here = Path(sys.executable).parent
@@ -44,5 +44,5 @@ def test_folders_of_killed_searches_are_removed_and_others_kept(tmp_path: Path) 
     names = (f"ni-ray-{done.pid}-abc", f"ni-ray-{os.getpid()}-abc", "ni-ray-x-abc", "ray-something")
     for name in names:
         (tmp_path / name / "session").mkdir(parents=True)
-    _remove_leavings(tmp_path)
+    _remove_abandoned_folders(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])

@@ -1,4 +1,4 @@
-"""A search's folder: whole records, one search at a time, resumed by the same search only."""
+"""The folder of a search: complete records, one process at a time, resumed only with the same search."""
 
 import json
 import subprocess
@@ -32,13 +32,13 @@ def test_records_are_read_as_written(tmp_path: Path) -> None:
     folder.write(replace(record, name="confirm/best-1000"))
     assert folder.read("trials/0003") == record
     assert [item.name for item in folder.records()] == ["trials/0001", "trials/0003"]
-    assert [item.is_over for item in folder.records()] == [False, True]
+    assert [item.has_ended for item in folder.records()] == [False, True]
     (tmp_path / "trials" / "0003" / "trial.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         folder.records()
 
 
-def test_a_line_cut_short_is_passed_over(tmp_path: Path) -> None:
+def test_an_unfinished_line_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
     add_line(path, {"a": 1})
     with path.open("a") as file:
@@ -61,7 +61,7 @@ def test_two_searches_in_one_folder_are_refused(tmp_path: Path) -> None:
     finally:
         other.kill()
         other.wait()
-    with locked(SearchFolder(tmp_path)):  # the lock went with its process
+    with locked(SearchFolder(tmp_path)):  # the lock has ended with its process
         pass
 
 
@@ -70,9 +70,9 @@ def test_a_search_is_resumed_by_itself_only(tmp_path: Path) -> None:
     with locked(folder):
         open_search(folder, SEARCH, Recipe(), resume=False)
     assert read_search(folder) == (SEARCH, Recipe())
-    with pytest.raises(UserError, match="Go on with --resume"):
+    with pytest.raises(UserError, match="Continue it with --resume"):
         open_search(folder, SEARCH, Recipe(), resume=False)
-    open_search(folder, replace(SEARCH, num_trials=99), Recipe(), resume=True)  # longer is the same search
+    open_search(folder, replace(SEARCH, num_trials=99), Recipe(), resume=True)  # a longer search is still the same
     for other, recipe, words in (
         (replace(SEARCH, seed=1), Recipe(), "seed"),
         (SEARCH, Recipe(seed=1), "seed"),
@@ -87,6 +87,28 @@ def test_a_search_is_resumed_by_itself_only(tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(UserError, match="something else"):
+    with pytest.raises(UserError, match="something other than a search"):
         open_search(SearchFolder(tmp_path), SEARCH, Recipe(), resume=False)
     assert json.loads(json.dumps([path.name for path in tmp_path.iterdir()])) == ["thesis.tex"]
+
+
+def test_a_search_that_an_earlier_version_has_begun_is_resumed(tmp_path: Path) -> None:
+    """Its search.json has an earlier name of a key and lacks a new key; population-based training wrote forks.jsonl."""
+    folder = SearchFolder(tmp_path / "out")
+    search = search_of({"space": {"reconstruct.guidance": [1.0, 2.0]}}, "guidance", where="x")
+    open_search(folder, search, Recipe(), resume=False)
+    tree = json.loads(folder.search.read_text())
+    tree["search"]["row"] = tree["search"].pop("condition")
+    del tree["search"]["num_reports"]
+    folder.search.write_text(json.dumps(tree))
+    assert read_search(folder) == (search, Recipe())
+    open_search(folder, search, Recipe(), resume=True)
+    assert json.loads(folder.search.read_text())["search"]["condition"] == "full"
+
+    trial = folder.trial("trials/0000")
+    assert (trial.copies.name, trial.newest_run.name) == ("copies.jsonl", "run")
+    add_line(trial.path / "forks.jsonl", {"from": "trials/0001", "run": 0, "step": 3, "values": {}})
+    trial = folder.trial("trials/0000")
+    assert (trial.num_copies, trial.newest_run.name) == (1, "run-1")
+    add_line(trial.copies, {"from": "trials/0002", "run": 1, "step": 6, "values": {}})
+    assert folder.trial("trials/0000").newest_run.name == "run-2"

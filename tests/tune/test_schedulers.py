@@ -1,7 +1,10 @@
-"""Schedulers: a resumed ASHA judges by what an interrupted one had seen; populations stay within their bounds."""
+"""Schedulers: a resumed ASHA compares with the trials before the interruption; populations stay within bounds."""
 
 from types import SimpleNamespace
 
+import pytest
+
+from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.tune.config import search_of
 from neuroimagen.tune.records import TrialRecord
 from neuroimagen.tune.schedulers import Clip, make_scheduler, mutations
@@ -22,11 +25,11 @@ def decision(scheduler: object, name: str, value: float) -> str:
 
 def test_a_resumed_asha_stops_what_the_interrupted_one_would_have_stopped() -> None:
     search = search_of(MARGIN, "margin", where="x")
-    fresh = make_scheduler(search, first=3, last=27)
-    assert decision(fresh, "new", 0.01) == "CONTINUE"  # nothing to compare with
-    told = make_scheduler(search, first=3, last=27, records=[record(n, 0.3 + n / 10) for n in range(5)])
-    assert decision(told, "poor", 0.01) == "STOP"
-    assert decision(told, "good", 0.99) == "CONTINUE"
+    new = make_scheduler(search, first=3, last=27)
+    assert decision(new, "new", 0.01) == "CONTINUE"  # nothing to compare with
+    resumed = make_scheduler(search, first=3, last=27, records=[record(n, 0.3 + n / 10) for n in range(5)])
+    assert decision(resumed, "poor", 0.01) == "STOP"
+    assert decision(resumed, "good", 0.99) == "CONTINUE"
 
 
 def test_without_a_scheduler_every_trial_runs_to_its_end() -> None:
@@ -40,3 +43,14 @@ def test_a_population_is_perturbed_within_bounds() -> None:
     assert mutations(search.space)["contrastive.distance"] == ["cosine"]
     clipped = Clip(search.space)({"contrastive.margin": 1.2, "contrastive.distance": "cosine", "seed": 1})
     assert clipped == {"contrastive.margin": 1.0, "contrastive.distance": "cosine", "seed": 1}
+
+
+def test_an_unknown_scheduler_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(UserError, match=r"there is no scheduler of trials 'ahsa'\. Did you mean 'asha'\?"):
+        search_of(MARGIN | {"scheduler": "ahsa"}, "margin", where="x")
+
+
+def test_a_guidance_search_stops_trials_where_they_report_before_their_end() -> None:
+    guidance = {"space": {"reconstruct.guidance": [1.0, 2.0]}, "num_reports": 3, "num_segments": 9}
+    scheduler = make_scheduler(search_of(guidance, "guidance", where="x"), first=3, last=9)
+    assert type(scheduler).__name__ == "AsyncHyperBandScheduler"

@@ -84,38 +84,38 @@ def wait_for_silence(out: Path) -> None:
 def test_a_search_from_its_file_to_its_recipe_killed_and_resumed(
     margin_search: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Killed with -9 in the middle: the resumed search repeats nothing that was over, and its result is complete."""
+    """Killed with -9 in the middle: the resumed search repeats no trial that had ended, and its result is complete."""
     search, out = margin_search(SPACE, wait=0.02, num_trials=8, startup_trials=4, confirm_seeds=2), tmp_path / "out"
     first = start(search, out)
 
-    def some_are_over() -> bool:
+    def some_have_ended() -> bool:
         made = records(out) if (out / "trials").is_dir() else []
-        return sum(record.is_over for record in made) >= 2 and any(not record.is_over for record in made)
+        return sum(record.has_ended for record in made) >= 2 and any(not record.has_ended for record in made)
 
-    until(some_are_over, first, "two trials")
+    until(some_have_ended, first, "two trials")
     first.kill()
     first.wait()
     wait_for_silence(out)
-    over = {record.name: record for record in records(out) if record.is_over}
-    before = {name: starts(out, name) for name in over}
-    assert len(over) >= 2
+    ended = {record.name: record for record in records(out) if record.has_ended}
+    before = {name: starts(out, name) for name in ended}
+    assert len(ended) >= 2
 
     refused = start(search, out)
-    assert "Go on with --resume" in finish(refused)
+    assert "Continue it with --resume" in finish(refused)
     assert refused.returncode == 1
 
     second = start(search, out, "--resume")
     said = finish(second)
     assert second.returncode == 0, said
-    assert f"going on: {len(over)} trials are over" in said
+    assert f"resuming: {len(ended)} trials have ended" in said
     made = records(out)
     assert [record.name for record in made] == [f"trials/{number:04d}" for number in range(8)]
-    assert all(record.is_over for record in made)
-    assert {name: record for name, record in ((r.name, r) for r in made) if name in over} == over
-    assert {name: starts(out, name) for name in over} == before
+    assert all(record.has_ended for record in made)
+    assert {name: record for name, record in ((r.name, r) for r in made) if name in ended} == ended
+    assert {name: starts(out, name) for name in ended} == before
     wait_for_silence(out)
 
-    # A setting that cannot be trained fails by itself, with the words of the command.
+    # A setting that cannot be trained fails by itself, with the message of the command.
     bad = [record for record in made if record.values["contrastive.num_classes"] == 99]
     assert all(record.state == "failed" and "needs 99 classes" in record.message for record in bad)
     good = [record for record in made if record not in bad]
@@ -124,7 +124,7 @@ def test_a_search_from_its_file_to_its_recipe_killed_and_resumed(
     assert all(record.curve[-1][0] == record.steps == 27 for record in finished)
     best = max(finished, key=lambda record: record.figures["knn_accuracy"])
 
-    # The result: a recipe that `train` takes, a page that asks the network for nothing, and fresh seeds.
+    # The result: a recipe that `train` takes, a page that loads nothing from the network, and runs with new seeds.
     results = json.loads((out / "results.json").read_text())
     assert results["best"]["trial"] == best.name
     recipe, default = load_recipe(out / "best.yaml"), load_recipe(tmp_path / "recipe.yaml")
@@ -149,7 +149,7 @@ def test_a_search_that_is_asked_to_stop_saves_its_trials(margin_search: Callable
     process.send_signal(signal.SIGTERM)
     said = finish(process)
     assert process.returncode == 130, said
-    assert "Go on with --resume" in said
+    assert "Continue with --resume" in said
     wait_for_silence(out)
     assert all(record.state == "running" for record in records(out))
     logs = list(out.glob("trials/*/run/contrastive/metrics.jsonl"))
@@ -157,7 +157,7 @@ def test_a_search_that_is_asked_to_stop_saves_its_trials(margin_search: Callable
 
 
 @pytest.mark.slow
-def test_a_dead_worker_s_trial_is_retried_from_its_checkpoint_and_reported(
+def test_a_lost_worker_s_trial_is_retried_from_its_checkpoint_and_reported(
     margin_search: Callable[..., Path], tmp_path: Path
 ) -> None:
     search, out = margin_search(SPACE.replace(", 99", ""), wait=0.1, num_trials=3, scheduler="none"), tmp_path / "out"
@@ -170,13 +170,13 @@ def test_a_dead_worker_s_trial_is_retried_from_its_checkpoint_and_reported(
     assert process.returncode == 0, said
     record = SearchFolder(out).read(f"trials/{folder.name}")
     assert (record.state, record.retries, record.num_starts) == ("finished", 1, 2)
-    assert "its worker died; started again" in said
+    assert "its worker process was lost; the trial is started again" in said
     assert "retried 1×" in (out / "report.html").read_text()
     wait_for_silence(out)
 
 
 @pytest.mark.slow
-def test_a_trial_whose_command_is_killed_again_and_again_fails_alone(
+def test_a_trial_whose_command_is_killed_too_often_fails_by_itself(
     margin_search: Callable[..., Path], tmp_path: Path
 ) -> None:
     search, out = margin_search(SPACE.replace(", 99", ""), wait=0.1, num_trials=3, max_retries=1), tmp_path / "out"
@@ -193,14 +193,14 @@ def test_a_trial_whose_command_is_killed_again_and_again_fails_alone(
     assert process.returncode == 0, said
     first, *others = records(out)
     assert first.state == "failed"
-    assert "died again and again" in first.message
+    assert "was lost too often" in first.message
     assert len(killed) == 2
     assert all(record.state in ("finished", "stopped") for record in others)
 
 
 @pytest.mark.slow
-def test_a_population_goes_on_from_checkpoints(margin_search: Callable[..., Path], tmp_path: Path) -> None:
-    """Paused, or replaced by a better one's copy: every trial still ends at the last step."""
+def test_a_population_continues_from_checkpoints(margin_search: Callable[..., Path], tmp_path: Path) -> None:
+    """Trials are paused, or continue from a copy of a better one's checkpoint; one of them reaches the last step."""
     space = "  contrastive.margin: {low: 0.05, high: 2.0, log: true}\n"
     space += "  contrastive.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}\n"
     search = margin_search(
@@ -218,7 +218,7 @@ def test_a_population_goes_on_from_checkpoints(margin_search: Callable[..., Path
 
 
 def workers_of(driver: subprocess.Popen[str], out: Path) -> list[psutil.Process]:
-    """Ray's workers that are at a trial of this driver's."""
+    """Ray's workers that run a trial of this driver."""
     starts = (line for path in out.glob("trials/*/starts.jsonl") for line in path.read_text().splitlines())
     pids = {json.loads(line)["pid"] for line in starts}
     try:
@@ -252,7 +252,7 @@ def test_killed_at_random_moments_a_search_ends_complete_and_repeats_nothing(
                 killed += 1
             time.sleep(moments.uniform(0.5, 4.0))
         if process.poll() is not None:
-            break  # done before it could be killed
+            break  # the search ended before it could be killed
         process.kill()
         process.wait()
         wait_for_silence(out)
@@ -265,7 +265,7 @@ def test_killed_at_random_moments_a_search_ends_complete_and_repeats_nothing(
     assert last.returncode == 0, said
     made = {record.name: record for record in records(out)}
     assert sorted(made) == [f"trials/{number:04d}" for number in range(8)]
-    assert all(record.is_over for record in made.values())
+    assert all(record.has_ended for record in made.values())
     for name, (record, count) in finished.items():
         assert made[name] == record
         assert starts(out, name) == count

@@ -1,4 +1,4 @@
-"""A space's values: within bounds, on the recipe's terms, every combination once."""
+"""The values of a space: within bounds, as a recipe takes them, and every combination once in a grid."""
 
 import pytest
 from hypothesis import given, settings
@@ -50,7 +50,7 @@ def test_a_grid_is_every_combination_and_ends_at_the_bounds() -> None:
         ({"choices": (1, 2), "log": True}, "belong to a range"),
     ],
 )
-def test_what_is_no_parameter_is_refused(keys: dict, words: str) -> None:  # type: ignore[type-arg]
+def test_an_invalid_parameter_is_refused(keys: dict, words: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(ValueError, match=words):
         Parameter(**keys)
 

@@ -1,23 +1,23 @@
-"""The page of a search: one self-contained HTML file, made from the records."""
+"""The page of a search: one self-contained HTML file."""
 
 import shlex
 from pathlib import Path
 from typing import Any
 
-from neuroimagen.trainer.report import plots
 from neuroimagen.trainer.report.templates import render_page
 from neuroimagen.tune.config import MarginSearch
 from neuroimagen.tune.confirm import Comparison
 from neuroimagen.tune.records import SearchFolder, TrialRecord, read_lines
+from neuroimagen.tune.report.plots import comparison_svg, curves_svg, pareto_svg, slices_svg
 from neuroimagen.tune.report.result import Result, cost, environment, ranked, sentence
-from neuroimagen.tune.space import Parameter, show
+from neuroimagen.tune.space import show
 
 WIDTH, HEIGHT, TOP, BOTTOM, SIDE = 1100, 370, 48, 26, 96
-"""Of the parallel coordinates, in px."""
+"""Size and margins of the parallel coordinates, in px."""
 
 
-def render(result: Result, folder: SearchFolder) -> str:
-    """The page as text."""
+def render(result: Result, folder: SearchFolder, *, recipe: str) -> str:
+    """The page as text. `recipe`: the text of best.yaml."""
     keys = list(result.search.space)
     return render_page(
         Path(__file__).with_name("page.html.j2"),
@@ -37,12 +37,12 @@ def render(result: Result, folder: SearchFolder) -> str:
         keys=keys,
         objectives=list(result.search.objectives),
         rows=[_row(record, keys, result) for record in ranked(result)],
-        fresh=[_row(record, keys, result) for record in result.fresh],
-        forks=_forks(result, folder),
+        confirmations=[_row(record, keys, result) for record in result.confirmations],
+        copies=_copies(result, folder),
         cost=cost(result),
         environment=environment(),
         settings={key: show(value) for key, value in result.best_values.items()},
-        recipe=_recipe(folder, result),
+        recipe=recipe,
         commands=_commands(folder, result),
     )
 
@@ -62,20 +62,12 @@ def _row(record: TrialRecord, keys: list[str], result: Result) -> dict[str, Any]
     }
 
 
-def _forks(result: Result, folder: SearchFolder) -> list[dict[str, Any]]:
-    """The exchanges behind the best trial of population-based training: its schedule."""
+def _copies(result: Result, folder: SearchFolder) -> list[dict[str, Any]]:
+    """The copies of checkpoints from which the best trial of population-based training continued: its schedule."""
     return [
-        {"step": fork["step"], "from": fork["from"], "values": {key: show(v) for key, v in fork["values"].items()}}
-        for fork in read_lines(folder.trial(result.best.name).forks)
+        {"step": copy["step"], "from": copy["from"], "values": {key: show(v) for key, v in copy["values"].items()}}
+        for copy in read_lines(folder.trial(result.best.name).copies)
     ]
-
-
-def _recipe(folder: SearchFolder, result: Result) -> str:
-    from neuroimagen.trainer.recipe.recipe import load_recipe
-    from neuroimagen.tune.report.result import best_recipe_text
-    from neuroimagen.tune.space import overrides
-
-    return best_recipe_text(result, load_recipe(folder.recipe, overrides(result.best_values)))
 
 
 def _commands(folder: SearchFolder, result: Result) -> list[str]:
@@ -89,7 +81,7 @@ def _commands(folder: SearchFolder, result: Result) -> list[str]:
 
 
 def parallel_coordinates(result: Result) -> dict[str, Any]:
-    """Axes and lines: every key of the space, the objective last; lines coloured by the objective. In px."""
+    """Axes and lines, in px: an axis for each key of the space and one for the objective, which colours the lines."""
     keys = list(result.search.space)
     shown = [record for record in result.records if result.objective in record.figures]
     values = [record.figures[result.objective] for record in shown]
@@ -103,7 +95,7 @@ def parallel_coordinates(result: Result) -> dict[str, Any]:
     for key, x in zip(keys, xs, strict=False):
         parameter = result.search.space[key]
         axes.append(
-            {"x": round(x, 1), "title": key, "ticks": [(y(parameter.position(t)), show(t)) for t in _ticks(parameter)]}
+            {"x": round(x, 1), "title": key, "ticks": [(y(parameter.position(t)), show(t)) for t in parameter.ticks()]}
         )
     axes.append({"x": xs[-1], "title": result.objective, "ticks": [(y(0), f"{low:.3f}"), (y(1), f"{high:.3f}")]})
     lines = []
@@ -121,110 +113,3 @@ def parallel_coordinates(result: Result) -> dict[str, Any]:
             }
         )
     return {"axes": axes, "lines": lines, "width": WIDTH, "height": HEIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM}
-
-
-def _ticks(parameter: Parameter) -> list[Any]:
-    if parameter.choices is not None:
-        return list(parameter.choices)
-    low, high = parameter.bounds
-    middle = (low * high) ** 0.5 if parameter.log else (low + high) / 2
-    return [parameter.rounded(value) for value in (low, middle, high)]
-
-
-# ------------------------------------------------------------------------------------------------------------- figures
-
-
-def comparison_svg(comparisons: list[Comparison]) -> str:
-    """Each fresh seed as a dot, mean and interval beside them; lines join equal seeds."""
-    with plots.themed_pyplot() as plt:
-        figure, axes = plt.subplots(1, len(comparisons), figsize=(4.2 * len(comparisons), 2.6), squeeze=False)
-        for axis, item in zip(axes[0], comparisons, strict=True):
-            for x, y in zip(item.default_values, item.best_values, strict=True):
-                axis.plot([0, 1], [x, y], color=plots.GRID, linewidth=1.0, zorder=1)
-            sides = ((0, item.default_values, item.default, 1), (1, item.best_values, item.best, 0))
-            for place, values, interval, colour in sides:
-                axis.scatter([place] * len(values), values, s=18, color=plots.SERIES[colour], zorder=2)
-                offset = place + (0.14 if place else -0.14)
-                if interval.low is not None:
-                    axis.plot([offset, offset], [interval.low, interval.high], color=plots.SERIES[colour], linewidth=2)
-                axis.plot([offset], [interval.mean], marker="D", markersize=5, color=plots.SERIES[colour])
-            axis.set_xlim(-0.5, 1.5)
-            axis.set_xticks([0, 1], ["default", "best"])
-            axis.set_title(item.objective.replace("_", " "))
-        figure.tight_layout()
-        return plots.themed_svg(figure, "fresh-seeds")
-
-
-def slices_svg(result: Result) -> str:
-    """The objective over each key by itself; open marks were stopped early."""
-    keys = list(result.search.space)
-    columns = min(4, len(keys))
-    rows = -(-len(keys) // columns)
-    with plots.themed_pyplot() as plt:
-        figure, axes = plt.subplots(rows, columns, figsize=(2.75 * columns, 2.1 * rows), squeeze=False)
-        for axis in axes.ravel()[len(keys) :]:
-            axis.remove()
-        for axis, key in zip(axes.ravel(), keys, strict=False):
-            parameter = result.search.space[key]
-            for state, filled in (("stopped", False), ("finished", True)):
-                records = [r for r in result.records if r.state == state and result.objective in r.figures]
-                x: list[Any] = [r.values[key] for r in records]
-                if parameter.choices is not None:
-                    x = [parameter.choices.index(value) for value in x]
-                y = [r.figures[result.objective] for r in records]
-                colours = plots.SERIES[0] if filled else "none"
-                axis.scatter(
-                    x, y, s=16, facecolors=colours, edgecolors=plots.SERIES[0 if filled else 1], linewidths=0.9
-                )
-            if parameter.choices is not None:
-                axis.set_xticks(range(len(parameter.choices)), [show(choice) for choice in parameter.choices])
-                axis.set_xlim(-0.5, len(parameter.choices) - 0.5)
-            elif parameter.log:
-                axis.set_xscale("log")
-                low, high = parameter.bounds
-                axis.set_xlim(low * (low / high) ** 0.05, high * (high / low) ** 0.05)
-                # matplotlib's own labels of less than a decade overlap.
-                ticks = _ticks(parameter)
-                axis.set_xticks(ticks, [show(tick) for tick in ticks])
-                axis.minorticks_off()
-            axis.set_title(key.rpartition(".")[2].replace("_", " "))
-        figure.tight_layout(h_pad=1.2, w_pad=1.0)
-        return plots.themed_svg(figure, "slices")
-
-
-def curves_svg(result: Result) -> str | None:
-    """Every trial's curve as the scheduler saw it, the best one on top; None when trials report once."""
-    if all(len(record.curve) < 2 for record in result.records):
-        return None
-    with plots.themed_pyplot() as plt:
-        figure, axis = plt.subplots(figsize=(9.6, 3.0))
-        for record in sorted(result.records, key=lambda record: record.name == result.best.name):
-            if not record.curve:
-                continue
-            steps, values = zip(*record.curve, strict=True)
-            is_best = record.name == result.best.name
-            colour = plots.SERIES[0] if is_best else plots.MUTED
-            width, alpha = (2.4, 1.0) if is_best else (0.9, 0.45)
-            axis.plot(steps, values, color=colour, linewidth=width, alpha=alpha)
-            if record.state == "stopped":
-                axis.plot(steps[-1:], values[-1:], marker="x", markersize=5, color=plots.SERIES[1])
-        axis.set_xlabel("steps" if isinstance(result.search, MarginSearch) else "segments drawn")
-        axis.set_ylabel(result.objective.replace("_", " "))
-        axis.margins(x=0.01)
-        return plots.themed_svg(figure, "curves")
-
-
-def pareto_svg(result: Result) -> str:
-    """All trials in the plane of the two objectives, and their front."""
-    x, y = result.search.objectives
-    with plots.themed_pyplot() as plt:
-        figure, axis = plt.subplots(figsize=(5.6, 4.0))
-        finished = [record for record in result.records if {x, y} <= record.figures.keys()]
-        axis.scatter([r.figures[x] for r in finished], [r.figures[y] for r in finished], s=16, color=plots.MUTED)
-        front = sorted((record.figures[x], record.figures[y]) for record in result.front)
-        axis.plot(*zip(*front, strict=True), color=plots.SERIES[0], marker="o", markersize=5, drawstyle="steps-post")
-        best = result.best.figures
-        axis.scatter([best[x]], [best[y]], s=90, facecolors="none", edgecolors=plots.SERIES[1], linewidths=2)
-        axis.set_xlabel(x.replace("_", " "))
-        axis.set_ylabel(y.replace("_", " "))
-        return plots.themed_svg(figure, "pareto")

@@ -1,1 +1,1 @@
-"""Which setting a search tries next."""
+"""Samplers: what decides which setting a search tries next."""

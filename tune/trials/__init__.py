@@ -1,1 +1,1 @@
-"""One trial of a search."""
+"""A trial of a search: what runs it, and what its result is worth."""

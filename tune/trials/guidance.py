@@ -1,4 +1,4 @@
-"""A trial of a guidance search: an actor that draws validation segments with models that outlive its trials."""
+"""A trial of a guidance search: an actor that reconstructs validation segments. Its trials share the loaded models."""
 
 import os
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ray import tune
 
 from neuroimagen.data_shards.common.arrays import Floats
@@ -25,7 +26,7 @@ from neuroimagen.tune.trials.objective import objective_values
 
 
 def spread(rows: np.ndarray, num: int | None) -> np.ndarray:
-    """`num` of `rows`, evenly spaced; all of them for None or when there are no more."""
+    """`num` of `rows`, evenly spaced; all of them if `num` is None or larger than their number."""
     if num is None or num >= len(rows):
         return rows
     return rows[np.arange(num) * len(rows) // num]
@@ -75,7 +76,7 @@ class Workbench:
 
 
 def chunks(rows: np.ndarray, num_reports: int) -> list[np.ndarray]:
-    """The rows in `num_reports` parts, each spread over all of them, so that an early figure speaks for the whole."""
+    """The rows in `num_reports` chunks, each spread over all of them, so that early figures represent all segments."""
     return [rows[start::num_reports] for start in range(num_reports)]
 
 
@@ -91,11 +92,9 @@ def guidance_recipe(default: Path, values: dict[str, Any], row: str, *, seed: in
 
 
 class GuidanceTrial(tune.Trainable):  # type: ignore[misc]
-    """One trial after another in one actor. Ray's configuration as MarginTrial's, with `run` and `num_segments`."""
+    """Ray's actor for one trial after another. Configuration: that of MarginTrial, run, num_segments, num_reports."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        import torch
-
         seal("test")
         os.chdir(config["cwd"])
         self._folder = SearchFolder(config["folder"])
@@ -114,7 +113,7 @@ class GuidanceTrial(tune.Trainable):  # type: ignore[misc]
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """The next trial on this worker: the models stay."""
+        """Begin the next trial on this worker, where the models are loaded already."""
         self._begin(new_config)
         return True
 
@@ -124,35 +123,37 @@ class GuidanceTrial(tune.Trainable):  # type: ignore[misc]
         self._seed, self._num_segments = int(config["seed"]), config["num_segments"]
         self._num_reports = int(config["num_reports"])
         self._waiting: list[np.ndarray] | None = None
-        self._parts: list[dict[str, Floats]] = []
+        self._measured: list[dict[str, Floats]] = []
         self._trial.add_start()
 
     def step(self) -> dict[str, Any]:
-        """Draw and measure the next part of the segments; the figures are those of all so far."""
+        """Reconstruct and measure the next chunk of the segments. The figures are the means over all chunks so far."""
         try:
             if self._bench is None:
                 assert self._problem is not None
                 raise self._problem
             if self._waiting is None:
                 self._waiting = chunks(self._bench.rows(self._num_segments), self._num_reports)
-                self._drawn = guidance_recipe(self._folder.recipe, self._values, self._search.row, seed=self._seed)
-            self._parts.append(self._bench.figures(self._drawn, self._search.row, self._waiting.pop(0)))
-        except (UserError, MemoryError, RuntimeError) as error:  # what a setting can bring about
+                self._drawn = guidance_recipe(
+                    self._folder.recipe, self._values, self._search.condition, seed=self._seed
+                )
+            self._measured.append(self._bench.figures(self._drawn, self._search.condition, self._waiting.pop(0)))
+        except (UserError, MemoryError, RuntimeError) as error:  # errors that a setting can cause
             return {"failed": str(error) or type(error).__name__, "done": True}
-        figures = means(self._parts)
+        figures = means(self._measured)
         objectives = objective_values(figures, self._search)
-        num = sum(len(part["ssim"]) for part in self._parts)
+        num = sum(len(chunk["ssim"]) for chunk in self._measured)
         over = {"finished": True, "done": True} if not self._waiting else {}
         return {"step": num, "value": next(iter(objectives.values())), "figures": figures | objectives, **over}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        """Nothing: a trial takes seconds, and is drawn anew."""
+        """Save nothing: a trial takes seconds, and is run again from its start."""
         return {}
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         pass
 
 
-def means(parts: Sequence[dict[str, Floats]]) -> dict[str, float]:
-    """The mean of every metric over the segments of all parts."""
-    return {name: float(np.concatenate([part[name] for part in parts]).mean()) for name in parts[0]}
+def means(chunks: Sequence[dict[str, Floats]]) -> dict[str, float]:
+    """The mean of every metric over the segments of all chunks."""
+    return {name: float(np.concatenate([chunk[name] for chunk in chunks]).mean()) for name in chunks[0]}

@@ -1,4 +1,4 @@
-"""A trial of a margin search: an actor that runs the training command and passes its validations on."""
+"""A trial of a margin search: an actor that runs the training command and reports its validations."""
 
 import os
 import shutil
@@ -17,6 +17,7 @@ from neuroimagen.trainer.runs.rank_status import read_statuses
 from neuroimagen.trainer.runs.run_folder import StageFolder, locked
 from neuroimagen.tune.config import MarginSearch
 from neuroimagen.tune.records import SearchFolder, add_line, read_lines, read_search
+from neuroimagen.tune.registry import SCHEDULERS
 from neuroimagen.tune.space import Values, overrides
 from neuroimagen.tune.trials.objective import Validation, selected, validation_of
 from neuroimagen.tune.trials.process import (
@@ -29,16 +30,16 @@ from neuroimagen.tune.trials.process import (
 
 STAGE = "contrastive"
 POLL_SECONDS = 0.1
-KEPT_FOR_FORKS = 8
-"""Checkpoints that a run of population-based training keeps, so that others can go on from the step they heard of."""
+KEPT_FOR_COPIES = 8
+"""Checkpoints that a run of population-based training keeps: another trial may need one that is not the newest."""
 
 
 class WorkerLostError(Exception):
-    """The trial's process or one of its ranks was killed: nothing that its settings are to blame for."""
+    """The trial's process or one of its ranks was killed, which is not an effect of its setting."""
 
 
 def trial_recipe(default: Path, values: Values, *, seed: int, keep_checkpoints: int | None = None) -> Recipe:
-    """The recipe of a trial: the default, its values, and a checkpoint at every validation to go on from."""
+    """The recipe of a trial: the default with its values, and with a checkpoint at every validation to resume from."""
     changes = [*overrides(values), f"seed={seed}"]
     config = load_recipe(default, changes).stages["contrastive"]
     changes.append(f"contrastive.checkpoint_every={min(config.validate_every, config.checkpoint_every)}")
@@ -48,11 +49,11 @@ def trial_recipe(default: Path, values: Values, *, seed: int, keep_checkpoints: 
 
 
 class MarginTrial(tune.Trainable):  # type: ignore[misc]
-    """One trial. Ray's configuration: folder, trial, seed, cwd, and the values of the space's keys."""
+    """Ray's actor for a trial. Its configuration: folder, trial, seed, cwd, and the values of the space's keys."""
 
     def setup(self, config: dict[str, Any]) -> None:
         seal("test")
-        os.chdir(config["cwd"])  # where the person typed the command: relative paths mean the same
+        os.chdir(config["cwd"])  # where the user started the search: relative paths mean the same
         self._folder = SearchFolder(config["folder"])
         search, _ = read_search(self._folder)
         assert isinstance(search, MarginSearch)
@@ -61,7 +62,7 @@ class MarginTrial(tune.Trainable):  # type: ignore[misc]
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """The next trial on this worker, which need not import everything again."""
+        """Begin the next trial on this worker, where everything is imported already."""
         self.cleanup()
         self._begin(new_config)
         return True
@@ -75,7 +76,7 @@ class MarginTrial(tune.Trainable):  # type: ignore[misc]
         self._trial.add_start()
 
     def step(self) -> dict[str, Any]:
-        """The next validation of the run; the last one when the command is done."""
+        """The next validation of the run; the last one when the command has ended."""
         try:
             if self._process is None:
                 self._start()
@@ -87,7 +88,7 @@ class MarginTrial(tune.Trainable):  # type: ignore[misc]
                 validation = validation_of(line)
                 assert validation is not None
                 self._waiting.append(validation)
-            # The last validation comes before the export: the trial is done when the command is.
+            # The last validation comes before the export: the trial has ended when the command has.
             if self._waiting and self._waiting[0].step < self._total:
                 return self._result(self._waiting.popleft())
             code = self._process.poll()
@@ -115,7 +116,7 @@ class MarginTrial(tune.Trainable):  # type: ignore[misc]
         )
 
     def _recipe(self) -> Recipe:
-        keep = KEPT_FOR_FORKS if self._search.scheduler == "pbt" else None
+        keep = KEPT_FOR_COPIES if SCHEDULERS[self._search.scheduler].copies_checkpoints else None
         return trial_recipe(self._folder.recipe, self._values, seed=self._seed, keep_checkpoints=keep)
 
     def _result(self, validation: Validation, **more: Any) -> dict[str, Any]:
@@ -128,51 +129,51 @@ class MarginTrial(tune.Trainable):  # type: ignore[misc]
     def _ended(self, code: int) -> dict[str, Any]:
         """The result of a command that has ended. Raises WorkerLostError where it or a rank was killed."""
         assert self._process is not None
-        words = self._process.last_words()
+        last_line = self._process.last_line()
         if code == 0 and self._waiting:
             return self._result(self._waiting.popleft(), finished=True, done=True)
-        if code == 0 and self._seen:  # a trial that had been finished when its search was interrupted
+        if code == 0 and self._seen:  # the trial had finished when its search was interrupted
             return self._result(self._seen.pop(), finished=True, done=True)
         if code == 0:
-            return {"failed": f"the command ended without a validation; it said: {words}", "done": True}
+            return {"failed": f"the command ended without a validation. Its last line: {last_line}", "done": True}
         statuses = read_statuses(StageFolder(self._run, STAGE).logs)
         if code < 0 or code > 128 or any(status.has_died for status in statuses):
-            raise WorkerLostError(words or f"exit code {code}")
-        return {"failed": words.removeprefix("neuroimagen train: ") or f"exit code {code}", "done": True}
+            raise WorkerLostError(last_line or f"exit code {code}")
+        return {"failed": last_line.removeprefix("neuroimagen train: ") or f"exit code {code}", "done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        """Where the trial stands; its weights lie in its run."""
-        return {"trial": self._name, "run": self._trial.num_forks, "step": self._after}
+        """The position of the trial; its weights are in its run."""
+        return {"trial": self._name, "run": self._trial.num_copies, "step": self._after}
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        """Go on from where this trial, or in population-based training another one, stood."""
-        from neuroimagen.tune.trials.fork import fork_run  # imports DeepSpeed, which only this needs
+        """Continue from a position of this trial, or in population-based training of another one."""
+        from neuroimagen.tune.trials.copied_run import copy_run  # imports DeepSpeed, which only this needs
 
         assert checkpoint is not None
         self._after = int(checkpoint["step"])
         if checkpoint["trial"] == self._name:
             return
-        fork = {"from": checkpoint["trial"], "run": checkpoint["run"], "step": self._after, "values": self._values}
-        done = read_lines(self._trial.forks)
-        if done and done[-1] == fork:
-            return  # this exchange was made before the worker died
+        copy = {"from": checkpoint["trial"], "run": checkpoint["run"], "step": self._after, "values": self._values}
+        done = read_lines(self._trial.copies)
+        if done and done[-1] == copy:
+            return  # this copy was made before the worker process was lost
         target = self._trial.run(len(done) + 1)
         shutil.rmtree(target, ignore_errors=True)
         source = self._folder.trial(checkpoint["trial"]).run(checkpoint["run"])
-        fork_run(source, target, self._recipe(), stage=STAGE, step=self._after)
-        add_line(self._trial.forks, fork)
+        copy_run(source, target, self._recipe(), stage=STAGE, step=self._after)
+        add_line(self._trial.copies, copy)
 
     def cleanup(self) -> None:
-        """End the command of a trial that was stopped, paused or is over; it saves a checkpoint first."""
+        """End the command of a trial that was stopped, was paused or has ended; it saves a checkpoint first."""
         if self._process is not None:
             self._process.stop()
             self._process = None
 
 
 def wait_until_free(folder: StageFolder) -> None:
-    """Wait for the command that trained here before: one that was told to stop is saving its checkpoint, elsewhere.
+    """Wait until an earlier command of the run has ended: it may still be saving its checkpoint, on another node.
 
-    Raises UserError if it has not left after all the time that it was given.
+    Raises UserError if it is still running after the time that it has for stopping.
     """
     deadline = time.monotonic() + STOP_GRACE_SECONDS + 10.0
     while True:
@@ -186,9 +187,9 @@ def wait_until_free(folder: StageFolder) -> None:
 
 
 def own_name(folder: SearchFolder, trial_id: str, configured: str) -> str:
-    """The name of Ray's trial `trial_id`: the configured one when it first starts.
+    """The name of Ray's trial `trial_id`: the one that was configured when it first started.
 
-    Population-based training copies configurations, and with them the name, from other trials.
+    Population-based training copies configurations, and with them names, between trials.
     """
     path = folder.ray / "names" / trial_id
     if not path.is_file():

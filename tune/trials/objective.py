@@ -1,4 +1,4 @@
-"""What a trial is worth: the value of a training curve, and of pictures drawn for validation segments."""
+"""The value of a trial: that of a training curve, or that of reconstructions of validation segments."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ class Validation:
 
 
 def validation_of(line: Mapping[str, float]) -> Validation | None:
-    """The validation that a line of metrics.jsonl reports, or None."""
+    """The validation that a line of metrics.jsonl reports; None if it reports none."""
     figures = {key.removeprefix("val_"): float(value) for key, value in line.items() if key.startswith("val_")}
     return Validation(step=int(line["step"]), figures=figures) if figures else None
 
 
 def selected(validations: Sequence[Validation], *, by: str = "accuracy") -> Validation:
-    """The validation whose weights the run would export: the first with the best selection figure, as the loop chooses.
+    """The validation whose weights the run exports: the first one with the highest figure `by`, as the loop chooses it.
 
-    A trial is worth what its export is worth, not the best of every figure on its way.
+    A trial has the value of its export, not the highest value on its curve.
     """
     best = validations[0]
     for validation in validations[1:]:
@@ -55,7 +55,7 @@ def statement(search: GuidanceSearch) -> str:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Positions of the points that no other one beats in one figure without losing in the other; both to be raised."""
+    """Positions of the points that no other one dominates, which is: is at least as high in both, and higher in one."""
     front: list[int] = []
     highest = -np.inf
     for position in sorted(range(len(points)), key=lambda index: (-points[index][0], -points[index][1], index)):

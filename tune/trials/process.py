@@ -1,11 +1,11 @@
-"""A trial's process: the command that a person would type, in a process group of its own, read through metrics.jsonl.
+"""The process of a trial: the training command of the command line, in its own process group, followed by its log.
 
-The line protocol is the run's own log: one JSON object a line, `step` and figures, validations under `val_…`. It is
-read from the file, so a launcher may start the ranks on other nodes of a shared file system, and a resumed run, which
-drops the lines beyond its checkpoint and writes them again, is followed all the same.
+The search reads the run's metrics.jsonl: one JSON object per line, with `step` and figures, those of a validation under
+`val_…`. As it is a file, a launcher may start the ranks on other nodes with a shared file system. A resumed run, which
+drops the lines beyond its checkpoint and writes them again, can be followed too.
 
-Nothing stays behind: the command dies with the worker that started it, however that dies, and `stop` ends what the
-command has started, wherever it moved.
+No process is left running: the command ends when the worker that started it ends, also if the worker is killed, and
+`stop` ends everything that the command has started, in whatever session.
 """
 
 import contextlib
@@ -22,13 +22,13 @@ from typing import Any
 from neuroimagen.data_shards.common.parent_death import ending_with_this_process
 
 STOP_GRACE_SECONDS = 60.0
-"""Time to save a checkpoint and leave after a request to stop, before everything is killed."""
+"""Time that a command has to save a checkpoint and end after it was asked to stop. Then everything is killed."""
 
 
 def trial_command(
     *, recipe: Path, run: Path, num_ranks: int | None, launcher: Sequence[str] | None = None
 ) -> list[str]:
-    """The command of a margin trial: what a person would type to train, or to go on training, this run."""
+    """The command of a margin trial: the one that starts or resumes the training of `run` on the command line."""
     return [
         *(launcher if launcher is not None else (sys.executable, "-m", "neuroimagen.launch.cli")),
         *("train", "contrastive", "--config", str(recipe), "--run", str(run)),
@@ -63,19 +63,19 @@ class TrialProcess:
         self.pid = self._process.pid
 
     def poll(self) -> int | None:
-        """The exit code, None while the command runs, negative when a signal killed it."""
+        """The exit code; None while the command runs, negative if a signal ended it."""
         return self._process.poll()
 
-    def last_words(self) -> str:
-        """The last line that the command said since it was started."""
+    def last_line(self) -> str:
+        """The last line of output since the command was started, or an empty string."""
         with self._log.open("rb") as file:
             file.seek(self._log_start)
             lines = file.read().decode(errors="replace").split("\n")
-        said = [line.strip() for line in lines if line.strip()]
-        return said[-1] if said else ""
+        printed = [line.strip() for line in lines if line.strip()]
+        return printed[-1] if printed else ""
 
     def stop(self, grace_seconds: float = STOP_GRACE_SECONDS) -> None:
-        """Ask the command to stop, give it time to save, then kill all that it started."""
+        """Ask the command to stop, give it time to save, then kill everything that it has started."""
         family = descendants(self.pid)
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
@@ -86,7 +86,7 @@ class TrialProcess:
                 time.sleep(0.05)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        # The ranks' launcher has a session of its own. A pid that was given anew has another start time.
+        # The launcher of the ranks has its own session. A process id that is in use again has another start time.
         for process in family:
             if process.is_running():
                 with contextlib.suppress(ProcessLookupError):
@@ -95,7 +95,7 @@ class TrialProcess:
 
 
 def descendants(pid: int) -> set[Any]:
-    """psutil processes below a process, at any depth."""
+    """The processes (of psutil) that a process has started, directly or indirectly."""
     import psutil
 
     try:
@@ -105,10 +105,10 @@ def descendants(pid: int) -> set[Any]:
 
 
 class MetricsTail:
-    """Reads the lines that a run adds to its metrics.jsonl; each step's validation is given once."""
+    """Reads the lines that a run appends to its metrics.jsonl; the validation of each step is returned once."""
 
     def __init__(self, path: Path, *, after: int = 0) -> None:
-        """`after`: lines up to this step were given before."""
+        """after: lines up to this step are skipped."""
         self._path = path
         self._after = after
         self._file_id: int | None = None
@@ -121,7 +121,7 @@ class MetricsTail:
         except FileNotFoundError:
             return
         if status.st_ino != self._file_id or status.st_size < self._position:
-            # A resume replaces the file: what it keeps has been read, what it dropped is measured again.
+            # A resumed run replaces the file. Lines that it keeps were read before; those it drops are written again.
             self._file_id, self._position = status.st_ino, 0
         with self._path.open("rb") as file:
             file.seek(self._position)

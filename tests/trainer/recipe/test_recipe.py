@@ -108,7 +108,7 @@ def test_keys_of_earlier_versions_load_under_the_names_they_have_now(recipe_file
     with pytest.raises(UserError, match=r"--set reconstruct\.rows=\[mean\]: reconstruct\.conditions: there is no"):
         load_recipe(recipe_file, ["reconstruct.rows=[mean]"])
     recipe_file.write_text("reconstruct: {rows: [full], conditions: [full]}\n", encoding="utf-8")
-    with pytest.raises(UserError, match="reconstruct\.rows is the earlier name of reconstruct\.conditions"):
+    with pytest.raises(UserError, match=r"reconstruct\.rows is the earlier name of reconstruct\.conditions"):
         load_recipe(recipe_file)
     assert "reconstruct.conditions" in all_recipe_keys()
     assert not any("RENAMED" in key for key in all_recipe_keys())

@@ -1,4 +1,4 @@
-"""A guidance search on untrained networks: models load once a worker, test stays sealed, best.yaml is drawn from."""
+"""A guidance search on untrained networks: models load once per worker, test stays sealed, best.yaml is a recipe."""
 
 import dataclasses
 import json
@@ -103,9 +103,9 @@ def test_a_search_loads_its_models_once_a_worker_and_ends_in_a_recipe(run: Path,
     assert done.returncode == 0, done.stdout + done.stderr
     made = SearchFolder(out).records()
     assert len(made) == 6
-    # One worker for all trials, and one for all fresh seeds.
+    # One worker for all trials, and one for all runs with new seeds.
     assert len(read_lines(out / ".ray" / "workers.jsonl")) == 2
-    # 0.1 × 4 steps leave nothing to denoise: these fail, and alone.
+    # 0.1 × 4 steps leave nothing to denoise: these trials fail, and the others do not.
     assert [record.state for record in made] == ["failed", "finished", "finished"] * 2
     assert "no denoising step" in made[0].message
     results = json.loads((out / "results.json").read_text())

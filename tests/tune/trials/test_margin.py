@@ -1,4 +1,4 @@
-"""The real training command under a search: two ranks a trial, a rank that is killed, nothing left behind."""
+"""A search with the real training command: two ranks per trial, a killed rank, no process left running."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def start(search: Path, out: Path) -> subprocess.Popen[str]:
 
 
 def left_behind(out: Path) -> list[psutil.Process]:
-    """Living processes whose command names the search's folder."""
+    """Running processes whose command contains the path of the search's folder."""
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         alive = process.info["status"] != psutil.STATUS_ZOMBIE
@@ -70,7 +70,7 @@ def test_a_trial_s_recipe_is_the_default_its_values_and_a_checkpoint_at_every_va
 
 @pytest.fixture(scope="module")
 def study(make_tiny_dataset: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four stimuli of each class: the validation part's can be told by each other. Read only."""
+    """Four stimuli of each class, so that those of the validation split can be recognised. Read only."""
     return make_tiny_dataset(tmp_path_factory.mktemp("study") / "data", num_stimuli=48)
 
 
@@ -105,7 +105,7 @@ def test_a_killed_rank_s_trial_is_retried_and_a_search_killed_while_training_lea
         time.sleep(0.1)
     rank = read_statuses(logs)[1]
     variables = Path(f"/proc/{rank.pid}/environ").read_bytes().split(b"\0")
-    assert f"{VARIABLE}=test".encode() in variables  # what a rank may read is what a search may read
+    assert f"{VARIABLE}=test".encode() in variables  # a rank can read what the search can read
     os.kill(rank.pid, signal.SIGKILL)
     said, _ = process.communicate(timeout=500)
     assert process.returncode == 0, said
@@ -144,12 +144,12 @@ def test_a_population_of_real_runs_exchanges_checkpoints(study: Path, tmp_path: 
     records = SearchFolder(out).records()
     assert {record.state for record in records} == {"finished"}
     assert all(record.steps == 12 for record in records)
-    forks = list(out.glob("trials/*/forks.jsonl"))
-    assert forks
-    for path in forks:
-        fork = json.loads(path.read_text().splitlines()[-1])
+    copies = list(out.glob("trials/*/copies.jsonl"))
+    assert copies
+    for path in copies:
+        copy = json.loads(path.read_text().splitlines()[-1])
         newest = SearchFolder(out).trial(f"trials/{path.parent.name}").newest_run
         recipe = load_recipe(newest / "contrastive" / "config.yaml")
-        assert recipe.stages["contrastive"].margin == fork["values"]["contrastive.margin"]
+        assert recipe.stages["contrastive"].margin == copy["values"]["contrastive.margin"]
         assert (newest / "contrastive" / "export").is_dir()
     wait_for_silence(out)

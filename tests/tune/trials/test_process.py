@@ -1,4 +1,4 @@
-"""A trial's process: the command a person would type, its log followed, nothing left behind however it ends."""
+"""The process of a trial: its command, the log that is followed, and no process left running, however it ends."""
 
 import json
 import os
@@ -67,7 +67,7 @@ def rank_pid(folder: Path) -> int:
     return int(path.read_text())
 
 
-def test_the_command_is_one_that_a_person_would_type(tmp_path: Path) -> None:
+def test_the_command_is_that_of_the_command_line(tmp_path: Path) -> None:
     command = trial_command(recipe=tmp_path / "r.yaml", run=tmp_path / "run", num_ranks=2)
     assert command[:3] == [sys.executable, "-m", "neuroimagen.launch.cli"]
     args = build_parser().parse_args(command[3:])
@@ -86,7 +86,7 @@ def test_ranks_get_the_threads_of_a_rank_not_of_the_trial() -> None:
     assert ours == {"OMP_NUM_THREADS": "2", "HOME": "/h"}
 
 
-def test_a_stopped_trial_has_saved_and_left_nothing(process: TrialProcess, tmp_path: Path) -> None:
+def test_a_stopped_trial_has_saved_and_has_no_process_left(process: TrialProcess, tmp_path: Path) -> None:
     rank = rank_pid(tmp_path)
     metrics = tmp_path / "run" / "contrastive" / "metrics.jsonl"
     until(metrics.is_file, "a validation")
@@ -99,7 +99,7 @@ def test_a_stopped_trial_has_saved_and_left_nothing(process: TrialProcess, tmp_p
     until(lambda: is_gone(rank), "the rank to be gone")
 
 
-def test_a_trial_that_does_not_listen_is_killed_with_all_it_started(tmp_path: Path) -> None:
+def test_a_trial_that_ignores_a_stop_is_killed_with_all_its_processes(tmp_path: Path) -> None:
     deaf = "import signal, subprocess, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
     deaf += "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True); "
     deaf += "print(p.pid, flush=True); time.sleep(600)"
@@ -111,7 +111,7 @@ def test_a_trial_that_does_not_listen_is_killed_with_all_it_started(tmp_path: Pa
     until(lambda: is_gone(child), "the child in its own session to be gone")
 
 
-def test_a_trial_dies_with_its_worker_however_that_dies(tmp_path: Path) -> None:
+def test_a_trial_ends_with_its_worker_also_if_that_is_killed(tmp_path: Path) -> None:
     command = fake_command(tmp_path, steps=10_000)
     worker = (
         "import json, os, sys, time; from pathlib import Path\n"
@@ -132,16 +132,16 @@ def test_a_trial_dies_with_its_worker_however_that_dies(tmp_path: Path) -> None:
     until(lambda: is_gone(trial) and is_gone(rank), "trial and rank to be gone")
 
 
-def test_last_words_are_this_start_s(tmp_path: Path) -> None:
+def test_the_last_line_is_that_of_this_start(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("of an earlier start\n")
     process = TrialProcess([sys.executable, "-c", "pass"], log=log, environment=os.environ)
     until(lambda: process.poll() is not None, "the end")
-    assert process.last_words() == ""
+    assert process.last_line() == ""
     process = TrialProcess(fake_command(tmp_path, num_classes=99), log=log, environment=os.environ)
     until(lambda: process.poll() is not None, "the end")
     assert process.poll() == 1
-    assert process.last_words() == "neuroimagen train: the plan needs 99 classes, the data set has 12."
+    assert process.last_line() == "neuroimagen train: the plan needs 99 classes, the data set has 12."
 
 
 def test_every_validation_is_read_once_over_half_lines_and_a_resume(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Population-based training: a run goes on from another run's checkpoint, under a recipe of its own."""
+"""Population-based training: a run that continues from a copy of another run's checkpoint, with its own recipe."""
 
 import json
 import math
@@ -12,13 +12,13 @@ from neuroimagen.trainer.runs.run_folder import StageFolder
 from neuroimagen.trainer.training.checkpoint import copy_checkpoint, latest_checkpoint
 
 
-def fork_run(source: Path, target: Path, recipe: Recipe, *, stage: str, step: int) -> int:
-    """Make run `target` from the newest checkpoint of `source` that is not beyond `step`; returns its step.
+def copy_run(source: Path, target: Path, recipe: Recipe, *, stage: str, step: int) -> int:
+    """Make the run `target` from the newest checkpoint of `source` that is not beyond `step`; returns its step.
 
-    The lines of the log up to there are copied; the recipe is the new one. A target that is there is kept: it was
-    complete when it appeared.
+    If every checkpoint is beyond `step`, the newest one is taken. The lines of the log up to it are copied; the recipe
+    is the given one. A target that exists is kept: it appears under its name when it is complete.
 
-    Raises UserError when the source has no such checkpoint.
+    Raises UserError if the source has no checkpoint.
     """
     old = StageFolder(source, stage)
     if target.exists():
@@ -30,24 +30,24 @@ def fork_run(source: Path, target: Path, recipe: Recipe, *, stage: str, step: in
         if chosen is None:
             break
         try:
-            with atomic_folder(target) as part:
-                new = StageFolder(part, stage)
+            with atomic_folder(target) as unfinished:
+                new = StageFolder(unfinished, stage)
                 copy_checkpoint(chosen, new.checkpoints)
                 reached = int(chosen.name.removeprefix("step-"))
                 lines = old.metrics.read_text(encoding="utf-8").splitlines()
                 kept = [line for line in lines if _step(line) <= reached]
                 new.metrics.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-                for path in (part / "config.yaml", new.config):
+                for path in (unfinished / "config.yaml", new.config):
                     with atomic_path(path) as temporary:
                         temporary.write_text(dump_recipe(recipe), encoding="utf-8")
             return reached
         except (FileNotFoundError, shutil.Error):
-            continue  # the source runs on, and has just deleted this one
-    raise UserError(f"{old.checkpoints} has no checkpoint to go on from.")
+            continue  # the source is training, and has just deleted this checkpoint
+    raise UserError(f"{old.checkpoints} has no checkpoint to continue from.")
 
 
 def _step(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
     except ValueError:
-        return math.inf  # being written
+        return math.inf  # the line is being written

@@ -1,0 +1,57 @@
+"""Writes the result of a search: best.yaml, results.json, trials.csv, table.txt and report.html."""
+
+import dataclasses
+import json
+from typing import Any
+
+from neuroimagen.data_shards.common.files import atomic_path
+from neuroimagen.trainer.recipe.recipe import Recipe, dump_recipe, load_recipe
+from neuroimagen.tune.config import Search
+from neuroimagen.tune.records import SearchFolder
+from neuroimagen.tune.report.page import render
+from neuroimagen.tune.report.result import Result, cost, environment, read_result, sentence
+from neuroimagen.tune.report.tables import text_table, write_csv
+from neuroimagen.tune.space import label, overrides
+
+
+def write_result(folder: SearchFolder, search: Search, recipe: Recipe) -> Result:
+    """Write best.yaml, results.json, trials.csv, table.txt and the page."""
+    result = read_result(folder, search, recipe)
+    best = load_recipe(folder.recipe, overrides(result.best_values))
+    best_text = best_recipe_text(result, best)
+    texts = {
+        folder.best: best_text,
+        folder.results: json.dumps(results_tree(result), indent=1, ensure_ascii=False) + "\n",
+        folder.table: text_table(result),
+        folder.page: render(result, folder, recipe=best_text),
+    }
+    for path, text in texts.items():
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    write_csv(folder, result)
+    return result
+
+
+def best_recipe_text(result: Result, recipe: Recipe) -> str:
+    """The text of best.yaml: a complete recipe, with comments about where it comes from."""
+    lines = [
+        f"Found by `neuroimagen tune {result.search.kind}`: {label(result.best_values)}.",
+        f"{result.objective} {result.best.figures[result.objective]:.4f} on the validation split ({result.best.name}).",
+        *(f"With {len(item.seeds)} new seeds: {sentence(item)}" for item in result.comparisons),
+    ]
+    return "".join(f"# {line}\n" for line in lines) + dump_recipe(recipe)
+
+
+def results_tree(result: Result) -> dict[str, Any]:
+    """The content of results.json."""
+    return {
+        "kind": result.search.kind,
+        "objective": {"name": list(result.search.objectives), "definition": result.objective_text},
+        "best": {"trial": result.best.name, "values": result.best_values, "figures": result.best.figures},
+        "comparisons": [{**dataclasses.asdict(item), "verdict": item.verdict} for item in result.comparisons],
+        "importance": result.importance,
+        "pareto_front": [record.name for record in result.front],
+        "cost": cost(result),
+        "trials": [dataclasses.asdict(record) for record in [*result.records, *result.confirmations]],
+        "environment": environment(),
+    }
