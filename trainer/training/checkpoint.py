@@ -30,7 +30,9 @@ from torch import Tensor
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path, sync_path
 from neuroimagen.trainer.training import engine_state
+from neuroimagen.trainer.training.deepspeed_adapter import num_elements
 from neuroimagen.trainer.training.ema import EMA
+from neuroimagen.trainer.training.engine import Engine, Engines
 from neuroimagen.trainer.training.process_group import Ranks
 
 STATE_VERSION = 2
@@ -75,7 +77,7 @@ class Checkpoints:
         """Whether this rank's part is still being written."""
         return self._pending is not None and self._pending.thread.is_alive()
 
-    def save(self, state: RunState, engines: Mapping[str, Any], averages: Mapping[str, EMA]) -> None:
+    def save(self, state: RunState, engines: Engines, averages: Mapping[str, EMA]) -> None:
         """Begin a checkpoint, after committing one that is still pending. A collective.
 
         Raises UserError on every rank, with the older checkpoints untouched, when there is no room.
@@ -96,8 +98,10 @@ class Checkpoints:
         for name, engine in engines.items():
             files |= {f"{name}/{file}": kept for file, kept in engine_state.snapshot(engine, rank=rank).items()}
         files[f"random-{rank:05d}.safetensors"] = _random_states()
-        if self._ranks.is_first:
-            files |= {f"ema-{name}.safetensors": average.state() for name, average in averages.items()}
+        for name, average in averages.items():
+            averaged = engine_state.snapshot_average(engines[name], average, rank=rank)
+            if averaged:
+                files[f"ema-{name}.safetensors"] = averaged
         self._pending = _Writing(part, json.loads(json.dumps(dataclasses.asdict(state))), files)
 
     def commit(self) -> None:
@@ -129,14 +133,13 @@ class Checkpoints:
             f"{kept}; free space and go on with --resume."
         ) from None
 
-    def _begin(self, part: Path, engines: Mapping[str, Any]) -> None:
+    def _begin(self, part: Path, engines: Engines) -> None:
         shutil.rmtree(part, ignore_errors=True)
         for name in engines:
             (part / name).mkdir(parents=True)
         # Weights, two Adam moments and an average, in float32. Asked before anything is written, because a disk that
         # fills up in the middle is the harder case.
-        sizes = (getattr(p, "ds_numel", p.numel()) for engine in engines.values() for p in engine.module.parameters())
-        needed = 16 * sum(sizes)
+        needed = 16 * sum(num_elements(p) for engine in engines.values() for p in engine.module.parameters())
         free = shutil.disk_usage(part).free
         if free < needed:
             raise UserError(f"it takes up to {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free.")
@@ -163,7 +166,7 @@ class Checkpoints:
         for path in self.folder.glob(".*.part"):
             shutil.rmtree(path, ignore_errors=True)
 
-    def load(self, path: Path, engines: Mapping[str, Any], averages: Mapping[str, EMA]) -> RunState:
+    def load(self, path: Path, engines: Engines, averages: Mapping[str, EMA]) -> RunState:
         """Bring engines, averages and random states to where `path` left them, whatever number of ranks wrote it."""
         state = read_state(path)
         for name, engine in engines.items():
@@ -172,7 +175,7 @@ class Checkpoints:
             if scaler is not None and state.engines[name]["scaler"]:
                 scaler.load_state_dict(state.engines[name]["scaler"])
         for name, average in averages.items():
-            average.load(load_file(path / f"ema-{name}.safetensors"))
+            engine_state.restore_average(engines[name], average, path / f"ema-{name}.safetensors")
         random = path / f"random-{self._ranks.rank:05d}.safetensors"
         if random.is_file():  # a rank that is new has none; training draws by step and sample, not from these
             _set_random_states(load_file(random))
@@ -201,7 +204,7 @@ class _Writing:
             self.problem = f"{getattr(error, 'strerror', None) or error}."
 
 
-def _scaler_state(engine: Any) -> dict[str, Any] | None:
+def _scaler_state(engine: Engine) -> dict[str, Any] | None:
     scaler = engine_state.scaler_of(engine)
     return None if scaler is None else dict(scaler.state_dict())
 

@@ -1,4 +1,4 @@
-"""Checks a stage's recipe without data or weights: real shapes on the meta device, parameter counts, memory a rank."""
+"""Check a stage's recipe without data or weights: real shapes on the meta device, parameter counts, memory per rank."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from neuroimagen.trainer.networks.randomness import StepRandom
 from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.stages.base import Stage
 from neuroimagen.trainer.training.build import build_stage
-from neuroimagen.trainer.training.engine import Frozen, engine_config
+from neuroimagen.trainer.training.engine import ZERO_3_ELEMENTS, Frozen, engine_config, reduction_elements
 from neuroimagen.trainer.training.inputs import expected_shapes
 
 _GIB = float(1 << 30)
@@ -28,6 +28,30 @@ class NetworkSize:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RankMemory:
+    """Bytes of a rank's device memory, in float32 throughout."""
+
+    weights: int
+    """At ZeRO 3 this rank's shards."""
+    gradients: int
+    optimizer: int
+    """Adam's two moments, and from ZeRO 1 the optimiser's own copy of the weights."""
+    average: int
+    """The moving average of the weights; at ZeRO 3 of this rank's shards."""
+    reduction: int
+    """The buffer through which ZeRO 2 and 3 send gradients."""
+    gathered: int
+    """Weights that ZeRO 3 holds whole during a step, at most."""
+    evaluation: int
+    """Weights that ZeRO 3 holds whole during validation and export, and not during a step."""
+
+    @property
+    def between_steps(self) -> int:
+        """What is there all the time; up to ZeRO 2 the gradients and their buffer are there during a step only."""
+        return self.weights + self.gradients + self.optimizer + self.average + self.reduction
+
+
+@dataclass(frozen=True, kw_only=True)
 class DryRun:
     """What a stage would train, and what that takes."""
 
@@ -39,24 +63,16 @@ class DryRun:
     num_ranks: int
     global_batch_size: int
     zero_stage: int
-    weights_bytes: int
-    gradients_bytes: int
-    optimizer_bytes: int
-    average_bytes: int
+    memory: RankMemory
     activations_bytes: int
     """Tensors kept for the backward pass of the largest phase, in float32."""
     batch_bytes: int
 
     @property
     def total_bytes(self) -> int:
-        return (
-            self.weights_bytes
-            + self.gradients_bytes
-            + self.optimizer_bytes
-            + self.average_bytes
-            + self.activations_bytes
-            + self.batch_bytes
-        )
+        """A rank's largest use: in a step, or at ZeRO 3 where validation takes more, in validation."""
+        step = self.memory.gathered + self.activations_bytes + self.batch_bytes
+        return self.memory.between_steps + max(step, self.memory.evaluation)
 
 
 def dry_run(recipe: Recipe, name: str, *, num_ranks: int) -> DryRun:
@@ -67,34 +83,52 @@ def dry_run(recipe: Recipe, name: str, *, num_ranks: int) -> DryRun:
     settings = engine_config(stage.config, global_batch_size=stage.global_batch_size, world_size=num_ranks)
     batch_size = settings["train_micro_batch_size_per_gpu"]
     batch = _meta_batch(stage, shapes, batch_size)
-    activations = max(_saved_bytes(stage, index, batch, batch_size) for index in range(len(stage.phases)))
-    networks = tuple(
-        NetworkSize(
-            name=key,
-            parameters=sum(p.numel() for p in network.parameters()),
-            trained=sum(p.numel() for p in network.parameters() if p.requires_grad),
-        )
-        for key, network in stage.networks.items()
-    )
-    parameters = sum(size.parameters for size in networks)
-    trained = sum(size.trained for size in networks)
-    zero = stage.config.zero_stage
-    # float32 throughout: weights, gradients, Adam's two moments. ZeRO keeps the optimiser's own copy of the weights.
-    copies = 2 if zero == 0 else 3
     return DryRun(
         stage=name,
         shapes=shapes,
         batch_shapes=_named_shapes(batch),
-        networks=networks,
+        networks=network_sizes(stage),
         num_ranks=num_ranks,
         global_batch_size=stage.global_batch_size,
-        zero_stage=zero,
-        weights_bytes=4 * parameters,
-        gradients_bytes=4 * trained // (num_ranks if zero >= 2 else 1),
-        optimizer_bytes=4 * copies * trained // (num_ranks if zero >= 1 else 1),
-        average_bytes=4 * parameters if stage.config.ema_decay is not None else 0,
-        activations_bytes=activations,
+        zero_stage=stage.config.zero_stage,
+        memory=rank_memory(stage, num_ranks=num_ranks),
+        activations_bytes=max(_saved_bytes(stage, index, batch, batch_size) for index in range(len(stage.phases))),
         batch_bytes=sum(t.numel() * t.element_size() for t in _tensors(batch)),
+    )
+
+
+def network_sizes(stage: Stage) -> tuple[NetworkSize, ...]:
+    """Parameters of each of the stage's networks."""
+    return tuple(
+        NetworkSize(
+            name=name,
+            parameters=sum(p.numel() for p in network.parameters()),
+            trained=sum(p.numel() for p in network.parameters() if p.requires_grad),
+        )
+        for name, network in stage.networks.items()
+    )
+
+
+def rank_memory(stage: Stage, *, num_ranks: int) -> RankMemory:
+    """What the stage's networks take on each of `num_ranks` ranks."""
+    config = stage.config
+    zero = config.zero_stage
+    sizes = network_sizes(stage)
+    parameters = sum(size.parameters for size in sizes)
+    trained = sum(size.trained for size in sizes)
+    sent = sum(reduction_elements(config, size.trained) for size in sizes)
+    weights = parameters // (num_ranks if zero == 3 else 1)
+    copies = 2 if zero == 0 else 3
+    return RankMemory(
+        weights=4 * weights,
+        gradients=4 * trained // (num_ranks if zero >= 2 else 1),
+        optimizer=4 * copies * trained // (num_ranks if zero >= 1 else 1),
+        average=4 * weights if config.ema_decay is not None else 0,
+        # At ZeRO 1 the buffer holds the gradients themselves.
+        reduction=4 * sent if zero >= 2 else 0,
+        # Those that are needed again soon, and those that are gathered ahead.
+        gathered=4 * sum(min(size.parameters, 2 * ZERO_3_ELEMENTS) for size in sizes) if zero == 3 else 0,
+        evaluation=4 * parameters if zero == 3 else 0,
     )
 
 
@@ -159,14 +193,22 @@ def describe(result: DryRun) -> str:
     for size in result.networks:
         trained = "" if size.trained == size.parameters else f", {size.trained:,} of them trained"
         lines.append(f"  network       {size.name}: {size.parameters:,} parameters{trained}")
-    parts = {
-        "weights": result.weights_bytes,
-        "gradients": result.gradients_bytes,
-        "optimiser": result.optimizer_bytes,
-        "average": result.average_bytes,
+    memory = result.memory
+    shares = {
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        "optimiser": memory.optimizer,
+        "average": memory.average,
+        "reduction buffer": memory.reduction,
+        "gathered weights": memory.gathered,
         "activations": result.activations_bytes,
         "batch": result.batch_bytes,
     }
-    shares = ", ".join(f"{name} {size / _GIB:.3f}" for name, size in parts.items() if size)
-    lines.append(f"  memory a rank {result.total_bytes / _GIB:.2f} GiB at ZeRO {result.zero_stage}: {shares}")
+    listed = ", ".join(f"{name} {size / _GIB:.3f}" for name, size in shares.items() if size)
+    lines.append(f"  memory        {result.total_bytes / _GIB:.2f} GiB per rank at ZeRO {result.zero_stage}: {listed}")
+    if memory.evaluation:
+        lines.append(
+            f"                during validation {memory.evaluation / _GIB:.3f} for whole weights in place of "
+            "gathered weights, activations and batch"
+        )
     return "\n".join(lines)

@@ -1,17 +1,25 @@
-"""DeepSpeed engines: one for each network that a stage trains."""
+"""One engine for each network that a stage trains: DeepSpeed's, and how this project steps it."""
 
-import copy
-import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.stages.base import Stage, StageConfig
-from neuroimagen.trainer.training.engine_state import gathered
+from neuroimagen.trainer.training import deepspeed_adapter
+from neuroimagen.trainer.training.network_structure import structure_of, with_tensors
+
+REDUCTION_ELEMENTS = 500_000_000
+"""Gradients that ZeRO sends in one piece, DeepSpeed's default; its buffer is allocated whole, so that a smaller network
+gets a smaller one.
+"""
+ZERO_3_ELEMENTS = 50_000_000
+"""The same at ZeRO 3, and the weights that it keeps gathered because they are needed again soon, and those that it
+gathers ahead. DeepSpeed's defaults (a billion kept) would hold every network of ours whole during a step.
+"""
 
 
 def learning_rate_factor(step: int, config: StageConfig) -> float:
@@ -38,28 +46,42 @@ def compute_dtype(config: StageConfig, device: torch.device) -> Literal["bfloat1
 
 
 def engine_config(
-    config: StageConfig, *, global_batch_size: int, world_size: int, dtype: str | None = None
+    config: StageConfig,
+    *,
+    global_batch_size: int,
+    world_size: int,
+    num_trained: int | None = None,
+    dtype: str | None = None,
 ) -> dict[str, Any]:
-    """DeepSpeed's configuration of a stage's engines. Weights and optimiser stay float32; `dtype` is autocast's."""
-    parts = config.gradient_accumulation
-    if global_batch_size % (world_size * parts):
+    """DeepSpeed's configuration of the engine of one network. Weights and optimiser stay float32.
+
+    num_trained: elements of its trained parameters; None for those of any network.
+    dtype: what autocast computes in; None is float32.
+    """
+    blocks = config.gradient_accumulation
+    if global_batch_size % (world_size * blocks):
         raise UserError(
             f"a global batch of {global_batch_size} cannot be shared by {world_size} ranks"
-            f"{f' in {parts} parts each' if parts > 1 else ''}. Use a number of ranks that divides it."
+            f"{f' in {blocks} blocks each' if blocks > 1 else ''}. Use a number of ranks that divides it."
         )
-    zero: dict[str, Any] = {"stage": config.zero_stage}
+    zero: dict[str, Any] = {"stage": config.zero_stage, "reduce_bucket_size": reduction_elements(config, num_trained)}
     if config.zero_stage == 3:
-        # Small parameters (norms, biases) stay whole: gathering one costs more than it saves.
-        zero |= {"stage3_param_persistence_threshold": 10_000}
+        zero |= {
+            # Small parameters (norms, biases) stay whole: gathering one costs more than it saves.
+            "stage3_param_persistence_threshold": 10_000,
+            "stage3_max_live_parameters": ZERO_3_ELEMENTS,
+            "stage3_max_reuse_distance": ZERO_3_ELEMENTS,
+            "stage3_prefetch_bucket_size": ZERO_3_ELEMENTS,
+        }
     if config.offload_optimizer:
         zero |= {"offload_optimizer": {"device": "cpu"}}
     settings: dict[str, Any] = {
         "train_batch_size": global_batch_size,
-        "train_micro_batch_size_per_gpu": global_batch_size // (world_size * parts),
-        "gradient_accumulation_steps": parts,
+        "train_micro_batch_size_per_gpu": global_batch_size // (world_size * blocks),
+        "gradient_accumulation_steps": blocks,
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,  # its CPU Adam is compiled at first use; torch's fused one needs nothing
-        "steps_per_print": 2**31,  # our own log says it
+        "steps_per_print": 2**31,  # metrics.jsonl has the losses
         "wall_clock_breakdown": False,
         # Its throughput timer, on by default, waits for the GPU before every forward pass and after every step.
         "timers": {"throughput": {"enabled": False}},
@@ -71,78 +93,131 @@ def engine_config(
     return settings
 
 
+def reduction_elements(config: StageConfig, num_trained: int | None) -> int:
+    """Gradients, in elements, that a rank sends in one piece at ZeRO 1 to 3."""
+    largest = ZERO_3_ELEMENTS if config.zero_stage == 3 else REDUCTION_ELEMENTS
+    return largest if num_trained is None else max(1, min(largest, num_trained))
+
+
 def clips_itself(config: StageConfig, dtype: str | None) -> bool:
-    """Whether `take_step` clips the gradients, not DeepSpeed, whose way at ZeRO 0 is two launches a weight with a wait
-    for the GPU between them. Sharded gradients, and those of a scaled loss, are clipped where they are put together.
+    """Whether `Engine.step` clips the gradients, not DeepSpeed, whose way at ZeRO 0 is two launches a weight with a
+    wait for the GPU between them. Sharded gradients, and those of a scaled loss, are clipped where they are put
+    together.
     """
     return config.gradient_clip is not None and config.zero_stage == 0 and dtype != "float16"
 
 
-def take_step(engine: Any) -> None:
-    """Step the optimiser, with clipped gradients, if this was the last part of a batch."""
-    if engine.own_clip is not None and engine.is_gradient_accumulation_boundary():
-        torch.nn.utils.clip_grad_norm_(engine.trained_parameters, engine.own_clip)
-    engine.step()
+class Engine:
+    """One network in training: DeepSpeed's engine, which is called in its place, and what we do with it."""
+
+    def __init__(self, engine: Any, *, trained: list[nn.Parameter], clip: float | None, structure: nn.Module) -> None:
+        """
+        Args:
+            engine: DeepSpeed's.
+            trained: the parameters that its optimiser has.
+            clip: the largest norm of the gradients, where DeepSpeed does not clip them.
+            structure: the network on the meta device.
+        """
+        self.deepspeed = engine
+        self._trained = trained
+        self._clip = clip
+        self.structure = structure
+
+    @property
+    def module(self) -> nn.Module:
+        """The network. At ZeRO 3 its weights are whole only while DeepSpeed runs it."""
+        module: nn.Module = self.deepspeed.module
+        return module
+
+    def backward(self, loss: Tensor) -> None:
+        self.deepspeed.backward(loss)
+
+    def step(self) -> None:
+        """Step the optimiser, with clipped gradients, if this was the last block of a batch."""
+        if self._clip is not None and self.deepspeed.is_gradient_accumulation_boundary():
+            torch.nn.utils.clip_grad_norm_(self._trained, self._clip)
+        self.deepspeed.step()
+
+    def set_learning_rate(self, rate: float) -> None:
+        for group in self.deepspeed.optimizer.param_groups:
+            group["lr"] = rate
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Name → parameter that the optimiser has; `requires_grad` may be off for the moment (`Frozen`)."""
+        given = {id(parameter) for parameter in self._trained}
+        return {name: p for name, p in self.module.named_parameters() if id(p) in given}
+
+    def held_weights(self) -> list[Tensor]:
+        """Every parameter, in the network's order: whole, or at ZeRO 3 the flat shard that this rank holds."""
+        return [deepspeed_adapter.held_weight(parameter) for parameter in self.module.parameters()]
+
+    @torch.no_grad()
+    def gathered(self, held: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The whole tensors of `held`, which has the shapes of `held_weights`, one after the other; at ZeRO 0 to 2
+        those given. A collective at ZeRO 3: every rank goes through all of them.
+        """
+        for parameter, tensor in zip(self.module.parameters(), held, strict=True):
+            yield deepspeed_adapter.gather(parameter, tensor)
+
+    def network(self, held: Iterable[Tensor]) -> nn.Module:
+        """A network with the weights `held`, of the shapes of `held_weights`, whole, and the module's own buffers.
+
+        A collective at ZeRO 3, where it takes a whole network's memory on the device until it is let go.
+        """
+        return with_tensors(self.structure, self.gathered(held), self.module.buffers())
+
+    def whole_network(self) -> nn.Module:
+        """The network with all of its weights, as they are now: the module itself, or at ZeRO 3 `network`'s copy."""
+        if deepspeed_adapter.zero_stage(self.deepspeed) < 3:
+            return self.module
+        return self.network(self.held_weights())
 
 
-def build_engines(stage: Stage, *, world_size: int, device: torch.device) -> dict[str, Any]:
-    """Network name → DeepSpeed engine. Only parameters that require gradients are given to the optimiser."""
+Engines = Mapping[str, Engine]
+"""Network name → engine."""
+
+
+def build_engines(stage: Stage, *, world_size: int, device: torch.device) -> dict[str, Engine]:
+    """An engine for each of the stage's networks. Only parameters that require gradients are given to the optimiser."""
     import deepspeed
 
     config = stage.config
     dtype = compute_dtype(config, device)
-    settings = engine_config(config, global_batch_size=stage.global_batch_size, world_size=world_size, dtype=dtype)
     engines = {}
     for name, network in stage.networks.items():
-        parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        settings = engine_config(
+            config,
+            global_batch_size=stage.global_batch_size,
+            world_size=world_size,
+            num_trained=sum(parameter.numel() for parameter in trained),
+            dtype=dtype,
+        )
         optimizer = torch.optim.AdamW(
-            parameters,
+            trained,
             lr=stage.learning_rate(name),
             betas=config.adam_betas,
             weight_decay=config.weight_decay,
             # One launch for all weights; on a CPU it is for ZeRO's offloaded ones, where time is memory traffic.
             fused=device.type == "cuda" or config.offload_optimizer or None,
         )
-        # ZeRO 3 takes the network's own weights apart.
-        whole = copy.deepcopy(network).requires_grad_(False).to(device) if config.zero_stage == 3 else None
-        engine, *_ = deepspeed.initialize(
-            model=network, model_parameters=parameters, optimizer=optimizer, config=dict(settings)
-        )
+        structure = structure_of(network)  # before ZeRO 3 takes the network's own weights apart
+        engine, *_ = deepspeed.initialize(model=network, model_parameters=trained, optimizer=optimizer, config=settings)
         if config.compile:
             # In place, so that names stay as they are; copies (averages, exports) are not compiled.
             engine.module.compile(backend=config.compile_backend, dynamic=False)
         if world_size == 1 and config.zero_stage == 0:
-            # One rank's reduction copies every gradient into a buffer and back, to add nothing.
-            engine.enable_backward_allreduce = False
-        engine.own_clip = config.gradient_clip if clips_itself(config, dtype) else None
-        engine.trained_parameters = parameters
-        engine.whole = [whole]  # in a list: a module as an attribute would become one of the engine's own
-        engines[name] = engine
+            deepspeed_adapter.leave_gradients_in_place(engine)
+        clip = config.gradient_clip if clips_itself(config, dtype) else None
+        engines[name] = Engine(engine, trained=trained, clip=clip, structure=structure)
     return engines
 
 
-@torch.no_grad()
-def whole_networks(engines: Mapping[str, Any]) -> dict[str, nn.Module]:
-    """Network name → the network with all of its weights, as they are now. A collective at ZeRO 3."""
-    networks: dict[str, nn.Module] = {}
-    for name, engine in engines.items():
-        (whole,) = engine.whole
-        if whole is not None:
-            weights = gathered(engine)
-            for key, parameter in whole.named_parameters():
-                parameter.copy_(weights[key])
-            for copied, buffer in zip(whole.buffers(), engine.module.buffers(), strict=True):
-                copied.copy_(buffer)
-        networks[name] = engine.module if whole is None else whole
-    return networks
-
-
-def set_learning_rates(stage: Stage, engines: Mapping[str, Any], step: int) -> float:
+def set_learning_rates(stage: Stage, engines: Engines, step: int) -> float:
     """Give every engine this step's learning rate; returns that of the first."""
     factor = learning_rate_factor(step, stage.config)
     for name, engine in engines.items():
-        for group in engine.optimizer.param_groups:
-            group["lr"] = stage.learning_rate(name) * factor
+        engine.set_learning_rate(stage.learning_rate(name) * factor)
     return stage.learning_rate(next(iter(engines))) * factor
 
 
@@ -159,21 +234,3 @@ class Frozen:
     def __exit__(self, *_: object) -> None:
         for parameter in self._parameters:
             parameter.requires_grad_(True)
-
-
-def init_gloo() -> None:
-    """`deepspeed.init_distributed` for CPU ranks, over plain gloo.
-
-    DeepSpeed would compile a shared-memory reduction of its own at the first use: it needs a compiler, a minute and a
-    path without spaces (its linker flags are not quoted). gloo does the same work without.
-    """
-    import deepspeed
-
-    # Not `import … as`: the attribute `deepspeed.comm.torch` is PyTorch itself.
-    backend: Any = importlib.import_module("deepspeed.comm.torch")
-    backend.build_shm_op = _no_op
-    deepspeed.init_distributed("gloo")
-
-
-def _no_op() -> None:
-    return None

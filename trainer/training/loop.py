@@ -7,7 +7,6 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,8 @@ from neuroimagen.trainer.stages.base import SampledStage, Stage
 from neuroimagen.trainer.training.build import build_stage, load_initial
 from neuroimagen.trainer.training.checkpoint import Checkpoints, RunState, best_name, latest_checkpoint, read_state
 from neuroimagen.trainer.training.ema import EMA
-from neuroimagen.trainer.training.engine import Frozen, build_engines, set_learning_rates, take_step, whole_networks
+from neuroimagen.trainer.training.engine import Engines, Frozen, build_engines, set_learning_rates
+from neuroimagen.trainer.training.evaluation_networks import evaluation_mode, evaluation_networks
 from neuroimagen.trainer.training.inputs import open_inputs
 from neuroimagen.trainer.training.loss_watch import LossWatch
 from neuroimagen.trainer.training.process_group import Ranks
@@ -78,7 +78,7 @@ def train(recipe: Recipe, name: str, folder: StageFolder, *, device: torch.devic
     engines = build_engines(stage, world_size=ranks.world_size, device=device)
     averages = {}
     if config.ema_decay is not None:
-        averages = {key: EMA(network, config.ema_decay) for key, network in whole_networks(engines).items()}
+        averages = {key: EMA(engine.held_weights(), config.ema_decay) for key, engine in engines.items()}
     state = RunState(world_size=ranks.world_size, data_digest=dataset.digest)
     if newest is not None:
         check_resumable(read_state(newest), state)
@@ -103,9 +103,8 @@ def train(recipe: Recipe, name: str, folder: StageFolder, *, device: torch.devic
             figures = {}
         state.step += 1
         state.recent_losses = watch.recent
-        if averages:
-            for key, network in whole_networks(engines).items():
-                averages[key].update(network, state.step)
+        for key, average in averages.items():
+            average.update(engines[key].held_weights(), state.step)
 
         last = state.step == config.steps
         if state.step % config.log_every == 0 or last:
@@ -113,18 +112,19 @@ def train(recipe: Recipe, name: str, folder: StageFolder, *, device: torch.devic
             if log:
                 log.write(state.step, {**means, "learning_rate": learning_rate, **clock.read(state.step)})
         if state.step % config.validate_every == 0 or last:
-            networks = judged_networks(engines, averages)
-            validation = validate(stage, networks, data)
-            clock.restart(state.step)
-            if log:
-                log.write(state.step, {f"val_{key}": value for key, value in validation.items()})
-            figure = validation[stage.selection.metric]
-            if stage.selection.better(figure, state.best):
-                state.best, state.best_step = figure, state.step
-                best = folder.checkpoints / best_name(state.step)
-                ranks.attempt(partial(write_best, stage.exported(networks), best))
+            with evaluation_networks(engines, averages) as networks:
+                validation = validate(stage, networks, data)
+                clock.restart(state.step)
+                if log:
+                    log.write(state.step, {f"val_{key}": value for key, value in validation.items()})
+                figure = validation[stage.selection.metric]
+                if stage.selection.better(figure, state.best):
+                    state.best, state.best_step = figure, state.step
+                    best = folder.checkpoints / best_name(state.step)
+                    ranks.attempt(partial(write_best, stage.exported(networks), best))
         if isinstance(stage, SampledStage) and stage.samples_due(state.step):
-            ranks.attempt(partial(write_samples, stage, judged_networks(engines, averages), data, log, state.step))
+            with evaluation_networks(engines, averages) as networks:
+                ranks.attempt(partial(write_samples, stage, networks, data, log, state.step))
             clock.restart(state.step)
         stopping, writing = ranks.any(stop.requested, checkpoints.is_writing)
         if checkpoints.is_pending and not writing:
@@ -165,7 +165,7 @@ class BadLossError(Exception):
 
 def train_step(
     stage: Stage,
-    engines: Mapping[str, Any],
+    engines: Engines,
     batch: Batch,
     seed: int,
     step: int,
@@ -193,7 +193,7 @@ def train_step(
 
     for phase in stage.phases:
         others = [engine.module for key, engine in engines.items() if key != phase.network]
-        networks = {key: engine if key == phase.network else engine.module for key, engine in engines.items()}
+        networks = {key: engine.deepspeed if key == phase.network else engine.module for key, engine in engines.items()}
         prefix = "" if len(stage.phases) == 1 else f"{phase.network}_"
         phase_seed = derive_seed(seed, phase.network)
         with Frozen(others):
@@ -209,7 +209,7 @@ def train_step(
                 engines[phase.network].backward(loss)
                 if config.on_bad_loss == "stop":
                     check(phase.network, number)
-                take_step(engines[phase.network])
+                engines[phase.network].step()
                 for key, value in {f"{prefix}loss": loss.detach(), **more}.items():
                     value = value / config.gradient_accumulation
                     figures[key] = figures[key] + value if key in figures else value
@@ -245,13 +245,8 @@ def report_bad_batch(error: BadLossError, folder: StageFolder, ranks: Ranks) -> 
 
 def validate(stage: Stage, networks: Mapping[str, nn.Module], data: StageData) -> dict[str, float]:
     """The stage's validation figures, with its networks in evaluation mode meanwhile."""
-    with evaluation(networks):
+    with evaluation_mode(networks):
         return stage.validate(networks, data)
-
-
-def judged_networks(engines: Mapping[str, Any], averages: Mapping[str, EMA]) -> dict[str, nn.Module]:
-    """The networks that validation and samples are made with: the averaged ones if there are any."""
-    return {key: averages[key].network if averages else net for key, net in whole_networks(engines).items()}
 
 
 def write_samples(
@@ -259,23 +254,8 @@ def write_samples(
 ) -> None:
     """Draw what the stage makes of a few validation segments, and keep it. On rank 0 alone."""
     assert log is not None
-    with evaluation(networks):
+    with evaluation_mode(networks):
         log.write_picture(step, draw_samples(stage, networks, data))
-
-
-@contextmanager
-def evaluation(networks: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Networks in evaluation mode, and not compiled: for the few batches of other sizes it would not pay."""
-    was_training = {key: network.training for key, network in networks.items()}
-    for network in networks.values():
-        network.eval()
-    compiled = any(network._compiled_call_impl is not None for network in networks.values())
-    try:
-        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
-            yield
-    finally:
-        for key, network in networks.items():
-            network.train(was_training[key])
 
 
 def check_resumable(saved: RunState, now: RunState) -> None:

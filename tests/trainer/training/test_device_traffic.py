@@ -24,6 +24,7 @@ from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.reconstruction.latent_diffusion import load_latent_diffusion
 from neuroimagen.trainer.stages.base import Stage
 from neuroimagen.trainer.training.build import STAGE_NAMES, build_stage
+from neuroimagen.trainer.training.engine import Engine
 from neuroimagen.trainer.training.inputs import open_inputs
 from neuroimagen.trainer.training.loop import train_step
 from neuroimagen.trainer.training.process_group import Ranks
@@ -32,14 +33,11 @@ from neuroimagen.trainer.training.scalar_copy import HostNumber
 Opened = tuple[Stage, StageData]
 
 
-class Engine:
-    """A network as its engine is used."""
-
-    own_clip = 1.0
+class PlainEngine:
+    """Stands in for DeepSpeed's engine of a network."""
 
     def __init__(self, network: nn.Module) -> None:
         self.module = network
-        self.trained_parameters = list(network.parameters())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
@@ -86,7 +84,10 @@ def test_a_training_step_only_asks_for_its_losses(name: str, opened: Callable[..
     """One number a phase leaves the device, without a wait, and nothing but the batch enters it."""
     augmented = () if name == "masked" else (f"{name}.{AUGMENTED}",)
     stage, data = opened(name, *augmented, *OVERRIDES.get(name, ()))
-    engines = {key: Engine(network) for key, network in stage.networks.items()}
+    engines = {
+        key: Engine(PlainEngine(network), trained=list(network.parameters()), clip=1.0, structure=network)
+        for key, network in stage.networks.items()
+    }
     batches = data.reader(stage.plan(data, 0)).epoch(0)
     for step in range(2):
         batch = to_device(next(batches), DEVICE)

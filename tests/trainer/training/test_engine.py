@@ -18,7 +18,7 @@ from neuroimagen.trainer.batches.stage_data import StageData
 from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.stages.base import Stage
 from neuroimagen.trainer.training.build import STAGE_NAMES, build_stage
-from neuroimagen.trainer.training.engine import build_engines, set_learning_rates, whole_networks
+from neuroimagen.trainer.training.engine import build_engines, set_learning_rates
 from neuroimagen.trainer.training.inputs import open_inputs
 from neuroimagen.trainer.training.loop import train_step
 from neuroimagen.trainer.training.process_group import Ranks
@@ -50,7 +50,7 @@ def train(stage: Stage, batches: list[Batch]) -> dict[str, nn.Module]:
     for step, batch in enumerate(batches):
         set_learning_rates(stage, engines, 10**6)  # as the plain loop, which keeps to one: the end of the schedule
         train_step(stage, engines, batch, SEED, step, Ranks())
-    return whole_networks(engines)
+    return {name: engine.whole_network() for name, engine in engines.items()}
 
 
 @pytest.mark.parametrize("name", STAGE_NAMES)

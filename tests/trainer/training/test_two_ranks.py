@@ -37,7 +37,7 @@ def launch(folder: Path, model: Path, num_ranks: int, *words: str) -> Any:
 @pytest.fixture(scope="module")
 def differences(tmp_path_factory: pytest.TempPathFactory, tiny_diffusion_folder: Path) -> dict[str, float]:
     """Distance of the weights after four steps, by stage and variant. One launch for all."""
-    found: dict[str, float] = launch(tmp_path_factory.mktemp("two-ranks"), tiny_diffusion_folder, 2)
+    found: dict[str, float] = launch(tmp_path_factory.mktemp("two-ranks"), tiny_diffusion_folder, 2, "weights")
     return found
 
 
@@ -73,6 +73,18 @@ def test_one_rank_two_and_four_have_the_same_losses(tmp_path: Path, tiny_diffusi
         zero_0 = curves[1][f"{name.partition(' zero')[0]} zero 0"]
         for other in (curves[2][name], curves[4][name], zero_0):
             np.testing.assert_allclose(other, losses, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_zero_3_holds_whole_weights_only_while_they_are_evaluated(tmp_path: Path, tiny_diffusion_folder: Path) -> None:
+    """On two ranks, with a moving average: the tensors alive, counted, are those that a dry run announces."""
+    memory = launch(tmp_path, tiny_diffusion_folder, 2, "memory")
+    whole = memory["whole"]
+    assert whole == memory["said in evaluation"] > 5e6
+    assert memory["between"] == pytest.approx(memory["said between"], rel=0.02)
+    assert memory["during"] - memory["between"] == pytest.approx(whole, rel=0.02)
+    assert memory["after"] == memory["between"]
+    # Half of weights, gradients, optimiser's copy, two moments and average; a whole copy and a whole average before.
+    assert memory["between"] - memory["said reduction"] < 3.1 * whole
 
 
 def test_the_job_ran_under_the_launcher() -> None:

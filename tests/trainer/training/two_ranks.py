@@ -1,11 +1,12 @@
 """Run by test_two_ranks.py on one, two or four ranks: compares DeepSpeed engines with plain PyTorch on the joint batch.
 
 Each rank trains its half through the loop's train_step; the reference is one process on the whole batch, with torch's
-own AdamW. Rank 0 writes how far the weights are apart (or, with `losses`, the losses) to the file named first; the
-second argument is a model folder.
+own AdamW. Rank 0 writes what it found to the file named first: with `weights` how far the weights are apart, with
+`losses` the losses, with `memory` what a rank holds. The second argument is a model folder.
 """
 
 import copy
+import gc
 import json
 import sys
 from collections.abc import Mapping
@@ -30,7 +31,11 @@ from neuroimagen.trainer.stages.masked import MaskedConfig
 from neuroimagen.trainer.stages.saliency import SaliencyConfig
 from neuroimagen.trainer.stages.semantic import SemanticConfig, SemanticDetailedConfig
 from neuroimagen.trainer.training.build import STAGE_NAMES, build_stage
-from neuroimagen.trainer.training.engine import Frozen, build_engines, init_gloo, set_learning_rates, whole_networks
+from neuroimagen.trainer.training.deepspeed_adapter import init_gloo
+from neuroimagen.trainer.training.dry_run import rank_memory
+from neuroimagen.trainer.training.ema import EMA
+from neuroimagen.trainer.training.engine import Frozen, build_engines, set_learning_rates
+from neuroimagen.trainer.training.evaluation_networks import evaluation_networks
 from neuroimagen.trainer.training.loop import train_step
 from neuroimagen.trainer.training.process_group import Ranks
 
@@ -47,6 +52,8 @@ SHAPES = Shapes(
     embedding_size=9,
     subjects=tuple(range(12)),  # of 16: the others get the mean of their layers
 )
+
+WIDE = replace(SHAPES, text_shape=(40, 64))
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ def recipe(stage: str, **settings: Any) -> Recipe:
     )
 
 
-def batches(stage: Stage, steps: int) -> list[Batch]:
+def batches(stage: Stage, steps: int, shapes: Shapes = SHAPES) -> list[Batch]:
     """The global batches, the same everywhere."""
     generator = torch.Generator().manual_seed(0)
     index = torch.arange(TOTAL)
@@ -108,7 +115,7 @@ def batches(stage: Stage, steps: int) -> list[Batch]:
         if stage.needs.image_size_px is not None:
             images = torch.randint(0, 256, (TOTAL, 3, 16, 16), dtype=torch.uint8, generator=generator)
         latents = {
-            kind: torch.randn(TOTAL, *SHAPES.of_latent(kind), generator=generator) for kind in stage.needs.latents
+            kind: torch.randn(TOTAL, *shapes.of_latent(kind), generator=generator) for kind in stage.needs.latents
         }
         eeg = torch.randn(TOTAL, 6, 40, generator=generator)
         made.append(
@@ -166,7 +173,7 @@ def train_on_ranks(stage: Stage, ranks: Ranks, global_batches: list[Batch]) -> l
         set_learning_rates(stage, engines, step)
         figures = train_step(stage, engines, part(batch, ranks.rank, ranks.world_size), SEED, step, ranks)
         losses.append(sum(value for name, value in ranks.mean(figures).items() if name.endswith("loss")))
-    stage.trained = whole_networks(engines)  # type: ignore[attr-defined]
+    stage.trained = {name: engine.whole_network() for name, engine in engines.items()}  # type: ignore[attr-defined]
     return losses
 
 
@@ -216,10 +223,54 @@ def record_losses(ranks: Ranks) -> dict[str, list[float]]:
     return losses
 
 
+def live_bytes() -> int:
+    """Memory of all tensors that are reachable in this process, each counted once."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, nn.Parameter)]
+    storages = [tensor.untyped_storage() for tensor in tensors if tensor.device == CPU]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def measure_memory(ranks: Ranks) -> dict[str, float]:
+    """Bytes of this rank's tensors at ZeRO 3 beyond those before the engine: between steps, in evaluation and after it;
+    and what a dry run says of the same stage.
+
+    A stage of one network of 1.3 million weights in two layers, with a moving average.
+    """
+    wide = recipe("semantic", zero_stage=3, ema_decay=0.9)
+    wide = replace(wide, semantic=replace(wide.semantic, hidden_size=512))
+    at_start = live_bytes()
+    stage = build_stage(wide, "semantic", WIDE)
+    said = rank_memory(stage, num_ranks=ranks.world_size)
+    engines = build_engines(stage, world_size=ranks.world_size, device=CPU)
+    averages = {name: EMA(engine.held_weights(), 0.9) for name, engine in engines.items()}
+    for step, batch in enumerate(batches(stage, 3, WIDE)):
+        train_step(stage, engines, part(batch, ranks.rank, ranks.world_size), SEED, step, ranks)
+        for name, engine in engines.items():
+            averages[name].update(engine.held_weights(), step + 1)
+    del batch
+    between = live_bytes() - at_start
+    with evaluation_networks(engines, averages) as networks:
+        during = live_bytes() - at_start
+        parameters = sum(p.numel() for network in networks.values() for p in network.parameters())
+    return {
+        "between": between,
+        "during": during,
+        "after": live_bytes() - at_start,
+        "whole": 4 * parameters,
+        "said between": said.between_steps,
+        "said in evaluation": said.evaluation,
+        "said reduction": said.reduction,
+    }
+
+
+TASKS = {"weights": compare_weights, "losses": record_losses, "memory": measure_memory}
+
+
 def main() -> None:
     init_gloo()
     ranks = Ranks()
-    found = (record_losses if sys.argv[3:] == ["losses"] else compare_weights)(ranks)
+    found: Any = TASKS[sys.argv[3]](ranks)  # type: ignore[operator]
     if dist.get_rank() == 0:
         Path(sys.argv[1]).write_text(json.dumps(found), encoding="utf-8")
     dist.barrier()
