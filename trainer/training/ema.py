@@ -1,7 +1,8 @@
 """Exponential moving average of a network's weights: θ̄ ← d·θ̄ + (1 − d)·θ after every step.
 
-diffusers' EMAModel has other figures (its first step copies the weights, its decays lag one step behind ours, it rounds
-s − (1 − d)·(s − θ) instead of interpolating) and, at ZeRO 3, keeps a whole copy on every rank; so this one stays.
+diffusers' EMAModel would change the results: its decay is that of the step before, and over the first eight steps, where
+1 − d is at least one half, its s − (1 − d)·(s − θ) rounds otherwise than interpolation. It also allocates a copy of all
+weights at every step, and takes shards, which require no gradients, for frozen weights.
 """
 
 from collections.abc import Sequence
