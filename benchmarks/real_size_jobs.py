@@ -32,7 +32,7 @@ from neuroimagen.trainer.stages.diffusion import DiffusionConfig, DiffusionStage
 from neuroimagen.trainer.stages.masked import MaskedConfig
 from neuroimagen.trainer.stages.semantic import SemanticConfig, SemanticModel
 from neuroimagen.trainer.training.build import STABLE_DIFFUSION_1_SCHEDULER, build_stage
-from neuroimagen.trainer.training.loop import peak_memory_gib
+from neuroimagen.trainer.training.speed import peak_memory_gib
 
 LOOPS = {
     "contrastive": ("engine", "streaming", "bare"),

@@ -32,7 +32,7 @@ from neuroimagen.trainer.training.build import build_stage
 from neuroimagen.trainer.training.deepspeed_adapter import init_gloo
 from neuroimagen.trainer.training.engine import Frozen, build_engines, compute_dtype, set_learning_rates
 from neuroimagen.trainer.training.loop import train_step
-from neuroimagen.trainer.training.process_group import Ranks
+from neuroimagen.trainer.training.process_group import ProcessGroup
 
 STAGES = ("masked", "contrastive", "classifier", "saliency", "semantic", "diffusion")
 """`semantic_detailed` does the step of `semantic`, on other captions."""
@@ -107,11 +107,11 @@ def engine_step(stage: Stage, device: torch.device) -> Step:
     for network in stage.networks.values():
         network.to(device)
     engines = build_engines(stage, world_size=1, device=device)
-    ranks = Ranks()
+    group = ProcessGroup()
 
     def step(number: int, batch: Batch) -> None:
         set_learning_rates(stage, engines, number)
-        train_step(stage, engines, batch, SEED, number, ranks)
+        train_step(stage, engines, batch, SEED, number, group)
 
     return step
 

@@ -1,8 +1,8 @@
 """Exponential moving average of a network's weights: θ̄ ← d·θ̄ + (1 − d)·θ after every step.
 
-diffusers' EMAModel would change the results: its decay is that of the step before, and over the first eight steps, where
+diffusers' EMAModel would change the results: its decay is that of the step before, and in the first eight steps, where
 1 − d is at least one half, its s − (1 − d)·(s − θ) rounds otherwise than interpolation. It also allocates a copy of all
-weights at every step, and takes shards, which require no gradients, for frozen weights.
+weights at every step, and takes ZeRO 3's shards, which require no gradients, for frozen weights.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""One engine for each network that a stage trains: DeepSpeed's, and how this project steps it."""
+"""Engines: one of DeepSpeed's for each network that a stage trains, with its configuration and its steps."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,19 +13,16 @@ from neuroimagen.trainer.training import deepspeed_adapter
 from neuroimagen.trainer.training.network_structure import structure_of, with_tensors
 
 REDUCTION_ELEMENTS = 500_000_000
-"""Gradients that ZeRO sends in one piece, DeepSpeed's default; its buffer is allocated whole, so that a smaller network
-gets a smaller one.
-"""
+"""Gradients that ZeRO 1 and 2 reduce at a time, in elements; DeepSpeed's default."""
 ZERO_3_ELEMENTS = 50_000_000
-"""The same at ZeRO 3, and the weights that it keeps gathered because they are needed again soon, and those that it
-gathers ahead. DeepSpeed's defaults (a billion kept) would hold every network of ours whole during a step.
+"""At ZeRO 3, in elements: gradients that are reduced at a time; weights that stay gathered because they are used again
+soon; weights that are gathered ahead. With DeepSpeed's default of a billion every network here would be whole on each
+rank during a step.
 """
 
 
 def learning_rate_factor(step: int, config: StageConfig) -> float:
-    """Linear warm-up, then a cosine from 1 down to `final_learning_rate_fraction`; a pure function of the step
-    (0-based).
-    """
+    """Linear warm-up, then a cosine from 1 down to `final_learning_rate_fraction`; of the step alone (0-based)."""
     if step < config.warmup_steps:
         return (step + 1) / (config.warmup_steps + 1)
     progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
@@ -34,10 +31,10 @@ def learning_rate_factor(step: int, config: StageConfig) -> float:
 
 
 def compute_dtype(config: StageConfig, device: torch.device) -> Literal["bfloat16", "float16"] | None:
-    """What the stage computes in on `device`; None is float32. Raises UserError where a wish cannot be met."""
+    """The type that autocast computes in on `device`; None is float32. Raises UserError where the device lacks it."""
     able = device.type == "cuda" and torch.cuda.is_bf16_supported()
     if config.precision == "bf16" and not able:
-        raise UserError("precision: bf16 needs a GPU that has it. Set precision to auto or fp32.")
+        raise UserError("precision: bf16 needs a GPU that supports it. Set precision to auto or fp32.")
     if config.precision == "fp16":
         if device.type != "cuda":
             raise UserError("precision: fp16 needs a GPU. Set precision to auto or fp32.")
@@ -53,10 +50,12 @@ def engine_config(
     num_trained: int | None = None,
     dtype: str | None = None,
 ) -> dict[str, Any]:
-    """DeepSpeed's configuration of the engine of one network. Weights and optimiser stay float32.
+    """DeepSpeed's configuration for the engine of one network. Weights and optimiser stay float32.
 
-    num_trained: elements of its trained parameters; None for those of any network.
-    dtype: what autocast computes in; None is float32.
+    num_trained: elements of the network's trained parameters; None where the network is not known.
+    dtype: the type that autocast computes in; None is float32.
+
+    Raises UserError if the ranks cannot share the global batch evenly.
     """
     blocks = config.gradient_accumulation
     if global_batch_size % (world_size * blocks):
@@ -80,12 +79,12 @@ def engine_config(
         "train_micro_batch_size_per_gpu": global_batch_size // (world_size * blocks),
         "gradient_accumulation_steps": blocks,
         "zero_optimization": zero,
-        "zero_force_ds_cpu_optimizer": False,  # its CPU Adam is compiled at first use; torch's fused one needs nothing
+        "zero_force_ds_cpu_optimizer": False,  # its CPU Adam needs a compiler; torch's fused one does not
         "steps_per_print": 2**31,  # metrics.jsonl has the losses
         "wall_clock_breakdown": False,
-        # Its throughput timer, on by default, waits for the GPU before every forward pass and after every step.
+        # The throughput timer, on by default, waits for the GPU before every forward pass and after every step.
         "timers": {"throughput": {"enabled": False}},
-        # 0 is none; its default is 1.
+        # 0 means no clipping; DeepSpeed's default is 1.
         "gradient_clipping": 0.0 if clips_itself(config, dtype) else config.gradient_clip or 0.0,
     }
     if dtype is not None:
@@ -94,21 +93,20 @@ def engine_config(
 
 
 def reduction_elements(config: StageConfig, num_trained: int | None) -> int:
-    """Gradients, in elements, that a rank sends in one piece at ZeRO 1 to 3."""
+    """Gradients, in elements, that ZeRO 1 to 3 reduce at a time: the size of a buffer, allocated as a whole."""
     largest = ZERO_3_ELEMENTS if config.zero_stage == 3 else REDUCTION_ELEMENTS
     return largest if num_trained is None else max(1, min(largest, num_trained))
 
 
 def clips_itself(config: StageConfig, dtype: str | None) -> bool:
-    """Whether `Engine.step` clips the gradients, not DeepSpeed, whose way at ZeRO 0 is two launches a weight with a
-    wait for the GPU between them. Sharded gradients, and those of a scaled loss, are clipped where they are put
-    together.
+    """Whether `Engine.step` clips the gradients instead of DeepSpeed, which at ZeRO 0 launches two kernels per weight
+    and waits for the GPU between them. DeepSpeed clips sharded gradients and those of a scaled loss.
     """
     return config.gradient_clip is not None and config.zero_stage == 0 and dtype != "float16"
 
 
 class Engine:
-    """One network in training: DeepSpeed's engine, which is called in its place, and what we do with it."""
+    """One network in training, with DeepSpeed's engine, which is called in its place."""
 
     def __init__(self, engine: Any, *, trained: list[nn.Parameter], clip: float | None, structure: nn.Module) -> None:
         """
@@ -116,7 +114,7 @@ class Engine:
             engine: DeepSpeed's.
             trained: the parameters that its optimiser has.
             clip: the largest norm of the gradients, where DeepSpeed does not clip them.
-            structure: the network on the meta device.
+            structure: the network with its tensors on the meta device (network_structure.py).
         """
         self.deepspeed = engine
         self._trained = trained
@@ -143,7 +141,7 @@ class Engine:
             group["lr"] = rate
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """Name → parameter that the optimiser has; `requires_grad` may be off for the moment (`Frozen`)."""
+        """Name → parameter that the optimiser has, whether `requires_grad` is on at the moment or not (`Frozen`)."""
         given = {id(parameter) for parameter in self._trained}
         return {name: p for name, p in self.module.named_parameters() if id(p) in given}
 
@@ -153,21 +151,22 @@ class Engine:
 
     @torch.no_grad()
     def gathered(self, held: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The whole tensors of `held`, which has the shapes of `held_weights`, one after the other; at ZeRO 0 to 2
-        those given. A collective at ZeRO 3: every rank goes through all of them.
+        """Yields the whole tensors of `held`, which has the shapes of `held_weights`; at ZeRO 0 to 2 those given.
+
+        A collective at ZeRO 3: every rank iterates to the end.
         """
         for parameter, tensor in zip(self.module.parameters(), held, strict=True):
             yield deepspeed_adapter.gather(parameter, tensor)
 
     def network(self, held: Iterable[Tensor]) -> nn.Module:
-        """A network with the weights `held`, of the shapes of `held_weights`, whole, and the module's own buffers.
+        """A network with the whole weights of `held`, of the shapes of `held_weights`, and the module's buffers.
 
-        A collective at ZeRO 3, where it takes a whole network's memory on the device until it is let go.
+        A collective at ZeRO 3, where it takes a whole network's memory on the device for as long as it is referenced.
         """
         return with_tensors(self.structure, self.gathered(held), self.module.buffers())
 
     def whole_network(self) -> nn.Module:
-        """The network with all of its weights, as they are now: the module itself, or at ZeRO 3 `network`'s copy."""
+        """The network with whole weights, as they are now: the module itself, or at ZeRO 3 a copy made by `network`."""
         if deepspeed_adapter.zero_stage(self.deepspeed) < 3:
             return self.module
         return self.network(self.held_weights())
@@ -198,13 +197,13 @@ def build_engines(stage: Stage, *, world_size: int, device: torch.device) -> dic
             lr=stage.learning_rate(name),
             betas=config.adam_betas,
             weight_decay=config.weight_decay,
-            # One launch for all weights; on a CPU it is for ZeRO's offloaded ones, where time is memory traffic.
+            # One kernel launch for all weights. On a CPU only for offloaded ones, where memory traffic is the cost.
             fused=device.type == "cuda" or config.offload_optimizer or None,
         )
         structure = structure_of(network)  # before ZeRO 3 takes the network's own weights apart
         engine, *_ = deepspeed.initialize(model=network, model_parameters=trained, optimizer=optimizer, config=settings)
         if config.compile:
-            # In place, so that names stay as they are; copies (averages, exports) are not compiled.
+            # In place, so that names do not change; copies (averages, exports) are not compiled.
             engine.module.compile(backend=config.compile_backend, dynamic=False)
         if world_size == 1 and config.zero_stage == 0:
             deepspeed_adapter.leave_gradients_in_place(engine)
@@ -222,7 +221,7 @@ def set_learning_rates(stage: Stage, engines: Engines, step: int) -> float:
 
 
 class Frozen:
-    """Context in which networks' parameters take no gradients; each comes back as it was."""
+    """Context in which the networks' parameters require no gradients; afterwards each is as it was before."""
 
     def __init__(self, networks: list[nn.Module]) -> None:
         self._parameters = [p for network in networks for p in network.parameters() if p.requires_grad]

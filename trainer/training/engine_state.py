@@ -1,9 +1,8 @@
-"""An engine's state as named pieces of tensors: written by each rank for its own part, read by any number of ranks.
+"""An engine's state as named pieces of tensors: each rank writes those that it holds, any number of ranks reads them.
 
-DeepSpeed's own checkpoints are pickles, tied to the number of ranks and to the ZeRO stage. Ours hold, for each trained
-parameter, flat pieces (start, length) of the float32 weight and of Adam's two moments, whichever rank has them; so a
-run goes on with another number of ranks, or another ZeRO stage, from the same files, bit for bit where nothing
-changed.
+DeepSpeed's own checkpoints are pickles, tied to the number of ranks and to the ZeRO stage. These files hold, for each
+trained parameter, flat pieces (start, length) of the float32 weight and of Adam's two moments. A run can therefore go
+on from them with another number of ranks or another ZeRO stage, and bit for bit if neither changes.
 
     pieces-<rank>.safetensors     "<kind>:<start>:<parameter>" → float32 [length]
     rest.safetensors              buffers and frozen weights, whole
@@ -35,7 +34,7 @@ def optimizer_step(engine: Engine) -> int:
 
 
 def scaler_of(engine: Engine) -> torch.amp.GradScaler | None:
-    """The loss scaler of an engine that computes in fp16."""
+    """The loss scaler of an engine that computes in fp16; None otherwise."""
     return deepspeed_adapter.gradient_scaler(engine.deepspeed)
 
 
@@ -136,7 +135,7 @@ def restore_average(engine: Engine, average: EMA, path: Path) -> None:
 
 
 def _make_moments(engine: Engine, pieces: list[deepspeed_adapter.Piece], step: int) -> None:
-    """AdamW's state as its first step would make it: DeepSpeed's flat parameters have none before that."""
+    """Make AdamW's state as its first step would, with zero moments: before that step there is none to copy into."""
     optimizer = deepspeed_adapter.torch_optimizer(engine.deepspeed)
     flats = {id(piece.flat): piece.flat for piece in pieces}
     for group in optimizer.param_groups:
@@ -151,7 +150,7 @@ def _make_moments(engine: Engine, pieces: list[deepspeed_adapter.Piece], step: i
 
 
 class _Files:
-    """The pieces of all ranks that wrote a checkpoint, joined on demand."""
+    """The pieces of all ranks that wrote a checkpoint, concatenated when they are read."""
 
     def __init__(self, folder: Path) -> None:
         self._where: dict[tuple[str, str], list[tuple[int, Path, str]]] = {}
@@ -168,11 +167,11 @@ class _Files:
     def read(self, kind: str, name: str) -> Tensor:
         """The whole parameter's values, flat."""
         if self._last is None or self._last[0] != (kind, name):
-            parts = []
+            pieces = []
             for _, path, key in sorted(self._where[kind, name]):
                 with safe_open(path, framework="pt") as file:
-                    parts.append(file.get_tensor(key))
-            self._last = ((kind, name), torch.cat(parts))
+                    pieces.append(file.get_tensor(key))
+            self._last = ((kind, name), torch.cat(pieces))
         return self._last[1]
 
 

@@ -9,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from device_traffic import DEVICE, DeviceTraffic
@@ -27,8 +26,7 @@ from neuroimagen.trainer.training.build import STAGE_NAMES, build_stage
 from neuroimagen.trainer.training.engine import Engine
 from neuroimagen.trainer.training.inputs import open_inputs
 from neuroimagen.trainer.training.loop import train_step
-from neuroimagen.trainer.training.process_group import Ranks
-from neuroimagen.trainer.training.scalar_copy import HostNumber
+from neuroimagen.trainer.training.process_group import ProcessGroup
 
 Opened = tuple[Stage, StageData]
 
@@ -92,7 +90,7 @@ def test_a_training_step_only_asks_for_its_losses(name: str, opened: Callable[..
     for step in range(2):
         batch = to_device(next(batches), DEVICE)
         with DeviceTraffic() as traffic:
-            train_step(stage, engines, batch, 0, step, Ranks())
+            train_step(stage, engines, batch, 0, step, ProcessGroup())
     assert [crossing.what for crossing in traffic.crossings] == ["copy out"] * len(stage.phases), traffic.crossings
 
 
@@ -142,18 +140,3 @@ def test_traffic_is_seen() -> None:
         with DeviceTraffic() as traffic, suppress(RuntimeError):  # PyTorch itself refuses most of them
             action()
         assert traffic.of("mixed devices")
-
-
-@pytest.mark.parametrize(
-    "device",
-    [
-        "cpu",
-        pytest.param("cuda", marks=pytest.mark.gpu),
-    ],
-)
-def test_a_number_reaches_the_host(device: str) -> None:
-    values = torch.linspace(-3, 3, 7, device=device)
-    numbers = [HostNumber(value.square().sum()) for value in values]
-    later = values @ values  # queued behind the copies
-    assert [number.value() for number in numbers] == pytest.approx(np.linspace(-3, 3, 7) ** 2)
-    assert later.item() == pytest.approx(28)

@@ -21,7 +21,7 @@ from neuroimagen.trainer.training.build import STAGE_NAMES, build_stage
 from neuroimagen.trainer.training.engine import build_engines, set_learning_rates
 from neuroimagen.trainer.training.inputs import open_inputs
 from neuroimagen.trainer.training.loop import train_step
-from neuroimagen.trainer.training.process_group import Ranks
+from neuroimagen.trainer.training.process_group import ProcessGroup
 
 CPU = torch.device("cpu")
 STEPS = 5
@@ -49,7 +49,7 @@ def train(stage: Stage, batches: list[Batch]) -> dict[str, nn.Module]:
     engines = build_engines(stage, world_size=1, device=CPU)
     for step, batch in enumerate(batches):
         set_learning_rates(stage, engines, 10**6)  # as the plain loop, which keeps to one: the end of the schedule
-        train_step(stage, engines, batch, SEED, step, Ranks())
+        train_step(stage, engines, batch, SEED, step, ProcessGroup())
     return {name: engine.whole_network() for name, engine in engines.items()}
 
 
@@ -82,7 +82,7 @@ def test_a_step_waits_for_the_device_nowhere_else(
     engines = build_engines(stage, world_size=1, device=CPU)
     waits.clear()
     for step, batch in enumerate(batches):
-        train_step(stage, engines, batch, SEED, step, Ranks())
+        train_step(stage, engines, batch, SEED, step, ProcessGroup())
     assert not waits
 
 
@@ -95,7 +95,7 @@ def test_one_rank_reduces_nothing(opened: Callable[..., Opened], monkeypatch: py
 
     monkeypatch.setattr(deepspeed.comm, "all_reduce", refuse)
     for step, batch in enumerate(batches):
-        train_step(stage, engines, batch, SEED, step, Ranks())
+        train_step(stage, engines, batch, SEED, step, ProcessGroup())
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])

@@ -242,7 +242,7 @@ def test_too_little_room_is_seen_before_anything_is_written(
 ) -> None:
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match=r"takes up to .* MB, 0\.0 MB are free.* no earlier one exists"):
+    with pytest.raises(UserError, match=r"takes up to .* MB, and 0\.0 MB are free.* No earlier one exists"):
         train_here(recipe_path, "contrastive", tmp_path / "run")
 
 

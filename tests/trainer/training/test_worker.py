@@ -9,7 +9,7 @@ import pytest
 
 CODE = """
 import os, sys
-from neuroimagen.trainer import worker
+from neuroimagen.trainer.training import worker
 sys.argv[0] = "worker"
 try:
     worker.main()

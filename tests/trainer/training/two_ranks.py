@@ -37,7 +37,7 @@ from neuroimagen.trainer.training.ema import EMA
 from neuroimagen.trainer.training.engine import Frozen, build_engines, set_learning_rates
 from neuroimagen.trainer.training.evaluation_networks import evaluation_networks
 from neuroimagen.trainer.training.loop import train_step
-from neuroimagen.trainer.training.process_group import Ranks
+from neuroimagen.trainer.training.process_group import ProcessGroup
 
 CPU = torch.device("cpu")
 STEPS = 4
@@ -58,7 +58,7 @@ WIDE = replace(SHAPES, text_shape=(40, 64))
 
 @dataclass(frozen=True)
 class Alone:
-    """Stands in for Ranks in the reference."""
+    """Stands in for ProcessGroup in the reference."""
 
     rank: int = 0
     world_size: int = 1
@@ -165,14 +165,14 @@ def train_plainly(stage: Stage) -> Mapping[str, nn.Module]:
     return stage.networks
 
 
-def train_on_ranks(stage: Stage, ranks: Ranks, global_batches: list[Batch]) -> list[float]:
+def train_on_ranks(stage: Stage, group: ProcessGroup, global_batches: list[Batch]) -> list[float]:
     """Train through the loop's own step; returns the losses, and leaves the networks in `stage.trained`."""
-    engines = build_engines(stage, world_size=ranks.world_size, device=CPU)
+    engines = build_engines(stage, world_size=group.world_size, device=CPU)
     losses = []
     for step, batch in enumerate(global_batches):
         set_learning_rates(stage, engines, step)
-        figures = train_step(stage, engines, part(batch, ranks.rank, ranks.world_size), SEED, step, ranks)
-        losses.append(sum(value for name, value in ranks.mean(figures).items() if name.endswith("loss")))
+        figures = train_step(stage, engines, part(batch, group.rank, group.world_size), SEED, step, group)
+        losses.append(sum(value for name, value in group.mean(figures).items() if name.endswith("loss")))
     stage.trained = {name: engine.whole_network() for name, engine in engines.items()}  # type: ignore[attr-defined]
     return losses
 
@@ -196,7 +196,7 @@ def variants(name: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def compare_weights(ranks: Ranks) -> dict[str, float]:
+def compare_weights(group: ProcessGroup) -> dict[str, float]:
     """Root mean square distance of the weights from plain PyTorch's after STEPS steps."""
     differences: dict[str, float] = {}
     for name in STAGE_NAMES:
@@ -208,18 +208,18 @@ def compare_weights(ranks: Ranks) -> dict[str, float]:
         differences[f"{name} moved"] = distance(start, expected)
         for variant, settings in variants(name).items():
             stage = build_stage(recipe(name, **settings), name, shapes(name))
-            train_on_ranks(stage, ranks, batches(stage, STEPS))
+            train_on_ranks(stage, group, batches(stage, STEPS))
             differences[f"{name} {variant}"] = distance(stage.trained, expected)  # type: ignore[attr-defined]
     return differences
 
 
-def record_losses(ranks: Ranks) -> dict[str, list[float]]:
+def record_losses(group: ProcessGroup) -> dict[str, list[float]]:
     """The losses of 20 steps, the mean over ranks, of every stage and ZeRO stage."""
     losses: dict[str, list[float]] = {}
     for name in STAGE_NAMES:
         for variant in (0, 1, 2, 3):
             stage = build_stage(recipe(name, zero_stage=variant, learning_rate=1e-3), name, shapes(name))
-            losses[f"{name} zero {variant}"] = train_on_ranks(stage, ranks, batches(stage, 20))
+            losses[f"{name} zero {variant}"] = train_on_ranks(stage, group, batches(stage, 20))
     return losses
 
 
@@ -231,7 +231,7 @@ def live_bytes() -> int:
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-def measure_memory(ranks: Ranks) -> dict[str, float]:
+def measure_memory(group: ProcessGroup) -> dict[str, float]:
     """Bytes of this rank's tensors at ZeRO 3 beyond those before the engine: between steps, in evaluation and after it;
     and what a dry run says of the same stage.
 
@@ -241,11 +241,11 @@ def measure_memory(ranks: Ranks) -> dict[str, float]:
     wide = replace(wide, semantic=replace(wide.semantic, hidden_size=512))
     at_start = live_bytes()
     stage = build_stage(wide, "semantic", WIDE)
-    said = rank_memory(stage, num_ranks=ranks.world_size)
-    engines = build_engines(stage, world_size=ranks.world_size, device=CPU)
+    said = rank_memory(stage, num_ranks=group.world_size)
+    engines = build_engines(stage, world_size=group.world_size, device=CPU)
     averages = {name: EMA(engine.held_weights(), 0.9) for name, engine in engines.items()}
     for step, batch in enumerate(batches(stage, 3, WIDE)):
-        train_step(stage, engines, part(batch, ranks.rank, ranks.world_size), SEED, step, ranks)
+        train_step(stage, engines, part(batch, group.rank, group.world_size), SEED, step, group)
         for name, engine in engines.items():
             averages[name].update(engine.held_weights(), step + 1)
     del batch
@@ -269,8 +269,8 @@ TASKS = {"weights": compare_weights, "losses": record_losses, "memory": measure_
 
 def main() -> None:
     init_gloo()
-    ranks = Ranks()
-    found: Any = TASKS[sys.argv[3]](ranks)  # type: ignore[operator]
+    group = ProcessGroup()
+    found: Any = TASKS[sys.argv[3]](group)  # type: ignore[operator]
     if dist.get_rank() == 0:
         Path(sys.argv[1]).write_text(json.dumps(found), encoding="utf-8")
     dist.barrier()
