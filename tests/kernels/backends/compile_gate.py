@@ -18,7 +18,7 @@ import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from neuroimagen.kernels.backends import semihard_kernels
+from neuroimagen.kernels.backends import semihard_triton_kernels
 from neuroimagen.kernels.backends.semihard_triton import OPERAND_SCALE, SHARED_MEMORY, tile_shape
 
 TOOLS = Path(triton.backends.nvidia.__file__).parent / "bin"
@@ -59,7 +59,7 @@ def gate(kernel, arch, precision, num_features, num_slots):
 
 def compile_kernel(name, constants, arch, options):
     """`arch`: 80, 90, 100 (NVIDIA) or "gfx942". Pointers are 16-byte aligned, as PyTorch's allocations are."""
-    kernel, types = getattr(semihard_kernels, name), SIGNATURES[name]
+    kernel, types = getattr(semihard_triton_kernels, name), SIGNATURES[name]
     source = ASTSource(
         kernel,
         {argument: "constexpr" if argument in constants else types[argument] for argument in kernel.arg_names},

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuroimagen.kernels.backends import semihard_kernels, semihard_triton, triplet_loss_triton
+from neuroimagen.kernels.backends import semihard_loss_triton, semihard_triton, semihard_triton_kernels
 from neuroimagen.kernels.backends.semihard_reference import (
     interval_violations,
     lattice_batch,
@@ -272,7 +272,7 @@ def outcome():
     def run():
         triplets = semihard_triton.mine(rows, rows, layout, positives, precision="exact")
         options = {"margin": 0.1, "distance": "sqeuclidean", "precision": "exact", "with_gradient": True}
-        loss = triplet_loss_triton.loss_sum(rows, rows, layout, positives, **options)
+        loss = semihard_loss_triton.loss_sum(rows, rows, layout, positives, **options)
         return (*triplets, loss.total, loss.anchor_gradient, loss.candidate_gradient)
 
     run.expected = reference_mine(rows, labels)
@@ -296,8 +296,8 @@ def healthy(mutation_tiles, outcome):
 @pytest.mark.parametrize(("old", "new"), MUTATIONS.values(), ids=MUTATIONS.keys())
 def test_a_mutant_does_not_survive(monkeypatch, load_mutant, healthy, outcome, old, new):
     """Each change to the kernels is noticed on one lattice batch: its triplets, its loss or its gradient."""
-    mutant = load_mutant(semihard_kernels, old, new)
-    for module in (semihard_triton, triplet_loss_triton):
+    mutant = load_mutant(semihard_triton_kernels, old, new)
+    for module in (semihard_triton, semihard_loss_triton):
         for name in ("prepare_kernel", "semihard_kernel", "farthest_kernel", "hinge_kernel", "gradient_kernel"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, getattr(mutant, name))
