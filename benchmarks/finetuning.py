@@ -1,13 +1,13 @@
-"""What does fine-tuning the diffusion model on EEG bring? Its pictures beside those of the frozen model.
+"""The effect of fine-tuning the diffusion model on EEG: its reconstructions beside those of the frozen model.
 
-A simulated study goes the whole way by the commands that a person would type: data, cache, the stages, pictures of the
-test part, `evaluate`. The frozen model gets hidden states that the EEG is read into: those of a class caption
-(`semantic_only`), or those of a caption of the single picture (`semantic_only_detailed`). The diffusion stage begins
-with the latter and trains the U-Net with it (`fine_tuned`). The same three begin with the saliency map instead of
-noise: `full`, `full_detailed`, `full_fine_tuned`. All are compared in pairs of one segment and one noise.
+A simulated study runs through the command line: data, cache, the stages, reconstructions of the test split, `evaluate`.
+The frozen model gets hidden states that are predicted from the EEG: those of a class caption (`semantic_only`), or
+those of the stimulus's detailed caption (`semantic_only_detailed`). The diffusion stage starts from the latter and
+trains the U-Net as well (`fine_tuned`). The same three start from the saliency map instead of noise: `full`,
+`full_detailed`, `full_fine_tuned`. All are compared in pairs with the same segment and the same noise.
 
-Beside the class caption fine-tuning wins what that caption leaves out: colour, place, size. Beside the detailed caption
-it wins only what its own training brings: both have the same hidden states to begin with.
+Compared with the class caption, fine-tuning gains what that caption leaves out: colour, place, size. Compared with the
+detailed caption it gains only what its own training adds: both start from the same hidden states.
 """
 
 import argparse
@@ -42,8 +42,8 @@ EPILOG = """examples:
   neuroimagen bench finetuning
   neuroimagen bench finetuning --seeds 1 --work runs/finetuning --json finetuning.json
 
-The recipe is launch/recipes/finetuning.yaml. A seed takes minutes of one core; seeds that the results file has are not
-measured again, and with --work an interrupted seed goes on where it stopped.
+The recipe is launch/recipes/finetuning.yaml. A seed takes minutes on one core. Seeds that the results file has are not
+measured again, and with --work an interrupted seed continues where it stopped.
 """
 PAIRS = {
     "class caption, from noise": ("fine_tuned", "semantic_only"),
@@ -51,7 +51,7 @@ PAIRS = {
     "class caption, from the map": ("full_fine_tuned", "full"),
     "detailed caption, from the map": ("full_fine_tuned", "full_detailed"),
 }
-"""What the frozen model is given → the fine-tuned row and the frozen one."""
+"""Input of the frozen model → the fine-tuned condition and the frozen one."""
 METRICS = ("two_way_clip", "accuracy", "pixcorr", "ssim", "within_class_two_way_clip")
 BESIDE = ("saliency_only", "vae_round_trip", "chance", "ceiling")
 STAGES = ("contrastive", "saliency", "semantic", "semantic_detailed", "diffusion")
@@ -59,7 +59,7 @@ STAGES = ("contrastive", "saliency", "semantic", "semantic_detailed", "diffusion
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuningStudy:
-    """What is simulated, and what is changed in the recipe."""
+    """The simulation's options, and changes to the recipe."""
 
     simulate: tuple[str, ...]
     """Options of `neuroimagen data simulate`."""
@@ -77,12 +77,12 @@ TINY = FinetuningStudy(
         "reconstruct.steps=2",
     ),
 )
-"""Shows that everything runs, and nothing else."""
+"""A few steps at small sizes, to test that everything runs."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_study_arguments(parser, seeds=(1, 2, 3))
-    parser.add_argument("--tiny", action="store_true", help="a few steps: shows that everything runs, and nothing else")
+    parser.add_argument("--tiny", action="store_true", help="a few steps, to test that everything runs")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def configuration_of(plan: FinetuningStudy, recipe: Path) -> Figures:
-    """All that decides the figures, as JSON has it."""
+    """Everything that the figures depend on, as JSON values."""
     stages = asdict(load_recipe(recipe, plan.settings))
     used = {name: stages[name] for name in ("encoder", *STAGES, "reconstruct", "evaluate")}
     found: Figures = json.loads(json.dumps(asdict(plan) | {"recipe": used}))
@@ -103,7 +103,7 @@ def configuration_of(plan: FinetuningStudy, recipe: Path) -> Figures:
 
 
 def measure(seed: int, folder: Path, plan: FinetuningStudy) -> Figures:
-    """One seed, the whole way."""
+    """The figures of one seed: simulate, cache, train, reconstruct, evaluate."""
     data, model = folder / "data", folder / "run"
     simulate(data, seed, plan.simulate)
     neuroimagen("cache", "--data", str(data), "--model", "bundled")
@@ -117,7 +117,7 @@ def measure(seed: int, folder: Path, plan: FinetuningStudy) -> Figures:
 
 
 def figures_of(run: Path) -> Figures:
-    """What a finished run's report says of the pairs, and beside them."""
+    """The figures of the pairs, and of other conditions beside them, from a finished run's report."""
     columns = read_items(run / "report" / ITEMS_FILE)
     results = read_results(run / "report" / RESULTS_FILE)
     pairs: Figures = {}
@@ -146,7 +146,7 @@ def figures_of(run: Path) -> Figures:
 
 
 def read_items(path: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Row → column → one entry a segment, in the same order of segments in every row; `stimulus` as numbers [N]."""
+    """Condition → column → one entry per segment, the segments in the same order in each; `stimulus` as numbers [N]."""
     with path.open(encoding="utf-8", newline="") as file:
         items = sorted(csv.DictReader(file), key=lambda item: item["segment"])
     numbers = {key: place for place, key in enumerate(sorted({item["stimulus"] for item in items}))}
@@ -183,7 +183,7 @@ def summarise(studies: Sequence[Figures]) -> Figures:
 
 
 def table(studies: Sequence[Figures], summary: Figures) -> list[str]:
-    """What is printed: for each pair and metric a line a seed, and the mean."""
+    """The printed lines: for each pair and metric one line per seed, and the mean."""
     lines = []
     for title in PAIRS:
         for metric in METRICS:

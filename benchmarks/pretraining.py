@@ -1,11 +1,11 @@
-"""Does masked pre-training help where labels are few? A classifier from scratch beside one that starts pre-trained.
+"""The effect of masked pre-training with few labels: a classifier that starts pre-trained beside one from scratch.
 
-A simulated study has many segments and labels for a tenth of the training part. Both arms train the same transformer on
-the same labelled segments with the same augmentations; one starts from what the masked stage learned from all training
-segments without labels. Each arm has the same grid of learning rates and steps, and its best setting and step are those
-with the highest accuracy on the validation part. The test part is looked at once, by these two.
+A simulated study has many segments and labels for a tenth of the training split. Both arms train the same transformer
+on the same labelled segments with the same augmentations; one starts from the encoder that the masked stage trained on
+all training segments without labels. Each arm has the same grid of learning rates and steps, and its best setting and
+step are those with the highest accuracy on the validation split. The test split is used once, for these two.
 
-Beside them: shrinkage LDA on the same labelled segments, chance, and the study's ceiling, which is known.
+Beside them: shrinkage LDA on the same labelled segments, chance, and the study's known ceiling.
 """
 
 import argparse
@@ -44,8 +44,8 @@ EPILOG = """examples:
   neuroimagen bench pretraining
   neuroimagen bench pretraining --seeds 1 --work runs/pretraining --json pretraining.json
 
-The recipe is launch/recipes/pretraining.yaml. A seed takes minutes of one core; seeds that the results file has are not
-measured again, and with --work an interrupted seed goes on where it stopped.
+The recipe is launch/recipes/pretraining.yaml. A seed takes minutes on one core. Seeds that the results file has are not
+measured again, and with --work an interrupted seed continues where it stopped.
 """
 ARMS = ("pretrained", "scratch")
 BATCH = 256
@@ -53,7 +53,7 @@ BATCH = 256
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingStudy:
-    """What is simulated, and what each arm may choose from."""
+    """The simulation's options, and the grid that each arm chooses from."""
 
     simulate: tuple[str, ...]
     """Options of `neuroimagen data simulate`."""
@@ -77,12 +77,12 @@ TINY = PretrainingStudy(
         *("classifier.validate_every=2", "classifier.batch_size=4"),
     ),
 )
-"""Shows that everything runs, and nothing else."""
+"""A few steps at small sizes, to test that everything runs."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_study_arguments(parser, seeds=(1, 2, 3))
-    parser.add_argument("--tiny", action="store_true", help="a few steps: shows that everything runs, and nothing else")
+    parser.add_argument("--tiny", action="store_true", help="a few steps, to test that everything runs")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def configuration_of(plan: PretrainingStudy, recipe: Path) -> Figures:
-    """All that decides the figures, as JSON has it."""
+    """Everything that the figures depend on, as JSON values."""
     stages = asdict(load_recipe(recipe, plan.settings))
     used = {name: stages[name] for name in ("encoder", "masked", "classifier")}
     found: Figures = json.loads(json.dumps(asdict(plan) | {"recipe": used}))
@@ -126,19 +126,19 @@ def measure(seed: int, folder: Path, plan: PretrainingStudy) -> Figures:
 
 
 def best_of(accuracies: Sequence[float]) -> int:
-    """Place of the highest, the first of equals."""
+    """Index of the highest accuracy; of equal ones the first."""
     return int(np.argmax(accuracies))
 
 
 def best_validation(stage: Path) -> Figures:
-    """Step and validation accuracy of what a classifier stage exported."""
+    """Step and validation accuracy of the weights that a classifier stage exported."""
     lines = (json.loads(line) for line in (stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     best = selected([found for line in lines if (found := validation_of(line))])
     return {"best_step": best.step, "val_accuracy": best.figures["accuracy"]}
 
 
 def test_figures(dataset: Dataset, folder: Path, chosen: Figures, share: float, seed: int) -> Figures:
-    """The only look at the test part."""
+    """The figures on the test split, which nothing else uses."""
     index, rows = dataset.index, dataset.rows("test")
     labels, stimuli = index.label[rows].astype(np.int64), index.stimulus[rows].astype(np.int64)
     train_rows = dataset.rows("train")
@@ -192,7 +192,7 @@ def summarise(studies: Sequence[Figures]) -> Figures:
 
 
 def table(studies: Sequence[Figures], summary: Figures) -> list[str]:
-    """What is printed: a line a seed, and the means."""
+    """The printed lines: one per seed, and the means."""
     lines = [f"{'test accuracy, %':18} {'pre-trained':20} {'from scratch':20} {'difference':20} linear  ceiling"]
     for study in studies:
         cells = [percent(study["accuracy"][name], centre="value") for name in (*ARMS, "difference")]

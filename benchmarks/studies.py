@@ -1,7 +1,7 @@
-"""What studies over seeds share: real commands in a folder a seed, a file of figures that grows, means with intervals.
+"""Shared by studies over seeds: commands in one folder per seed, a file of figures, means with intervals.
 
-A study asks whether one arm is better than another. Its seed is that of the simulated data and of all training, so the
-arms of a seed share everything but what is asked about, and the difference is taken within the seed.
+A study compares two arms. A seed is that of the simulated data and of all training, so that the arms of a seed differ
+only in what is compared, and the difference is taken within the seed.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from neuroimagen.tune.confirm import Range, student_interval
 
 Figures = dict[str, Any]
 Measure = Callable[[int, Path], Figures]
-"""(seed, folder of its own) → the figures of a study. On a folder that it was interrupted in it goes on."""
+"""(seed, the seed's folder) → the figures of a study. In a folder where it was interrupted it continues."""
 
 
 def add_study_arguments(parser: argparse.ArgumentParser, *, seeds: Sequence[int]) -> None:
@@ -35,21 +35,21 @@ def add_study_arguments(parser: argparse.ArgumentParser, *, seeds: Sequence[int]
     shown = ", ".join(map(str, seeds))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds), metavar="N", help=f"default: {shown}")
     parser.add_argument(
-        "--work", type=Path, metavar="DIR", help="keep data and runs here, and go on with what is there (default: a "
+        "--work", type=Path, metavar="DIR", help="keep data and runs here, and continue with what is there (default: a "
         "temporary folder)",
     )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file, seed by seed")
 
 
 def recipe_path(name: str) -> Path:
-    """A recipe that comes with neuroimagen."""
+    """The path of a recipe that is part of neuroimagen."""
     from neuroimagen.launch import cli
 
     return Path(cli.__file__).resolve().parent / "recipes" / name
 
 
 def neuroimagen(*words: str) -> None:
-    """Run a command as a person would. Raises UserError with the end of what it said if it fails."""
+    """Run a command of the command line. Raises UserError with the end of its output if it fails."""
     done = subprocess.run(
         [sys.executable, "-m", "neuroimagen.launch.cli", *words], capture_output=True, text=True, check=False
     )
@@ -58,13 +58,13 @@ def neuroimagen(*words: str) -> None:
 
 
 def simulate(data: Path, seed: int, options: Sequence[str]) -> None:
-    """The study's data set, unless it is there."""
+    """Make the study's data set, unless it exists."""
     if not (data / "dataset.json").is_file():
         neuroimagen("data", "simulate", "--out", str(data), "--format", "shards", "--seed", str(seed), *options)
 
 
 def train(stage: str, recipe: Path, run: Path, settings: Sequence[str]) -> None:
-    """Train a stage of `run` on one rank, unless it is trained; goes on where it was interrupted."""
+    """Train a stage of `run` on one rank, unless it is trained; continues where it was interrupted."""
     if not (run / stage / "export").is_dir():
         one_rank = ("--num-ranks", "1", "--resume")
         neuroimagen("train", stage, "--config", str(recipe), "--run", str(run), *one_rank, "--set", *settings)
@@ -94,14 +94,14 @@ def measured(configuration: Figures, seeds: Sequence[int], measure: Measure, arg
 
 
 def write_report(report: Figures, path: Path | None) -> None:
-    """Write the file of figures, whole or not at all; nothing without a path."""
+    """Write the file of figures as a whole or not at all; without a path write nothing."""
     if path is not None:
         with atomic_path(path) as temporary:
             temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def add_summary(summary: Figures, seeds: Sequence[int], path: Path | None) -> None:
-    """Put the figures over `seeds` into the file that `measured` wrote."""
+    """Add the figures over `seeds` to the file that `measured` wrote."""
     if path is not None:
         joined = json.loads(path.read_text(encoding="utf-8")) | {"over_seeds": {"seeds": list(seeds), **summary}}
         write_report(joined, path)
@@ -115,7 +115,7 @@ def over_seeds(values: Sequence[float], *, within: Range = (-math.inf, math.inf)
 def paired(first: Floats, second: Floats, stimuli: Integers) -> Figures:
     """Two arms on the same segments: both means and their difference, 95 % intervals by bootstrap over stimuli.
 
-    first, second: a figure of each segment, [N]; stimuli: which stimulus it answered, [N].
+    first, second: a figure of each segment, [N]; stimuli: the segment's stimulus, [N].
     """
     difference = bootstrap_difference(first, stimuli, second, stimuli)
     arms = (bootstrap_mean(values.astype(np.float64), stimuli) for values in (first, second))

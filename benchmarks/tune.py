@@ -1,10 +1,10 @@
-"""Searches beside an exhaustive grid, and two trials at once beside one, on a small simulated study.
+"""Searches beside an exhaustive grid, and two concurrent trials beside one, on a small simulated study.
 
-margin: a search (Optuna's estimator, ASHA) and the whole grid of the same settings, each followed by its best setting's
-runs with fresh seeds; compared are those runs, and the training steps that led to them.
-guidance: the objective of every setting of a grid, drawn once; then how near to the grid's best the estimator comes
-with a quarter of the evaluations, from many seeds. Figures are looked up in the grid: a setting's objective does not
-depend on what was drawn before.
+margin: a search (Optuna's estimator, ASHA) and the whole grid of the same settings, each followed by runs of its best
+setting with new seeds; these runs are compared, and the training steps that led to them.
+guidance: the objective of every setting of a grid, computed once; then how close the estimator comes to the grid's best
+with a quarter of the evaluations, for many seeds. The objectives are looked up in the grid, because a setting's
+objective does not depend on the settings before it.
 concurrent: the same trials one after the other and two at a time, each trial one rank with one thread.
 """
 
@@ -27,7 +27,7 @@ from neuroimagen.tune.records import SearchFolder, TrialRecord, read_lines
 from neuroimagen.tune.report.result import environment
 from neuroimagen.tune.samplers.proposals import OptunaProposals
 
-HELP = "searches beside exhaustive grids, and trials at once beside trials in turn"
+HELP = "searches beside exhaustive grids, and concurrent trials beside sequential ones"
 EPILOG = """examples:
   neuroimagen bench tune
   neuroimagen bench tune --parts guidance --work runs/tune-bench --json tune.json
@@ -52,8 +52,10 @@ REPLAYS = 50
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all of them")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="study and searches (default: a temporary folder)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure (default: all)")
+    parser.add_argument(
+        "--work", type=Path, metavar="DIR", help="keep the study and the searches here (default: a temporary folder)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
 
 
@@ -71,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def neuroimagen(*words: str) -> float:
-    """Run a command as a person would; returns its seconds. Raises UserError with what it said."""
+    """Run a command of the command line; returns its seconds. Raises UserError with its output if it fails."""
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "neuroimagen.launch.cli", *words], capture_output=True, text=True, check=False
@@ -88,7 +90,7 @@ def recipe_path() -> Path:
 
 
 def prepare(work: Path, *, with_run: bool) -> None:
-    """The study, its latents and a trained run, unless they are there."""
+    """Make the study, its latents and a trained run, unless they exist."""
     raw, data = work / "raw", work / "data"
     if not data.is_dir():
         neuroimagen("data", "simulate", "--out", str(raw), *STUDY)
@@ -104,7 +106,7 @@ def prepare(work: Path, *, with_run: bool) -> None:
 
 
 def tune(kind: str, work: Path, name: str, search: dict[str, Any], *more: str) -> tuple[SearchFolder, dict[str, Any]]:
-    """Run a search, or go on with it; returns its folder and results."""
+    """Run a search, or continue it; returns its folder and results."""
     path, out = work / f"{name}.yaml", work / name
     path.write_text(yaml.safe_dump(search, sort_keys=False), encoding="utf-8")
     neuroimagen("tune", kind, "--config", str(path), "--out", str(out), "--resume", *more)
@@ -112,7 +114,7 @@ def tune(kind: str, work: Path, name: str, search: dict[str, Any], *more: str) -
 
 
 def measure_margin(work: Path) -> dict[str, Any]:
-    """The search against the grid, each by its best setting's fresh seeds."""
+    """The search against the grid, each with runs of its best setting with new seeds."""
     common = {"recipe": str(recipe_path()), "objective": "accuracy", "space": MARGIN_SPACE, "confirm_seeds": 3}
     settings = ("--set", f"data.path={work / 'data'}", *BAD_DEFAULT, *MARGIN_STEPS)
     _, grid = tune("margin", work, "margin-grid", common | {"sampler": "grid", "scheduler": "none"}, *settings)
@@ -136,7 +138,7 @@ def measure_margin(work: Path) -> dict[str, Any]:
 
 
 def measure_guidance(work: Path) -> dict[str, Any]:
-    """How near to the exhaustively known optimum a quarter of the evaluations leads."""
+    """How close a quarter of the evaluations comes to the optimum of the exhaustive grid."""
     tree = {"sampler": "grid", "num_segments": 48, "confirm_seeds": 0, "space": GUIDANCE_SPACE}
     folder, _ = tune("guidance", work, "guidance-grid", tree, "--run", str(work / "run"))
     known = {tuple(record.values.values()): record.figures["objective"] for record in folder.records()}
@@ -147,7 +149,7 @@ def measure_guidance(work: Path) -> dict[str, Any]:
         ]
         for sampler in ("gp", "tpe", "random")
     }
-    # And once for real, through Ray, with the settings that a person would give.
+    # And one real search through Ray, with common settings.
     once = tree | {"sampler": "gp", "num_trials": quarter, "startup_trials": quarter // 3}
     _, found = tune("guidance", work, "guidance-search", once, "--run", str(work / "run"))
     return {

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 TARGETS: dict[str, str] = {
-    "mining": "semi-hard mining and its loss beside what is public",
-    "tune": "searches beside exhaustive grids, trials at once beside trials in turn",
+    "mining": "semi-hard mining and its loss beside public implementations",
+    "tune": "searches beside exhaustive grids, concurrent trials beside sequential ones",
     "evaluation": "evaluation of 2,000 reconstructions: the share of the feature networks",
     "verdicts": "verdicts on simulated studies with known truth: signal, drift, both",
-    "stream": "samples a second of the reader beside other loaders",
+    "stream": "segments per second of the reader beside other loaders",
     "million": "a large data set: memory over an epoch, first batch, resume at 90 %%, planning, the index",
     "train": "a training step beside a bare PyTorch loop, cached latents, waiting for data, two ranks beside one",
     "pretraining": "few labels: a classifier that starts from masked pre-training beside one from scratch",
     "finetuning": "diffusion fine-tuning on EEG beside the frozen model: identification, accuracy, PixCorr, SSIM",
-    "real-size": "training steps at real size on a GPU: share of its peak, data, memory, diffusers' own loop",
-    "cache": "images a second of latent caching beside the plain loop of vae.encode calls",
-    "reconstruct": "pictures a second of reconstruction beside diffusers' pipeline, one at a time and batched",
+    "real-size": "training steps at real size on a GPU: share of its peak, data, memory, diffusers' loop",
+    "cache": "images per second of latent caching beside a plain loop of vae.encode calls",
+    "reconstruct": "images per second of reconstruction beside diffusers' pipeline, one at a time and batched",
 }
 """Target → one line of help. neuroimagen.benchmarks.<target>, - as _, has HELP, EPILOG, add_arguments(parser),
 run(args)."""

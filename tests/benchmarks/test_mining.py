@@ -183,4 +183,4 @@ def test_numbers_that_cannot_be_measured_are_wrong_usage(words, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["bench", "mining", *words])
     assert stop.value.code == 2
-    assert f"argument {words[0]}: {words[1]!r} is no whole number from 1 on" in capsys.readouterr().err
+    assert f"argument {words[0]}: {words[1]!r} is not a whole number of at least 1" in capsys.readouterr().err

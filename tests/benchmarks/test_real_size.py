@@ -150,7 +150,7 @@ def test_real_size_without_a_gpu_is_one_clear_line(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["bench", "real-size"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "needs a GPU that computes in bf16" in line
+    assert "needs a GPU that supports bf16" in line
     assert "--tiny" in line
 
 

@@ -83,7 +83,7 @@ def test_turns_are_compared_with_their_neighbours(monkeypatch: pytest.MonkeyPatc
 
 def test_noise_is_a_sound_data_set(tmp_path: Path) -> None:
     shapes = Shapes(n_channels=3, n_samples=20, num_classes=5, text_shape=(4, 6))
-    dataset = write_noise(tmp_path / "data", shapes, num_segments=200, num_stimuli=10, picture_px=32)
+    dataset = write_noise(tmp_path / "data", shapes, num_segments=200, num_stimuli=10, image_size_px=32)
     assert len(dataset.rows("train", None)) + len(dataset.rows("val", None)) == 200
     assert len(dataset.rows("val", None)) == 10
     assert (dataset.index.label == dataset.stimuli.labels[dataset.index.stimulus]).all()
