@@ -3,7 +3,6 @@
 import io
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -140,7 +139,6 @@ def one_rank() -> Iterator[None]:
     values = {
         **{"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"},
         **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())},
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in values.items():

@@ -145,9 +145,6 @@ def launch_environment(
     # A folder named kernels/ in the working directory must not hide the distribution of that name.
     ours["PYTHONSAFEPATH"] = "1"
     ours.setdefault("OMP_NUM_THREADS", str(max(1, num_cores // num_ranks)))
-    # DeepSpeed compiles a small op at its first start and finds it there later; ninja lies beside the interpreter.
-    ours.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
-    ours["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), ours.get("PATH", os.defpath)])
     ours.setdefault("TOKENIZERS_PARALLELISM", "false")
     if interface is not None:
         ours.setdefault("GLOO_SOCKET_IFNAME", interface)
