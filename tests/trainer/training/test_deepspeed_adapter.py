@@ -4,17 +4,16 @@ import importlib
 import re
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from small_engine import small_engine
 from torch import nn
 
-from neuroimagen.trainer.stages.base import StageConfig
 from neuroimagen.trainer.training import deepspeed_adapter
-from neuroimagen.trainer.training.engine import Engine, build_engines
+from neuroimagen.trainer.training.engine import Engine
 
 ATTRIBUTES = {
     0: ("engine.zero_optimization_stage", "engine.torch_autocast_z0_gradscaler", "engine.enable_backward_allreduce"),
@@ -41,17 +40,6 @@ ATTRIBUTES = {
 """ZeRO stage → what is read there."""
 MODULE_ATTRIBUTES = (("deepspeed.comm.torch", "build_shm_op"), ("deepspeed.comm.comm", "cdb"))
 ROOT = Path(__file__).parents[3]
-
-
-def small_engine(zero_stage: int) -> Engine:
-    network = nn.Sequential(nn.Linear(150, 100), nn.BatchNorm1d(100), nn.Linear(100, 1))
-    stage: Any = SimpleNamespace(
-        config=StageConfig(zero_stage=zero_stage),  # type: ignore[arg-type]
-        networks={"network": network},
-        global_batch_size=4,
-        learning_rate=lambda name: 1e-3,
-    )
-    return build_engines(stage, world_size=1, device=torch.device("cpu"))["network"]
 
 
 @pytest.fixture(scope="module")

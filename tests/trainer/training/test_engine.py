@@ -9,6 +9,7 @@ import deepspeed.comm
 import pytest
 import torch
 from deepspeed.accelerator import get_accelerator
+from small_engine import small_engine, take_steps
 from small_study import TRANSFORMER
 from torch import nn
 
@@ -16,9 +17,10 @@ from neuroimagen.benchmarks.train_steps import SEED, bare_step
 from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.trainer.batches.stage_data import StageData
 from neuroimagen.trainer.recipe.recipe import load_recipe
-from neuroimagen.trainer.stages.base import Stage
+from neuroimagen.trainer.stages.base import Stage, StageConfig
+from neuroimagen.trainer.training import engine as engine_module
 from neuroimagen.trainer.training.build import STAGE_NAMES, build_stage
-from neuroimagen.trainer.training.engine import build_engines, set_learning_rates
+from neuroimagen.trainer.training.engine import build_engines, engine_config, set_learning_rates
 from neuroimagen.trainer.training.inputs import open_inputs
 from neuroimagen.trainer.training.loop import train_step
 from neuroimagen.trainer.training.process_group import ProcessGroup
@@ -117,3 +119,33 @@ def test_no_clip_is_none(zero_stage: int, opened: Callable[..., Opened]) -> None
     unclipped = weights("null")
     assert torch.equal(unclipped, weights("1e9"))
     assert not torch.equal(unclipped, weights("1.0"))
+
+
+def test_zero_3_lets_go_of_weights_that_are_not_needed_soon(one_rank: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With DeepSpeed's default of a billion every network is whole at the end of a forward pass. The bits are equal."""
+    results = []
+    for elements in (engine_module.ZERO_3_ELEMENTS, 1000):
+        monkeypatch.setattr(engine_module, "ZERO_3_ELEMENTS", elements)
+        torch.manual_seed(0)
+        engine = small_engine(3)
+        take_steps(engine, 2)  # the first records in which order weights are used
+        loss = engine.deepspeed(torch.ones(4, 150)).square().mean()
+        whole = sum(parameter.numel() for parameter in engine.module.parameters())
+        engine.backward(loss)
+        engine.step()
+        results.append((whole, [weight.clone() for weight in engine.whole_network().parameters()]))
+    (kept, weights), (few, same_weights) = results
+    assert kept == sum(weight.numel() for weight in weights)
+    assert few < 0.5 * kept  # the last layers, which the backward pass needs first
+    assert all(torch.equal(*pair) for pair in zip(weights, same_weights, strict=True))
+
+
+def test_the_reduction_buffer_is_no_larger_than_the_network() -> None:
+    sizes = {
+        (zero_stage, num_trained): engine_config(
+            StageConfig(zero_stage=zero_stage), global_batch_size=4, world_size=2, num_trained=num_trained
+        )["zero_optimization"]["reduce_bucket_size"]
+        for zero_stage in (2, 3)
+        for num_trained in (0, 1234, 10**9)
+    }
+    assert sizes == {(2, 0): 1, (2, 1234): 1234, (2, 10**9): 5e8, (3, 0): 1, (3, 1234): 1234, (3, 10**9): 5e7}
