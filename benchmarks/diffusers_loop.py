@@ -25,7 +25,7 @@ LEARNING_RATE = 1e-5
 """From the example's README; it does not affect the speed."""
 
 
-class CaptionedPictures(TorchDataset[dict[str, Tensor]]):
+class CaptionedImages(TorchDataset[dict[str, Tensor]]):
     """A data set's images, decoded at every visit, cropped, mirrored at random, scaled; tokens for the captions."""
 
     def __init__(self, stimuli: Stimuli, sizes: DiffusionSizes) -> None:
@@ -71,7 +71,7 @@ class DiffusersLoop:
         unet = sizes.make_unet(device=device)
         optimizer = torch.optim.AdamW(unet.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
         loader = DataLoader(
-            CaptionedPictures(dataset.stimuli, sizes),
+            CaptionedImages(dataset.stimuli, sizes),
             batch_size=batch_size,
             shuffle=True,
             drop_last=True,

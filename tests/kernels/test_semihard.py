@@ -1,4 +1,4 @@
-"""mine_semihard with the chunked backend: definition, ties, invariances, degenerate batches, inputs to refuse."""
+"""mine_semihard with the chunked backend: definition, ties, invariances, degenerate batches, invalid inputs."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""SemiHardTripletLoss: value and gradient against float64 formulas, edge cases, compile, autocast, peers."""
+"""SemiHardTripletLoss: value and gradient against float64 formulas, edge cases, autocast, other libraries."""
 
 import pickle
 

@@ -1,7 +1,7 @@
-"""The Triton kernels in Triton's interpreter. Run by test_semihard_triton.py in a process of its own, with
+"""The Triton kernels in Triton's interpreter. Run by test_semihard_triton.py in its own process, with
 TRITON_INTERPRET=1: the variable is read when Triton is imported, and interpreted kernels cannot be compiled.
 
-Cost is the number of tiles: batches are small, and classes have few members, since each 8 pairs are a pass.
+Cost is the number of tiles: batches are small, and classes have few members, since every 8 pairs are one pass.
 """
 
 import numpy as np
@@ -303,6 +303,6 @@ def test_a_mutant_does_not_survive(monkeypatch, load_mutant, healthy, outcome, o
                 monkeypatch.setattr(module, name, getattr(mutant, name))
     try:
         changed = outcome()
-    except IndexError:  # a column that is none
+    except IndexError:  # an invalid column
         return
     assert not all(torch.equal(a, b) for a, b in zip(healthy, changed, strict=True))

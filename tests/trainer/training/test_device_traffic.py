@@ -1,7 +1,7 @@
-"""What must not wait for a GPU does not, and nothing of the CPU's meets the GPU's: seen on the meta device.
+"""No operation mixes tensors of the CPU and the GPU, and nothing waits for the GPU without need: on the meta device.
 
-Every wait between forward pass and optimiser step leaves a GPU idle, and every tensor on the wrong device is an error
-that a CPU never shows.
+A wait between forward pass and optimiser step leaves a GPU idle, and a tensor on the wrong device is an error that does
+not show on a CPU.
 """
 
 from collections.abc import Callable, Iterator
@@ -79,7 +79,7 @@ OVERRIDES = {
 
 @pytest.mark.parametrize("name", STAGE_NAMES)
 def test_a_training_step_only_asks_for_its_losses(name: str, opened: Callable[..., Opened]) -> None:
-    """One number a phase leaves the device, without a wait, and nothing but the batch enters it."""
+    """One number per phase leaves the device, without a wait, and only the batch enters it."""
     augmented = () if name == "masked" else (f"{name}.{AUGMENTED}",)
     stage, data = opened(name, *augmented, *OVERRIDES.get(name, ()))
     engines = {
@@ -108,7 +108,7 @@ def test_validation_keeps_to_its_device(name: str, opened: Callable[..., Opened]
 
 @pytest.mark.parametrize("scheduler", ["ddim", "dpm-solver++"])
 def test_sampling_steps_stay_on_the_device(tiny_diffusion_folder: Path, scheduler: Any) -> None:
-    """More steps, no more traffic: a copy in each would make the U-Net wait for the CPU."""
+    """The number of copies does not grow with the steps: one in each would make the U-Net wait for the CPU."""
     model = load_latent_diffusion(tiny_diffusion_folder, device=DEVICE)
     noise, hidden = torch.zeros(2, *model.latent_shape), torch.zeros(2, *model.text_shape)
     found = []
@@ -122,7 +122,7 @@ def test_sampling_steps_stay_on_the_device(tiny_diffusion_folder: Path, schedule
 
 
 def test_traffic_is_seen() -> None:
-    """The instrument itself: each kind of crossing, once."""
+    """`DeviceTraffic` reports each kind of crossing."""
     here, there = torch.arange(3.0), torch.ones(3, device=DEVICE)
     crossings = {
         "copy in": lambda: here.to(DEVICE, non_blocking=True),

@@ -1,4 +1,4 @@
-"""A step through the engine is a plain PyTorch step, bit for bit, and waits for nothing besides."""
+"""A step through the engine equals a plain PyTorch step, bit for bit, and does not wait for the device more often."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,7 +32,7 @@ Opened = tuple[Stage, list[Batch]]
 
 @pytest.fixture
 def opened(one_rank: None, recipe_path: Path) -> Callable[..., Opened]:
-    """opened(stage, *settings) → the stage as new, and its first batches."""
+    """opened(stage, *settings) → the stage with new networks, and its first batches."""
 
     def open_stage(name: str, *settings: str) -> Opened:
         overrides = [f"{name}.{setting}" for setting in settings]
@@ -47,17 +47,17 @@ def opened(one_rank: None, recipe_path: Path) -> Callable[..., Opened]:
 
 
 def train(stage: Stage, batches: list[Batch]) -> dict[str, nn.Module]:
-    """Train on these batches; the networks whole."""
+    """Train on these batches; returns the networks with whole weights."""
     engines = build_engines(stage, world_size=1, device=CPU)
     for step, batch in enumerate(batches):
-        set_learning_rates(stage, engines, 10**6)  # as the plain loop, which keeps to one: the end of the schedule
+        set_learning_rates(stage, engines, 10**6)  # the end of the schedule: the plain loop's rate is constant
         train_step(stage, engines, batch, SEED, step, ProcessGroup())
     return {name: engine.whole_network() for name, engine in engines.items()}
 
 
 @pytest.mark.parametrize("name", STAGE_NAMES)
 def test_one_rank_s_steps_are_plain_pytorch_s(name: str, opened: Callable[..., Opened]) -> None:
-    """With gradients far above the clip, and a learning rate that stays as it is."""
+    """With gradients far above the clip, and a constant learning rate."""
     settings = ("gradient_clip=0.01", "warmup_steps=0", "final_learning_rate_fraction=1.0")
     ours, batches = opened(name, *settings)
     plain, _ = opened(name, *settings)
@@ -77,7 +77,7 @@ def test_one_rank_s_steps_are_plain_pytorch_s(name: str, opened: Callable[..., O
 def test_a_step_waits_for_the_device_nowhere_else(
     zero_stage: int, opened: Callable[..., Opened], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DeepSpeed's timers would, twice a step."""
+    """DeepSpeed's timers would wait twice per step."""
     waits: list[None] = []
     monkeypatch.setattr(get_accelerator(), "synchronize", lambda *_: waits.append(None), raising=False)
     stage, batches = opened("contrastive", f"zero_stage={zero_stage}")
@@ -93,7 +93,7 @@ def test_one_rank_reduces_nothing(opened: Callable[..., Opened], monkeypatch: py
     engines = build_engines(stage, world_size=1, device=CPU)
 
     def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("gradients were sent to nobody")
+        raise AssertionError("gradients were reduced over one rank")
 
     monkeypatch.setattr(deepspeed.comm, "all_reduce", refuse)
     for step, batch in enumerate(batches):
@@ -102,7 +102,7 @@ def test_one_rank_reduces_nothing(opened: Callable[..., Opened], monkeypatch: py
 
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_no_clip_is_none(zero_stage: int, opened: Callable[..., Opened]) -> None:
-    """`gradient_clip: null` leaves gradients alone, where DeepSpeed's own default is to clip at 1."""
+    """`gradient_clip: null` does not clip, where DeepSpeed's default is to clip at 1."""
 
     def weights(clip: str) -> torch.Tensor:
         stage, batches = opened("contrastive", f"gradient_clip={clip}", f"zero_stage={zero_stage}")

@@ -61,7 +61,7 @@ def test_stages_train_one_after_the_other(
     assert maps.shape == (len(rows), 3, 16, 16)
     assert maps.abs().max() <= 1
     assert not torch.equal(model.encoder.trunk.spatial, encoder.trunk.spatial)  # fine-tuned
-    assert torch.equal(model.encoder.channel_mean, encoder.channel_mean)  # but begun from it
+    assert torch.equal(model.encoder.channel_mean, encoder.channel_mean)  # but started from it
 
     for name in ("semantic", "semantic_detailed"):
         stage = train_here(recipe_path, name, shared_run)
@@ -110,9 +110,9 @@ def test_a_resumed_run_ends_like_one_never_stopped(
     with pytest.raises(KeyboardInterrupt):
         train_here(recipe_path, stage, run, *common)
     monkeypatch.setattr(loop, "train_step", real)
-    # The newest may have been on its way to the disk.
+    # The newest may not have been written completely.
     assert read_state(latest_checkpoint(run / stage / "checkpoints")).step in (3, 6)
-    torch.manual_seed(99)  # whatever this process drew meanwhile must not matter
+    torch.manual_seed(99)  # random numbers drawn meanwhile must not matter
     resumed = train_here(recipe_path, stage, run, *common, resume=True)
     assert same_files(resumed / "export", whole / "export")
     assert logged(resumed) == logged(whole)

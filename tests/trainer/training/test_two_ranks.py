@@ -1,4 +1,4 @@
-"""Ranks with parts of a batch train as one process with all of it does: every stage, every ZeRO stage."""
+"""Ranks that share a batch train as one process with all of it: every stage, every ZeRO stage."""
 
 import json
 import os
@@ -49,8 +49,8 @@ def test_weights_are_those_of_plain_pytorch(stage: str, variant: str, difference
         return
     moved = differences[f"{stage} moved"]
     assert moved > 5e-3  # there was something to get wrong
-    # Rounding in another order moves few weights, by little (AdamW's step has the size of the learning rate even
-    # where a gradient is next to zero); a stray gradient of the other network moves all of them, by the size of a
+    # Rounding in another order changes few weights, and by little (AdamW's step has the size of the learning rate even
+    # where a gradient is almost zero); a wrong gradient of the other network changes all of them, by the size of a
     # step.
     # Spectral normalisation takes a step of its power iteration with every micro-batch, so the discriminator of an
     # accumulated step is not exactly that of a step on the whole batch.
@@ -76,14 +76,14 @@ def test_one_rank_two_and_four_have_the_same_losses(tmp_path: Path, tiny_diffusi
 
 
 def test_zero_3_holds_whole_weights_only_while_they_are_evaluated(tmp_path: Path, tiny_diffusion_folder: Path) -> None:
-    """On two ranks, with a moving average: the tensors alive, counted, are those that a dry run announces."""
+    """On two ranks, with a moving average: the size of all live tensors is the one that a dry run states."""
     memory = launch(tmp_path, tiny_diffusion_folder, 2, "memory")
     whole = memory["whole"]
     assert whole == memory["said in evaluation"] > 5e6
     assert memory["between"] == pytest.approx(memory["said between"], rel=0.02)
     assert memory["during"] - memory["between"] == pytest.approx(whole, rel=0.02)
     assert memory["after"] == memory["between"]
-    # Half of weights, gradients, optimiser's copy, two moments and average; a whole copy and a whole average before.
+    # Half of weights, gradients, optimiser's copy, two moments and average; without a whole copy or a whole average.
     assert memory["between"] - memory["said reduction"] < 3.1 * whole
 
 

@@ -65,7 +65,7 @@ class Alone:
 
 
 def shapes(stage: str) -> Shapes:
-    """The diffusion stage's are those of the model folder, the second argument."""
+    """The stage's shapes; the diffusion stage's are those of the model folder, the second argument."""
     return replace(SHAPES, text_shape=(24, 32)) if stage == "diffusion" else SHAPES
 
 
@@ -133,7 +133,7 @@ def part(batch: Batch, rank: int, world_size: int) -> Batch:
 
 
 def train_plainly(stage: Stage) -> Mapping[str, nn.Module]:
-    """The reference: the same phases with torch alone. The loss must not gather: there is one process."""
+    """The reference: the same phases with PyTorch alone. Its loss must not gather over ranks."""
     config = stage.config
     optimizers = {
         name: torch.optim.AdamW(
@@ -178,7 +178,7 @@ def train_on_ranks(stage: Stage, group: ProcessGroup, global_batches: list[Batch
 
 
 def distance(first: Mapping[str, nn.Module], second: Mapping[str, nn.Module]) -> float:
-    """Root mean square over all weights, the worst network's."""
+    """Root mean square difference over all weights, of the network where it is largest."""
     worst = 0.0
     for name in first:
         pairs = zip(first[name].parameters(), second[name].parameters(), strict=True)
@@ -191,7 +191,7 @@ def variants(name: str) -> dict[str, dict[str, Any]]:
     """Ways to run a stage that must not change what it computes."""
     found: dict[str, dict[str, Any]] = {f"zero {stage}": {"zero_stage": stage} for stage in (0, 1, 2, 3)}
     found["zero 2 offloaded"] = {"zero_stage": 2, "offload_optimizer": True}
-    if name != "contrastive":  # which mines over the whole batch, so it refuses
+    if name != "contrastive":  # which mines over the whole batch, and so refuses accumulation
         found["zero 1 accumulated"] = {"zero_stage": 1, "gradient_accumulation": 2}
     return found
 
