@@ -29,7 +29,7 @@ class NetworkSize:
 
 @dataclass(frozen=True, kw_only=True)
 class RankMemory:
-    """Bytes of a rank's device memory, in float32 throughout."""
+    """Device memory that the networks take on each rank, in bytes, with float32 for all of it."""
 
     weights: int
     """At ZeRO 3 this rank's shards."""
@@ -39,26 +39,26 @@ class RankMemory:
     average: int
     """The moving average of the weights; at ZeRO 3 of this rank's shards."""
     reduction: int
-    """The buffer through which ZeRO 2 and 3 send gradients."""
+    """The buffer from which ZeRO 2 and 3 reduce gradients."""
     gathered: int
-    """Weights that ZeRO 3 holds whole during a step, at most."""
+    """At ZeRO 3 the weights that are whole during a step, at most."""
     evaluation: int
-    """Weights that ZeRO 3 holds whole during validation and export, and not during a step."""
+    """At ZeRO 3 the weights that are whole during validation and export, but not during a step."""
 
     @property
     def between_steps(self) -> int:
-        """What is there all the time; up to ZeRO 2 the gradients and their buffer are there during a step only."""
+        """Memory that is used all the time; up to ZeRO 2 gradients and their buffer exist during a step only."""
         return self.weights + self.gradients + self.optimizer + self.average + self.reduction
 
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """What a stage would train, and what that takes."""
+    """What a stage would train, and the memory that it would take."""
 
     stage: str
     shapes: Shapes
     batch_shapes: dict[str, tuple[int, ...]]
-    """What one rank's batch holds."""
+    """Name → shape of the tensors in one rank's batch."""
     networks: tuple[NetworkSize, ...]
     num_ranks: int
     global_batch_size: int
@@ -70,7 +70,7 @@ class DryRun:
 
     @property
     def total_bytes(self) -> int:
-        """A rank's largest use: in a step, or at ZeRO 3 where validation takes more, in validation."""
+        """The largest memory per rank: during a step, or at ZeRO 3 during validation if that takes more."""
         step = self.memory.gathered + self.activations_bytes + self.batch_bytes
         return self.memory.between_steps + max(step, self.memory.evaluation)
 
@@ -110,7 +110,7 @@ def network_sizes(stage: Stage) -> tuple[NetworkSize, ...]:
 
 
 def rank_memory(stage: Stage, *, num_ranks: int) -> RankMemory:
-    """What the stage's networks take on each of `num_ranks` ranks."""
+    """The memory of the stage's networks on each of `num_ranks` ranks."""
     config = stage.config
     zero = config.zero_stage
     sizes = network_sizes(stage)
@@ -160,7 +160,7 @@ def _named_shapes(batch: Batch) -> dict[str, tuple[int, ...]]:
 
 
 def _saved_bytes(stage: Stage, phase_index: int, batch: Batch, batch_size: int) -> int:
-    """Bytes that autograd keeps for one phase's backward pass. Weights, kept as well, are counted elsewhere."""
+    """Bytes that autograd keeps for one phase's backward pass, without the weights, which are counted elsewhere."""
     phase = stage.phases[phase_index]
     random = StepRandom(0, 0, first=0, count=batch_size, device=torch.device("meta"))
     weights = {id(p) for network in stage.networks.values() for p in network.parameters()}
@@ -176,15 +176,17 @@ def _saved_bytes(stage: Stage, phase_index: int, batch: Batch, batch_size: int) 
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor), Frozen(others):
         loss, _ = phase.loss(stage.networks, batch, random)
     if loss.shape != ():
-        raise UserError(f"{stage.name}: the loss of {phase.network} has shape {tuple(loss.shape)}, not a number.")
+        raise UserError(
+            f"{stage.name}: the loss of {phase.network} has shape {tuple(loss.shape)}; it must be a scalar."
+        )
     return sum(tensor.numel() * tensor.element_size() for tensor in seen.values())
 
 
 def describe(result: DryRun) -> str:
-    """The dry run in words."""
+    """The dry run as text."""
     shapes = result.shapes
     lines = [
-        f"{result.stage}: the recipe is sound",
+        f"{result.stage}: the recipe is valid",
         f"  EEG           {shapes.n_channels} channels × {shapes.n_samples} samples, {shapes.num_classes} classes",
         f"  hidden states {shapes.text_shape[0]} × {shapes.text_shape[1]}",
         f"  batch         {result.global_batch_size} over {result.num_ranks} ranks; each: "
