@@ -1,1 +1,1 @@
-"""Side-by-side measurements; each prints a table and can append to results/."""
+"""Side-by-side measurements; each prints a table and can write its figures to a file."""

@@ -1,9 +1,9 @@
-"""Images a second of latent caching beside the loop of `vae.encode` calls as people write it.
+"""Images per second of latent caching beside a plain loop of `vae.encode` calls.
 
-Both read the same JPEG pictures, crop and resize them alike, encode with the VAE in float32 and store the posterior's
-mean and standard deviation as float16. The loop reads a batch from files, encodes it, saves it with numpy, and takes
-the next; ours is `neuroimagen cache --kinds vae` on a data set of the pictures, index and checksums included. Models
-are loaded before. The methods take turns.
+Both read the same JPEG files, crop and resize them alike, encode with the VAE in float32 and store the posterior's mean
+and standard deviation as float16. The loop reads a batch from files, encodes it, saves it with numpy, and takes the
+next; ours is `neuroimagen cache --kinds vae` on a data set of the images, index and checksums included. Models are
+loaded beforehand. The methods take turns.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from neuroimagen.data_shards.latent_cache.cache import LatentCache
 from neuroimagen.data_shards.simulator.drawn_stimuli import draw_scene, sample_scene
 from neuroimagen.data_shards.writing.writer import DatasetWriter
 
-HELP = "images a second of latent caching beside the plain loop of vae.encode calls"
+HELP = "images per second of latent caching beside a plain loop of vae.encode calls"
 EPILOG = """examples:
   neuroimagen bench cache
   neuroimagen bench cache --size-of sd15 --json benchmarks/results/cache-h100.json
@@ -44,14 +44,14 @@ EPILOG = """examples:
 """
 PACKAGES = ("neuroimagen", "torch", "diffusers", "pillow", "numpy")
 WIDTH_PX, HEIGHT_PX = 500, 375
-"""Of the pictures: ImageNet's most frequent size."""
+"""Size of the images: ImageNet's most frequent one."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument("--images", type=int, default=512, metavar="N", help="a turn (default: 512)")
+    parser.add_argument("--images", type=int, default=512, metavar="N", help="images per turn (default: 512)")
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="ours and the loop's (default: 32)")
-    parser.add_argument("--turns", type=int, default=5, metavar="N", help="of each method (default: 5)")
+    parser.add_argument("--turns", type=int, default=5, metavar="N", help="turns of each method (default: 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
 
 
@@ -71,28 +71,28 @@ def run(args: argparse.Namespace) -> None:
             "turns": args.turns,
         }
         print(", ".join(f"{name} {value}" for name, value in report.items()), flush=True)
-        pictures = write_pictures(scratch / "pictures", args.images)
-        write_dataset(scratch / "data", pictures)
+        jpegs = write_jpegs(scratch / "jpegs", args.images)
+        write_dataset(scratch / "data", jpegs)
         cache = LatentCache(
             Dataset.open(scratch / "data"), model, batch_size=args.batch_size, ranks=ProcessShare(device=device)
         )
         vae = load_vae(model, device)
-        batched = plain_loop(vae, pictures, scratch / "batched", image_size_px(model), args.batch_size)
+        batched = plain_loop(vae, jpegs, scratch / "batched", image_size_px(model), args.batch_size)
         methods = {
             "ours": own(cache, scratch / "data" / "latents"),
             f"plain loop, batch {args.batch_size}": batched,
-            "plain loop, batch 1": plain_loop(vae, pictures, scratch / "single", image_size_px(model), 1),
+            "plain loop, batch 1": plain_loop(vae, jpegs, scratch / "single", image_size_px(model), 1),
         }
         report["methods"] = take_turns(methods, args.turns, device)
         store = cache.cache("vae").store
         report["largest_difference"] = largest_difference(store, scratch / "batched")
     print_figures(report["methods"], ours="ours")
-    print(f"  largest difference to the plain loop: {report['largest_difference']:.1e} of a latent's largest number")
+    print(f"  largest difference to the plain loop: {report['largest_difference']:.1e} of a latent's largest magnitude")
     write_report(args.json, report)
 
 
-def write_pictures(folder: Path, count: int) -> list[Path]:
-    """JPEG files of drawn scenes with sensor noise, which a photograph's size in bytes takes."""
+def write_jpegs(folder: Path, count: int) -> list[Path]:
+    """JPEG files of drawn scenes, with noise so that they have about a photograph's size in bytes."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     paths = []
@@ -104,17 +104,15 @@ def write_pictures(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def write_dataset(folder: Path, pictures: list[Path]) -> None:
-    """The pictures as stimuli, each seen for a moment by one electrode."""
-    metadata = DatasetMetadata(
-        name="pictures", n_channels=1, n_samples=2, sfreq=1.0, classes=(ClassInfo(name="picture"),)
-    )
+def write_dataset(folder: Path, jpegs: list[Path]) -> None:
+    """A data set with the images as stimuli, and one short segment of one channel for each."""
+    metadata = DatasetMetadata(name="images", n_channels=1, n_samples=2, sfreq=1.0, classes=(ClassInfo(name="image"),))
     with DatasetWriter(folder, metadata) as writer:
-        for path in pictures:
+        for path in jpegs:
             writer.add_stimulus(
-                StimulusRecord(key=path.stem, image=path.read_bytes(), extension="jpg", label=0, caption="a picture")
+                StimulusRecord(key=path.stem, image=path.read_bytes(), extension="jpg", label=0, caption="an image")
             )
-        for path in pictures:
+        for path in jpegs:
             eeg = np.ones((1, 2), dtype=np.float32)
             writer.add_segment(SegmentRecord(eeg=eeg, stimulus=path.stem, label=0, subject=1, split="train"))
 
@@ -133,14 +131,14 @@ def own(cache: LatentCache, made: Path) -> Callable[[], int]:
     return work
 
 
-def plain_loop(vae: Any, pictures: list[Path], out: Path, size_px: int, batch_size: int) -> Callable[[], int]:
-    """Read, resize, encode, save: one batch after the other."""
+def plain_loop(vae: Any, jpegs: list[Path], out: Path, size_px: int, batch_size: int) -> Callable[[], int]:
+    """Read, resize, encode and save, one batch after the other."""
     out.mkdir()
 
     @torch.no_grad()
     def work() -> int:
-        for first in range(0, len(pictures), batch_size):
-            batch = pictures[first : first + batch_size]
+        for first in range(0, len(jpegs), batch_size):
+            batch = jpegs[first : first + batch_size]
             images = []
             for path in batch:
                 image = square_image(Image.open(io.BytesIO(path.read_bytes())).convert("RGB"), size_px)
@@ -149,13 +147,13 @@ def plain_loop(vae: Any, pictures: list[Path], out: Path, size_px: int, batch_si
             latents = torch.stack([posterior.mean, posterior.std], dim=1).half().cpu().numpy()
             for path, latent in zip(batch, latents, strict=True):
                 np.save(out / f"{path.stem}.npy", latent)
-        return len(pictures)
+        return len(jpegs)
 
     return work
 
 
 def largest_difference(store: LatentStore, saved: Path) -> float:
-    """Between the store and the files of the plain loop, relative to each latent's largest number."""
+    """Largest difference of the store to the files of the plain loop, relative to each latent's largest magnitude."""
     worst = 0.0
     for row, key in enumerate(store.stimulus_keys):
         theirs = torch.from_numpy(np.load(saved / f"{key}.npy", allow_pickle=False)).float()

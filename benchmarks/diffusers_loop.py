@@ -1,10 +1,10 @@
-"""The loop that diffusers publishes for text-to-image fine-tuning, as far as it decides the speed.
+"""The loop that diffusers publishes for text-to-image fine-tuning, with everything that affects its speed.
 
 After examples/text_to_image/train_text_to_image.py: accelerate with mixed precision, float32 weights in the U-Net, the
-frozen VAE and text encoder in the low precision and in the loop, a PyTorch DataLoader over pictures, AdamW over the
-whole U-Net, gradients clipped at 1, the plain error of the noise, a loss that is gathered and read every step. Left out
-is what the example does not do by default (EMA, min-SNR, xformers, gradient checkpointing) and the tokenizer, whose
-vocabulary is no part of random weights: captions come as tokens already.
+frozen VAE and text encoder in the low precision and in the loop, a PyTorch DataLoader over images, AdamW over the
+whole U-Net, gradients clipped at 1, the mean squared error of the noise, a loss that is gathered and read at every
+step. Left out are options that the example does not use by default (EMA, min-SNR, xformers, gradient checkpointing) and
+the tokenizer, because random weights have no vocabulary: captions are given as tokens.
 """
 
 from collections.abc import Iterator
@@ -23,11 +23,11 @@ from neuroimagen.data_shards.dataset.stimulus_store import StimulusStore
 from neuroimagen.data_shards.format.images import square_image
 
 LEARNING_RATE = 1e-5
-"""The example's README; it decides nothing here."""
+"""From the example's README; it does not affect the speed."""
 
 
-class CaptionedPictures(TorchDataset[dict[str, Tensor]]):
-    """Pictures of a data set, decoded at every visit, cut, mirrored at random, scaled; tokens in place of captions."""
+class CaptionedImages(TorchDataset[dict[str, Tensor]]):
+    """A data set's images, decoded at every visit, cropped, mirrored at random, scaled; tokens for the captions."""
 
     def __init__(self, stimuli: StimulusStore, sizes: DiffusionSizes) -> None:
         self._stimuli = stimuli
@@ -47,7 +47,7 @@ class CaptionedPictures(TorchDataset[dict[str, Tensor]]):
 
 
 class DiffusersLoop:
-    """One `step()` after the other, each on the loader's next batch."""
+    """The loop; each `step()` takes the loader's next batch."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class DiffusersLoop:
         unet = sizes.make_unet(device=device)
         optimizer = torch.optim.AdamW(unet.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
         loader = DataLoader(
-            CaptionedPictures(dataset.stimuli, sizes),
+            CaptionedImages(dataset.stimuli, sizes),
             batch_size=batch_size,
             shuffle=True,
             drop_last=True,

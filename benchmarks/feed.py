@@ -1,4 +1,4 @@
-"""A stage's batches as the training loop takes them."""
+"""A stage's batches, read as the training loop reads them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,7 +18,7 @@ Encode = Callable[[Batch], Tensor]
 
 
 class StageBatches:
-    """Batches on the device by the plan, epoch after epoch; with `encode`, latents are computed on the way."""
+    """Batches on the device in the plan's order, epoch after epoch; with `encode`, latents are computed from images."""
 
     def __init__(
         self,
@@ -38,17 +38,17 @@ class StageBatches:
 
     @property
     def wait_seconds(self) -> float:
-        """What the training log counts: time that the training thread has waited for batches."""
+        """Time that the training thread has waited for batches, as the training log counts it."""
         return self._feed.wait_seconds
 
     def __next__(self) -> Batch:
         batch = next(self._batches)
         if not self._encode:
             return batch
-        # Clones are ordinary tensors: what inference mode makes may not take part in a backward pass.
+        # Clones are ordinary tensors: those made in inference mode may not take part in a backward pass.
         latents = {kind: encode(batch).clone() for kind, encode in self._encode.items()}
         return replace(batch, images=None, latents=latents)
 
     def close(self) -> None:
-        """End the reader's threads, where there is one."""
+        """End the reader's threads, if there is a reader."""
         self._batches.close()  # type: ignore[attr-defined]

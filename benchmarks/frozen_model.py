@@ -1,4 +1,4 @@
-"""The latent diffusion model that a benchmark uses, and turns of methods that do the same work."""
+"""The latent diffusion model that a benchmark uses, and the timing of methods that take turns."""
 
 import argparse
 import json
@@ -20,12 +20,14 @@ SIZES = {"sd15": STABLE_DIFFUSION_1_5}
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--model", default=BUNDLED, metavar="PATH", help="in diffusers' layout (default: bundled)")
-    model.add_argument("--size-of", choices=SIZES, help="in its place, random weights at the sizes of: sd15 (512 px)")
+    model.add_argument(
+        "--model", default=BUNDLED, metavar="PATH", help="a folder in diffusers' layout (default: bundled)"
+    )
+    model.add_argument("--size-of", choices=SIZES, help="instead, random weights of a model's sizes: sd15 (512 px)")
 
 
 def model_of(args: argparse.Namespace, scratch: Path, *, unet: bool) -> Path:
-    """The folder of the model asked for; made in `scratch` for --size-of. unet: with the U-Net's weights."""
+    """The folder of the chosen model, made in `scratch` for --size-of. unet: with the U-Net's weights."""
     if args.size_of is None:
         return resolve_model_path(args.model)
     return write_model(scratch / args.size_of, SIZES[args.size_of], unet=unet)
@@ -34,8 +36,8 @@ def model_of(args: argparse.Namespace, scratch: Path, *, unet: bool) -> Path:
 def write_model(folder: Path, sizes: DiffusionSizes, *, unet: bool) -> Path:
     """A folder in diffusers' layout with random weights; tokenizer and noise schedule are the bundled model's.
 
-    Weights lie in bfloat16, which every other dtype holds exactly but for float16's range. unet: False leaves its
-    weights out, for jobs that need its sizes only.
+    Weights are stored in bfloat16, which other dtypes represent exactly, apart from float16's range. With unet=False
+    the U-Net's weights are left out, for jobs that need its sizes only.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -48,7 +50,7 @@ def write_model(folder: Path, sizes: DiffusionSizes, *, unet: bool) -> Path:
     length, _ = sizes.text_shape
     tokenizer = CLIPTokenizer.from_pretrained(bundled / "tokenizer", model_max_length=length)
     tokenizer.save_pretrained(folder / "tokenizer")
-    # The text encoder finds a caption's end by the tokenizer's number for it.
+    # The text encoder finds a caption's end by the tokenizer's end token.
     ends = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     text = CLIPTextModel(CLIPTextConfig(**{**sizes.text, **ends}))
     text.to(torch.bfloat16).save_pretrained(folder / "text_encoder")
@@ -62,11 +64,11 @@ def write_model(folder: Path, sizes: DiffusionSizes, *, unet: bool) -> Path:
 
 
 def take_turns(methods: Mapping[str, Callable[[], int]], turns: int, device: torch.device) -> dict[str, dict[str, Any]]:
-    """Each method's speed: it returns how many pictures it made. One turn of each to warm up, then `turns` of each in
-    alternating order, so that a noisy machine slows all.
+    """Measure each method, which returns the number of images it made: one turn of each to warm up, then `turns` of
+    each in alternating order, so that other load on the machine slows all of them.
 
-    For each: median and quartiles of pictures a second, and the GPU memory at its peak, beyond what is allocated before
-    (the weights of all): bytes, None on a CPU.
+    Returns for each: median and quartiles of images per second, and the peak GPU memory beyond what was allocated
+    before (the weights of all methods), in bytes; None on a CPU.
     """
     speeds: dict[str, list[float]] = {name: [] for name in methods}
     peaks: dict[str, int | None] = dict.fromkeys(methods)
@@ -84,18 +86,18 @@ def take_turns(methods: Mapping[str, Callable[[], int]], turns: int, device: tor
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Median and quartiles of pictures a second."""
+    """Median and quartiles of images per second."""
     low, _, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
     return {"pictures_per_second": statistics.median(values), "low": low, "high": high}
 
 
 def print_figures(figures: Mapping[str, Mapping[str, Any]], *, ours: str) -> None:
-    """A line a method, with how many times as fast `ours` is."""
+    """Print one line per method, with the ratio of the speed of `ours` to its own."""
     for name, found in figures.items():
         memory = found["peak_memory_bytes"]
         ratio = figures[ours]["pictures_per_second"] / found["pictures_per_second"]
         print(
-            f"  {name:32} {found['pictures_per_second']:9.2f} pictures/s ({found['low']:.2f} to {found['high']:.2f})"
+            f"  {name:32} {found['pictures_per_second']:9.2f} images/s ({found['low']:.2f} to {found['high']:.2f})"
             + (f", peak {memory / 2**30:.1f} GiB" if memory is not None else "")
             + ("" if name == ours else f"; {ours} is {ratio:.2f} times as fast"),
             flush=True,

@@ -1,4 +1,4 @@
-"""The machine that a benchmark runs on: what it is, and what it does at best."""
+"""The machine that a benchmark runs on: device, driver, versions, and its peak rate of matrix products."""
 
 import importlib.metadata
 import os
@@ -14,7 +14,7 @@ import torch
 
 
 def describe(device: torch.device, packages: Sequence[str]) -> dict[str, Any]:
-    """Device, driver and versions, for the head of a results file."""
+    """Device, driver and versions, for the configuration of a results file."""
     found: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "cores": len(os.sched_getaffinity(0)),
@@ -36,7 +36,7 @@ def describe(device: torch.device, packages: Sequence[str]) -> dict[str, Any]:
 
 
 def version(package: str) -> str:
-    """Of an installed distribution."""
+    """Version of an installed distribution, or "not installed"."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -44,7 +44,7 @@ def version(package: str) -> str:
 
 
 def driver_version() -> str:
-    """Of the GPU's driver, as `nvidia-smi` says it."""
+    """Version of the GPU's driver, as `nvidia-smi` reports it."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
@@ -54,7 +54,7 @@ def driver_version() -> str:
 
 
 def processor() -> str:
-    """The CPU's own name, where the system tells it."""
+    """The CPU's model name, where the system has it."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
@@ -62,14 +62,14 @@ def processor() -> str:
 
 
 def now(device: torch.device) -> float:
-    """Seconds, after all that the device was asked to do."""
+    """Time in seconds, after all work that is queued on the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def timed(step: Callable[[int], None], count: int, device: torch.device) -> float:
-    """Seconds a step, over `count` steps that the device may overlap."""
+    """Seconds per step, over `count` steps that the device may overlap."""
     began = now(device)
     for number in range(count):
         step(number)
@@ -81,11 +81,11 @@ def matrix_peak(
 ) -> dict[str, Any]:
     """The device's matrix peak as PyTorch reaches it: n³ products of random numbers in `dtype`, back to back.
 
-    For each size the median of five blocks of `products`; the peak is that of the best size. TFLOP/s, 2·n³ a product.
+    For each size the median of five blocks of `products`; the peak is the best size's. TFLOP/s, 2·n³ per product.
     """
     rates = {}
     for size in sizes:
-        # Random numbers: products of zeros draw less power, and clock higher than training ever does.
+        # Random numbers: products of zeros draw less power, so that the GPU clocks higher than it does in training.
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         out = torch.empty_like(a)
 

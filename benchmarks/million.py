@@ -1,13 +1,13 @@
-"""A large data set from end to end: how long until the first batch, does memory stay constant, is resuming as quick.
+"""A large data set: time to the first batch, memory over an epoch, time to resume.
 
 Run on a data set of many segments (`neuroimagen data simulate --format shards --channels 8 --images-per-class 10469
---subjects 8` makes a million). A process of its own streams one epoch of a ShufflePlan through the reader and notes its
-resident size. Of the resident size two parts are given apart: *anonymous*, what the process has allocated, and *file*,
-pages of the memory-mapped shards, which are the system's page cache and go when memory is wanted elsewhere.
+--subjects 8` makes a million). A separate process streams one epoch of a ShufflePlan through the reader and records its
+resident size. The resident size is given as two figures: *anonymous*, what the process has allocated, and *file*, pages
+of the memory-mapped shards, which are the system's page cache and are dropped when memory is needed elsewhere.
 
-The start at 0 % and at 90 % is measured in fresh processes that take turns: from the call for the epoch to the first
-batch, and the rate over the steps after it. Planning is measured for made-up indices of growing size, and an index of
-`--index-rows` rows is written, opened and thrown away.
+The start at 0 % and at 90 % is measured in new processes that take turns: from the call for the epoch to the first
+batch, and the rate over the steps after it. Planning is measured for generated indices of growing size, and an index of
+`--index-rows` rows is written, opened and deleted.
 """
 
 import argparse
@@ -54,17 +54,17 @@ _MIB = 1 << 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, metavar="DIR", help="the data set; epoch and starts need one")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="the data set; the parts epoch and starts need one")
     parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS, help="what to measure (default: all)")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="starts at 0 %% and at 90 %% (default: 3)")
-    parser.add_argument("--index-rows", type=int, default=10_000_000, metavar="N", help="of the index that is opened")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here; other parts' stay")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the resident size here")
+    parser.add_argument("--index-rows", type=int, default=10_000_000, metavar="N", help="rows of the index")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot the resident size to this file")
 
 
 def run(args: argparse.Namespace) -> None:
     if args.data is None and {"epoch", "starts"} & set(args.parts):
-        raise UsageError("epoch and starts are measured on a data set: give --data, or --parts planning index.")
+        raise UsageError("the parts epoch and starts need a data set: give --data, or --parts planning index.")
     results: dict[str, Any] = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
     measures: dict[str, Callable[[], Any]] = {
         "epoch": lambda: _apart(_stream_epoch, args.data),
@@ -95,7 +95,7 @@ def _print(part: str, result: dict[str, Any]) -> None:
 
 
 def _apart(function: Any, *arguments: Any) -> Any:
-    """Call in a fresh process."""
+    """Call in a new process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
@@ -135,7 +135,7 @@ def _stream_epoch(path: Path) -> dict[str, Any]:
 
 
 def _starts(path: Path, repeats: int) -> dict[str, Any]:
-    """Medians of the starts at 0 % and at 90 %, each in a fresh process; they take turns."""
+    """Medians of the starts at 0 % and at 90 %, each in a new process; they take turns."""
     starts: dict[str, list[dict[str, float]]] = {"0 %": [], "90 %": []}
     for _ in range(repeats):
         for name, share in (("0 %", 0.0), ("90 %", 0.9)):
@@ -163,7 +163,7 @@ def _start_at(path: Path, share: float) -> dict[str, float]:
 
 
 def _planning() -> dict[str, Any]:
-    """Microseconds of CPU time a step, by number of rows; steps are spread over the epoch, its first is not counted."""
+    """Microseconds of CPU time per step, by number of rows; steps are spread over the epoch without its first."""
     costs: dict[str, dict[str, float]] = {}
     for num_rows in (10_000, 100_000, 1_000_000, 10_000_000):
         rows = np.arange(num_rows)
@@ -201,7 +201,7 @@ def _open_index(folder: Path) -> dict[str, float]:
 
 
 def _write_index(folder: Path, num_rows: int) -> None:
-    """An index whose tars do not exist: segments of 128 × 440, 1,000 stimuli of 40 classes, shards of 64 MiB."""
+    """An index without shards: segments of 128 × 440, 1,000 stimuli of 40 classes, for shards of 64 MiB."""
     header = len(npy_header(128, 440))
     sample, per_shard = 512 + 113_152 + 1024, 585
     num_shards = -(-num_rows // per_shard)
@@ -266,7 +266,7 @@ def _plot(epoch: dict[str, Any], path: Path) -> None:
         share,
         epoch["anonymous_mib"],
         epoch["file_mib"],
-        labels=("anonymous: what the process holds", "file: mapped shards, the system's page cache"),
+        labels=("anonymous: allocated by the process", "file: mapped shards, the system's page cache"),
         colors=("#30638e", "#c9d6df"),
     )
     axes.set(xlabel="% of the epoch", ylabel="resident size, MiB", xlim=(0, 100))

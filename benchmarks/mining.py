@@ -1,10 +1,10 @@
-"""Semi-hard triplet loss, forward and backward: time and peak memory of ours beside what is public, and the device's
-roofs.
+"""Semi-hard triplet loss, forward and backward: time and peak memory of ours beside public implementations, and the
+device's peak rates.
 
-Each method first runs alone (mining_worker.py), which tells its peak memory above the inputs or how it fails: memory
-limit, time limit, an error of its own. Those that survive then take turns in one process; figures are medians over the
-turns, with the smallest and the largest. What fails for N rows is not tried with more. On a GPU, memory is PyTorch's
-own count of the largest allocation. Nothing here needs more than PyTorch and Triton.
+Each method first runs alone (mining_worker.py), which gives its peak memory beyond the inputs, or how it fails: memory
+limit, time limit, an error. Those that do not fail then take turns in one process; figures are medians over the turns,
+with the smallest and the largest. A method that fails for N rows is not tried with more. On a GPU, memory is PyTorch's
+count of the largest allocation. This module needs PyTorch and Triton only.
 """
 
 import argparse
@@ -29,8 +29,8 @@ EPILOG = """examples:
   neuroimagen bench mining --full --features 128 --json benchmarks/results/mining-h100-128.json
 
 --full is the comparison for a GPU: N 1,024 to 131,072, D 128, 512 and 1,024, 40 and 1,000 classes, 1, 4, 8 and all
-positives, ten seconds a pass at most. `python -m neuroimagen.benchmarks.mining` is the same command, for a machine that
-has PyTorch and Triton and little else.
+positives, ten seconds per pass at most. `python -m neuroimagen.benchmarks.mining` is the same command, for a machine
+without the rest of neuroimagen's dependencies.
 """
 PACKAGES = ("neuroimagen", "torch", "triton", "numpy", "pytorch-metric-learning", "sentence-transformers")
 DEFAULTS: dict[str, Any] = {
@@ -46,34 +46,38 @@ FULL: dict[str, Any] = {
 
 
 def count(text: str) -> int:
-    """An option's value: a whole number from 1 on."""
+    """An option's value: a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
 def positives_of(text: str) -> str:
-    """`all`, or a whole number from 1 on."""
+    """`all`, or a whole number of at least 1."""
     return text if text == "all" else str(count(text))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--full", action="store_true", help="the whole comparison for a GPU; other options go first")
+    parser.add_argument("--full", action="store_true", help="the comparison for a GPU; other options replace its sizes")
     parser.add_argument("--sizes", type=count, nargs="+", metavar="N", help="rows (default: 512 2048)")
     parser.add_argument("--features", type=count, nargs="+", metavar="D", help="features (default: 128)")
     parser.add_argument("--classes", type=count, nargs="+", metavar="C", help="classes (default: 40)")
     parser.add_argument(
-        "--positives", type=positives_of, nargs="+", metavar="K", help='positives an anchor, or "all" (default: all)'
+        "--positives", type=positives_of, nargs="+", metavar="K", help='positives per anchor, or "all" (default: all)'
     )
     parser.add_argument("--repeats", type=count, default=5, metavar="R", help="turns of each method (default: 5)")
     parser.add_argument("--threads", type=count, default=1, metavar="T", help="PyTorch's threads on a CPU (default: 1)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is a GPU")
     parser.add_argument(
-        "--memory-gb", type=float, default=8, metavar="GB", help="address space of a method on the CPU (default: 8)"
+        "--memory-gb",
+        type=float,
+        default=8,
+        metavar="GB",
+        help="limit of a method's memory on the CPU (default: 8)",
     )
     parser.add_argument("--time-limit", type=float, metavar="S", help="seconds one pass may take (default: 120)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file, case by case")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw time and memory over N (PNG or SVG)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="plot time and memory over N (PNG or SVG)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -90,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
     print(json.dumps(report))
     failed: dict[tuple[Any, ...], Figures] = {}
     with Worker() as worker:
-        # Sizes inside: what fails for one is not tried with the next.
+        # Sizes in the inner loop: a method that fails for one is not tried with the next.
         for features, classes, positives in product(chosen["features"], chosen["classes"], chosen["positives"]):
             for size in sorted(chosen["sizes"]):
                 case = Case(
@@ -121,7 +125,7 @@ def run(args: argparse.Namespace) -> None:
 def measure(
     worker: Worker, case: Case, repeats: int, memory_gb: float, time_limit: float, known: dict[str, Figures]
 ) -> dict[str, Figures]:
-    """Method → its figures, or {"failed": why}; `known`: those that are not to be tried."""
+    """Method → its figures, or {"failed": why}; methods in `known` are not tried."""
     chosen = [m.name for m in methods(case.device) if case.positives == "all" or not m.all_pairs]
     figures: dict[str, Figures] = {}
     patience = 3 * time_limit + STARTING_SECONDS
@@ -132,7 +136,7 @@ def measure(
             found = {"failed": f"more than {time_limit:g} s"}
         figures[name] = dict(found)
         if case.device == "cpu":
-            worker.close()  # the next one's memory is its own
+            worker.close()  # so that the next method's memory is measured in a new process
     running = [name for name in chosen if "failed" not in figures[name]]
     question = {"case": asdict(case), "methods": running, "repeats": repeats}
     seconds = sum(figures[name]["seconds"] for name in running)
@@ -143,7 +147,7 @@ def measure(
 
 
 def roofs(device: str) -> Figures:
-    """What the device does at best, measured now: a matrix product and a copy."""
+    """The device's peak rates, measured now: a matrix product and a copy."""
     size, dtype = (8192, torch.float16) if device == "cuda" else (2048, torch.float32)
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     source = torch.zeros((1 << 30 if device == "cuda" else 1 << 27) // 4, device=device)
@@ -155,7 +159,7 @@ def roofs(device: str) -> Figures:
         "tflops": round(2 * size**3 / seconds / 1e12, 3),
         "copy_gb_per_s": round(2 * source.nbytes / copy / 1e9, 1),
     }
-    if device == "cuda":  # the worker is to have all of the memory
+    if device == "cuda":  # leave all of the memory to the worker
         del a, b, source, target
         torch.cuda.empty_cache()
     return found
@@ -165,7 +169,7 @@ def show(case: Case, figures: dict[str, Figures], roof: Figures) -> None:
     product_ms = 2e3 * case.size**2 * case.features / (roof["tflops"] * 1e12)
     print(
         f"\nN={case.size} D={case.features} classes={case.classes} positives={case.positives} on {case.device}; "
-        f"its N × N × D product at the measured roof: {product_ms:.2f} ms"
+        f"the N × N × D product at the measured peak takes {product_ms:.2f} ms"
     )
     heads = ("forward", "backward", "total ms", "min", "max", "÷ ours", "peak MB")
     print(f"{'method':<28}" + "".join(f"{head:>10}" for head in heads) + "  loss")
@@ -186,7 +190,7 @@ def show(case: Case, figures: dict[str, Figures], roof: Figures) -> None:
 
 
 def plot(report: Figures, path: Path) -> None:
-    """Time and peak memory over N, a line a method and choice of positives; both axes logarithmic."""
+    """Time and peak memory over N, one line per method and choice of positives; both axes logarithmic."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -204,7 +208,7 @@ def plot(report: Figures, path: Path) -> None:
         sizes, times, memory = zip(*sorted(points), strict=True)
         axes[0].plot(sizes, times, marker="o", label=label)
         axes[1].plot(sizes, memory, marker="o")
-    for axis, quantity in zip(axes, ("forward + backward (ms)", "peak memory above the inputs (MB)"), strict=True):
+    for axis, quantity in zip(axes, ("forward + backward (ms)", "peak memory beyond the inputs (MB)"), strict=True):
         axis.set(xscale="log", yscale="log", xlabel="N", ylabel=quantity)
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8, frameon=False)

@@ -1,4 +1,4 @@
-"""Semi-hard mining as one writes it in plain PyTorch when N × N no longer fits: rows in chunks, checkpointed.
+"""Semi-hard mining in plain PyTorch for batches whose N × N distances do not fit: rows in chunks, checkpointed.
 
 The loss is TensorFlow Addons' (squared L2, nearest negative strictly farther, else the farthest), by sort and search
 for all positives, and by a masked minimum for each of K random ones. Indices and gradients are PyTorch's own.
@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 26}
-"""Entries of a chunk's distances; some 40 bytes each are alive at a time."""
+"""Entries of a chunk's distances; about 40 bytes per entry are allocated at a time."""
 
 ChunkFunction = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """(anchors [R, D], their labels [R], their rows [R], all rows [N, D], all labels [N]) → [hinges' sum, pairs]."""
 
 
 class ChunkedLoss:
-    """embeddings [N, D], labels [N] → loss. `compiled`: the chunk goes through torch.compile, the loop does not."""
+    """embeddings [N, D], labels [N] → loss. With `compiled` the chunk's function is compiled, the loop is not."""
 
     def __init__(self, positives: str | int, *, margin: float = 1.0, compiled: bool = False) -> None:
         self._margin = margin
@@ -31,7 +31,7 @@ class ChunkedLoss:
         index = torch.arange(num_rows, device=embeddings.device)
         total = embeddings.new_zeros(2)
         for rows in index.split(size):
-            # Without the checkpoint every chunk's distances would wait for the backward pass.
+            # Without the checkpoint every chunk's distances would be kept for the backward pass.
             total = total + checkpoint(
                 self._chunk, embeddings[rows], labels[rows], rows, embeddings, labels, use_reentrant=False
             )
@@ -56,7 +56,7 @@ class ChunkedLoss:
 
 
 def nearest_by_sort(squared: Tensor, same: Tensor) -> Tensor:
-    """For every entry of [R, N] the column of the nearest negative strictly farther, else of the farthest."""
+    """For every entry of [R, N] the column of the nearest strictly farther negative, else of the farthest negative."""
     ordered, order = squared.masked_fill(same, torch.inf).sort(dim=1)
     last = (~same).sum(1, keepdim=True) - 1
     place = torch.searchsorted(ordered, squared.contiguous(), right=True)
@@ -64,14 +64,14 @@ def nearest_by_sort(squared: Tensor, same: Tensor) -> Tensor:
 
 
 def random_positives(pair: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Columns [R, count] of random positives, and which of them exist."""
+    """Columns [R, count] of random positives, and a mask of those that exist."""
     score = torch.rand(pair.shape, device=pair.device).masked_fill(~pair, -1.0)
     drawn = score.topk(min(count, pair.shape[1]), dim=1)
     return drawn.indices, drawn.values >= 0
 
 
 def nearest_by_minimum(squared: Tensor, same: Tensor, thresholds: Tensor) -> Tensor:
-    """The columns [R, K] for thresholds [R, K], a masked minimum each."""
+    """The negatives' columns [R, K] for thresholds [R, K], by one masked minimum per threshold."""
     columns = []
     farthest = squared.masked_fill(same, -torch.inf).argmax(1)
     for threshold in thresholds.unbind(1):

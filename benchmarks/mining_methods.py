@@ -1,9 +1,8 @@
-"""The ways to a semi-hard triplet loss that `bench mining` measures: each a function (embeddings, labels) → loss.
+"""The implementations of a semi-hard triplet loss that `bench mining` measures: functions (embeddings, labels) → loss.
 
-`all_pairs` methods know no other choice of positives; `same_loss` methods compute TensorFlow Addons' loss (squared L2,
-margin 1, every positive, nearest negative beyond it), so that their value must agree with ours.
-pytorch-metric-learning's miners choose differently (all negatives within the margin; one positive an anchor) and run
-with that library's own defaults.
+`all_pairs` methods cannot sample positives; `same_loss` methods compute TensorFlow Addons' loss (squared L2, margin 1,
+every positive, nearest negative beyond it), so that their value must agree with ours. pytorch-metric-learning's miners
+choose differently (all negatives within the margin; one positive per anchor) and run with that library's defaults.
 """
 
 import importlib.util
@@ -31,8 +30,8 @@ class Method:
 
 
 def methods(device: str) -> list[Method]:
-    """Those that are installed and run on `device`, ours first. `neuroimagen torch` is chunked PyTorch as well, with
-    its gradient formed by hand; `chunked PyTorch` is what one would write.
+    """The methods that are installed and run on `device`, ours first. `neuroimagen torch` is chunked PyTorch with an
+    explicit gradient; `chunked PyTorch` uses autograd.
     """
     ours = [Method(name="neuroimagen torch", build=partial(_ours, "torch", "exact"), all_pairs=False)]
     if device == "cuda":
@@ -54,7 +53,7 @@ def methods(device: str) -> list[Method]:
         Method(name="chunked PyTorch", build=ChunkedLoss, all_pairs=False),
     ]
     if device == "cuda":
-        # Not on a CPU: it would want a C++ compiler there.
+        # Not on a CPU, where torch.compile needs a C++ compiler.
         plain += [
             Method(name="dense, compiled", build=_dense_compiled),
             Method(name="chunked PyTorch, compiled", build=partial(ChunkedLoss, compiled=True), all_pairs=False),

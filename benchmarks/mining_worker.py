@@ -1,8 +1,8 @@
-"""Time and memory of the ways to a loss, measured in a process that may run out of memory, hang or crash.
+"""Time and memory of each method, measured in a process that may run out of memory, hang or crash.
 
-On a CPU each method's memory is measured in a process of its own, with a limit to its address space. On a GPU one
-process goes on from question to question, because PyTorch counts what is allocated there exactly and survives running
-out of it; it is started anew after an error, a crash or a time limit.
+On a CPU each method's memory is measured in a new process with a limit of its address space. On a GPU one process
+measures all methods, because PyTorch counts GPU allocations exactly and continues after running out of memory; it is
+restarted after an error, a crash or a time limit.
 """
 
 import gc
@@ -25,7 +25,7 @@ from neuroimagen.benchmarks.mining_methods import LossFunction, methods
 
 Figures = dict[str, Any]
 STARTING_SECONDS = 300.0
-"""What a new process and the compilation of kernels may take besides the passes themselves."""
+"""Time allowed for starting a process and compiling kernels, beside the passes themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Case:
 
 
 class Worker:
-    """A process that answers questions, one after the other; a new one when there is none."""
+    """A process that answers questions one after the other; started when it is needed."""
 
     def __init__(self) -> None:
         self._process: multiprocessing.process.BaseProcess | None = None
@@ -62,9 +62,9 @@ class Worker:
         self.close()
 
     def ask(self, question: Figures, *, time_limit: float) -> Figures:
-        """The answer; {"failed": why} if there was none within `time_limit` seconds, or the process died of it."""
+        """The answer; {"failed": why} if there was none within `time_limit` seconds, or the process ended."""
         if self._connection is None or self._process is None:
-            # Not forked: CUDA does not survive that.
+            # Spawned, not forked: CUDA does not work in a forked process.
             context = multiprocessing.get_context("spawn")
             self._connection, theirs = context.Pipe()
             self._process = context.Process(target=serve, args=(theirs,), daemon=True)
@@ -97,7 +97,7 @@ class Worker:
 
 
 def serve(connection: Connection) -> None:
-    """Answer until the other side ends the process. After an error nothing here can be trusted any more."""
+    """Answer until the other side ends the process. After an error it returns, so that a new process is started."""
     while True:
         question = connection.recv()
         try:
@@ -116,7 +116,7 @@ def answer(question: Figures) -> Figures:
     """
     case = Case(**question["case"])
     torch.set_num_threads(case.threads)
-    torch.compiler.reset()  # past its limit of shapes a function would run uncompiled, and say nothing
+    torch.compiler.reset()  # beyond its limit of shapes a function would silently run uncompiled
     known = {method.name: method for method in methods(case.device)}
     if "probe" in question:
         return _probe(known[question["probe"]].build(case.positives), case, memory_gb=question["memory_gb"])
@@ -135,9 +135,8 @@ def take_turns(running: dict[str, LossFunction], case: Case, question: Figures) 
                 times[name].append((forward, backward))
                 figures[name]["loss"] = value
     for name, values in times.items():
-        parts = zip(*values, strict=True)
-        for part, seconds in zip(("forward", "backward"), parts, strict=True):
-            figures[name][f"{part}_ms"] = _summary(seconds)
+        for key, seconds in zip(("forward", "backward"), zip(*values, strict=True), strict=True):
+            figures[name][f"{key}_ms"] = _summary(seconds)
         figures[name]["total_ms"] = _summary([sum(value) for value in values])
     return figures
 
@@ -153,7 +152,7 @@ def timed_pass(function: LossFunction, rows: Tensor, labels: Tensor) -> tuple[fl
 
 
 def now(rows: Tensor) -> float:
-    """Seconds, after all that the device of `rows` was asked to do."""
+    """Time in seconds, after all work that is queued on the device of `rows` is done."""
     if rows.is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -168,7 +167,7 @@ def _summary(seconds: list[float] | tuple[float, ...]) -> dict[str, float]:
 
 
 def _probe(function: LossFunction, case: Case, *, memory_gb: float) -> Figures:
-    # A small pass first: what libraries allocate once is not the method's.
+    # A small pass first, so that what libraries allocate once is not counted.
     small = Case(**{**asdict(case), "size": min(256, case.size), "classes": min(40, case.classes)})
     rows, labels = small.inputs()
     timed_pass(function, rows.requires_grad_(), labels)
@@ -181,7 +180,7 @@ def _probe(function: LossFunction, case: Case, *, memory_gb: float) -> Figures:
 def _probe_cpu(function: LossFunction, rows: Tensor, labels: Tensor, memory_gb: float) -> Figures:
     limit = int(memory_gb * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (_status_bytes("VmSize") + limit, resource.RLIM_INFINITY))
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before = _status_bytes("VmRSS")
     try:
         forward, backward, _ = timed_pass(function, rows, labels)
@@ -208,7 +207,7 @@ def _probe_gpu(function: LossFunction, rows: Tensor, labels: Tensor, _: float) -
 
 
 def _status_bytes(field: str) -> int:
-    """A figure of /proc/self/status (VmSize, VmRSS, VmHWM)."""
+    """A size from /proc/self/status (VmSize, VmRSS, VmHWM) in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(field + ":")).split()[1])
 

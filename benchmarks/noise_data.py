@@ -1,4 +1,4 @@
-"""A data set of noise on disk, with latents of noise: what reading costs does not depend on what is read."""
+"""A data set of noise on disk, with latents of noise: the cost of reading does not depend on the values."""
 
 import io
 from pathlib import Path
@@ -17,13 +17,13 @@ from neuroimagen.data_shards.writing.writer import DatasetWriter
 from neuroimagen.trainer.batches.stage_data import Shapes
 
 VALIDATION_SHARE = 16
-"""One segment of each class in this many is for validation."""
+"""One in this many segments of each class belongs to the validation split."""
 
 
 def write_noise(
-    folder: Path, shapes: Shapes, *, num_segments: int, num_stimuli: int | None = None, picture_px: int = 64
+    folder: Path, shapes: Shapes, *, num_segments: int, num_stimuli: int | None = None, image_size_px: int = 64
 ) -> Dataset:
-    """Segments of white noise, classes in turn, each of one of `num_stimuli` JPEG pictures (default: one a class)."""
+    """Segments of white noise, classes in turn, each of one of `num_stimuli` JPEG images (default: one per class)."""
     rng = np.random.default_rng(0)
     classes = tuple(ClassInfo(name=f"class {label}") for label in range(shapes.num_classes))
     metadata = DatasetMetadata(
@@ -36,7 +36,7 @@ def write_noise(
             writer.add_stimulus(
                 StimulusRecord(
                     key=f"s{number}",
-                    image=_picture(rng, picture_px),
+                    image=_image(rng, image_size_px),
                     extension="jpg",
                     label=label,
                     caption=f"an image of {classes[label].name}",
@@ -58,8 +58,8 @@ def write_noise(
     return Dataset.open(folder)
 
 
-def _picture(rng: np.random.Generator, size_px: int) -> bytes:
-    """Smooth colours as JPEG, about as large as a photograph's: white noise would take several times as long."""
+def _image(rng: np.random.Generator, size_px: int) -> bytes:
+    """Smooth colours as JPEG, of about a photograph's size: white noise would take several times as long to decode."""
     coarse = Image.fromarray(rng.integers(0, 256, (size_px // 8, size_px // 8, 3), dtype=np.uint8))
     content = io.BytesIO()
     coarse.resize((size_px, size_px), Image.Resampling.BICUBIC).save(content, format="JPEG", quality=90)
@@ -82,12 +82,12 @@ def write_noise_latents(dataset: Dataset, kind: str, shape: tuple[int, ...]) -> 
     writer = LatentWriter(dataset.folder / "latents", metadata, items)
     generator = torch.Generator().manual_seed(0)
     for shard in writer.pending():
-        # Not negative, because a VAE's latents carry a standard deviation.
+        # Not negative, because a VAE's latents include a standard deviation.
         writer.write(shard, torch.rand(len(writer.rows(shard)), *shape, generator=generator))
     return writer.finish()
 
 
 def open_noise_latents(dataset: Dataset, kind: str) -> LatentStore:
-    """What `write_noise_latents` left."""
+    """The store that `write_noise_latents` wrote."""
     (folder,) = (dataset.folder / "latents").glob(f"{kind}-noise-*")
     return LatentStore.open(folder)

@@ -1,14 +1,14 @@
-"""Training steps at real size on a GPU: samples a second, share of the device's matrix peak, share of time lost to
-data, memory by ZeRO stage; beside a bare PyTorch loop and diffusers' own text-to-image loop.
+"""Training steps at real size on a GPU: samples per second, share of the device's matrix peak, share of the time spent
+waiting for data, memory by ZeRO stage; beside a bare PyTorch loop and diffusers' text-to-image loop.
 
 Contrastive: 4,096 segments of 128 × 440. Masked pre-training: a transformer of DreamDiffusion's size. Semantic: hidden
 states of 77 × 768. Diffusion: Stable Diffusion 1.5's U-Net, all of it trained, random weights, from cached 4×64×64
 latents. bf16 autocast on float32 weights. Batches come from a data set of noise on disk through the trainer's reader.
 
-Each loop runs in a process of its own; the loops of a stage take turns, and the device's peak (a large bf16 product) is
+Each loop runs in its own process. The loops of a stage take turns, and the device's peak (a large bf16 product) is
 measured before each turn. The share of the peak counts the operations of the bare loop's step (PyTorch's FLOP counter:
-products, convolutions, attention, forward and backward) for every loop of a stage, so that encoding, or computing
-something twice, earns nothing.
+products, convolutions, attention, forward and backward) for every loop of a stage, so that encoding or recomputation
+does not count as useful work.
 """
 
 import argparse
@@ -27,19 +27,19 @@ from neuroimagen.benchmarks.machine import describe
 from neuroimagen.benchmarks.real_size_jobs import LOOPS, Figures, Job, Sizes, ask, sizes_of, write_data
 from neuroimagen.data_shards.common.errors import UserError
 
-HELP = "training steps at real size on a GPU: share of its peak, data, memory by ZeRO stage, diffusers' own loop"
+HELP = "training steps at real size on a GPU: share of its peak, data, memory by ZeRO stage, diffusers' loop"
 EPILOG = """examples:
   neuroimagen bench real-size --json benchmarks/results/real-size-h100.json
   neuroimagen bench real-size --stages diffusion --compile --unet-batch 8
   neuroimagen bench real-size --tiny
 
-Needs a GPU with bf16, 5 GB of disk in TMPDIR and some 40 processes one after the other. A loop that runs out of memory
-is recorded as such; --unet-batch makes the largest one smaller. --tiny runs the same code at small sizes, on a CPU too;
-its figures mean nothing.
+It needs a GPU with bf16 and 5 GB of disk in TMPDIR, and runs about 40 processes one after the other. A loop that runs
+out of memory is recorded as such; --unet-batch makes the largest one smaller. --tiny runs the same code at small sizes,
+also on a CPU; its figures mean nothing.
 """
 PACKAGES = ("neuroimagen", "torch", "triton", "deepspeed", "diffusers", "transformers", "accelerate")
 SINGLE_RANK = (
-    "one rank: ZeRO has nobody to share with, so this shows what each stage's own buffers cost beside stage 0, not "
+    "one rank: ZeRO has no other rank to shard over, so this shows what each stage's buffers cost beside stage 0, not "
     "what sharding saves"
 )
 
@@ -47,8 +47,8 @@ SINGLE_RANK = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stages", nargs="+", choices=list(LOOPS), default=list(LOOPS), metavar="STAGE")
     parser.add_argument("--turns", type=int, default=2, metavar="N", help="processes of each loop (default: 2)")
-    parser.add_argument("--blocks", type=int, default=3, metavar="N", help="timed blocks a process (default: 3)")
-    parser.add_argument("--block-steps", type=int, default=10, metavar="N", help="steps a block (default: 10)")
+    parser.add_argument("--blocks", type=int, default=3, metavar="N", help="timed blocks per process (default: 3)")
+    parser.add_argument("--block-steps", type=int, default=10, metavar="N", help="steps per block (default: 10)")
     parser.add_argument(
         "--zero-stages",
         type=int,
@@ -59,20 +59,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also measure the memory of these ZeRO stages (default: 1 2 3)",
     )
     parser.add_argument("--unet-batch", type=int, default=16, metavar="B", help="batch of the U-Net (default: 16)")
-    parser.add_argument("--compile", action="store_true", help="also our loop with `compile: true`; minutes more")
+    parser.add_argument(
+        "--compile", action="store_true", help="also measure our loop with `compile: true`, which takes minutes more"
+    )
     parser.add_argument(
         "--workers", type=int, default=4, metavar="N", help="loader processes of diffusers' loop (default: 4)"
     )
-    parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also append the figures to this file, a line a run")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, to test that everything runs")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also append the figures to this file, one line per run"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not args.tiny and not (device.type == "cuda" and torch.cuda.is_bf16_supported()):
         raise UserError(
-            "bench real-size needs a GPU that computes in bf16; there is none here. `bench train` measures small sizes "
-            "on a CPU, --tiny runs this benchmark's code at sizes that mean nothing."
+            "bench real-size needs a GPU that supports bf16, and found none. `bench train` measures small sizes on a "
+            "CPU; --tiny runs this benchmark's code at small sizes, and its figures mean nothing."
         )
     sizes = sizes_of(tiny=args.tiny, unet_batch=args.unet_batch)
     record: Figures = {"configuration": {**describe(device, PACKAGES), "tiny": args.tiny}, "stages": {}}
@@ -111,7 +115,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def take_turns(job: Job, loops: tuple[str, ...], *, turns: int) -> tuple[dict[str, list[Figures]], list[Figures]]:
-    """Loop → its figures, one a turn, ending with a failure if there was one; and the device's peaks, one a turn."""
+    """(loop → its figures, one per turn, the last a failure if there was one; the device's peaks, one per turn)."""
     measured: dict[str, list[Figures]] = {loop: [] for loop in loops}
     peaks = []
     for turn in range(turns):
@@ -126,7 +130,7 @@ def in_process(question: Figures) -> Figures:
     """The answer of a new process; {"failed": why} if it ended without one."""
     command = [sys.executable, "-m", "neuroimagen.benchmarks.real_size_jobs", json.dumps(question)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:  # what it said of that has passed by on stderr
+    if done.returncode:  # the reason is on stderr
         return {"failed": f"ended with code {done.returncode}"}
     found: Figures = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -140,7 +144,7 @@ def summary(
     *,
     peak_tflops: float,
 ) -> Figures:
-    """The stage's figures over all turns and blocks: medians, with the least and the most."""
+    """The stage's figures over all turns and blocks: medians, with the smallest and the largest."""
     batch = sizes.batch_size(stage)
     flops = next((turn["flops"] for turn in measured["bare"] if "flops" in turn), None)
     loops: dict[str, Figures] = {}
@@ -174,7 +178,7 @@ def summary(
 
 def show(stage: str, figures: Figures) -> None:
     flops = figures["flops_per_step"]
-    counted = "" if flops is None else f", {flops / 1e12:.3g} TFLOP a step"
+    counted = "" if flops is None else f", {flops / 1e12:.3g} TFLOP per step"
     print(f"\n{stage}: batch {figures['batch']}{counted}; matrix peak {figures['matrix_peak_tflops']:.4g} TFLOP/s")
     heads = ("samples/s", "step ms", "÷ engine", "% of peak", "busy %", "wait %", "peak GiB")
     print(f"{'loop':<12}" + "".join(f"{head:>11}" for head in heads))

@@ -1,6 +1,6 @@
-"""What `bench real-size` measures, one loop a process: `python -m neuroimagen.benchmarks.real_size_jobs QUESTION`.
+"""The measurements of `bench real-size`, one loop per process: `python -m neuroimagen.benchmarks.real_size_jobs JOB`.
 
-A process of its own makes the peak of memory its own, and lets a loop run out of it without taking the others along.
+In a process of its own a loop's peak memory is its own, and running out of memory does not affect the others.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from neuroimagen.trainer.stages.diffusion import DiffusionConfig, DiffusionStage
 from neuroimagen.trainer.stages.masked import MaskedConfig
 from neuroimagen.trainer.stages.semantic import SemanticConfig
 from neuroimagen.trainer.training.build import build_stage
-from neuroimagen.trainer.training.loop import peak_memory_gib
+from neuroimagen.trainer.training.speed import peak_memory_gib
 
 LOOPS = {
     "contrastive": ("engine", "streaming", "bare"),
@@ -44,19 +44,19 @@ LOOPS = {
     "semantic": ("engine", "streaming", "bare"),
     "diffusion": ("engine", "streaming", "bare", "encoding", "diffusers"),
 }
-"""Stage → its loops. engine: ours by default, where data that fit stay on the GPU; streaming: ours with
-`data.resident_gib: 0`; bare: plain PyTorch on the networks and batches of the first; encoding: the bare loop with the
-VAE in it, from pictures; diffusers: that library's published loop. `compiled` is ours with `compile: true`."""
+"""Stage → its loops. engine: ours with its defaults, with which data that fit stay on the GPU; streaming: ours with
+`data.resident_gib: 0`; bare: plain PyTorch on the networks and batches of the first; encoding: the bare loop from
+images, with the VAE in it; diffusers: that library's published loop. `compiled` is ours with `compile: true`."""
 
 DRAINED_STEPS = 4
-"""Steps before a timed block that use up what the reader had ready."""
+"""Steps before a timed block, which use up the batches that the reader had ready."""
 
 Figures = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What is trained, on how much data."""
+    """The sizes of networks, batches and data."""
 
     shapes: Shapes
     diffusion: DiffusionSizes
@@ -128,20 +128,20 @@ def _shapes(diffusion: DiffusionSizes, *, n_channels: int, n_samples: int) -> Sh
 
 
 def write_data(folder: Path, sizes: Sizes) -> None:
-    """Segments, pictures and the latents of both kinds that the stages read."""
+    """Write segments, images and latents of both kinds that the stages read."""
     dataset = write_noise(
         folder,
         sizes.shapes,
         num_segments=sizes.num_segments,
         num_stimuli=sizes.num_stimuli,
-        picture_px=sizes.diffusion.image_size_px,
+        image_size_px=sizes.diffusion.image_size_px,
     )
     for kind in ("vae", sizes.recipe.stages["semantic"].target):
         write_noise_latents(dataset, kind, sizes.shapes.of_latent(kind))
 
 
 def make_stage(sizes: Sizes, name: str, device: torch.device, *, zero_stage: int = 0, compiled: bool = False) -> Stage:
-    """The stage as `neuroimagen train` makes it; the U-Net and what conditions it with random weights."""
+    """The stage as `neuroimagen train` makes it, with random weights in the U-Net and the semantic model."""
     changes: dict[str, Any] = {"zero_stage": zero_stage, "compile": compiled}
     recipe = sizes.recipe.with_stage(name, replace(sizes.recipe.stages[name], **changes))
     if name == "masked":
@@ -178,19 +178,19 @@ class Job:
     unet_batch: int
     zero_stage: int = 0
     blocks: int = 0
-    """Of fed steps and of steps on the same batch; 0: only the peak of memory is wanted."""
+    """Of steps on new batches and of steps on the same batch; 0 measures the peak of memory only."""
     block_steps: int = 1
     workers: int = 0
-    """Of the DataLoader in diffusers' loop."""
+    """Processes of the DataLoader in diffusers' loop."""
 
 
 def measure(job: Job, device: torch.device) -> Figures:
-    """Times in ms a step, one a block.
+    """Times in ms per step, one for each block.
 
-    fed_ms: batches come as in training. same_batch_ms: the same batch again and again, on the device already: what
-    data that cost nothing would give. wait_share: of the fed blocks, as the training loop logs it. peak_gib:
-    of memory, after a few fed steps. flops: of one step's matrix products and convolutions, forward and backward
-    (the bare loop's).
+    fed_ms: with batches as in training. same_batch_ms: with one batch, already on the device, for every step: the time
+    without any cost of data. wait_share: of the fed blocks, as the training loop logs it. peak_gib: peak memory after
+    a few fed steps. flops: operations of one step's matrix products and convolutions, forward and backward (of the bare
+    loop).
     """
     sizes = sizes_of(tiny=job.tiny, unet_batch=job.unet_batch)
     dataset = Dataset.open(job.data)
@@ -271,8 +271,8 @@ def _measure_diffusers(job: Job, sizes: Sizes, dataset: Dataset, device: torch.d
 
 
 def count_flops(step: Callable[[], None]) -> int:
-    """Floating-point operations of the matrix products, convolutions and attention that a step calls, two a
-    multiply-add. What custom kernels (the mining) and element-wise operations do is not in it.
+    """Floating-point operations of the matrix products, convolutions and attention that a step calls, two per
+    multiply-add. Custom kernels (the mining) and element-wise operations are not counted.
     """
     with FlopCounterMode(display=False) as counter:
         step()
@@ -292,7 +292,7 @@ def answer(question: Figures) -> Figures:
 
 
 def ask(job: Job) -> Figures:
-    """What `python -m` of this module needs to be told."""
+    """The argument for this module's command line that measures `job`."""
     return {"job": dataclasses.asdict(job)}
 
 

@@ -1,8 +1,8 @@
-"""Pictures a second of reconstruction's own sampling loop beside diffusers' StableDiffusionPipeline.
+"""Images per second of reconstruction's sampling loop beside diffusers' StableDiffusionPipeline.
 
-All draw from pure noise, from the same noise, hidden states, noise schedule, steps, guidance and dtype; all decode with
-the VAE in float32 (the pipeline's default would be the U-Net's dtype: faster, coarser) and hand out uint8 on the CPU.
-Text encoding is left out: reconstruction's hidden states come from EEG. The methods take turns.
+All start from the same pure noise, with the same hidden states, noise schedule, steps, guidance and dtype; all decode
+with the VAE in float32 (the pipeline's default would be the U-Net's dtype: faster, less exact) and return uint8 on the
+CPU. Text encoding is left out, because reconstruction's hidden states are predicted from EEG. The methods take turns.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from neuroimagen.trainer.networks.pixels import to_uint8
 from neuroimagen.trainer.reconstruction.latent_diffusion import LatentDiffusion, load_latent_diffusion
 from neuroimagen.trainer.reconstruction.schedulers import SCHEDULERS
 
-HELP = "pictures a second of reconstruction beside diffusers' pipeline, one at a time and batched"
+HELP = "images per second of reconstruction beside diffusers' pipeline, one at a time and batched"
 EPILOG = """examples:
   neuroimagen bench reconstruct
   neuroimagen bench reconstruct --size-of sd15 --compile --json benchmarks/results/reconstruct-h100.json
@@ -38,25 +38,27 @@ PACKAGES = ("neuroimagen", "torch", "triton", "diffusers", "transformers")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
-    parser.add_argument("--steps", type=int, nargs="+", default=[25, 50], metavar="N", help="default: 25 50")
-    parser.add_argument("--guidance", type=float, default=7.5, metavar="X", help="default: 7.5")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=[25, 50], metavar="N", help="sampling steps (default: 25 50)"
+    )
+    parser.add_argument("--guidance", type=float, default=7.5, metavar="X", help="guidance scale (default: 7.5)")
     parser.add_argument("--scheduler", choices=SCHEDULERS.names(), default="dpm-solver++")
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
-        help="of the U-Net (default: bfloat16 on a GPU, float32 on a CPU)",
+        help="dtype of the U-Net (default: bfloat16 on a GPU, float32 on a CPU)",
     )
     parser.add_argument(
         "--batch-size",
         type=int,
         metavar="N",
-        help="pictures at once, ours and batched (default: by the memory, up to 32)",
+        help="images per batch, ours and batched (default: by the memory, up to 32)",
     )
     parser.add_argument(
-        "--single", type=int, default=4, metavar="N", help="pictures a turn, one at a time (default: 4)"
+        "--single", type=int, default=4, metavar="N", help="images per turn of one at a time (default: 4)"
     )
-    parser.add_argument("--compile", action="store_true", help="also ours under torch.compile")
-    parser.add_argument("--turns", type=int, default=5, metavar="N", help="of each method (default: 5)")
+    parser.add_argument("--compile", action="store_true", help="also measure ours under torch.compile")
+    parser.add_argument("--turns", type=int, default=5, metavar="N", help="turns of each method (default: 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
 
 
@@ -113,13 +115,13 @@ def run(args: argparse.Namespace) -> None:
         for name in [name for name in figures if name.startswith("ours")]:
             print(
                 f"  {name} and the batched pipeline differ by {figures[name]['largest_difference']} grey levels of 255 "
-                f"at most, {figures[name]['mean_difference']:.4f} in the mean"
+                f"at most, {figures[name]['mean_difference']:.4f} on average"
             )
     write_report(args.json, report)
 
 
 Draw = Callable[[Tensor, Tensor], np.ndarray]
-"""Noise [n, C, h, w] and hidden states [n, L, D] → pictures uint8 [n, 3, S, S]."""
+"""Noise [n, C, h, w] and hidden states [n, L, D] → images uint8 [n, 3, S, S]."""
 
 
 def inputs(diffusion: LatentDiffusion, count: int) -> tuple[Tensor, Tensor]:
@@ -140,7 +142,7 @@ def own(diffusion: LatentDiffusion, scheduler: str, settings: dict[str, Any]) ->
 
 
 def load_pipeline(model: Path, scheduler: str, device: torch.device, dtype: torch.dtype) -> Any:
-    """diffusers' own, as its documentation loads it, with the VAE in float32 and no safety checker."""
+    """diffusers' pipeline, loaded as in its documentation, with the VAE in float32 and no safety checker."""
     from diffusers import StableDiffusionPipeline
     from diffusers.utils import logging
 
@@ -166,8 +168,8 @@ def batched(pipeline: Any, unconditional: Tensor, settings: dict[str, Any]) -> D
             guidance_scale=settings["guidance"],
             output_type="latent",
         ).images
-        pictures = pipeline.vae.decode(latents.float() / pipeline.vae.config.scaling_factor).sample
-        return to_uint8(pictures)
+        images = pipeline.vae.decode(latents.float() / pipeline.vae.config.scaling_factor).sample
+        return to_uint8(images)
 
     return draw
 
@@ -179,7 +181,7 @@ def one_at_a_time(draw: Draw) -> Draw:
     return draw_each
 
 
-def grey_levels(pictures: np.ndarray, others: np.ndarray) -> dict[str, float]:
-    """How far pictures uint8 [n, 3, S, S] are from the first n of others, in grey levels of 255."""
-    difference = np.abs(pictures.astype(int) - others[: len(pictures)].astype(int))
+def grey_levels(images: np.ndarray, others: np.ndarray) -> dict[str, float]:
+    """Largest and mean difference of images uint8 [n, 3, S, S] to the first n of `others`, in grey levels of 255."""
+    difference = np.abs(images.astype(int) - others[: len(images)].astype(int))
     return {"largest_difference": int(difference.max()), "mean_difference": float(difference.mean())}

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5 by its sizes, with random weights, and tiny networks of the same classes for a CPU.
+"""Networks of Stable Diffusion 1.5's sizes with random weights, and tiny ones of the same classes for a CPU.
 
 The sizes are those of the config.json files in the model's repository; speed does not depend on the weights.
 """
@@ -13,7 +13,7 @@ from torch import nn
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionSizes:
-    """A latent diffusion model by its configurations."""
+    """The configurations of a latent diffusion model's networks."""
 
     unet: Mapping[str, Any]
     """Of diffusers' UNet2DConditionModel."""
@@ -40,7 +40,7 @@ class DiffusionSizes:
         return float(self.vae["scaling_factor"])
 
     def make_unet(self, *, device: torch.device) -> nn.Module:
-        """To be trained: random weights, float32. Made on the device, which draws them in a tenth of the time."""
+        """A trainable U-Net with random float32 weights, made on the device, which takes a tenth of the time."""
         from diffusers import UNet2DConditionModel
 
         with device:
@@ -48,13 +48,13 @@ class DiffusionSizes:
         return unet
 
     def make_vae(self, *, device: torch.device, dtype: torch.dtype) -> Any:
-        """Frozen, random weights."""
+        """A frozen VAE with random weights."""
         from diffusers import AutoencoderKL
 
         return AutoencoderKL(**self.vae).to(device, dtype).eval().requires_grad_(False)
 
     def make_text_encoder(self, *, device: torch.device, dtype: torch.dtype) -> Any:
-        """Frozen, random weights."""
+        """A frozen text encoder with random weights."""
         from transformers import CLIPTextConfig, CLIPTextModel
 
         return CLIPTextModel(CLIPTextConfig(**self.text)).to(device, dtype).eval().requires_grad_(False)

@@ -1,17 +1,17 @@
-"""Samples a second of the reader beside other loaders, on the same data in the same run.
+"""Segments per second of the reader beside other loaders, on the same data in the same run.
 
-Data: segments of 128 × 440 float16, as `data ingest` stores them; every loader delivers shuffled batches of 128 as one
-float32 tensor [B, C, T], in one process, without worker processes. Ours checks a CRC-32 on every sample; the others
-check nothing. Ours decodes in two threads, its default, and once more in one, which beside the consumer's waiting
-thread is one core as the others have it. As stored, it gives what a GPU is sent: float16 with a scale a segment, not
-decoded. `memcpy + CRC` is the limit: the stored bytes of as many random samples copied and checked on one core, nothing
-decoded. The in-RAM DataLoader has all EEG as one float32 tensor, decoded beforehand. Each figure is the median of the
-repetitions, with the smallest and the largest; the loaders take turns.
+Data: segments of 128 × 440 float16, as `data ingest` stores them; every loader yields shuffled batches of 128 as one
+float32 tensor [B, C, T], in one process, without worker processes. Ours checks a CRC-32 of every segment; the others
+check nothing. Ours decodes in two threads, its default, and in a second measurement in one, which is one core, like the
+others, because the consumer's thread only waits. "As stored" yields what is sent to a GPU: float16 with a scale per
+segment, not decoded. `memcpy + CRC` is the limit: the stored bytes of as many random segments copied and checked on one
+core, without decoding. The in-RAM DataLoader has all EEG as one float32 tensor, decoded beforehand. Each figure is the
+median of the repetitions, with the smallest and the largest; the loaders take turns.
 
-Two libraries cannot be installed beside us: MosaicML streaming (0.13) asks for NumPy below 2.2 and Transformers below
-5, litdata (0.2) for a torchvision, which breaks Transformers where it does not match PyTorch. `--mosaicml` and
-`--litdata` name the interpreters of environments of their own, whose processes take their turns with the others and
-time themselves (stream_peer.py).
+Two libraries cannot be installed in the same environment: MosaicML streaming (0.13) needs NumPy below 2.2 and
+Transformers below 5, litdata (0.2) needs torchvision, which breaks Transformers where it does not match PyTorch.
+`--mosaicml` and `--litdata` name the interpreters of separate environments, whose processes take turns with the others
+and measure their own time (stream_peer.py).
 """
 
 import argparse
@@ -40,13 +40,13 @@ from neuroimagen.data_shards.loading.plan import ShufflePlan
 from neuroimagen.data_shards.loading.reader import Reader
 from neuroimagen.data_shards.writing.writer import DatasetWriter
 
-HELP = "samples a second of the reader beside webdataset, an in-RAM DataLoader, litdata and MosaicML streaming"
+HELP = "segments per second of the reader beside webdataset, an in-RAM DataLoader, litdata and MosaicML streaming"
 EPILOG = """examples:
   neuroimagen bench stream
   neuroimagen bench stream --data data/cvpr40 --repeats 5
   neuroimagen bench stream --mosaicml mosaicml-env/bin/python --litdata litdata-env/bin/python
 
-their environments, with the same torch as here (the CPU build, where ours is):
+The separate environments need the same torch as this one (the CPU build if this is one):
   python3 -m venv mosaicml-env
   mosaicml-env/bin/pip install torch==2.13.0 "numpy<2.2" "transformers<5" "xxhash<4" "zstd<2" "python-snappy<1" \\
     Brotli "catalogue<3" tqdm pillow
@@ -57,23 +57,29 @@ their environments, with the same torch as here (the CPU build, where ours is):
 """
 BATCH_SIZE = 128
 PEERS = {"mosaicml": "MosaicML streaming", "litdata": "litdata"}
-"""What is measured from environments of its own."""
+"""Libraries that are measured in separate environments."""
 Loader = Callable[[], Iterator[torch.Tensor]]
-"""One epoch: yields float32 [B, C, T]."""
+"""Yields the batches of one epoch, float32 [B, C, T]."""
 TimedEpoch = Callable[[], tuple[int, float]]
-"""One epoch: how many samples it had and how many seconds it took."""
+"""Runs one epoch; returns (number of segments, seconds)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="a data set (default: a temporary one of noise)")
-    parser.add_argument("--segments", type=int, default=6400, metavar="N", help="of the temporary one (default: 6400)")
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="epochs measured of each (default: 3)")
+    parser.add_argument(
+        "--segments", type=int, default=6400, metavar="N", help="segments of the temporary one (default: 6400)"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=3, metavar="N", help="measured epochs of each loader (default: 3)"
+    )
     for library, title in PEERS.items():
         parser.add_argument(
             f"--{library}", type=Path, metavar="PYTHON", help=f"interpreter of an environment with {title} (below)"
         )
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="PyTorch threads (default: 1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also append the figures to this file, a line a run")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also append the figures to this file, one line per run"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -109,7 +115,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def noise_dataset(folder: Path, num_segments: int, *, n_channels: int = 128, n_samples: int = 440) -> Dataset:
-    """Segments of white noise of one class."""
+    """A data set of segments of white noise, all of one class."""
     rng = np.random.default_rng(0)
     metadata = DatasetMetadata(
         name="noise", n_channels=n_channels, n_samples=n_samples, sfreq=1000.0, classes=(ClassInfo(name="noise"),)
@@ -123,7 +129,7 @@ def noise_dataset(folder: Path, num_segments: int, *, n_channels: int = 128, n_s
 
 
 def measure(epochs: dict[str, TimedEpoch], *, repeats: int) -> dict[str, list[float]]:
-    """Samples a second of each loader, `repeats` epochs after one that warms up; they take turns."""
+    """Segments per second of each loader in `repeats` epochs, after one to warm up; the loaders take turns."""
     figures: dict[str, list[float]] = {name: [] for name in epochs}
     for repeat in range(repeats + 1):
         for name, epoch in epochs.items():
@@ -143,10 +149,10 @@ def _timed(loader: Loader) -> TimedEpoch:
 
 
 class Peer:
-    """stream_peer.py in the interpreter of another environment: an epoch each time it is asked for one."""
+    """stream_peer.py in the interpreter of another environment, which runs an epoch on each request."""
 
     def __init__(self, library: str, interpreter: Path, eeg: Path) -> None:
-        """Wait until the library has written the EEG beside it. Raises UserError if it does not get so far."""
+        """Start it and wait until the library has written the EEG in its format. Raises UserError if that fails."""
         self._library = library
         program = Path(__file__).with_name("stream_peer.py")
         command = [str(interpreter), str(program), library, str(eeg), str(eeg.with_name(library)), str(BATCH_SIZE)]
@@ -157,7 +163,7 @@ class Peer:
         self.versions: dict[str, str] = self._answer()["versions"]
 
     def epoch(self) -> tuple[int, float]:
-        """Samples, and seconds as that process measured them."""
+        """(number of segments, seconds as that process measured them)."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -170,7 +176,7 @@ class Peer:
         if not line:
             code = self._process.wait()
             raise UserError(
-                f"the --{self._library} process ended with code {code}; its own words are above. `neuroimagen bench "
+                f"the --{self._library} process ended with code {code}; its messages are above. `neuroimagen bench "
                 "stream --help` says how to make its environment."
             )
         answer: dict[str, Any] = json.loads(line)
@@ -182,7 +188,7 @@ class Peer:
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()  # it ends when it is asked nothing more
+            self._process.stdin.close()  # ends the process
         self._process.wait()
 
 
@@ -208,7 +214,7 @@ def _ours(dataset: Dataset, decode_threads: int | None, *, as_stored: bool = Fal
 
 
 def _in_ram(dataset: Dataset) -> Loader:
-    """All EEG as one float32 tensor, the default collate."""
+    """A DataLoader over all EEG as one float32 tensor, with the default collate."""
     eeg = torch.empty(len(dataset), *_shape(dataset))
     for row in range(len(dataset)):
         eeg[row] = torch.from_numpy(dataset.eeg(row))
@@ -223,7 +229,7 @@ def _in_ram(dataset: Dataset) -> Loader:
 
 
 def _webdataset(dataset: Dataset) -> Loader:
-    """The library's own loader: shards shuffled, samples shuffled in a buffer of 1000, its own npy decoder."""
+    """webdataset's loader: shuffled shards, a shuffle buffer of 1000 samples, the library's npy decoder."""
     import webdataset
 
     shards = [dataset.segments.where(shard) for shard in range(len(dataset.segments))]
@@ -247,7 +253,7 @@ def _scaled(sample: dict[str, Any]) -> tuple[np.ndarray]:
 
 
 def _memcpy(dataset: Dataset) -> Loader:
-    """The bytes of random samples, checked and copied into a batch buffer; no decoding."""
+    """The bytes of random segments, checked and copied into a batch buffer without decoding."""
     size = int(dataset.index.size[0])
     target = memoryview(bytearray(BATCH_SIZE * size))
     order = np.random.default_rng(0).permutation(len(dataset)).tolist()
@@ -292,7 +298,7 @@ def _configuration(dataset: Dataset, threads: int) -> dict[str, Any]:
 def _print(configuration: dict[str, Any], figures: dict[str, list[float]]) -> None:
     print(json.dumps(configuration))
     ours = statistics.median(figures["neuroimagen"])
-    print(f"{'loader':<30}{'samples/s':>12}{'min':>10}{'max':>10}{'ours ÷ it':>12}")
+    print(f"{'loader':<30}{'segments/s':>12}{'min':>10}{'max':>10}{'ours ÷ it':>12}")
     for name, values in figures.items():
         median = statistics.median(values)
         print(f"{name:<30}{median:>12,.0f}{min(values):>10,.0f}{max(values):>10,.0f}{ours / median:>12.2f}")

@@ -1,12 +1,12 @@
-"""A streaming library's side of `bench stream`: a program for the interpreter of another environment.
+"""The program that `bench stream` runs in a streaming library's own environment.
 
 It imports nothing of neuroimagen, which is not installed there. Started as
 
     PYTHON stream_peer.py {mosaicml,litdata} EEG.npy FOLDER BATCH_SIZE
 
-it writes the EEG, float16 [segments, C, T], into FOLDER in the library's own format, prints {"versions": …}, and then
-answers every line on its standard input with an epoch, of which it prints {"samples": …, "seconds": …}: shuffled,
-batches of float32 [B, C, T], one process without workers, one PyTorch thread. Each answer is one line of JSON.
+it writes the EEG, float16 [segments, C, T], into FOLDER in the library's format and prints {"versions": …}. For every
+line on its standard input it then runs one epoch and prints {"samples": …, "seconds": …}: shuffled batches of float32
+[B, C, T], one process without workers, one PyTorch thread. Each answer is one line of JSON.
 """
 
 import importlib.metadata
@@ -25,7 +25,7 @@ import torch
 
 _SHARD_BYTES = 64 << 20
 Batches = Iterable[dict[str, torch.Tensor]]
-"""One epoch each time it is gone through; "eeg" is float16 [B, C, T]."""
+"""Yields one epoch each time it is iterated; "eeg" is float16 [B, C, T]."""
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     library = LIBRARIES[name]
     if importlib.util.find_spec(library.module) is None:
         sys.exit(f"{library.distribution} is not installed here")
-    # What libraries print must not come between the answers.
+    # What libraries print must not be mixed with the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
@@ -57,13 +57,13 @@ def mosaicml(source: Path, folder: Path, batch_size: int) -> Batches:
     with base.MDSWriter(out=str(folder), columns={"eeg": kind}, size_limit=_SHARD_BYTES) as writer:
         for segment in eeg:
             writer.write({"eeg": np.ascontiguousarray(segment)})
-    # batch_size tells how it deals samples out; the DataLoader makes the batches.
+    # batch_size affects how it distributes samples; the DataLoader makes the batches.
     dataset = base.StreamingDataset(local=str(folder), shuffle=True, shuffle_seed=0, batch_size=batch_size)
     return torch.utils.data.DataLoader(dataset, batch_size=batch_size, num_workers=0)
 
 
 def _streaming_base() -> Any:
-    """`streaming.base`, without the package's own start: that imports its picture data sets, which want torchvision."""
+    """`streaming.base`, without the package's __init__, which imports its image data sets and so torchvision."""
     spec = importlib.util.find_spec("streaming")
     assert spec is not None
     assert spec.submodule_search_locations is not None
@@ -89,7 +89,7 @@ def litdata(source: Path, folder: Path, batch_size: int) -> Batches:
 
 
 class _LitSample:
-    """Row → what litdata stores; a class, because it must pickle."""
+    """Row → the sample that litdata stores; a class, because it must pickle."""
 
     def __init__(self, source: Path) -> None:
         self._source = source
@@ -99,7 +99,7 @@ class _LitSample:
 
 
 class Library(NamedTuple):
-    """A library by its names, and what it makes of the EEG."""
+    """A library: its module, its distribution, and how it loads the EEG."""
 
     module: str
     distribution: str

@@ -1,11 +1,11 @@
-"""What training costs beside the bare networks: DeepSpeed's engine and our loop against a plain PyTorch loop, cached
-latents against encoding on the fly, the share of time spent waiting for data, and two ranks against one.
+"""The overhead of training beside the bare networks: DeepSpeed's engine and our loop against a plain PyTorch loop,
+cached latents against encoding on the fly, the share of time spent waiting for data, and two ranks against one.
 
 Every stage's step is timed with the same networks, the same losses and the same batch in memory, once through the
-engines (trainer.loop.train_step) and once as zero_grad, loss, backward, clip, AdamW. The two take turns in blocks, so
-that a noisy machine slows both; a figure is the median over blocks, with the quartiles. Waiting for data and scaling
-are those of whole jobs started with `neuroimagen launch`, read off their metrics.jsonl; one rank and two take turns.
-Sizes are the recipe's defaults with the bundled model; `neuroimagen bench real-size` has those that want a GPU.
+engines (training.loop.train_step) and once as zero_grad, loss, backward, clip, AdamW. The two take turns in blocks, so
+that other load on the machine slows both; a figure is the median over blocks, with the quartiles. Waiting for data and
+scaling are measured in whole jobs started with `neuroimagen launch`, from their metrics.jsonl; one rank and two take
+turns. Sizes are the recipe's defaults with the bundled model; `neuroimagen bench real-size` has those for a GPU.
 """
 
 import argparse
@@ -44,10 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE")
     parser.add_argument("--blocks", type=int, default=9, metavar="N", help="blocks of each loop (default: 9)")
-    parser.add_argument("--block-steps", type=int, default=4, metavar="N", help="steps a block (default: 4)")
-    parser.add_argument("--repeats", type=int, default=2, metavar="N", help="jobs of each number of ranks (default: 2)")
-    parser.add_argument("--job-steps", type=int, default=60, metavar="N", help="steps a job (default: 60)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also append the figures to this file, a line a run")
+    parser.add_argument("--block-steps", type=int, default=4, metavar="N", help="steps per block (default: 4)")
+    parser.add_argument(
+        "--repeats", type=int, default=2, metavar="N", help="jobs with each number of ranks (default: 2)"
+    )
+    parser.add_argument("--job-steps", type=int, default=60, metavar="N", help="steps per job (default: 60)")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also append the figures to this file, one line per run"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -101,4 +105,4 @@ def print_jobs(jobs: dict[str, Any]) -> None:
             f"{ranks} rank{'s' if ranks != '1' else ' '}      {figures['segments_per_second']:8.0f} segments/s, "
             f"{100 * figures['data_wait_share']:.2f} % waiting for data"
         )
-    print(f"2 ranks are {jobs['scaling']:.2f} times one", flush=True)
+    print(f"2 ranks are {jobs['scaling']:.2f} times as fast as one", flush=True)

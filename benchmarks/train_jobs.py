@@ -13,7 +13,7 @@ from neuroimagen.benchmarks.train_steps import bundled_shapes
 
 
 def compare_jobs(folder: Path, *, repeats: int, steps: int) -> dict[str, Any]:
-    """Speed and waiting of contrastive jobs of one rank and of two, in turns, on a data set of noise."""
+    """Speed and waiting time of contrastive jobs with one rank and with two, in turns, on a data set of noise."""
     write_noise(folder / "data", bundled_shapes(), num_segments=4096)
     recipe = folder / "recipe.yaml"
     recipe.write_text(

@@ -1,9 +1,9 @@
-"""Cached latents against encoding on the fly: one training step fed either way.
+"""Cached latents against encoding on the fly: the same training step with either.
 
-The step, its networks and the segments are the same. Cached: the reader brings the latents that `neuroimagen cache`
-wrote. On the fly: the reader brings pictures, which it decodes once each and keeps (`diffusion`), or nothing
-(`semantic`), and the frozen VAE or text encoder runs before the step, without gradients. The steps are bare loops: the
-engine costs the same either way.
+The step, its networks and the segments are the same. Cached: the reader reads the latents that `neuroimagen cache`
+wrote. On the fly: the reader reads images, which it decodes once each and keeps (`diffusion`), or nothing (`semantic`),
+and the frozen VAE or text encoder runs before the step, without gradients. The steps are bare loops, because the engine
+costs the same either way.
 """
 
 import statistics
@@ -27,17 +27,17 @@ from neuroimagen.trainer.bundled_model.location import bundled_model_path
 from neuroimagen.trainer.training.build import build_stage
 
 KINDS = {"diffusion": "vae", "semantic": "text-class"}
-"""Stage → the kind of latent that it is fed with."""
+"""Stage → the kind of latent that it reads."""
 
 
 def compare_latents(folder: Path, device: torch.device, *, blocks: int, block_steps: int) -> dict[str, Any]:
-    """Stage → median ms a step with cached latents and with encoding, and how many times the second is the first.
+    """Stage → median ms per step with cached latents and with encoding, and the ratio of the second to the first.
 
-    With the bundled model, on a data set of noise with 480 pictures of the model's size.
+    With the bundled model, on a data set of noise with 480 images of the model's size.
     """
     model, shapes = bundled_model_path(), bundled_shapes()
     vae = VaeEncoder(model, device=device)
-    dataset = write_noise(folder / "data", shapes, num_segments=960, num_stimuli=480, picture_px=vae.image_size_px)
+    dataset = write_noise(folder / "data", shapes, num_segments=960, num_stimuli=480, image_size_px=vae.image_size_px)
     cache = LatentCache(dataset, model)
     stores = {name: cache.cache(kind).store for name, kind in KINDS.items()}
     text, captions = TextEncoder(model, device=device), dataset.stimuli.captions

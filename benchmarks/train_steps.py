@@ -29,17 +29,18 @@ from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.stages.base import Stage
 from neuroimagen.trainer.stages.contrastive import ContrastiveConfig
 from neuroimagen.trainer.training.build import build_stage
-from neuroimagen.trainer.training.engine import Frozen, build_engines, compute_dtype, init_gloo, set_learning_rates
+from neuroimagen.trainer.training.deepspeed_adapter import init_gloo
+from neuroimagen.trainer.training.engine import Frozen, build_engines, compute_dtype, set_learning_rates
 from neuroimagen.trainer.training.loop import train_step
-from neuroimagen.trainer.training.process_group import Ranks
+from neuroimagen.trainer.training.process_group import ProcessGroup
 
 STAGES = ("masked", "contrastive", "classifier", "saliency", "semantic", "diffusion")
-"""`semantic_detailed` does the step of `semantic`, on other captions."""
+"""Without `semantic_detailed`, whose step is that of `semantic` with other captions."""
 SEED = 0
 WARM_UP_STEPS = 3
 
 Step = Callable[[int, Batch], None]
-"""(number of the step, its batch) → the networks are one step further."""
+"""Takes one optimiser step: (number of the step, its batch)."""
 
 
 def bundled_shapes() -> Shapes:
@@ -91,7 +92,7 @@ def make_batch(stage: Stage, shapes: Shapes, device: torch.device) -> Batch:
 
 
 def alone(device: torch.device) -> None:
-    """This process as the only rank of a group, which DeepSpeed asks for."""
+    """Make this process the only rank of a process group, which DeepSpeed needs."""
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     if device.type == "cuda":
         import deepspeed
@@ -102,15 +103,15 @@ def alone(device: torch.device) -> None:
 
 
 def engine_step(stage: Stage, device: torch.device) -> Step:
-    """The stage's step as the training loop does it; needs `alone`."""
+    """The stage's step as the training loop takes it; call `alone` first."""
     for network in stage.networks.values():
         network.to(device)
     engines = build_engines(stage, world_size=1, device=device)
-    ranks = Ranks()
+    group = ProcessGroup()
 
     def step(number: int, batch: Batch) -> None:
         set_learning_rates(stage, engines, number)
-        train_step(stage, engines, batch, SEED, number, ranks)
+        train_step(stage, engines, batch, SEED, number, group)
 
     return step
 
@@ -150,7 +151,7 @@ def bare_step(stage: Stage, device: torch.device) -> Step:
 
 
 def compare_steps(name: str, device: torch.device, *, blocks: int, block_steps: int) -> dict[str, Any]:
-    """Median time of a step, engine and bare, in ms; and the median overhead of neighbouring blocks."""
+    """Median time of a step, engine and bare, in ms; and the median overhead over pairs of successive blocks."""
     shapes = bundled_shapes()
     stages = [build_stage(recipe_of(name), name, shapes) for _ in range(2)]
     batch = make_batch(stages[0], shapes, device)

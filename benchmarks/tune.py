@@ -52,8 +52,10 @@ REPLAYS = 50
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all of them")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="study and searches (default: a temporary folder)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure (default: all)")
+    parser.add_argument(
+        "--work", type=Path, metavar="DIR", help="keep the study and the searches here (default: a temporary folder)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
 
 

@@ -1,4 +1,4 @@
-"""Batch-hard triplets over a global batch: the other mining that a contrastive encoder is tried with.
+"""Batch-hard triplets over a global batch: the farthest positive and the nearest negative of each anchor.
 
 Definition (Hermans et al. 2017, arXiv 1703.07737, eq. 5). For every anchor a that has a positive and a negative
 
@@ -15,7 +15,7 @@ from neuroimagen.kernels.triplets.global_batch import gather_batch, is_distribut
 from neuroimagen.kernels.triplets.options import DISTANCES
 
 CHUNK = 1024
-"""Anchors whose distances are looked at together."""
+"""Anchors whose distances are computed together."""
 
 
 class BatchHardTripletLoss(torch.nn.Module):
@@ -67,7 +67,8 @@ class BatchHardTripletLoss(torch.nn.Module):
         rows = embeddings[anchor]
         to_positive, to_negative = (self._distance(rows, candidates[index]) for index in (positive, negative))
         hinge = (to_positive - to_negative + self.margin).clamp_min(0)
-        # Not finite anywhere: not finite here, on every rank. With nothing to mine it is 0, and part of the graph.
+        # A row that is not finite on any rank makes the loss NaN on every rank. With nothing to mine the loss is 0, and
+        # still depends on the embeddings, so that backward() works.
         total = hinge.sum() + torch.where(torch.isfinite(candidates).all(), 0.0, torch.nan) + 0.0 * embeddings.sum()
         counts = torch.stack([torch.as_tensor(len(anchor), device=hinge.device), (hinge > 0).sum()])
         if distributed:
@@ -79,7 +80,7 @@ class BatchHardTripletLoss(torch.nn.Module):
         if self.distance == "cosine":
             return squared / 2
         if self.distance == "euclidean":
-            # The root has no gradient at 0, where two rows are the same.
+            # The root has no gradient at 0, where two rows are equal.
             return torch.where(squared > 0, squared.clamp_min(torch.finfo(squared.dtype).tiny).sqrt(), squared)
         return squared
 
@@ -90,14 +91,14 @@ def mine_batch_hard(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(anchor, positive, negative), int64 [A] each: the triplet of every anchor that has one, in the anchors' order.
 
-    Anchors are the rows of embeddings [M, D]; positives and negatives count rows of candidates [N, D], in which anchor
+    Anchors are the rows of embeddings [M, D]; positives and negatives index rows of candidates [N, D], in which anchor
     i is row anchor_offset + i. Labels are int64 [M] and [N].
     """
-    parts = []
+    chunks = []
     with torch.autocast(embeddings.device.type, enabled=False):
         for start in range(0, len(embeddings), CHUNK):
             rows = embeddings[start : start + CHUNK]
-            # Differences, not |x|² + |y|² − 2xy: what lies close together is told apart exactly.
+            # By differences, not |x|² + |y|² − 2xy, which loses the distance of rows that are close together.
             distance = torch.cdist(rows, candidates, compute_mode="donot_use_mm_for_euclid_dist")
             same = labels[start : start + CHUNK, None] == candidate_labels[None]
             own = torch.arange(len(rows), device=rows.device)
@@ -106,7 +107,7 @@ def mine_batch_hard(
             positive = distance.masked_fill(~is_positive, -torch.inf).argmax(dim=1)
             negative = distance.masked_fill(same, torch.inf).argmin(dim=1)
             whole = is_positive.any(dim=1) & ~same.all(dim=1)
-            parts.append(torch.stack([own + start, positive, negative])[:, whole])
+            chunks.append(torch.stack([own + start, positive, negative])[:, whole])
     empty = torch.empty(3, 0, dtype=torch.int64, device=embeddings.device)
-    anchor, positive, negative = torch.cat([empty, *parts], dim=1)
+    anchor, positive, negative = torch.cat([empty, *chunks], dim=1)
     return anchor, positive, negative

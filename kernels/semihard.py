@@ -1,4 +1,4 @@
-"""Semi-hard triplet mining over a global batch, and the loss that uses it: the public interface and the dispatcher.
+"""Semi-hard triplet mining over a global batch, and the loss that uses it: the public interface.
 
 Definition. For every ordered pair (a, p) of one class the negative is
 
@@ -11,28 +11,24 @@ hinge 0. "euclidean" chooses the same triplets and "cosine" those of the normali
 yield no pair.
 """
 
-import importlib.util
-import os
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from neuroimagen.kernels.backends import semihard_torch
+from neuroimagen.kernels.backends.dispatch import choose_backend
+from neuroimagen.kernels.backends.semihard_operator import semihard_loss_sum
 from neuroimagen.kernels.triplets.class_layout import PositiveSampler
 from neuroimagen.kernels.triplets.global_batch import gather_batch, is_distributed, sum_of_ranks
 from neuroimagen.kernels.triplets.options import MiningCall, check_options, positives_limit
 
 REDUCTIONS = ("pairs", "active")
-MAX_SCANNED_POSITIVES = 64
-"""Positives an anchor up to which the fused kernel is chosen: its scan grows with them, sort and search hardly does."""
 
 
 class Triplets(tuple[Tensor, Tensor, Tensor]):
     """(anchor, positive, negative), int64 [T] each, ordered by anchor and then positive; and `is_fallback`, bool [T].
 
-    A tuple of three on purpose: it is pytorch-metric-learning's `indices_tuple` for triplets (four tensors would be
-    read as pairs). `anchor` counts rows of the embeddings, `positive` and `negative` rows of the candidates.
+    It is a tuple of three because pytorch-metric-learning takes that as its `indices_tuple` for triplets, and four
+    tensors as pairs. `anchor` indexes rows of the embeddings, `positive` and `negative` rows of the candidates.
     """
 
     is_fallback: Tensor
@@ -56,42 +52,6 @@ class Triplets(tuple[Tensor, Tensor, Tensor]):
     @property
     def negative(self) -> Tensor:
         return self[2]
-
-
-def choose_backend(backend: str, device: torch.device, num_positives: int, dtype: torch.dtype = torch.float32) -> str:
-    """ "torch" or "triton" for a call whose largest class gives an anchor `num_positives` positives.
-
-    "auto" takes the fused kernel on an NVIDIA GPU from sm_80 or an AMD gfx942, with at most MAX_SCANNED_POSITIVES
-    positives and rows of at most 32 bits; the chunked backend otherwise (CPU; few classes in a huge batch; float64).
-
-    Raises:
-        ValueError: backend="triton" where it cannot run.
-    """
-    if backend == "torch":
-        return "torch"
-    if backend == "auto" and (device.type == "cpu" or num_positives > MAX_SCANNED_POSITIVES):
-        return "torch"
-    obstacle = _triton_obstacle(device, dtype)
-    if backend == "triton" and obstacle:
-        raise ValueError(f'backend="triton" cannot serve this call: {obstacle}. Use backend="auto" or "torch".')
-    return "torch" if obstacle else "triton"
-
-
-def _triton_obstacle(device: torch.device, dtype: torch.dtype) -> str:
-    """Why the Triton kernels cannot run here, or nothing."""
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed"
-    if dtype == torch.float64:
-        return "its loss is float32 and the rows are float64"
-    if device.type == "cpu":
-        return "" if os.environ.get("TRITON_INTERPRET") == "1" else "the rows are on the CPU"
-    if device.type != "cuda":
-        return f"the rows are on {device}"
-    if torch.version.hip:
-        name = torch.cuda.get_device_properties(device).gcnArchName
-        return "" if name.startswith("gfx942") else f"{name} is not gfx942"
-    major, minor = torch.cuda.get_device_capability(device)
-    return "" if major >= 8 else f"compute capability {major}.{minor} is below 8.0"
 
 
 def mine_semihard(
@@ -157,108 +117,6 @@ def mine_semihard(
 
             return Triplets(*semihard_triton.mine(rows, columns, layout, sampler, precision=precision))
         return Triplets(*semihard_torch.mine(rows, columns, layout, sampler))
-
-
-@torch.library.custom_op("neuroimagen::semihard_loss_sum", mutates_args=())
-def semihard_loss_sum(
-    embeddings: Tensor,
-    labels: Tensor,
-    candidates: Tensor | None,
-    candidate_labels: Tensor | None,
-    anchor_offset: int | None,
-    positives: int | None,
-    margin: float,
-    distance: str,
-    precision: str,
-    backend: str,
-    with_gradient: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(Σ hinge, [pairs, pairs above zero], ∂Σ/∂embeddings, ∂Σ/∂candidates): the gradient is formed with the sum.
-
-    Without candidates the first gradient is the whole one; gradients that were not asked for are empty.
-    """
-    with torch.autocast(embeddings.device.type, enabled=False):
-        call = MiningCall(
-            embeddings,
-            labels,
-            candidates,
-            candidate_labels,
-            anchor_offset,
-            "all" if positives is None else positives,
-            distance,
-            precision,
-            backend,
-        )
-        rows, columns = call.rows(embeddings.dtype)
-        if call.num_anchors == 0 or call.num_candidates == 0:
-            total = embeddings.new_zeros(())
-            return (
-                total,
-                labels.new_zeros(2, dtype=torch.int64),
-                *_no_gradient(rows, columns, candidates, with_gradient),
-            )
-        layout = call.layout()
-        sampler = PositiveSampler(layout, call.limit)
-        options: dict[str, Any] = {"margin": margin, "distance": distance, "with_gradient": with_gradient}
-        if choose_backend(backend, rows.device, sampler.most(), rows.dtype) == "triton":
-            from neuroimagen.kernels.backends import triplet_loss_triton
-
-            result = triplet_loss_triton.loss_sum(rows, columns, layout, sampler, precision=precision, **options)
-        else:
-            result = semihard_torch.loss_sum(rows, columns, layout, sampler, **options)
-        total = torch.where(call.is_finite(), result.total, torch.nan).to(rows.dtype)
-        counts = torch.stack([result.num_pairs, result.num_active])
-        if not with_gradient:
-            return total, counts, *_no_gradient(rows, columns, candidates, False)
-        if candidates is None:
-            return total, counts, result.anchor_gradient + result.candidate_gradient, rows.new_empty(0)
-        return total, counts, result.anchor_gradient, result.candidate_gradient
-
-
-def _no_gradient(
-    rows: Tensor, columns: Tensor, candidates: Tensor | None, with_gradient: bool
-) -> tuple[Tensor, Tensor]:
-    if not with_gradient:
-        return rows.new_empty(0), rows.new_empty(0)
-    return torch.zeros_like(rows), rows.new_empty(0) if candidates is None else torch.zeros_like(columns)
-
-
-@semihard_loss_sum.register_fake
-def _(  # type: ignore[no-untyped-def]
-    embeddings,
-    labels,
-    candidates,
-    candidate_labels,
-    anchor_offset,
-    positives,
-    margin,
-    distance,
-    precision,
-    backend,
-    with_gradient,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    columns = embeddings if candidates is None else candidates
-    total = embeddings.new_empty(())
-    counts = embeddings.new_empty(2, dtype=torch.int64)
-    return total, counts, *_no_gradient(embeddings.contiguous(), columns.contiguous(), candidates, with_gradient)
-
-
-def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.set_materialize_grads(False)
-    ctx.has_candidates = inputs[2] is not None
-    ctx.save_for_backward(output[2], output[3])
-
-
-def _scale_gradient(ctx: Any, total: Tensor | None, counts: None, first: Tensor | None, second: Tensor | None) -> Any:
-    if first is not None or second is not None:
-        raise RuntimeError("SemiHardTripletLoss has no second derivative: the gradient is formed in the forward pass")
-    gradient, candidate_gradient = ctx.saved_tensors
-    if total is None:
-        return (None,) * 11
-    return total * gradient, None, total * candidate_gradient if ctx.has_candidates else None, *(None,) * 8
-
-
-semihard_loss_sum.register_autograd(_scale_gradient, setup_context=_save_gradient)
 
 
 class SemiHardTripletLoss(torch.nn.Module):

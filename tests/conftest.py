@@ -3,7 +3,6 @@
 import io
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -135,28 +134,17 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 @pytest.fixture(scope="module")
 def one_rank() -> Iterator[None]:
     """This process as the only rank of a gloo group, as a launcher would start it; undone after the module."""
-    import torch.distributed as dist
-
     from neuroimagen.launch.jobs.rank_command import free_port
 
     values = {
         **{"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"},
         **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())},
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in values.items():
             patch.setenv(name, value)
-        import deepspeed
-        from deepspeed.utils import groups
+        from neuroimagen.trainer.training.deepspeed_adapter import temporary_process_group
 
-        from neuroimagen.trainer.training.engine import init_gloo
-
-        # DeepSpeed keeps the groups it made in its modules and would use them after their end. Nothing else in a
-        # session may start it in this process: what a module finds here is what it leaves.
-        before = dict(vars(groups))
-        init_gloo()
-        yield
-        dist.destroy_process_group()
-        vars(groups).update(before)
-        deepspeed.comm.comm.cdb = None
+        # Nothing else in a session may start DeepSpeed in this process: what a module finds here is what it leaves.
+        with temporary_process_group():
+            yield

@@ -1,5 +1,4 @@
-"""Semi-hard mining and its loss as plain float64 formulas: what the tests and the benchmark compare with. O(N³)
-work."""
+"""Semi-hard mining and its loss as plain float64 formulas of O(N³) work: the reference of tests and benchmarks."""
 
 import torch
 from torch import Tensor

@@ -1,8 +1,9 @@
 """The exact chunked backend: PyTorch (and NumPy's vectorised sort on CPU), any device, any class structure.
 
 Work O(N² log N), memory O(R·N) for chunks of R anchors. Per chunk: squared distances by one matrix product; 64-bit keys
-(distance bits above, column below) sorted by row; one binary search a pair finds the nearest negative strictly farther
-than the positive, the last key the farthest. The loss and its gradient are formed chunk by chunk from the index lists.
+(distance bits above, column below) sorted by row. One binary search per pair finds the nearest negative strictly
+farther than the positive; the last key is the farthest. The loss and its gradient are formed chunk by chunk from the
+index lists.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from neuroimagen.kernels.triplets.class_layout import ClassLayout, LossSum, Posi
 CHUNK_ELEMENTS = 1 << 21
 """Entries of the R × N distance chunk: 8 MB of distances and 16 MB of keys; larger chunks were not faster on CPU."""
 GPU_CHUNK_ELEMENTS = 1 << 25
-"""The same on a GPU, where launches should not be the cost: about 1 GB with the sort's buffers."""
+"""The same on a GPU, larger so that kernel launches are not the cost: about 1 GB with the sort's buffers."""
 _SMALLEST_DISTANCE = 1e-37  # replaces zero: −0.0 and rounding below zero would break the order of the bits
 
 
@@ -223,8 +224,8 @@ def loss_sum(
 def pair_distances(anchors: Tensor, columns: Tensor, chosen: Tensor) -> Tensor:
     """Squared distances of `anchors` [R, D] to their `chosen` [R, K] columns by differences, a few slots at a time."""
     step = max(1, CHUNK_ELEMENTS // max(1, anchors.numel()))
-    parts = [(anchors[:, None] - columns[part]).square().sum(-1) for part in chosen.split(step, dim=1)]
-    return torch.cat(parts, 1)
+    distances = [(anchors[:, None] - columns[slots]).square().sum(-1) for slots in chosen.split(step, dim=1)]
+    return torch.cat(distances, 1)
 
 
 def _add_gradient(

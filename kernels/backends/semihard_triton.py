@@ -1,4 +1,4 @@
-"""The Triton backend: which tiles for which device, the launches, and index lists out of what the kernels return."""
+"""The Triton backend of the miner: tile shapes by device, the launches, and index lists of what the kernels return."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,32 +7,32 @@ import torch
 import triton
 from torch import Tensor
 
-from neuroimagen.kernels.backends.semihard_kernels import farthest_kernel, prepare_kernel, semihard_kernel
+from neuroimagen.kernels.backends.semihard_triton_kernels import farthest_kernel, prepare_kernel, semihard_kernel
 from neuroimagen.kernels.triplets.class_layout import ClassLayout, PositiveSampler, frame
 
 OPERAND_SCALE = 64.0
 PRODUCT_SCALE = -2.0 / OPERAND_SCALE**2
 SHARED_MEMORY = {80: 166912, 90: 232448, 100: 232448, "gfx942": 65536}
-"""Bytes of shared memory that one block may take, by architecture."""
+"""Bytes of shared memory that one block may use, by architecture."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TileShape:
-    """How the kernels are laid out: BM anchors × BN columns a tile, K pairs of an anchor a pass."""
+    """Sizes of the kernels' tiles: BM anchors × BN columns per tile, K pairs of each anchor per pass."""
 
     BM: int
     BN: int
     BD: int
-    """Features a product tile."""
+    """Features per product tile."""
     ND: int
-    """Product tiles a row: rows are padded to ND · BD features."""
+    """Product tiles per row: rows are padded to ND · BD features."""
     K: int
     resident: bool
     """Keep the anchors' operand on chip; otherwise both operands are streamed."""
     num_warps: int
     num_stages: int
     max_registers: int | None
-    """A thread; None: the assembler's choice."""
+    """Per thread; None leaves it to the assembler."""
 
     def constants(self, *, exact: bool) -> dict[str, Any]:
         """The compile-time arguments of both kernels; semihard_kernel takes K besides."""
@@ -56,7 +56,7 @@ class TileShape:
 
 
 def tile_shape(num_features: int, num_slots: int, *, exact: bool, arch: int | str) -> TileShape:
-    """The layout for `arch` (80, 90, 100, 120 … or "gfx942"); a static choice, since none of it was timed on a device.
+    """The tile shape for `arch` (80, 90, 100, 120 … or "gfx942"); a static choice, not yet timed on a device.
 
     Where the matrix unit reads its operands from shared memory (sm_90, sm_100) the anchors' rows stay there as long as
     they fit beside two stages of columns; elsewhere they would sit in registers, so only short rows stay.
@@ -64,7 +64,7 @@ def tile_shape(num_features: int, num_slots: int, *, exact: bool, arch: int | st
     BD = 32 if num_features <= 32 else 64 if num_features <= 64 or num_features % 128 in range(1, 65) else 128
     ND = triton.cdiv(num_features, BD)
     width = ND * BD * (1 + exact)
-    # Eight minima a row spill on sm_100, which passes its products through registers besides.
+    # Eight minima per row spill on sm_100, where the products pass through registers as well.
     K = min(4 if arch == 100 else 8, triton.next_power_of_2(num_slots))
     shared = SHARED_MEMORY.get(arch, SHARED_MEMORY[80])
     from_shared = arch in (90, 100)
@@ -72,7 +72,7 @@ def tile_shape(num_features: int, num_slots: int, *, exact: bool, arch: int | st
     for BM, num_warps in ((128, 8), (64, 4)) if arch == 90 else ((128, 8),):
         fits = 2 * width * (BM + 2 * 64) + 2048 <= shared if from_shared else width <= 128
         if fits:
-            # 128 registers a thread let a second block into a multiprocessor, to compute while the first one scans.
+            # With 128 registers per thread two blocks fit a multiprocessor: one computes while the other scans.
             two_blocks = arch == 90 and BM == 128 and width <= 128 and K <= 4
             return TileShape(
                 BM=BM, BN=64, BD=BD, ND=ND, K=K, resident=True, num_warps=num_warps, num_stages=2,
@@ -99,7 +99,7 @@ def device_arch(device: torch.device) -> int | str:
 
 @dataclass(frozen=True, kw_only=True)
 class MinedColumns:
-    """What the kernels found, [slots, M] int32, in class-sorted order; −1 where there is no positive."""
+    """What the kernels found, int32 [slots, M], in class-sorted order; −1 where there is no positive."""
 
     positive: Tensor
     negative: Tensor
@@ -192,7 +192,7 @@ def _first_of_splits(best: Tensor, column: Tensor, BN: int) -> Tensor:
 
 
 def num_column_splits(num_blocks: int, num_candidates: int, shape: TileShape, device: torch.device) -> int:
-    """Splits of the columns, so that few anchors still fill the device: two programs for each multiprocessor."""
+    """Number of splits of the columns, so that few anchors fill the device too: two programs per multiprocessor."""
     if device.type != "cuda":
         return 1
     wanted = 2 * torch.cuda.get_device_properties(device).multi_processor_count

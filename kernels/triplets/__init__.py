@@ -1,1 +1,1 @@
-"""What every way of mining triplets shares: options, class layout, global batch."""
+"""What all miners of triplets share: options, class layout, global batch."""

@@ -1,4 +1,4 @@
-"""What every backend of the semi-hard miner shares: rows sorted by class, and rows centred and scaled.
+"""What all backends of the semi-hard miner share: rows sorted by class, and rows centred and scaled.
 
 Legend: M anchors, N candidates, D features, K positives of one anchor, T triplets.
 
@@ -100,7 +100,7 @@ class PositiveSampler:
     def columns(self, rows: Tensor, width: int) -> tuple[Tensor, Tensor]:
         """Positives of the sorted anchors `rows` [R]: columns, ascending, and which exist (bool), both [R, width].
 
-        Places without a positive hold a column that may be read but means nothing.
+        Places without a positive hold a valid column without a meaning.
         """
         layout = self.layout
         start, own = layout.start[rows, None], layout.own_column[rows, None]

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def is_distributed() -> bool:
-    """Whether more than one rank takes part."""
+    """Whether torch.distributed runs with more than one rank."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
@@ -29,7 +29,7 @@ def gather_rows(rows: Tensor, sizes: list[int]) -> Tensor:
 
 
 def sum_over_ranks(value: Tensor, *, gradient_scale: float = 1) -> Tensor:
-    """The sum on every rank. Its gradient is `gradient_scale` times that of the local share: one sum, derived once."""
+    """The sum over ranks, on every rank. The gradient of the local value is `gradient_scale` times the sum's."""
     summed: Tensor = _SumOverRanks.apply(value, gradient_scale)
     return summed
 
@@ -52,7 +52,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: Tensor, sizes: list[int]) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.sizes = sizes
-        # Collectives want equal shapes: pad to the longest, cut after.
+        # Collectives need equal shapes: pad to the longest, cut afterwards.
         padded = rows.new_zeros(max(sizes), *rows.shape[1:])
         padded[: rows.shape[0]] = rows
         parts = [torch.empty_like(padded) for _ in sizes]

@@ -1,4 +1,4 @@
-"""A checked mining call: rows, labels and options that fit together."""
+"""The options of a mining call, and the check that rows, labels and options fit together."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,12 @@ BACKENDS = ("auto", "torch", "triton")
 
 
 class MiningCall:
-    """A checked call: rows, labels and options that fit together."""
+    """The arguments of a mining call (see `mine_semihard`), checked.
+
+    Raises:
+        ValueError: shapes that do not fit, or an unknown option.
+        TypeError: rows that are not floating point, labels that are not integers.
+    """
 
     def __init__(
         self,
@@ -64,7 +69,9 @@ class MiningCall:
         return finite & torch.linalg.vector_norm(self.candidates.float(), dim=1).isfinite().all()
 
     def rows(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Anchors and candidates, contiguous, in `dtype`, normalised for "cosine"; one tensor twice for one set."""
+        """(anchors [M, D], candidates [N, D]), contiguous, in `dtype`, normalised for "cosine". Without candidates both
+        are one tensor.
+        """
         rows = self._in_metric(self.embeddings.to(dtype))
         return rows, rows if self.candidates is None else self._in_metric(self.candidates.to(dtype))
 
@@ -104,5 +111,5 @@ def positives_limit(positives: str | int) -> int | None:
     if positives == "all":
         return None
     if isinstance(positives, str | bool) or positives < 1:
-        raise ValueError(f'positives={positives!r} is neither "all" nor a number of positives an anchor, at least 1')
+        raise ValueError(f'positives={positives!r} is neither "all" nor a number of positives per anchor, at least 1')
     return int(positives)

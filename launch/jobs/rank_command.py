@@ -117,9 +117,6 @@ def launch_environment(
     """
     ours = {**environment, **SAFE_PATH}
     ours.setdefault("OMP_NUM_THREADS", str(max(1, num_cores // num_ranks)))
-    # DeepSpeed compiles a small op at its first start and finds it there later; ninja is beside the interpreter.
-    ours.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
-    ours["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), ours.get("PATH", os.defpath)])
     ours.setdefault("TOKENIZERS_PARALLELISM", "false")
     if interface is not None:
         ours.setdefault("GLOO_SOCKET_IFNAME", interface)

@@ -1,4 +1,4 @@
-"""`bench cache`: ours and the plain loop store the same latents of the same pictures."""
+"""`bench cache`: ours and the plain loop store the same latents of the same images."""
 
 import argparse
 import json
@@ -49,7 +49,7 @@ def test_turns_alternate_and_figures_are_their_medians(monkeypatch: pytest.Monke
     methods = {name: (lambda name=name: calls.append(name) or 4) for name in ("ours", "theirs")}
     figures = frozen_model.take_turns(methods, 3, torch.device("cpu"))
     assert calls == ["ours", "theirs", "theirs", "ours", "ours", "theirs", "theirs", "ours"]
-    assert figures["theirs"]["pictures_per_second"] == 2.0  # 2, 1 and 4 of 4 pictures took 2, 4 and 1 s
+    assert figures["theirs"]["pictures_per_second"] == 2.0  # 2, 1 and 4 of 4 images took 2, 4 and 1 s
     assert figures["ours"]["pictures_per_second"] == 4.0
     assert figures["ours"]["peak_memory_bytes"] is None
 

@@ -1,4 +1,4 @@
-"""`bench finetuning`: rows are paired by segment, and the study's own pictures lead to its figures."""
+"""`bench finetuning`: conditions are paired by segment, and the figures are those of the study's reconstructions."""
 
 import argparse
 import csv

@@ -1,4 +1,4 @@
-"""The benchmark of a large data set, on a small one: what it measures is there, and every sample was seen."""
+"""The benchmark of a large data set, on a small one: its figures are there, and every segment was read."""
 
 from pathlib import Path
 

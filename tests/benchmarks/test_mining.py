@@ -1,4 +1,4 @@
-"""`bench mining`: every method that claims our loss computes it; the command's figures, file and plot; its worker."""
+"""`bench mining`: the methods with the same loss agree; the command's figures, file and plot; its worker."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def test_the_worker_outlives_errors_crashes_and_delays():
     question = {"case": case, "probe": "neuroimagen torch", "memory_gb": 8}
     with Worker() as worker:
         assert worker.ask(question, time_limit=120)["seconds"] > 0
-        assert worker.ask(question | {"probe": "nobody's"}, time_limit=120)["failed"].startswith("KeyError")
+        assert worker.ask(question | {"probe": "unknown"}, time_limit=120)["failed"].startswith("KeyError")
         large = question | {"case": case | {"size": 400}, "probe": "dense, TensorFlow Addons", "memory_gb": 0.2}
         assert worker.ask(large, time_limit=120)["failed"] == "out of memory (0.2 GB)"
         began = time.monotonic()
@@ -80,7 +80,7 @@ def test_the_worker_outlives_errors_crashes_and_delays():
 
 
 def test_what_fails_is_not_tried_with_more_rows(tmp_path, monkeypatch):
-    """The full comparison, with a worker in whose hands the dense formula fails from N = 4,096 on."""
+    """The full comparison, with a worker for which the dense formula fails from N = 4,096 on."""
     probed = []
 
     class Fake:
@@ -119,12 +119,12 @@ def test_what_fails_is_not_tried_with_more_rows(tmp_path, monkeypatch):
     for case in largest:
         assert case["methods"]["dense, TensorFlow Addons"] == {"failed": "out of memory at N=4096"}
         assert case["methods"]["neuroimagen torch"] == {"failed": "more than 10 s"}
-    # Where not all positives are mined for, only those that can choose take part.
+    # With a number of positives only the methods that can sample take part.
     assert {place[-1] for place in probed if place[3] == 4} == {"neuroimagen torch", "chunked PyTorch"}
 
 
 def test_it_needs_little_more_than_torch_and_triton():
-    """On a GPU machine that has no more: the module itself, without the packages that the rest is made of."""
+    """`python -m` runs without the packages that the rest of neuroimagen needs."""
     absent = [
         "deepspeed",
         "diffusers",
@@ -183,4 +183,4 @@ def test_numbers_that_cannot_be_measured_are_wrong_usage(words, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["bench", "mining", *words])
     assert stop.value.code == 2
-    assert f"argument {words[0]}: {words[1]!r} is no whole number from 1 on" in capsys.readouterr().err
+    assert f"argument {words[0]}: {words[1]!r} is not a whole number of at least 1" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`bench pretraining`: arms are chosen by validation, share their grid, and the figures are those of their exports."""
+"""`bench pretraining`: both arms choose from one grid by validation, and the figures are those of their exports."""
 
 import argparse
 import json
@@ -61,7 +61,7 @@ def test_the_whole_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
             logits = torch.cat([model(torch.from_numpy(dataset.eeg(int(row)))[None]) for row in rows])
         right = logits.argmax(1).numpy() == dataset.index.label[rows]
         assert study["accuracy"][arm]["value"] == pytest.approx(float(np.mean(right)))
-    # The grid is the same for both, and what the first arm starts from is the masked stage's encoder.
+    # Both arms have the same grid, and the first starts from the masked stage's encoder.
     grids = [[(t["learning_rate"], t["steps"]) for t in study["tried"][arm]] for arm in ("pretrained", "scratch")]
     assert grids[0] == grids[1]
     assert study["num_segments"]["labelled"] < study["num_segments"]["unlabelled"]

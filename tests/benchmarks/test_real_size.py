@@ -1,4 +1,4 @@
-"""`bench real-size` at tiny sizes: every loop runs, figures are computed right, real sizes are real."""
+"""`bench real-size` at tiny sizes: every loop runs, figures are computed correctly, the real sizes are those stated."""
 
 import json
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from neuroimagen.benchmarks import real_size, real_size_jobs
-from neuroimagen.benchmarks.diffusers_loop import CaptionedPictures
+from neuroimagen.benchmarks.diffusers_loop import CaptionedImages
 from neuroimagen.benchmarks.machine import matrix_peak
 from neuroimagen.benchmarks.real_size_jobs import LOOPS, Job, count_flops, make_stage, measure, sizes_of, write_data
 from neuroimagen.benchmarks.stable_diffusion import STABLE_DIFFUSION_1_5
@@ -77,7 +77,7 @@ def test_flops_are_two_a_multiply_add_forward_and_backward() -> None:
 
 
 def test_the_default_encoder_takes_what_the_docs_say() -> None:
-    """docs/performance.md: 67 MFLOP a segment of 128 × 440, forward and backward."""
+    """docs/performance.md: 67 MFLOP per segment of 128 × 440, forward and backward."""
     meta = torch.device("meta")
     with meta:
         encoder = make_stage(sizes_of(tiny=False, unet_batch=1), "contrastive", meta).networks["encoder"]
@@ -98,16 +98,16 @@ def test_the_peak_is_of_the_best_size(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_pictures_of_diffusers_loop(job: Job) -> None:
     sizes = sizes_of(tiny=True, unet_batch=4).diffusion
     stimuli = Dataset.open(job.data).stimuli
-    pictures = CaptionedPictures(stimuli, sizes)
+    images = CaptionedImages(stimuli, sizes)
     original = torch.from_numpy(stimuli.images([5], sizes.image_size_px))[0] / 127.5 - 1
-    seen = [pictures[5]["pixel_values"] for _ in range(20)]
-    assert all(torch.equal(picture, original) or torch.equal(picture, original.flip(2)) for picture in seen)
-    assert len({picture.numpy().tobytes() for picture in seen}) == 2
-    assert pictures[5]["input_ids"].shape == sizes.text_shape[:1]
+    seen = [images[5]["pixel_values"] for _ in range(20)]
+    assert all(torch.equal(image, original) or torch.equal(image, original.flip(2)) for image in seen)
+    assert len({image.numpy().tobytes() for image in seen}) == 2
+    assert images[5]["input_ids"].shape == sizes.text_shape[:1]
 
 
 def test_summary() -> None:
-    """Figures by hand: medians over turns and blocks, the bare loop's operations for all, failures as they are."""
+    """Figures by hand: medians over turns and blocks, the bare loop's operations for all loops, failures unchanged."""
     sizes = sizes_of(tiny=True, unet_batch=4)
     engine = {"fed_ms": [40.0, 60.0], "same_batch_ms": [25.0, 25.0], "wait_share": [0.1, 0.3], "peak_gib": 2.0}
     bare = {"fed_ms": [40.0], "same_batch_ms": [40.0], "wait_share": [0.0], "peak_gib": 1.0, "flops": 10**9}
@@ -150,7 +150,7 @@ def test_real_size_without_a_gpu_is_one_clear_line(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main(["bench", "real-size"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "needs a GPU that computes in bf16" in line
+    assert "needs a GPU that supports bf16" in line
     assert "--tiny" in line
 
 

@@ -1,4 +1,4 @@
-"""`bench reconstruct`: ours and diffusers' pipeline draw the same pictures."""
+"""`bench reconstruct`: ours and diffusers' pipeline generate the same images."""
 
 import argparse
 import json
@@ -27,9 +27,9 @@ def test_both_draw_the_same(tiny_diffusion_folder: Path, tmp_path: Path, schedul
             assert figures["largest_difference"] <= 1  # rounding's grey level
 
 
-def test_other_pictures_are_seen() -> None:
-    pictures = np.zeros((2, 3, 4, 4), dtype=np.uint8)
+def test_other_images_are_seen() -> None:
+    images = np.zeros((2, 3, 4, 4), dtype=np.uint8)
     others = np.zeros((3, 3, 4, 4), dtype=np.uint8)
     others[2] = 255  # beyond the first two
     others[1, 0, 0, 0] = 200
-    assert reconstruct.grey_levels(pictures, others) == {"largest_difference": 200, "mean_difference": 200 / 96}
+    assert reconstruct.grey_levels(images, others) == {"largest_difference": 200, "mean_difference": 200 / 96}

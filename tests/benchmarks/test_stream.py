@@ -1,4 +1,4 @@
-"""`bench stream`: loaders take turns, and what another environment's process is told and answers."""
+"""`bench stream`: loaders take turns, and the exchange with another environment's process."""
 
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from neuroimagen.benchmarks.stream import BATCH_SIZE, PEERS, Peer, measure, nois
 from neuroimagen.benchmarks.stream_peer import LIBRARIES
 from neuroimagen.data_shards.common.errors import UserError
 
-# What stream_peer.py asks of the libraries. MosaicML's own start, which wants torchvision, must not run. Both print.
+# What stream_peer.py uses of the libraries. MosaicML's __init__, which needs torchvision, must not run. Both print.
 _STREAMING = {
     "streaming/__init__.py": "raise ImportError('torchvision')",
     "streaming/base.py": """

@@ -1,4 +1,4 @@
-"""Studies over seeds: what is measured once stays, pairs are pairs, intervals are Student's."""
+"""Studies over seeds: measured seeds are kept, arms are compared in pairs, intervals are Student's."""
 
 import argparse
 import json

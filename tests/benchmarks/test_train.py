@@ -1,4 +1,4 @@
-"""`bench train`: both loops do the same steps, both ways of feeding them give the same latents, figures are right."""
+"""`bench train`: both loops take the same steps, cached and encoded latents agree, figures are correct."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def flat(stage: Stage) -> torch.Tensor:
-    """The network that is trained first: later ones are trained against what it has become."""
+    """The network that is trained first: later ones depend on its new weights."""
     return torch.cat([p.detach().flatten() for p in stage.networks[stage.phases[0].network].parameters()])
 
 
@@ -28,7 +28,7 @@ def test_both_loops_train_alike(one_rank: None, name: str) -> None:
     stages = [build_stage(train_steps.recipe_of(name), name, shapes) for _ in range(3)]
     origin = flat(stages[2])
     batch = train_steps.make_batch(stages[0], shapes, CPU)
-    # The bare loop keeps the peak learning rate: told apart from the engine's warm-up, the networks move alike.
+    # The bare loop's learning rate is constant; without the engine's warm-up the networks move alike.
     for step in (train_steps.engine_step(stages[0], CPU), train_steps.bare_step(stages[1], CPU)):
         step(0, batch)
     engine, bare = flat(stages[0]) - origin, flat(stages[1]) - origin
@@ -53,7 +53,7 @@ def test_figures_are_of_the_blocks(one_rank: None, monkeypatch: pytest.MonkeyPat
 
 
 def test_cached_and_encoded_latents_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways of feeding a step bring the same segments and, up to float16, the same latents."""
+    """With cached and with encoded latents a step gets the same segments and, up to float16, the same latents."""
     fed: dict[int, list[dict[str, torch.Tensor]]] = {}
 
     def compare(step, ways, blocks, block_steps, device):  # type: ignore[no-untyped-def]
@@ -84,7 +84,7 @@ def test_turns_are_compared_with_their_neighbours(monkeypatch: pytest.MonkeyPatc
 
 def test_noise_is_a_sound_data_set(tmp_path: Path) -> None:
     shapes = Shapes(n_channels=3, n_samples=20, num_classes=5, text_shape=(4, 6))
-    dataset = write_noise(tmp_path / "data", shapes, num_segments=200, num_stimuli=10, picture_px=32)
+    dataset = write_noise(tmp_path / "data", shapes, num_segments=200, num_stimuli=10, image_size_px=32)
     assert len(dataset.rows("train", None)) + len(dataset.rows("val", None)) == 200
     assert len(dataset.rows("val", None)) == 10
     assert (dataset.index.label == dataset.stimuli.labels[dataset.index.stimulus]).all()

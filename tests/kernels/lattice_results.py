@@ -1,5 +1,7 @@
-"""What the Triton kernels make of batches on the lattice, as one JSON object: interpreted with TRITON_INTERPRET=1, else
-compiled for the GPU that is here. `python lattice_results.py`; test_semihard_gpu.py compares the two.
+"""The results of the Triton kernels for batches on the lattice, as one JSON object.
+
+`python lattice_results.py`: interpreted with TRITON_INTERPRET=1, else compiled for this machine's GPU;
+test_semihard_gpu.py compares the two.
 """
 
 import json

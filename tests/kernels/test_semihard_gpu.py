@@ -1,4 +1,4 @@
-"""The compiled kernels on a GPU: equal to the interpreted ones on the lattice, right at size, frugal, repeatable.
+"""The compiled kernels on a GPU: results on the lattice and at size, memory, repeatability.
 
 `pytest --gpu tests/kernels/test_semihard_gpu.py` runs on a machine with PyTorch, Triton and pytest alone.
 """
@@ -27,8 +27,8 @@ SPEC.loader.exec_module(lattice_results)
 
 @cache
 def interpreted():
-    """The results of a process of its own: an interpreted kernel cannot be compiled."""
-    # Without a GPU in sight, so that the tensors are the CPU's.
+    """The results of another process: an interpreted kernel cannot be compiled."""
+    # The GPU is hidden, so that the tensors are the CPU's.
     environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, SCRIPT], env=environment, capture_output=True, text=True)
     if "only 0-dimensional arrays can be converted" in done.stderr:
@@ -61,7 +61,7 @@ def check_definition(found, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", lattice_results.CASES)
 def test_interpreted_results_are_the_definition_s(name):
-    """What the compiled kernels are compared with is right itself."""
+    """The reference of the compiled kernels is right itself."""
     check_definition(interpreted(), name)
 
 

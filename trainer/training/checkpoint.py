@@ -1,4 +1,4 @@
-"""Checkpoints: written while training goes on, committed whole or not at all, verified before use, rotated after.
+"""Checkpoints: written in the background, committed as a whole or not at all, verified before use.
 
     checkpoints/latest                  name of the newest complete one, replaced atomically
     checkpoints/step-00000100/
@@ -10,8 +10,8 @@
         random-<rank>.safetensors       each rank's generator states
     checkpoints/best-00000080/          export of the best validation figure so far
 
-`save` copies the state and returns; a thread of each rank writes its part. `commit`, when all have written, makes it
-the newest. No file is a pickle.
+`save` copies the state and returns; a thread of each rank writes that rank's files. `commit`, when all ranks have
+written, makes the checkpoint the newest and deletes older ones. No file is a pickle.
 """
 
 import dataclasses
@@ -30,15 +30,17 @@ from torch import Tensor
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path, sync_path
 from neuroimagen.trainer.training import engine_state
+from neuroimagen.trainer.training.deepspeed_adapter import num_elements
 from neuroimagen.trainer.training.ema import EMA
-from neuroimagen.trainer.training.process_group import Ranks
+from neuroimagen.trainer.training.engine import Engine, Engines
+from neuroimagen.trainer.training.process_group import ProcessGroup
 
 STATE_VERSION = 2
 
 
 @dataclasses.dataclass
 class RunState:
-    """Where a run stands; all that is not weights, optimiser or random states."""
+    """The state of a run apart from weights, optimiser and random states."""
 
     step: int = 0
     """Steps done. The plan's position follows from it: epoch, step = divmod(step, steps_per_epoch)."""
@@ -50,7 +52,7 @@ class RunState:
     engines: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     """Network → the optimiser's steps, and the loss scaler's state in fp16."""
     recent_losses: dict[str, list[float]] = dataclasses.field(default_factory=dict)
-    """Network → its last losses, by which a diverging one is told (trainer/training/loss_watch.py)."""
+    """Network → its last losses, which a new one is compared with (trainer/training/loss_watch.py)."""
     skipped: int = 0
     """Steps left out by `on_bad_loss: skip`."""
     version: int = STATE_VERSION
@@ -59,9 +61,9 @@ class RunState:
 class Checkpoints:
     """The checkpoints of one stage of one run."""
 
-    def __init__(self, folder: Path, *, ranks: Ranks, keep: int) -> None:
+    def __init__(self, folder: Path, *, group: ProcessGroup, keep: int) -> None:
         self.folder = folder
-        self._ranks = ranks
+        self._group = group
         self._keep = keep
         self._pending: _Writing | None = None
 
@@ -72,13 +74,13 @@ class Checkpoints:
 
     @property
     def is_writing(self) -> bool:
-        """Whether this rank's part is still being written."""
+        """Whether this rank is still writing its files."""
         return self._pending is not None and self._pending.thread.is_alive()
 
-    def save(self, state: RunState, engines: Mapping[str, Any], averages: Mapping[str, EMA]) -> None:
+    def save(self, state: RunState, engines: Engines, averages: Mapping[str, EMA]) -> None:
         """Begin a checkpoint, after committing one that is still pending. A collective.
 
-        Raises UserError on every rank, with the older checkpoints untouched, when there is no room.
+        Raises UserError on every rank, with the older checkpoints untouched, when the disk has too little room.
         """
         if self.is_pending:
             self.commit()
@@ -86,68 +88,68 @@ class Checkpoints:
             name: {"step": engine_state.optimizer_step(engine), "scaler": _scaler_state(engine)}
             for name, engine in engines.items()
         }
-        part = self.folder / f".step-{state.step:08d}.part"
+        unfinished = self.folder / f".step-{state.step:08d}.part"
         try:
-            self._ranks.attempt(lambda: self._begin(part, engines))
+            self._group.attempt(lambda: self._begin(unfinished, engines))
         except UserError as error:
-            self._refuse(part, state.step, str(error))
+            self._refuse(unfinished, state.step, str(error))
         files: dict[str, dict[str, Tensor]] = {}
-        rank = self._ranks.rank
+        rank = self._group.rank
         for name, engine in engines.items():
             files |= {f"{name}/{file}": kept for file, kept in engine_state.snapshot(engine, rank=rank).items()}
         files[f"random-{rank:05d}.safetensors"] = _random_states()
-        if self._ranks.is_first:
-            files |= {f"ema-{name}.safetensors": average.state() for name, average in averages.items()}
-        self._pending = _Writing(part, json.loads(json.dumps(dataclasses.asdict(state))), files)
+        for name, average in averages.items():
+            averaged = engine_state.snapshot_average(engines[name], average, rank=rank)
+            if averaged:
+                files[f"ema-{name}.safetensors"] = averaged
+        self._pending = _Writing(unfinished, json.loads(json.dumps(dataclasses.asdict(state))), files)
 
     def commit(self) -> None:
-        """Wait until every rank has written, then make the pending checkpoint the newest, and delete what it makes
-        superfluous. A collective. Raises UserError on every rank, the older ones untouched, when writing failed.
+        """Wait until every rank has written, then make the pending checkpoint the newest, and delete those beyond
+        `keep`. A collective. Raises UserError on every rank, with the older ones untouched, when writing failed.
         """
         pending = self._pending
         assert pending is not None
         self._pending = None
         pending.thread.join()
         step = int(pending.state["step"])
-        failures = self._ranks.messages(pending.problem)
+        failures = self._group.messages(pending.problem)
         if failures:
-            self._refuse(pending.part, step, failures[0])
+            self._refuse(pending.unfinished, step, failures[0])
         try:
-            self._ranks.attempt(lambda: self._commit(pending, f"step-{step:08d}"))
+            self._group.attempt(lambda: self._commit(pending, f"step-{step:08d}"))
         except UserError as error:
-            self._refuse(pending.part, step, str(error))
-        if self._ranks.is_first:
+            self._refuse(pending.unfinished, step, str(error))
+        if self._group.is_first:
             self._rotate(step)
 
-    def _refuse(self, part: Path, step: int, problem: str) -> None:
-        if self._ranks.is_first:
-            shutil.rmtree(part, ignore_errors=True)
+    def _refuse(self, unfinished: Path, step: int, problem: str) -> None:
+        if self._group.is_first:
+            shutil.rmtree(unfinished, ignore_errors=True)
         previous = latest_checkpoint(self.folder)
-        kept = f"{previous.name} is complete" if previous else "no earlier one exists"
+        kept = f"{previous.name} is complete" if previous else "No earlier one exists"
         raise UserError(
-            f"the checkpoint of step {step} could not be written: {problem} Of the checkpoints in {self.folder} "
-            f"{kept}; free space and go on with --resume."
+            f"the checkpoint of step {step} could not be written to {self.folder}: {problem} {kept}; free space and "
+            "go on with --resume."
         ) from None
 
-    def _begin(self, part: Path, engines: Mapping[str, Any]) -> None:
-        shutil.rmtree(part, ignore_errors=True)
+    def _begin(self, unfinished: Path, engines: Engines) -> None:
+        shutil.rmtree(unfinished, ignore_errors=True)
         for name in engines:
-            (part / name).mkdir(parents=True)
-        # Weights, two Adam moments and an average, in float32. Asked before anything is written, because a disk that
-        # fills up in the middle is the harder case.
-        sizes = (getattr(p, "ds_numel", p.numel()) for engine in engines.values() for p in engine.module.parameters())
-        needed = 16 * sum(sizes)
-        free = shutil.disk_usage(part).free
+            (unfinished / name).mkdir(parents=True)
+        # Weights, two Adam moments and an average, in float32. Checked before anything is written.
+        needed = 16 * sum(num_elements(p) for engine in engines.values() for p in engine.module.parameters())
+        free = shutil.disk_usage(unfinished).free
         if free < needed:
-            raise UserError(f"it takes up to {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free.")
+            raise UserError(f"it takes up to {needed / 1e6:.1f} MB, and {free / 1e6:.1f} MB are free.")
 
     def _commit(self, pending: "_Writing", name: str) -> None:
-        part = pending.part
-        (part / "state.json").write_text(json.dumps(pending.state, indent=1), encoding="utf-8")
-        _mark_complete(part)
+        unfinished = pending.unfinished
+        (unfinished / "state.json").write_text(json.dumps(pending.state, indent=1), encoding="utf-8")
+        _mark_complete(unfinished)
         final = self.folder / name
         shutil.rmtree(final, ignore_errors=True)  # of an earlier attempt at these steps
-        part.replace(final)
+        unfinished.replace(final)
         sync_path(self.folder)
         with atomic_path(self.folder / "latest") as path:
             path.write_text(name + "\n", encoding="utf-8")
@@ -163,7 +165,7 @@ class Checkpoints:
         for path in self.folder.glob(".*.part"):
             shutil.rmtree(path, ignore_errors=True)
 
-    def load(self, path: Path, engines: Mapping[str, Any], averages: Mapping[str, EMA]) -> RunState:
+    def load(self, path: Path, engines: Engines, averages: Mapping[str, EMA]) -> RunState:
         """Bring engines, averages and random states to where `path` left them, whatever number of ranks wrote it."""
         state = read_state(path)
         for name, engine in engines.items():
@@ -172,19 +174,19 @@ class Checkpoints:
             if scaler is not None and state.engines[name]["scaler"]:
                 scaler.load_state_dict(state.engines[name]["scaler"])
         for name, average in averages.items():
-            average.load(load_file(path / f"ema-{name}.safetensors"))
-        random = path / f"random-{self._ranks.rank:05d}.safetensors"
-        if random.is_file():  # a rank that is new has none; training draws by step and sample, not from these
+            engine_state.restore_average(engines[name], average, path / f"ema-{name}.safetensors")
+        random = path / f"random-{self._group.rank:05d}.safetensors"
+        if random.is_file():  # absent for a rank that was not there; training draws by step and sample, not from these
             _set_random_states(load_file(random))
-        state.world_size = self._ranks.world_size
+        state.world_size = self._group.world_size
         return state
 
 
 class _Writing:
-    """A checkpoint's part of this rank, on its way to the disk."""
+    """This rank's files of a checkpoint, written by a thread."""
 
-    def __init__(self, part: Path, state: dict[str, Any], files: Mapping[str, dict[str, Tensor]]) -> None:
-        self.part = part
+    def __init__(self, unfinished: Path, state: dict[str, Any], files: Mapping[str, dict[str, Tensor]]) -> None:
+        self.unfinished = unfinished
         self.state = state
         self.problem: str | None = None
         self._files = files
@@ -194,14 +196,14 @@ class _Writing:
     def _write(self) -> None:
         try:
             for name, tensors in self._files.items():
-                path = self.part / name
+                path = self.unfinished / name
                 save_file(tensors, path)
                 sync_path(path)
         except Exception as error:  # safetensors raises its own type on a full disk; commit() raises it on every rank
             self.problem = f"{getattr(error, 'strerror', None) or error}."
 
 
-def _scaler_state(engine: Any) -> dict[str, Any] | None:
+def _scaler_state(engine: Engine) -> dict[str, Any] | None:
     scaler = engine_state.scaler_of(engine)
     return None if scaler is None else dict(scaler.state_dict())
 
@@ -215,9 +217,9 @@ def _steps(folder: Path) -> list[Path]:
 
 
 def latest_checkpoint(folder: Path, *, not_beyond: int | None = None) -> Path | None:
-    """The newest complete checkpoint in `folder`, or None. `latest` is believed only if what it names is whole.
+    """The newest complete checkpoint in `folder`, or None. `latest` counts only if the checkpoint it names is complete.
 
-    not_beyond: the newest that has made at most so many steps.
+    not_beyond: the newest of those that have made at most this many steps.
     """
     names = [path.name for path in reversed(_steps(folder))]
     pointer = folder / "latest"
@@ -229,9 +231,9 @@ def latest_checkpoint(folder: Path, *, not_beyond: int | None = None) -> Path | 
 
 
 def copy_checkpoint(source: Path, folder: Path) -> Path:
-    """Copy a complete checkpoint to the checkpoints of another run, which goes on from it; returns the copy.
+    """Copy a complete checkpoint to the checkpoints of another run, which goes on from it; returns the copy's path.
 
-    The other run has other settings, so the best validation figure is looked for anew.
+    The other run has other settings, so its best validation figure is not that of this one.
     """
     target = folder / source.name
     shutil.copytree(source, target)
@@ -244,7 +246,7 @@ def copy_checkpoint(source: Path, folder: Path) -> Path:
 
 
 def _mark_complete(folder: Path) -> None:
-    """Note every file and its size: a checkpoint with this note is whole."""
+    """Write COMPLETE, with every file and its size: a checkpoint that has it, and agrees with it, is complete."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in paths}
     with atomic_path(folder / "COMPLETE") as path:

@@ -1,149 +1,97 @@
-"""An engine's state as named pieces of tensors: written by each rank for its own part, read by any number of ranks.
+"""An engine's state as named pieces of tensors: each rank writes those that it holds, any number of ranks reads them.
 
-DeepSpeed's own checkpoints are pickles, tied to the number of ranks and to the ZeRO stage. Ours hold, for each trained
-parameter, flat pieces (start, length) of the float32 weight and of Adam's two moments, whichever rank has them; so a
-run goes on with another number of ranks, or another ZeRO stage, from the same files, bit for bit where nothing
-changed.
+DeepSpeed's own checkpoints are pickles, tied to the number of ranks and to the ZeRO stage. These files hold, for each
+trained parameter, flat pieces (start, length) of the float32 weight and of Adam's two moments. A run can therefore go
+on from them with another number of ranks or another ZeRO stage, and bit for bit if neither changes.
 
     pieces-<rank>.safetensors     "<kind>:<start>:<parameter>" → float32 [length]
     rest.safetensors              buffers and frozen weights, whole
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.trainer.training import deepspeed_adapter
+from neuroimagen.trainer.training.ema import EMA
+from neuroimagen.trainer.training.engine import Engine
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT = "weight"
 REST_FILE = "rest.safetensors"
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """What this rank holds of one parameter: flat float32 views into the optimiser's own memory."""
-
-    name: str
-    start: int
-    weight: Tensor
-    flat: Tensor
-    """The optimiser's parameter that `weight` is a part of; its state has the moments."""
-    offset: int
-    """Where in `flat`."""
-
-    def moment(self, engine: Any, kind: str) -> Tensor:
-        state = _inner(engine).state[self.flat][kind]
-        return state.view(-1).narrow(0, self.offset, self.weight.numel())
-
-
-def zero_stage(engine: Any) -> int:
-    return int(engine.zero_optimization_stage())
-
-
-def _inner(engine: Any) -> torch.optim.Optimizer:
-    """torch's optimiser, inside whatever DeepSpeed wraps around it."""
-    optimizer: torch.optim.Optimizer = engine.optimizer if zero_stage(engine) == 0 else engine.optimizer.optimizer
-    return optimizer
-
-
-def _trained(engine: Any) -> Iterator[tuple[str, nn.Parameter]]:
-    """Parameters that the optimiser has, by name; `requires_grad` may be off for the moment (trainer/engine.Frozen)."""
-    given = {id(parameter) for parameter in engine.trained_parameters}
-    return ((name, p) for name, p in engine.module.named_parameters() if id(p) in given)
-
-
-def _pieces(engine: Any) -> list[_Piece]:
-    stage = zero_stage(engine)
-    pieces = []
-    for name, parameter in _trained(engine):
-        if stage == 0:
-            flat = parameter.detach().view(-1)
-            pieces.append(_Piece(name, 0, flat, parameter, 0))
-        elif stage < 3:
-            mapping = parameter._hp_mapping  # type: ignore[attr-defined]
-            if mapping is not None:  # this rank has some of it
-                address = mapping.hp_fragment_address
-                group = engine.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
-                pieces.append(
-                    _Piece(name, mapping.lp_fragment_address.start, mapping.hp_fragment, group, address.start)
-                )
-        else:
-            optimizer = engine.optimizer
-            group_index, offset, padded = optimizer.grad_position[optimizer.get_param_id(parameter)]
-            start = padded * optimizer._get_param_partition_rank(parameter)
-            length = min(padded, parameter.ds_numel - start)  # type: ignore[attr-defined]
-            if length > 0:  # the last ranks of a small parameter hold padding only
-                flat = optimizer.fp32_partitioned_groups_flat[group_index]
-                pieces.append(_Piece(name, start, flat.detach().narrow(0, offset, length), flat, offset))
-    return pieces
-
-
-def optimizer_step(engine: Any) -> int:
+def optimizer_step(engine: Engine) -> int:
     """Steps that the optimiser has taken: Adam's bias correction depends on it."""
-    states = _inner(engine).state.values()
+    states = deepspeed_adapter.torch_optimizer(engine.deepspeed).state.values()
     return int(next((state["step"] for state in states if "step" in state), 0))
 
 
-def scaler_of(engine: Any) -> torch.amp.GradScaler | None:
-    """The loss scaler of an engine that computes in fp16."""
-    if zero_stage(engine) == 0:
-        scaler: torch.amp.GradScaler | None = engine.torch_autocast_z0_gradscaler
-    else:
-        scaler = getattr(engine.optimizer, "torch_autocast_gradscaler", None)
-    return scaler
+def scaler_of(engine: Engine) -> torch.amp.GradScaler | None:
+    """The loss scaler of an engine that computes in fp16; None otherwise."""
+    return deepspeed_adapter.gradient_scaler(engine.deepspeed)
 
 
-def snapshot(engine: Any, *, rank: int) -> dict[str, dict[str, Tensor]]:
+def snapshot(engine: Engine, *, rank: int) -> dict[str, dict[str, Tensor]]:
     """File name → tensors (copies, on the CPU) that this rank writes. A collective at ZeRO 3."""
-    stage = zero_stage(engine)
     files: dict[str, dict[str, Tensor]] = {}
-    if stage > 0 or rank == 0:
+    trained = engine.trained()
+    if deepspeed_adapter.zero_stage(engine.deepspeed) > 0 or rank == 0:
         moments = MOMENTS if optimizer_step(engine) else ()
         tensors = {}
-        for piece in _pieces(engine):
+        for piece in deepspeed_adapter.held_pieces(engine.deepspeed, trained):
             tensors[f"{WEIGHT}:{piece.start}:{piece.name}"] = _copy(piece.weight)
             for kind in moments:
-                tensors[f"{kind}:{piece.start}:{piece.name}"] = _copy(piece.moment(engine, kind))
+                tensors[f"{kind}:{piece.start}:{piece.name}"] = _copy(piece.moment(engine.deepspeed, kind))
         files[f"pieces-{rank:05d}.safetensors"] = tensors
-    trained = {name for name, _ in _trained(engine)}
-    rest = {name: buffer for name, buffer in engine.module.state_dict().items() if name not in trained}
-    if stage == 3:
-        rest |= {name: p for name, p in gathered(engine).items() if name not in trained}
+    parameters = dict(engine.module.named_parameters())
+    rest = {name: buffer for name, buffer in engine.module.state_dict().items() if name not in parameters}
     if rank == 0:
-        files[REST_FILE] = {name: _copy(tensor) for name, tensor in rest.items()}
+        files[REST_FILE] = {name: _copy(buffer) for name, buffer in rest.items()}
+    for name, parameter in parameters.items():
+        if name not in trained:
+            whole = deepspeed_adapter.gather(parameter, deepspeed_adapter.held_weight(parameter))
+            if rank == 0:
+                files[REST_FILE][name] = _copy(whole)
     return files
+
+
+def snapshot_average(engine: Engine, average: EMA, *, rank: int) -> dict[str, Tensor]:
+    """The averaged network's tensors by name (copies, on the CPU) on rank 0, nothing on the others.
+
+    A collective at ZeRO 3, where weights are gathered one after the other: no device holds all of them.
+    """
+    names: dict[int, list[str]] = {}
+    for name, tensor in engine.structure.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)  # shared weights have two
+    pairs = chain(
+        zip(engine.structure.parameters(), engine.gathered(average.weights), strict=True),
+        zip(engine.structure.buffers(), engine.module.buffers(), strict=True),
+    )
+    return {
+        name: _copy(value)
+        for tensor, value in pairs  # to their end on every rank
+        for name in (names.get(id(tensor), []) if rank == 0 else [])
+    }
 
 
 def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def gathered(engine: Any) -> dict[str, Tensor]:
-    """Every parameter of a ZeRO-3 engine, whole, on this rank. A collective."""
-    import deepspeed
-
-    whole = {}
-    for name, parameter in engine.module.named_parameters():
-        with deepspeed.zero.GatheredParameters([parameter]):
-            whole[name] = parameter.detach().clone()
-    return whole
-
-
-def restore(engine: Any, folder: Path, *, step: int) -> None:
+def restore(engine: Engine, folder: Path, *, step: int) -> None:
     """Bring an engine to the state in `folder`. Raises UserError when the files are not those of its network."""
     import deepspeed
 
-    stage = zero_stage(engine)
-    module: nn.Module = engine.module
+    module = engine.module
     rest = load_file(folder / REST_FILE)
-    trained = dict(_trained(engine))
+    trained = engine.trained()
     parameters = dict(module.named_parameters())
     buffers = {name: tensor for name, tensor in module.state_dict().items() if name not in parameters}
     frozen = parameters.keys() - trained.keys()
@@ -159,25 +107,37 @@ def restore(engine: Any, folder: Path, *, step: int) -> None:
             )
         for name, parameter in module.named_parameters():
             value = whole.read(WEIGHT, name) if name in trained else rest[name]
-            if stage == 3:
+            if deepspeed_adapter.zero_stage(engine.deepspeed) == 3:
                 with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
                     parameter.copy_(value.view_as(parameter))
             else:
                 parameter.copy_(value.view_as(parameter))
+        pieces = deepspeed_adapter.held_pieces(engine.deepspeed, trained)
         if step:
-            _make_moments(engine, step)
-        for piece in _pieces(engine):
+            _make_moments(engine, pieces, step)
+        for piece in pieces:
             cut = slice(piece.start, piece.start + piece.weight.numel())
             piece.weight.copy_(whole.read(WEIGHT, piece.name)[cut])
             if step:
                 for kind in MOMENTS:
-                    piece.moment(engine, kind).copy_(whole.read(kind, piece.name)[cut])
+                    piece.moment(engine.deepspeed, kind).copy_(whole.read(kind, piece.name)[cut])
 
 
-def _make_moments(engine: Any, step: int) -> None:
-    """AdamW's state as its first step would make it: DeepSpeed's flat parameters have none before that."""
-    optimizer = _inner(engine)
-    flats = {id(piece.flat): piece.flat for piece in _pieces(engine)}
+@torch.no_grad()
+def restore_average(engine: Engine, average: EMA, path: Path) -> None:
+    """Bring an average to that of the file at `path`. Raises UserError when it is of another network."""
+    saved = load_file(path)
+    expected = engine.structure.state_dict().keys()
+    if saved.keys() != expected:
+        raise UserError(f"{path} is of another network: {_first_difference(saved.keys(), expected)}.")
+    for (name, parameter), held in zip(engine.module.named_parameters(), average.weights, strict=True):
+        deepspeed_adapter.copy_held(parameter, saved[name], held)
+
+
+def _make_moments(engine: Engine, pieces: list[deepspeed_adapter.Piece], step: int) -> None:
+    """Make AdamW's state as its first step would, with zero moments: before that step there is none to copy into."""
+    optimizer = deepspeed_adapter.torch_optimizer(engine.deepspeed)
+    flats = {id(piece.flat): piece.flat for piece in pieces}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             flats.setdefault(id(parameter), parameter)
@@ -190,7 +150,7 @@ def _make_moments(engine: Any, step: int) -> None:
 
 
 class _Files:
-    """The pieces of all ranks that wrote a checkpoint, joined on demand."""
+    """The pieces of all ranks that wrote a checkpoint, concatenated when they are read."""
 
     def __init__(self, folder: Path) -> None:
         self._where: dict[tuple[str, str], list[tuple[int, Path, str]]] = {}
@@ -207,11 +167,11 @@ class _Files:
     def read(self, kind: str, name: str) -> Tensor:
         """The whole parameter's values, flat."""
         if self._last is None or self._last[0] != (kind, name):
-            parts = []
+            pieces = []
             for _, path, key in sorted(self._where[kind, name]):
                 with safe_open(path, framework="pt") as file:
-                    parts.append(file.get_tensor(key))
-            self._last = ((kind, name), torch.cat(parts))
+                    pieces.append(file.get_tensor(key))
+            self._last = ((kind, name), torch.cat(pieces))
         return self._last[1]
 
 

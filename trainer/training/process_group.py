@@ -1,4 +1,4 @@
-"""What ranks must agree on: stopping, failing, whose numbers count."""
+"""The ranks of a training job as one group: what they agree on, beside the gradients that DeepSpeed reduces."""
 
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -10,10 +10,11 @@ from torch import Tensor
 from neuroimagen.data_shards.common.errors import UserError
 
 
-class Ranks:
-    """The ranks of this job, and the few collectives beside the gradients'.
+class ProcessGroup:
+    """The processes of this training job, one per rank, and the collectives by which they agree.
 
     Flags and messages go over gloo on the CPU even when gradients go over NCCL: they must not wait for the GPU's queue.
+    Without `torch.distributed`, and with one rank, every collective returns what this process gave.
     """
 
     def __init__(self) -> None:
@@ -24,10 +25,11 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
+        """Whether this is rank 0, which writes logs and exports."""
         return self.rank == 0
 
     def any(self, *flags: bool) -> list[bool]:
-        """For each flag, whether any rank raised it."""
+        """For each flag, whether it is set on any rank. A collective."""
         if not self.distributed:
             return list(flags)
         raised = torch.tensor(flags, dtype=torch.int32)
@@ -35,7 +37,9 @@ class Ranks:
         return [bool(flag) for flag in raised.tolist()]
 
     def mean_of(self, value: float) -> float:
-        """The mean of a number over ranks, the same bits on every rank; not finite if any rank's is not."""
+        """The mean of a number over ranks, the same bits on every rank; not finite if any rank's is not. A
+        collective.
+        """
         if not self.distributed:
             return value
         total = torch.tensor(value, dtype=torch.float64)
@@ -43,21 +47,23 @@ class Ranks:
         return total.item() / self.world_size
 
     def barrier(self) -> None:
+        """Wait until every rank has come here."""
         if self.distributed:
             dist.barrier(group=self._group)
 
     def messages(self, message: str | None) -> list[str]:
-        """What each rank has to say, in rank order, without the silent ones."""
+        """The messages of all ranks in rank order, without those of ranks that have none. A collective."""
         if not self.distributed:
             return [message] if message else []
-        said: list[str | None] = [None] * self.world_size
-        dist.all_gather_object(said, message, group=self._group)
-        return [text for text in said if text]
+        found: list[str | None] = [None] * self.world_size
+        dist.all_gather_object(found, message, group=self._group)
+        return [text for text in found if text]
 
     def attempt(self, action: Callable[[], None], *, everywhere: bool = False) -> None:
-        """Run `action` on rank 0 (or on every rank); if it fails for a user's reason, every rank raises that reason.
+        """Run `action` on rank 0, or with `everywhere` on every rank. A collective.
 
-        Without this one rank would leave while the others wait for it until the collectives' time-out.
+        Raises UserError on every rank if it raises UserError or OSError on any: otherwise the other ranks would wait
+        for that one until the collectives' time-out.
         """
         problem = None
         if self.is_first or everywhere:
@@ -70,7 +76,7 @@ class Ranks:
             raise UserError(failures[0])
 
     def mean(self, figures: Mapping[str, Tensor]) -> dict[str, float]:
-        """Each figure averaged over ranks."""
+        """Each figure, a scalar tensor, averaged over ranks. A collective."""
         if not figures:
             return {}
         stacked = torch.stack([value.detach().float().reshape(()) for value in figures.values()])

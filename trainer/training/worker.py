@@ -1,4 +1,4 @@
-"""One rank of a training job: python -m neuroimagen.trainer.training.worker STAGE --run DIR, started by a launcher."""
+"""One rank of a training job: `python -m neuroimagen.trainer.training.worker STAGE --run DIR`, run by a launcher."""
 
 import argparse
 import logging
@@ -12,11 +12,11 @@ from types import FrameType
 from neuroimagen.data_shards.common.parent_death import end_with_parent
 
 STOP_GRACE_SECONDS = 150.0
-"""A rank that was asked to stop and still runs leaves as it is; its launcher has given up on it by then."""
+"""A rank that still runs this long after a stop request exits at once; its launcher has stopped waiting by then."""
 
 
 def main() -> None:
-    """Train, and leave a status beside the log; exit code 0 when done or stopped on request."""
+    """Train, and write a status file beside the log. The exit code is 0 when done or stopped on request."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage")
     parser.add_argument("--run", type=Path, required=True)
@@ -40,7 +40,7 @@ def main() -> None:
 
     def request_stop(signum: int, frame: FrameType | None) -> None:
         if not stop.requested:
-            # Should the others be gone, a collective would hold this rank for half an hour, as an orphan.
+            # If the other ranks have ended, a collective would keep this one waiting for half an hour.
             leave = threading.Timer(STOP_GRACE_SECONDS, os._exit, (128 + signum,))
             leave.daemon = True
             leave.start()
@@ -50,7 +50,7 @@ def main() -> None:
         signal.signal(signum, request_stop)
 
     deepspeed_logger.setLevel(logging.WARNING)
-    # Gradients through hundreds of LSTM steps underflow; denormal numbers made its backward pass seven times slower.
+    # Gradients through hundreds of LSTM steps underflow; denormal numbers made the backward pass seven times slower.
     torch.set_flush_denormal(True)
     folder = StageFolder(args.run, args.stage)
     rank = int(os.environ["RANK"])
@@ -69,7 +69,7 @@ def main() -> None:
         raise
     else:
         write_status(folder.logs, rank, "done")
-    # Not through the interpreter's shutdown: gloo's threads can abort there when a peer has left first.
+    # Skip the interpreter's shutdown, where gloo's threads can abort when another rank has exited first.
     sys.stdout.flush()
     os._exit(0)
 
@@ -80,7 +80,7 @@ def start_ranks() -> "torch.device":  # type: ignore[name-defined]  # noqa: F821
     import torch
     from deepspeed.accelerator import get_accelerator
 
-    from neuroimagen.trainer.training.engine import init_gloo
+    from neuroimagen.trainer.training.deepspeed_adapter import init_gloo
 
     accelerator = get_accelerator()
     if accelerator.device_name() != "cpu":

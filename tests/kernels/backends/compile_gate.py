@@ -1,7 +1,7 @@
-"""Compile the Triton kernels for GPUs that are not here and read what they would use. Run without TRITON_INTERPRET.
+"""Compile the Triton kernels for GPUs that this machine lacks and read their resources. Run without TRITON_INTERPRET.
 
 python compile_gate.py CASE … prints one JSON line for each case "kernel,arch,precision,num_features,num_slots", for
-instance "semihard_kernel,90,fast,128,4": the tile shape that the launcher takes, and what the assembler says about it.
+instance "semihard_kernel,90,fast,128,4": the tile shape that the launcher chooses, and the assembler's figures for it.
 """
 
 import json
@@ -18,7 +18,7 @@ import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from neuroimagen.kernels.backends import semihard_kernels
+from neuroimagen.kernels.backends import semihard_triton_kernels
 from neuroimagen.kernels.backends.semihard_triton import OPERAND_SCALE, SHARED_MEMORY, tile_shape
 
 TOOLS = Path(triton.backends.nvidia.__file__).parent / "bin"
@@ -59,7 +59,7 @@ def gate(kernel, arch, precision, num_features, num_slots):
 
 def compile_kernel(name, constants, arch, options):
     """`arch`: 80, 90, 100 (NVIDIA) or "gfx942". Pointers are 16-byte aligned, as PyTorch's allocations are."""
-    kernel, types = getattr(semihard_kernels, name), SIGNATURES[name]
+    kernel, types = getattr(semihard_triton_kernels, name), SIGNATURES[name]
     source = ASTSource(
         kernel,
         {argument: "constexpr" if argument in constants else types[argument] for argument in kernel.arg_names},
@@ -75,8 +75,9 @@ def compile_kernel(name, constants, arch, options):
 
 
 def resources(compiled, arch, elements):
-    """Registers, spills, shared memory and its limit; are row offsets 64 bits wide; for kernels with a matrix
-    product of `elements` a tile: MMA instructions, and on NVIDIA blocks a multiprocessor and instructions an element.
+    """Registers, spills, shared memory and its limit; whether row offsets are 64 bits wide; for kernels with a matrix
+    product of `elements` per tile: MMA instructions, and on NVIDIA blocks per multiprocessor and instructions per
+    element.
     """
     result = {
         "shared": compiled.metadata.shared,

@@ -1,14 +1,14 @@
-"""The Triton kernels in Triton's interpreter. Run by test_semihard_triton.py in a process of its own, with
+"""The Triton kernels in Triton's interpreter. Run by test_semihard_triton.py in its own process, with
 TRITON_INTERPRET=1: the variable is read when Triton is imported, and interpreted kernels cannot be compiled.
 
-Cost is the number of tiles: batches are small, and classes have few members, since each 8 pairs are a pass.
+Cost is the number of tiles: batches are small, and classes have few members, since every 8 pairs are one pass.
 """
 
 import numpy as np
 import pytest
 import torch
 
-from neuroimagen.kernels.backends import semihard_kernels, semihard_triton, triplet_loss_triton
+from neuroimagen.kernels.backends import semihard_loss_triton, semihard_triton, semihard_triton_kernels
 from neuroimagen.kernels.backends.semihard_reference import (
     interval_violations,
     lattice_batch,
@@ -272,7 +272,7 @@ def outcome():
     def run():
         triplets = semihard_triton.mine(rows, rows, layout, positives, precision="exact")
         options = {"margin": 0.1, "distance": "sqeuclidean", "precision": "exact", "with_gradient": True}
-        loss = triplet_loss_triton.loss_sum(rows, rows, layout, positives, **options)
+        loss = semihard_loss_triton.loss_sum(rows, rows, layout, positives, **options)
         return (*triplets, loss.total, loss.anchor_gradient, loss.candidate_gradient)
 
     run.expected = reference_mine(rows, labels)
@@ -296,13 +296,13 @@ def healthy(mutation_tiles, outcome):
 @pytest.mark.parametrize(("old", "new"), MUTATIONS.values(), ids=MUTATIONS.keys())
 def test_a_mutant_does_not_survive(monkeypatch, load_mutant, healthy, outcome, old, new):
     """Each change to the kernels is noticed on one lattice batch: its triplets, its loss or its gradient."""
-    mutant = load_mutant(semihard_kernels, old, new)
-    for module in (semihard_triton, triplet_loss_triton):
+    mutant = load_mutant(semihard_triton_kernels, old, new)
+    for module in (semihard_triton, semihard_loss_triton):
         for name in ("prepare_kernel", "semihard_kernel", "farthest_kernel", "hinge_kernel", "gradient_kernel"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, getattr(mutant, name))
     try:
         changed = outcome()
-    except IndexError:  # a column that is none
+    except IndexError:  # an invalid column
         return
     assert not all(torch.equal(a, b) for a, b in zip(healthy, changed, strict=True))

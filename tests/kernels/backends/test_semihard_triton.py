@@ -1,4 +1,4 @@
-"""The Triton backend without a GPU: interpreted for its results, compiled for its resources, in a process each."""
+"""The Triton backend without a GPU: its results by interpretation, its resources by compilation."""
 
 import importlib.metadata
 import json
@@ -11,7 +11,7 @@ import pytest
 
 FOLDER = Path(__file__).parent
 GOLDEN = json.loads((FOLDER / "compile_gate_golden.json").read_text())
-"""Version of Triton → case → instructions an element of the hot loop when it was last looked at."""
+"""Version of Triton → case → recorded instructions per element of the hot loop."""
 TRITON = ".".join(importlib.metadata.version("triton").split(".")[:2])
 WIDTHS = (32, 33, 96, 192, 257, 512, 1000, 1024)
 

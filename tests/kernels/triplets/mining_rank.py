@@ -56,7 +56,7 @@ def main(rank, sizes, rendezvous, out):
         results[f"{name}/loss"], results[f"{name}/gradient"] = np.float64(loss), gradient
     local = SemiHardTripletLoss(global_batch=False)(inputs[mine], labels[mine])
     results["local/loss"] = np.float64(float(local))
-    # A rank whose rows are not finite is seen by every rank.
+    # A row that is not finite on one rank makes the loss NaN on every rank.
     broken = inputs[mine].clone()
     if rank == len(sizes) - 1:
         broken[0, 0] = float("nan")

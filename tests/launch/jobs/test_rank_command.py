@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -38,12 +37,10 @@ def test_the_environment_keeps_ranks_apart_and_the_working_directory_off_the_pat
     ours = launch_environment({"PATH": "/bin", "HOME": "/h"}, num_ranks=2, num_cores=8)
     assert ours["PYTHONSAFEPATH"] == "1"
     assert ours["OMP_NUM_THREADS"] == "4"
-    assert ours["TORCH_EXTENSIONS_DIR"] == str(Path(sys.prefix) / "torch_extensions")
-    assert ours["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/bin"]
+    assert ours["PATH"] == "/bin"
     assert ours["HOME"] == "/h"
-    kept = {"OMP_NUM_THREADS": "7", "TORCH_EXTENSIONS_DIR": "/t"}
-    ours = launch_environment(kept, num_ranks=2, num_cores=1)
-    assert kept.items() <= ours.items()
+    ours = launch_environment({"OMP_NUM_THREADS": "7"}, num_ranks=2, num_cores=1)
+    assert ours["OMP_NUM_THREADS"] == "7"
     assert launch_environment({}, num_ranks=2, num_cores=1)["OMP_NUM_THREADS"] == "1"
 
 

@@ -1,4 +1,4 @@
-"""`compile: true`: the networks are compiled, once; what they learn, export and resume from is as without."""
+"""`compile: true`: the networks are compiled once, and train, export and resume as without it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ def results(stage: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 @pytest.fixture
 def compiled_graphs() -> Callable[[], int]:
-    """Graphs that torch.compile has made in this test."""
+    """The number of graphs that torch.compile has made in this test."""
     from torch._dynamo.utils import counters
 
     torch._dynamo.reset()
@@ -61,7 +61,7 @@ def test_a_compiled_stage_learns_the_same(
     wanted = (*STAGES[name], f"{name}.compile=true", f"{name}.compile_backend={backend}")
     stage = train_here(recipe_path, name, tmp_path / "compiled", *wanted)
     assert after[0] > 0
-    # The second step may find out that an optimiser has been there; from then on nothing is compiled any more.
+    # The second step may compile again, because the optimiser now has a state; after it nothing is compiled.
     assert after[2:] == [after[1]] * (len(after) - 2)
     expected, found = results(plain), results(stage)
     assert {file: tensors.keys() for file, tensors in found.items()} == {

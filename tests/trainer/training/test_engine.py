@@ -1,4 +1,4 @@
-"""A step through the engine is a plain PyTorch step, bit for bit, and waits for nothing besides."""
+"""A step through the engine equals a plain PyTorch step, bit for bit, and does not wait for the device more often."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +9,7 @@ import deepspeed.comm
 import pytest
 import torch
 from deepspeed.accelerator import get_accelerator
+from small_engine import small_engine, take_steps
 from small_study import TRANSFORMER
 from torch import nn
 
@@ -17,12 +18,14 @@ from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.trainer.batches.stage_data import StageData
 from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.stages.base import Stage
+from neuroimagen.trainer.stages.config import StageConfig
 from neuroimagen.trainer.stages.registry import STAGES
+from neuroimagen.trainer.training import engine as engine_module
 from neuroimagen.trainer.training.build import build_stage
-from neuroimagen.trainer.training.engine import build_engines, set_learning_rates, whole_networks
+from neuroimagen.trainer.training.engine import build_engines, engine_config, set_learning_rates
 from neuroimagen.trainer.training.inputs import open_inputs
 from neuroimagen.trainer.training.loop import train_step
-from neuroimagen.trainer.training.process_group import Ranks
+from neuroimagen.trainer.training.process_group import ProcessGroup
 
 CPU = torch.device("cpu")
 STEPS = 5
@@ -31,7 +34,7 @@ Opened = tuple[Stage, list[Batch]]
 
 @pytest.fixture
 def opened(one_rank: None, recipe_path: Path) -> Callable[..., Opened]:
-    """opened(stage, *settings) → the stage as new, and its first batches."""
+    """opened(stage, *settings) → the stage with new networks, and its first batches."""
 
     def open_stage(name: str, *settings: str) -> Opened:
         overrides = [f"{name}.{setting}" for setting in settings]
@@ -46,17 +49,17 @@ def opened(one_rank: None, recipe_path: Path) -> Callable[..., Opened]:
 
 
 def train(stage: Stage, batches: list[Batch]) -> dict[str, nn.Module]:
-    """Train on these batches; the networks whole."""
+    """Train on these batches; returns the networks with whole weights."""
     engines = build_engines(stage, world_size=1, device=CPU)
     for step, batch in enumerate(batches):
-        set_learning_rates(stage, engines, 10**6)  # as the plain loop, which keeps to one: the end of the schedule
-        train_step(stage, engines, batch, SEED, step, Ranks())
-    return whole_networks(engines)
+        set_learning_rates(stage, engines, 10**6)  # the end of the schedule: the plain loop's rate is constant
+        train_step(stage, engines, batch, SEED, step, ProcessGroup())
+    return {name: engine.whole_network() for name, engine in engines.items()}
 
 
 @pytest.mark.parametrize("name", STAGES.names())
 def test_one_rank_s_steps_are_plain_pytorch_s(name: str, opened: Callable[..., Opened]) -> None:
-    """With gradients far above the clip, and a learning rate that stays as it is."""
+    """With gradients far above the clip, and a constant learning rate."""
     settings = ("gradient_clip=0.01", "warmup_steps=0", "final_learning_rate_fraction=1.0")
     ours, batches = opened(name, *settings)
     plain, _ = opened(name, *settings)
@@ -76,14 +79,14 @@ def test_one_rank_s_steps_are_plain_pytorch_s(name: str, opened: Callable[..., O
 def test_a_step_waits_for_the_device_nowhere_else(
     zero_stage: int, opened: Callable[..., Opened], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DeepSpeed's timers would, twice a step."""
+    """DeepSpeed's timers would wait twice per step."""
     waits: list[None] = []
     monkeypatch.setattr(get_accelerator(), "synchronize", lambda *_: waits.append(None), raising=False)
     stage, batches = opened("contrastive", f"zero_stage={zero_stage}")
     engines = build_engines(stage, world_size=1, device=CPU)
     waits.clear()
     for step, batch in enumerate(batches):
-        train_step(stage, engines, batch, SEED, step, Ranks())
+        train_step(stage, engines, batch, SEED, step, ProcessGroup())
     assert not waits
 
 
@@ -92,16 +95,16 @@ def test_one_rank_reduces_nothing(opened: Callable[..., Opened], monkeypatch: py
     engines = build_engines(stage, world_size=1, device=CPU)
 
     def refuse(*_: Any, **__: Any) -> None:
-        raise AssertionError("gradients were sent to nobody")
+        raise AssertionError("gradients were reduced over one rank")
 
     monkeypatch.setattr(deepspeed.comm, "all_reduce", refuse)
     for step, batch in enumerate(batches):
-        train_step(stage, engines, batch, SEED, step, Ranks())
+        train_step(stage, engines, batch, SEED, step, ProcessGroup())
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_no_clip_is_none(zero_stage: int, opened: Callable[..., Opened]) -> None:
-    """`gradient_clip: null` leaves gradients alone, where DeepSpeed's own default is to clip at 1."""
+    """`gradient_clip: null` does not clip, where DeepSpeed's default is to clip at 1."""
 
     def weights(clip: str) -> torch.Tensor:
         stage, batches = opened("contrastive", f"gradient_clip={clip}", f"zero_stage={zero_stage}")
@@ -118,3 +121,33 @@ def test_no_clip_is_none(zero_stage: int, opened: Callable[..., Opened]) -> None
     unclipped = weights("null")
     assert torch.equal(unclipped, weights("1e9"))
     assert not torch.equal(unclipped, weights("1.0"))
+
+
+def test_zero_3_lets_go_of_weights_that_are_not_needed_soon(one_rank: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With DeepSpeed's default of a billion every network is whole at the end of a forward pass. The bits are equal."""
+    results = []
+    for elements in (engine_module.ZERO_3_ELEMENTS, 1000):
+        monkeypatch.setattr(engine_module, "ZERO_3_ELEMENTS", elements)
+        torch.manual_seed(0)
+        engine = small_engine(3)
+        take_steps(engine, 2)  # the first records in which order weights are used
+        loss = engine.deepspeed(torch.ones(4, 150)).square().mean()
+        whole = sum(parameter.numel() for parameter in engine.module.parameters())
+        engine.backward(loss)
+        engine.step()
+        results.append((whole, [weight.clone() for weight in engine.whole_network().parameters()]))
+    (kept, weights), (few, same_weights) = results
+    assert kept == sum(weight.numel() for weight in weights)
+    assert few < 0.5 * kept  # the last layers, which the backward pass needs first
+    assert all(torch.equal(*pair) for pair in zip(weights, same_weights, strict=True))
+
+
+def test_the_reduction_buffer_is_no_larger_than_the_network() -> None:
+    sizes = {
+        (zero_stage, num_trained): engine_config(
+            StageConfig(zero_stage=zero_stage), global_batch_size=4, world_size=2, num_trained=num_trained
+        )["zero_optimization"]["reduce_bucket_size"]
+        for zero_stage in (2, 3)
+        for num_trained in (0, 1234, 10**9)
+    }
+    assert sizes == {(2, 0): 1, (2, 1234): 1234, (2, 10**9): 5e8, (3, 0): 1, (3, 1234): 1234, (3, 10**9): 5e7}

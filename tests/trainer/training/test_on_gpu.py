@@ -1,4 +1,4 @@
-"""The command line on a GPU beside the CPU: the same losses, latents and pictures up to rounding; exact resumes.
+"""The command line on a GPU beside the CPU: the same losses, latents and images up to rounding; exact resumes.
 
 Random numbers do not depend on the device, so a GPU's run can be held against the CPU's step by step. `make test-gpu`
 runs this; the slow tests run the same on the CPU twice, so that the tests themselves are known to work.
@@ -73,7 +73,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("stage", STAGES.names())
 def test_losses_are_the_cpu_s(stage: str, device: str, recipe_path: Path, run: Path, tmp_path: Path) -> None:
-    """In float32 the first loss differs by rounding (of TF32 convolutions on a GPU), the later by what grows of it."""
+    """In float32 the first loss differs by rounding (of TF32 convolutions on a GPU), later ones by more."""
     reference = run if stage == "diffusion" else tmp_path / "reference"
     other = shutil.copytree(run, tmp_path / "other") if stage == "diffusion" else tmp_path / "other"
     precision = f"{stage}.precision=fp32"
@@ -101,7 +101,7 @@ def test_other_precisions_are_close(stage: str, setting: str, recipe_path: Path,
 def test_a_resumed_run_ends_with_the_same_bits(
     stage: str, device: str, recipe_path: Path, run: Path, tmp_path: Path
 ) -> None:
-    """As one whose last steps were lost; and so does one that streams what the other keeps on the device."""
+    """A run whose last steps were lost, and one that streams the data that the other keeps on the device."""
     copied = shutil.copytree(run, tmp_path / "streamed") if stage == "diffusion" else tmp_path / "streamed"
     streamed = train(recipe_path, stage, copied, "data.resident_gib=0", device=device)
     whole = train(
@@ -141,7 +141,7 @@ def test_latents_are_the_cpu_s(device: str, study_folder: Path, tiny_diffusion_f
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_pictures_are_the_cpu_s(device: str, run: Path, tmp_path: Path) -> None:
-    """From the same noise, in float32: a grey level or two of rounding."""
+    """From the same noise, in float32; rounding is one or two grey levels."""
     other = shutil.copytree(run, tmp_path / "other")
     rows = "reconstruct.conditions=[full,semantic_only,saliency_only,oracle_class,vae_round_trip]"
     for folder, where in ((run, "cpu"), (other, device)):

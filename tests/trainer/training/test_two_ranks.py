@@ -1,4 +1,4 @@
-"""Ranks with parts of a batch train as one process with all of it does: every stage, every ZeRO stage."""
+"""Ranks that share a batch train as one process with all of it: every stage, every ZeRO stage."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def launch(folder: Path, model: Path, num_ranks: int, *words: str) -> Any:
 @pytest.fixture(scope="module")
 def differences(tmp_path_factory: pytest.TempPathFactory, tiny_diffusion_folder: Path) -> dict[str, float]:
     """Distance of the weights after four steps, by stage and variant. One launch for all."""
-    found: dict[str, float] = launch(tmp_path_factory.mktemp("two-ranks"), tiny_diffusion_folder, 2)
+    found: dict[str, float] = launch(tmp_path_factory.mktemp("two-ranks"), tiny_diffusion_folder, 2, "weights")
     return found
 
 
@@ -49,8 +49,8 @@ def test_weights_are_those_of_plain_pytorch(stage: str, variant: str, difference
         return
     moved = differences[f"{stage} moved"]
     assert moved > 5e-3  # there was something to get wrong
-    # Rounding in another order moves few weights, by little (AdamW's step has the size of the learning rate even
-    # where a gradient is next to zero); a stray gradient of the other network moves all of them, by the size of a
+    # Rounding in another order changes few weights, and by little (AdamW's step has the size of the learning rate even
+    # where a gradient is almost zero); a wrong gradient of the other network changes all of them, by the size of a
     # step.
     # Spectral normalisation takes a step of its power iteration with every micro-batch, so the discriminator of an
     # accumulated step is not exactly that of a step on the whole batch.
@@ -73,6 +73,18 @@ def test_one_rank_two_and_four_have_the_same_losses(tmp_path: Path, tiny_diffusi
         zero_0 = curves[1][f"{name.partition(' zero')[0]} zero 0"]
         for other in (curves[2][name], curves[4][name], zero_0):
             np.testing.assert_allclose(other, losses, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_zero_3_holds_whole_weights_only_while_they_are_evaluated(tmp_path: Path, tiny_diffusion_folder: Path) -> None:
+    """On two ranks, with a moving average: the size of all live tensors is the one that a dry run states."""
+    memory = launch(tmp_path, tiny_diffusion_folder, 2, "memory")
+    whole = memory["whole"]
+    assert whole == memory["said in evaluation"] > 5e6
+    assert memory["between"] == pytest.approx(memory["said between"], rel=0.02)
+    assert memory["during"] - memory["between"] == pytest.approx(whole, rel=0.02)
+    assert memory["after"] == memory["between"]
+    # Half of weights, gradients, optimiser's copy, two moments and average; without a whole copy or a whole average.
+    assert memory["between"] - memory["said reduction"] < 3.1 * whole
 
 
 def test_the_job_ran_under_the_launcher() -> None:

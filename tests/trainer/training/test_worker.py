@@ -1,4 +1,4 @@
-"""A rank's process, up to where training begins."""
+"""A rank's process, up to the start of training."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ print(get_accelerator().device_name(), repr(os.environ["CUDA_VISIBLE_DEVICES"]),
 
 @pytest.mark.parametrize(("options", "seen"), [(["--cpu"], "cpu '' cpu"), ([], "'0' None")])
 def test_a_rank_hides_accelerators_from_itself_where_asked(tmp_path: Path, options: list[str], seen: str) -> None:
-    """DeepSpeed's launcher gives every rank a CUDA_VISIBLE_DEVICES, so that hiding them from the launcher is no use."""
+    """DeepSpeed's launcher sets CUDA_VISIBLE_DEVICES for every rank: hiding GPUs from the launcher is not enough."""
     environment = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
     environment |= {"RANK": "0", "CUDA_VISIBLE_DEVICES": "0"}
     (tmp_path / "saliency" / "logs").mkdir(parents=True)

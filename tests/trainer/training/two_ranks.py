@@ -1,11 +1,12 @@
 """Run by test_two_ranks.py on one, two or four ranks: compares DeepSpeed engines with plain PyTorch on the joint batch.
 
 Each rank trains its half through the loop's train_step; the reference is one process on the whole batch, with torch's
-own AdamW. Rank 0 writes how far the weights are apart (or, with `losses`, the losses) to the file named first; the
-second argument is a model folder.
+own AdamW. Rank 0 writes what it found to the file named first: with `weights` how far the weights are apart, with
+`losses` the losses, with `memory` what a rank holds. The second argument is a model folder.
 """
 
 import copy
+import gc
 import json
 import sys
 from collections.abc import Mapping
@@ -31,9 +32,13 @@ from neuroimagen.trainer.stages.registry import STAGES
 from neuroimagen.trainer.stages.saliency import SaliencyConfig
 from neuroimagen.trainer.stages.semantic import SemanticConfig, SemanticDetailedConfig
 from neuroimagen.trainer.training.build import build_stage
-from neuroimagen.trainer.training.engine import Frozen, build_engines, init_gloo, set_learning_rates, whole_networks
+from neuroimagen.trainer.training.deepspeed_adapter import init_gloo
+from neuroimagen.trainer.training.dry_run import rank_memory
+from neuroimagen.trainer.training.ema import EMA
+from neuroimagen.trainer.training.engine import Frozen, build_engines, set_learning_rates
+from neuroimagen.trainer.training.evaluation_networks import evaluation_networks
 from neuroimagen.trainer.training.loop import train_step
-from neuroimagen.trainer.training.process_group import Ranks
+from neuroimagen.trainer.training.process_group import ProcessGroup
 
 CPU = torch.device("cpu")
 STEPS = 4
@@ -49,17 +54,19 @@ SHAPES = Shapes(
     subjects=tuple(range(12)),  # of 16: the others get the mean of their layers
 )
 
+WIDE = replace(SHAPES, text_shape=(40, 64))
+
 
 @dataclass(frozen=True)
 class Alone:
-    """Stands in for Ranks in the reference."""
+    """Stands in for ProcessGroup in the reference."""
 
     rank: int = 0
     world_size: int = 1
 
 
 def shapes(stage: str) -> Shapes:
-    """The diffusion stage's are those of the model folder, the second argument."""
+    """The stage's shapes; the diffusion stage's are those of the model folder, the second argument."""
     return replace(SHAPES, text_shape=(24, 32)) if stage == "diffusion" else SHAPES
 
 
@@ -107,7 +114,7 @@ def recipe(stage: str, **settings: Any) -> Recipe:
     )
 
 
-def batches(stage: Stage, steps: int) -> list[Batch]:
+def batches(stage: Stage, steps: int, shapes: Shapes = SHAPES) -> list[Batch]:
     """The global batches, the same everywhere."""
     generator = torch.Generator().manual_seed(0)
     index = torch.arange(TOTAL)
@@ -117,7 +124,7 @@ def batches(stage: Stage, steps: int) -> list[Batch]:
         if stage.needs.image_size_px is not None:
             images = torch.randint(0, 256, (TOTAL, 3, 16, 16), dtype=torch.uint8, generator=generator)
         latents = {
-            kind: torch.randn(TOTAL, *SHAPES.of_latent(kind), generator=generator) for kind in stage.needs.latents
+            kind: torch.randn(TOTAL, *shapes.of_latent(kind), generator=generator) for kind in stage.needs.latents
         }
         eeg = torch.randn(TOTAL, 6, 40, generator=generator)
         made.append(
@@ -135,7 +142,7 @@ def part(batch: Batch, rank: int, world_size: int) -> Batch:
 
 
 def train_plainly(stage: Stage) -> Mapping[str, nn.Module]:
-    """The reference: the same phases with torch alone. The loss must not gather: there is one process."""
+    """The reference: the same phases with PyTorch alone. Its loss must not gather over ranks."""
     config = stage.config
     optimizers = {
         name: torch.optim.AdamW(
@@ -167,20 +174,20 @@ def train_plainly(stage: Stage) -> Mapping[str, nn.Module]:
     return stage.networks
 
 
-def train_on_ranks(stage: Stage, ranks: Ranks, global_batches: list[Batch]) -> list[float]:
+def train_on_ranks(stage: Stage, group: ProcessGroup, global_batches: list[Batch]) -> list[float]:
     """Train through the loop's own step; returns the losses, and leaves the networks in `stage.trained`."""
-    engines = build_engines(stage, world_size=ranks.world_size, device=CPU)
+    engines = build_engines(stage, world_size=group.world_size, device=CPU)
     losses = []
     for step, batch in enumerate(global_batches):
         set_learning_rates(stage, engines, step)
-        figures = train_step(stage, engines, part(batch, ranks.rank, ranks.world_size), SEED, step, ranks)
-        losses.append(sum(value for name, value in ranks.mean(figures).items() if name.endswith("loss")))
-    stage.trained = whole_networks(engines)  # type: ignore[attr-defined]
+        figures = train_step(stage, engines, part(batch, group.rank, group.world_size), SEED, step, group)
+        losses.append(sum(value for name, value in group.mean(figures).items() if name.endswith("loss")))
+    stage.trained = {name: engine.whole_network() for name, engine in engines.items()}  # type: ignore[attr-defined]
     return losses
 
 
 def distance(first: Mapping[str, nn.Module], second: Mapping[str, nn.Module]) -> float:
-    """Root mean square over all weights, the worst network's."""
+    """Root mean square difference over all weights, of the network where it is largest."""
     worst = 0.0
     for name in first:
         pairs = zip(first[name].parameters(), second[name].parameters(), strict=True)
@@ -193,12 +200,12 @@ def variants(name: str) -> dict[str, dict[str, Any]]:
     """Ways to run a stage that must not change what it computes."""
     found: dict[str, dict[str, Any]] = {f"zero {stage}": {"zero_stage": stage} for stage in (0, 1, 2, 3)}
     found["zero 2 offloaded"] = {"zero_stage": 2, "offload_optimizer": True}
-    if name != "contrastive":  # which mines over the whole batch, so it refuses
+    if name != "contrastive":  # which mines over the whole batch, and so refuses accumulation
         found["zero 1 accumulated"] = {"zero_stage": 1, "gradient_accumulation": 2}
     return found
 
 
-def compare_weights(ranks: Ranks) -> dict[str, float]:
+def compare_weights(group: ProcessGroup) -> dict[str, float]:
     """Root mean square distance of the weights from plain PyTorch's after STEPS steps."""
     differences: dict[str, float] = {}
     for name in STAGES.names():
@@ -210,25 +217,69 @@ def compare_weights(ranks: Ranks) -> dict[str, float]:
         differences[f"{name} moved"] = distance(start, expected)
         for variant, settings in variants(name).items():
             stage = build_stage(recipe(name, **settings), name, shapes(name))
-            train_on_ranks(stage, ranks, batches(stage, STEPS))
+            train_on_ranks(stage, group, batches(stage, STEPS))
             differences[f"{name} {variant}"] = distance(stage.trained, expected)  # type: ignore[attr-defined]
     return differences
 
 
-def record_losses(ranks: Ranks) -> dict[str, list[float]]:
+def record_losses(group: ProcessGroup) -> dict[str, list[float]]:
     """The losses of 20 steps, the mean over ranks, of every stage and ZeRO stage."""
     losses: dict[str, list[float]] = {}
     for name in STAGES.names():
         for variant in (0, 1, 2, 3):
             stage = build_stage(recipe(name, zero_stage=variant, learning_rate=1e-3), name, shapes(name))
-            losses[f"{name} zero {variant}"] = train_on_ranks(stage, ranks, batches(stage, 20))
+            losses[f"{name} zero {variant}"] = train_on_ranks(stage, group, batches(stage, 20))
     return losses
+
+
+def live_bytes() -> int:
+    """Memory of all tensors that are reachable in this process, each counted once."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, nn.Parameter)]
+    storages = [tensor.untyped_storage() for tensor in tensors if tensor.device == CPU]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def measure_memory(group: ProcessGroup) -> dict[str, float]:
+    """Bytes of this rank's tensors at ZeRO 3 beyond those before the engine: between steps, in evaluation and after it;
+    and what a dry run says of the same stage.
+
+    A stage of one network of 1.3 million weights in two layers, with a moving average.
+    """
+    wide = recipe("semantic", zero_stage=3, ema_decay=0.9)
+    wide = replace(wide, semantic=replace(wide.semantic, hidden_size=512))
+    at_start = live_bytes()
+    stage = build_stage(wide, "semantic", WIDE)
+    said = rank_memory(stage, num_ranks=group.world_size)
+    engines = build_engines(stage, world_size=group.world_size, device=CPU)
+    averages = {name: EMA(engine.held_weights(), 0.9) for name, engine in engines.items()}
+    for step, batch in enumerate(batches(stage, 3, WIDE)):
+        train_step(stage, engines, part(batch, group.rank, group.world_size), SEED, step, group)
+        for name, engine in engines.items():
+            averages[name].update(engine.held_weights(), step + 1)
+    del batch
+    between = live_bytes() - at_start
+    with evaluation_networks(engines, averages) as networks:
+        during = live_bytes() - at_start
+        parameters = sum(p.numel() for network in networks.values() for p in network.parameters())
+    return {
+        "between": between,
+        "during": during,
+        "after": live_bytes() - at_start,
+        "whole": 4 * parameters,
+        "said between": said.between_steps,
+        "said in evaluation": said.evaluation,
+        "said reduction": said.reduction,
+    }
+
+
+TASKS = {"weights": compare_weights, "losses": record_losses, "memory": measure_memory}
 
 
 def main() -> None:
     init_gloo()
-    ranks = Ranks()
-    found = (record_losses if sys.argv[3:] == ["losses"] else compare_weights)(ranks)
+    group = ProcessGroup()
+    found: Any = TASKS[sys.argv[3]](group)  # type: ignore[operator]
     if dist.get_rank() == 0:
         Path(sys.argv[1]).write_text(json.dumps(found), encoding="utf-8")
     dist.barrier()

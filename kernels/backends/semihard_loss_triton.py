@@ -12,8 +12,8 @@ import torch
 import triton
 from torch import Tensor
 
-from neuroimagen.kernels.backends.semihard_kernels import gradient_kernel, hinge_kernel
 from neuroimagen.kernels.backends.semihard_triton import mine_columns
+from neuroimagen.kernels.backends.semihard_triton_kernels import gradient_kernel, hinge_kernel
 from neuroimagen.kernels.triplets.class_layout import ClassLayout, LossSum, PositiveSampler
 
 
