@@ -31,6 +31,8 @@ lint: setup
 	@"$(BIN)/ruff" check .
 	@"$(BIN)/ruff" format --check .
 	@"$(BIN)/python" -m mypy -p neuroimagen
+	@"$(BIN)/pyright"
+	@"$(BIN)/python" -m pytest tests/test_rooms.py
 
 format: setup
 	@"$(BIN)/ruff" check --fix .

@@ -16,7 +16,7 @@ ID_FILE = "wandb-id"
 def require_wandb() -> Any:
     """The package. Raises UserError that says how to get it, or how to do without."""
     try:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(
             'log.wandb needs the package wandb. Install it (pip install "neuroimagen[wandb]"), or set log.wandb=null.'
