@@ -1,10 +1,13 @@
 """An editor in a fresh clone, where nothing is installed, finds what our imports name."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import jedi
 import pytest
+
+import neuroimagen
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,15 +45,11 @@ def test_the_links_lead_to_the_folders() -> None:
 
 
 def test_public_names_are_there_and_import_nothing_before_they_are_used() -> None:
-    import neuroimagen
-
     assert set(neuroimagen._MODULES) == set(neuroimagen.__all__) - {"__version__"}
     for name in neuroimagen.__all__:
         assert getattr(neuroimagen, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Datset'"):
         neuroimagen.Datset  # noqa: B018
     code = "import neuroimagen, sys; print(neuroimagen.__version__, 'torch' in sys.modules, 'numpy' in sys.modules)"
-    import sys
-
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [neuroimagen.__version__, "False", "False"]
