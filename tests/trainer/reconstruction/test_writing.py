@@ -14,7 +14,7 @@ import torch
 from untrained_run import close, files, network
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.common.processes import Ranks
+from neuroimagen.data_shards.common.process_share import ProcessShare
 from neuroimagen.trainer.networks.gan import SaliencyModel
 from neuroimagen.trainer.reconstruction import writing
 from neuroimagen.trainer.reconstruction.conditions import IMAGE_CONDITIONS
@@ -236,7 +236,7 @@ def test_ranks_share_the_batches(make: Callable[..., Reconstructor]) -> None:
         reconstructor.draw("full", reconstructor.segment_samples("full")[:1])
 
     def work(rank: int) -> None:
-        write_condition(reconstructors[rank], "full", ranks=Ranks(rank=rank, world_size=2, wait=barrier.wait))
+        write_condition(reconstructors[rank], "full", ranks=ProcessShare(rank=rank, world_size=2, wait=barrier.wait))
 
     with ThreadPoolExecutor(2) as threads:
         list(threads.map(work, range(2)))
