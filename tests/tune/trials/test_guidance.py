@@ -56,9 +56,9 @@ def test_segments_are_spread_and_chunks_are_all_of_them() -> None:
     assert spread(rows, None) is rows
     assert len(set(spread(rows, 10).tolist())) == 10
     assert np.ptp(spread(rows, 10)) > 30
-    parts = chunks(rows, 5)
-    assert sorted(np.concatenate(parts).tolist()) == rows.tolist()
-    assert all(np.ptp(part) > 25 for part in parts)
+    found = chunks(rows, 5)
+    assert sorted(np.concatenate(found).tolist()) == rows.tolist()
+    assert all(np.ptp(chunk) > 25 for chunk in found)
 
 
 def test_figures_are_those_of_the_reconstructor_and_the_metrics(run: Path) -> None:
@@ -74,13 +74,13 @@ def test_figures_are_those_of_the_reconstructor_and_the_metrics(run: Path) -> No
         dataset = Dataset.open(recipe.data.path or "")
         assert rows.tolist() == dataset.rows("val").tolist()
         reconstructor = Reconstructor(run, dataset, Path(recipe.model.path), recipe.reconstruct)
-        pictures = reconstructor.draw("full", [SegmentSample(row=int(row)) for row in rows])
+        images = reconstructor.draw("full", [SegmentSample(row=int(row)) for row in rows])
         scoring = load_scoring(recipe.evaluate, dataset, subjects=None, size_px=32, split="val", device="cpu")
     references = scoring.references
     columns = np.searchsorted(references.stimuli, dataset.index.stimulus[rows])
     assert recipe.reconstruct.seed == 5
-    np.testing.assert_allclose(found["ssim"], ssim(pictures, references.images[columns]), atol=2e-3)
-    np.testing.assert_allclose(found["pixcorr"], pixel_correlation(pictures, references.images[columns]), atol=2e-3)
+    np.testing.assert_allclose(found["ssim"], ssim(images, references.images[columns]), atol=2e-3)
+    np.testing.assert_allclose(found["pixcorr"], pixel_correlation(images, references.images[columns]), atol=2e-3)
     assert set(found) == {"two_way_clip", "ssim", "accuracy", "pixcorr"}
     assert all(len(values) == len(rows) for values in found.values())
 
