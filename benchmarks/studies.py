@@ -1,4 +1,4 @@
-"""Common parts of the studies over seeds: commands in one folder per seed, a file of figures, means with intervals.
+"""What the studies over seeds share: commands in one folder per seed, a file of figures, means with intervals.
 
 A study compares two arms. Its seed is that of the simulated data and of all training, so the two arms of a seed differ
 only in what is studied, and the difference is taken within each seed.

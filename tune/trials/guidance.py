@@ -32,11 +32,11 @@ def spread(rows: np.ndarray, num: int | None) -> np.ndarray:
     return rows[np.arange(num) * len(rows) // num]
 
 
-class Workbench:
-    """What trials share on a worker: the data, the frozen model, the run's exports, scoring networks and stimuli."""
+class SharedModels:
+    """What the trials of a worker share: data set, frozen model, the exports of the run, scoring networks, stimuli."""
 
     def __init__(self, run: Path, recipe: Recipe, *, device: str) -> None:
-        """`recipe`: any trial's; only what they have in common is used."""
+        """recipe: that of any trial, as only settings that all trials have in common are used."""
         assert recipe.data.path is not None
         self._recipe = recipe
         self._dataset = Dataset.open(recipe.data.path)
@@ -59,20 +59,23 @@ class Workbench:
         self._column = {int(stimulus): column for column, stimulus in enumerate(self._scoring.references.stimuli)}
 
     def rows(self, num_segments: int | None) -> np.ndarray:
-        """The validation segments that are drawn."""
+        """The rows of the validation segments that are reconstructed, int64 [num_segments]."""
         return spread(self._dataset.rows("val", self._recipe.data.subjects), num_segments)
 
-    def figures(self, recipe: Recipe, row: str, segments: np.ndarray) -> dict[str, Floats]:
-        """Every metric of every one of `segments`, drawn under `recipe`."""
+    def figures(self, recipe: Recipe, condition: str, rows: np.ndarray) -> dict[str, Floats]:
+        """Metric → its value for each of the segments at `rows` [n], reconstructed with the settings of `recipe`.
+
+        Raises UserError if a stage that the condition needs has not been trained.
+        """
         reconstructor = self._reconstructor.with_config(recipe.reconstruct)
-        reconstructor.conditions()  # UserError when a stage that it is drawn with has not been trained
-        size = reconstructor.batch_size(row)
-        parts = []
-        for start in range(0, len(segments), size):
-            items = [SegmentSample(row=int(segment)) for segment in segments[start : start + size]]
-            parts.append(reconstructor.draw(row, items))
-        columns = np.array([self._column[int(self._dataset.index.stimulus[segment])] for segment in segments])
-        return search_figures(np.concatenate(parts), columns, self._scoring)
+        reconstructor.conditions()  # raises the UserError
+        size = reconstructor.batch_size(condition)
+        batches = []
+        for start in range(0, len(rows), size):
+            samples = [SegmentSample(row=int(row)) for row in rows[start : start + size]]
+            batches.append(reconstructor.draw(condition, samples))
+        columns = np.array([self._column[int(self._dataset.index.stimulus[row])] for row in rows])
+        return search_figures(np.concatenate(batches), columns, self._scoring)
 
 
 def chunks(rows: np.ndarray, num_reports: int) -> list[np.ndarray]:
@@ -80,11 +83,11 @@ def chunks(rows: np.ndarray, num_reports: int) -> list[np.ndarray]:
     return [rows[start::num_reports] for start in range(num_reports)]
 
 
-def guidance_recipe(default: Path, values: dict[str, Any], row: str, *, seed: int) -> Recipe:
-    """The recipe that a trial draws with: the default, its values, on the validation part."""
+def guidance_recipe(default: Path, values: dict[str, Any], condition: str, *, seed: int) -> Recipe:
+    """The recipe of a trial: the default with its values, for one condition on the validation split."""
     fixed = [
         "reconstruct.split=val",
-        f"reconstruct.conditions=[{row}]",
+        f"reconstruct.conditions=[{condition}]",
         "reconstruct.samples=1",
         f"reconstruct.seed={seed}",
     ]
@@ -102,11 +105,11 @@ class GuidanceTrial(tune.Trainable):  # type: ignore[misc]
         assert isinstance(search, GuidanceSearch)
         self._search = search
         torch.set_num_threads(search.cpus_per_rank)
-        self._bench: Workbench | None = None
+        self._shared: SharedModels | None = None
         self._problem: UserError | None = None
         try:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-            self._bench = Workbench(Path(config["run"]), default, device=device)
+            self._shared = SharedModels(Path(config["run"]), default, device=device)
         except UserError as error:
             self._problem = error
         add_line(self._folder.ray / "workers.jsonl", {"pid": os.getpid(), "host": os.uname().nodename})
@@ -129,22 +132,22 @@ class GuidanceTrial(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """Reconstruct and measure the next chunk of the segments. The figures are the means over all chunks so far."""
         try:
-            if self._bench is None:
+            if self._shared is None:
                 assert self._problem is not None
                 raise self._problem
             if self._waiting is None:
-                self._waiting = chunks(self._bench.rows(self._num_segments), self._num_reports)
-                self._drawn = guidance_recipe(
+                self._waiting = chunks(self._shared.rows(self._num_segments), self._num_reports)
+                self._recipe = guidance_recipe(
                     self._folder.recipe, self._values, self._search.condition, seed=self._seed
                 )
-            self._measured.append(self._bench.figures(self._drawn, self._search.condition, self._waiting.pop(0)))
+            self._measured.append(self._shared.figures(self._recipe, self._search.condition, self._waiting.pop(0)))
         except (UserError, MemoryError, RuntimeError) as error:  # errors that a setting can cause
             return {"failed": str(error) or type(error).__name__, "done": True}
         figures = means(self._measured)
         objectives = objective_values(figures, self._search)
-        num = sum(len(chunk["ssim"]) for chunk in self._measured)
-        over = {"finished": True, "done": True} if not self._waiting else {}
-        return {"step": num, "value": next(iter(objectives.values())), "figures": figures | objectives, **over}
+        num_segments = sum(len(next(iter(chunk.values()))) for chunk in self._measured)
+        end = {"finished": True, "done": True} if not self._waiting else {}
+        return {"step": num_segments, "value": next(iter(objectives.values())), "figures": figures | objectives, **end}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Save nothing: a trial takes seconds, and is run again from its start."""

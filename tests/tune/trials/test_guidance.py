@@ -24,7 +24,7 @@ from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.reconstruction.noise import SegmentSample
 from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
 from neuroimagen.tune.records import SearchFolder, read_lines
-from neuroimagen.tune.trials.guidance import Workbench, chunks, guidance_recipe, spread
+from neuroimagen.tune.trials.guidance import SharedModels, chunks, guidance_recipe, spread
 
 
 @pytest.fixture
@@ -56,31 +56,31 @@ def test_segments_are_spread_and_chunks_are_all_of_them() -> None:
     assert spread(rows, None) is rows
     assert len(set(spread(rows, 10).tolist())) == 10
     assert np.ptp(spread(rows, 10)) > 30
-    parts = chunks(rows, 5)
-    assert sorted(np.concatenate(parts).tolist()) == rows.tolist()
-    assert all(np.ptp(part) > 25 for part in parts)
+    found = chunks(rows, 5)
+    assert sorted(np.concatenate(found).tolist()) == rows.tolist()
+    assert all(np.ptp(chunk) > 25 for chunk in found)
 
 
 def test_figures_are_those_of_the_reconstructor_and_the_metrics(run: Path) -> None:
     default = run / "config.yaml"
     values = {"reconstruct.guidance": 3.0, "reconstruct.semantic": "semantic_detailed"}
     with sealed("test"):
-        bench = Workbench(run, load_recipe(default), device="cpu")
-        rows = bench.rows(None)
+        shared = SharedModels(run, load_recipe(default), device="cpu")
+        rows = shared.rows(None)
         recipe = guidance_recipe(default, values, "full", seed=5)
-        found = bench.figures(recipe, "full", rows)
+        found = shared.figures(recipe, "full", rows)
         with pytest.raises(SealedSplitError):
             Dataset.open(load_recipe(default).data.path or "").rows("test")
         dataset = Dataset.open(recipe.data.path or "")
         assert rows.tolist() == dataset.rows("val").tolist()
         reconstructor = Reconstructor(run, dataset, Path(recipe.model.path), recipe.reconstruct)
-        pictures = reconstructor.draw("full", [SegmentSample(row=int(row)) for row in rows])
+        images = reconstructor.draw("full", [SegmentSample(row=int(row)) for row in rows])
         scoring = load_scoring(recipe.evaluate, dataset, subjects=None, size_px=32, split="val", device="cpu")
     references = scoring.references
     columns = np.searchsorted(references.stimuli, dataset.index.stimulus[rows])
     assert recipe.reconstruct.seed == 5
-    np.testing.assert_allclose(found["ssim"], ssim(pictures, references.images[columns]), atol=2e-3)
-    np.testing.assert_allclose(found["pixcorr"], pixel_correlation(pictures, references.images[columns]), atol=2e-3)
+    np.testing.assert_allclose(found["ssim"], ssim(images, references.images[columns]), atol=2e-3)
+    np.testing.assert_allclose(found["pixcorr"], pixel_correlation(images, references.images[columns]), atol=2e-3)
     assert set(found) == {"two_way_clip", "ssim", "accuracy", "pixcorr"}
     assert all(len(values) == len(rows) for values in found.values())
 
@@ -126,12 +126,12 @@ def test_a_search_loads_its_models_once_a_worker_and_ends_in_a_recipe(run: Path,
 def test_a_setting_is_the_same_alone_and_after_others_on_a_worker(run: Path) -> None:
     default = run / "config.yaml"
     with sealed("test"):
-        bench = Workbench(run, load_recipe(default), device="cpu")
-        rows = bench.rows(4)
+        shared = SharedModels(run, load_recipe(default), device="cpu")
+        rows = shared.rows(4)
         wanted = guidance_recipe(default, {"reconstruct.guidance": 2.0}, "full", seed=0)
-        first = bench.figures(wanted, "full", rows)
+        first = shared.figures(wanted, "full", rows)
         changes = {"reconstruct.scheduler": "ddim", "reconstruct.steps": 8, "reconstruct.semantic": "semantic_detailed"}
-        bench.figures(guidance_recipe(default, changes, "full", seed=1), "full", rows)
-        again = bench.figures(wanted, "full", rows)
+        shared.figures(guidance_recipe(default, changes, "full", seed=1), "full", rows)
+        again = shared.figures(wanted, "full", rows)
     for name in first:
         np.testing.assert_array_equal(first[name], again[name])

@@ -154,9 +154,9 @@ def test_every_validation_is_read_once_over_half_lines_and_a_resume(tmp_path: Pa
         file.write('uracy": 0.2}\n')
     assert [line["step"] for line in tail.read()] == [4]
     # A resume from step 2 drops step 4 and writes it again, under a new inode, as the run does.
-    part = tmp_path / "part"
-    part.write_text('{"step": 2, "val_accuracy": 0.1}\n')
-    part.replace(path)
+    replacement = tmp_path / "replacement"
+    replacement.write_text('{"step": 2, "val_accuracy": 0.1}\n')
+    replacement.replace(path)
     assert list(tail.read()) == []
     with path.open("a") as file:
         file.write('{"step": 4, "val_accuracy": 0.2}\n{"step": 6, "val_accuracy": 0.3}\n')
