@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from neuroimagen.kernels.triplets.global_batch import gather_batch, is_distributed, sum_of_ranks
-from neuroimagen.kernels.triplets.options import DISTANCES
+from neuroimagen.kernels.triplets.options import DISTANCES, check_margin
 
 CHUNK = 1024
 """Anchors whose distances are computed together."""
@@ -47,8 +47,7 @@ class BatchHardTripletLoss(torch.nn.Module):
         for name, value in (("distance", distance), ("reduction", reduction), ("gradients", gradients)):
             if value not in choices[name]:
                 raise ValueError(f"{name}={value!r} is not one of {', '.join(choices[name])}")
-        if not margin >= 0:
-            raise ValueError(f"margin={margin!r} must be a number that is not negative")
+        check_margin(margin)
         self.margin, self.distance, self.reduction = float(margin), distance, reduction
         self.global_batch, self.gradients = global_batch, gradients
 

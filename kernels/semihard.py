@@ -19,7 +19,7 @@ from neuroimagen.kernels.backends.dispatch import choose_backend
 from neuroimagen.kernels.backends.semihard_operator import semihard_loss_sum
 from neuroimagen.kernels.triplets.class_layout import PositiveSampler
 from neuroimagen.kernels.triplets.global_batch import gather_batch, is_distributed, sum_of_ranks
-from neuroimagen.kernels.triplets.options import MiningCall, check_options, positives_limit
+from neuroimagen.kernels.triplets.options import MiningCall, check_margin, check_options, positives_limit
 
 REDUCTIONS = ("pairs", "active")
 
@@ -157,8 +157,7 @@ class SemiHardTripletLoss(torch.nn.Module):
         for name, value, known in (("reduction", reduction, REDUCTIONS), ("gradients", gradients, ("sum", "mean"))):
             if value not in known:
                 raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}")
-        if not margin >= 0:
-            raise ValueError(f"margin={margin!r} must be a number that is not negative")
+        check_margin(margin)
         positives_limit(positives)
         self.margin, self.distance, self.reduction = float(margin), distance, reduction
         self.positives, self.precision, self.backend = positives, precision, backend

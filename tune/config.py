@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.numbers import require_finite
 from neuroimagen.trainer.evaluation.metrics.registry import searchable_metrics
 from neuroimagen.trainer.recipe.recipe import Recipe, all_recipe_keys, load_recipe
 from neuroimagen.trainer.recipe.strict_config import Schema, Sources, plain
@@ -47,6 +48,7 @@ class SearchConfig:
     """GPUs of each rank; null: 1 where Ray finds GPUs, else 0. With a fraction several trials share one GPU."""
 
     def __post_init__(self) -> None:
+        require_finite(self)
         for name, least in (("num_trials", 1), ("startup_trials", 1), ("confirm_seeds", 0), ("max_retries", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from neuroimagen.data_shards.common.numbers import require_finite
+
 Value = bool | int | float | str | None
 Values = Mapping[str, Value]
 """Key of the recipe → value: the setting of one trial."""
@@ -30,6 +32,7 @@ class Parameter:
     """Number of evenly spaced values that a grid takes from the range."""
 
     def __post_init__(self) -> None:
+        require_finite(self)
         if (self.choices is None) == (self.low is None) or (self.low is None) != (self.high is None):
             raise ValueError("give either choices, or low and high")
         if self.choices is not None:

@@ -4,6 +4,7 @@ Sizes come from the folder's configurations. Shapes: B texts, L tokens, D width 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -27,9 +28,26 @@ class TextEncoder:
         self.device = device
         self.num_tokens, self.width = text_shape(model)
 
+    def cut(self, texts: Sequence[str]) -> CutTexts:
+        """Which of the texts `encode` cuts: their end does not reach the hidden states."""
+        if not texts:
+            return CutTexts(rows=(), alike=(), num_tokens=self.num_tokens)
+        whole = self.tokenizer(list(texts), truncation=False, verbose=False).input_ids
+        rows = tuple(row for row, tokens in enumerate(whole) if len(tokens) > self.num_tokens)
+        # The last token of what is left is the end token, so one token less of the text is read.
+        read = [tuple(tokens[: self.num_tokens - 1]) for tokens in whole]
+        texts_of: dict[tuple[int, ...], set[str]] = {}
+        for text, beginning in zip(texts, read, strict=True):
+            texts_of.setdefault(beginning, set()).add(text)
+        alike = tuple(row for row in rows if len(texts_of[read[row]]) > 1)
+        return CutTexts(rows=rows, alike=alike, num_tokens=self.num_tokens)
+
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Texts → hidden states float32 [B, L, D] and pooled (end-of-text) states [B, D]. Longer texts are cut."""
+        """Texts → hidden states float32 [B, L, D] and pooled (end-of-text) states [B, D].
+
+        Texts that are longer than L tokens are cut before the end token; `cut` says which.
+        """
         tokens = self.tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=self.num_tokens, return_tensors="pt"
         )
@@ -40,6 +58,18 @@ class TextEncoder:
             attention_mask=tokens.attention_mask.to(self.device) if masked else None,
         )
         return output.last_hidden_state, output.pooler_output
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutTexts:
+    """Which of some texts the text encoder reads only the beginning of."""
+
+    rows: tuple[int, ...]
+    """Positions of the texts that are longer than the text encoder takes."""
+    alike: tuple[int, ...]
+    """Those of `rows` whose beginning is that of another text, so that both have the same states."""
+    num_tokens: int
+    """Tokens that the text encoder takes, start and end token among them."""
 
 
 class StateEncoder:

@@ -34,6 +34,7 @@ from neuroimagen.data_shards.frozen_models.model_folder import (
     require_captioner_folder,
     require_diffusion_folder,
 )
+from neuroimagen.data_shards.frozen_models.text import TextEncoder
 from neuroimagen.data_shards.frozen_models.vae import exact_convolutions
 from neuroimagen.data_shards.latent_cache.encode import BatchEncoder, EncodableStimuli, batch_encoder
 from neuroimagen.data_shards.latent_cache.write import LatentWriter
@@ -56,6 +57,8 @@ class CachedLatents:
     store: LatentStore
     made: bool
     """False: they were cached already."""
+    cut: str | None = None
+    """Which captions were longer than the text encoder takes, as a sentence; None if none was, or not made now."""
 
 
 def applicable_kinds(dataset: CacheableDataset, folders: ModelFolders) -> tuple[list[str], dict[str, str]]:
@@ -151,7 +154,29 @@ class LatentCache:
         if self._ranks.rank == 0:
             writer.finish()
         self._ranks.wait()
-        return CachedLatents(kind=kind, store=LatentStore.open(writer.folder), made=True)
+        store = LatentStore.open(writer.folder)
+        return CachedLatents(kind=kind, store=store, made=True, cut=self._cut(kind, items, store))
+
+    def _cut(self, kind: str, items: LatentItems, store: LatentStore) -> str | None:
+        """Which captions of a store the text encoder read only the beginning of, as a sentence."""
+        if not isinstance(latent_kind(kind), CaptionKind) or self._ranks.rank != 0:
+            return None
+        found = self._models.get(TextEncoder, self._models.folders.model).cut([str(text) for text in store.texts])
+        if not found.rows:
+            return None
+
+        def names(rows: tuple[int, ...]) -> str:
+            return ", ".join(str(items.keys[row]) for row in rows[:5]) + (", …" if len(rows) > 5 else "")
+
+        sentence = (
+            f"{len(found.rows)} of {len(items.keys)} captions are longer than the {found.num_tokens} tokens that the text "
+            f"encoder takes, and were cut: {names(found.rows)}."
+        )
+        if found.alike:
+            sentence += (
+                f" {len(found.alike)} of these are equal to another caption after the cut: {names(found.alike)}."
+            )
+        return sentence
 
     def check(self, cached: CachedLatents, *, num_latents: int = 8, seed: int = 0) -> float:
         """Recompute some latents and compare; returns the largest difference relative to the latent's largest number.

@@ -5,6 +5,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from neuroimagen.data_shards.common.numbers import finite_number
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -53,9 +55,9 @@ def pair(text: str) -> tuple[int, int]:
 
 
 def interval(text: str) -> tuple[float, float]:
-    """The value of an option A:B, two numbers."""
+    """The value of an option A:B, two finite numbers."""
     try:
-        low, high = (float(number) for number in text.split(":"))
-    except ValueError:
+        low, high = (finite_number(number) for number in text.split(":"))
+    except (ValueError, argparse.ArgumentTypeError):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form A:B, two numbers") from None
     return low, high

@@ -1,5 +1,7 @@
 """The options of a mining call, and the check that rows, labels and options fit together."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -110,6 +112,12 @@ def positives_limit(positives: str | int) -> int | None:
     """ "all" → None, a positive number → itself."""
     if positives == "all":
         return None
-    if isinstance(positives, str | bool) or positives < 1:
+    if isinstance(positives, str | bool | float) or positives < 1:
         raise ValueError(f'positives={positives!r} is neither "all" nor a number of positives per anchor, at least 1')
     return int(positives)
+
+
+def check_margin(margin: float) -> None:
+    """Raises ValueError for a margin that is negative, infinite or not a number."""
+    if not 0 <= margin < math.inf:
+        raise ValueError(f"margin={margin!r} must be a finite number that is not negative")

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from neuroimagen.data_shards.common.numbers import count
 from neuroimagen.launch.commands.options import add_cpu
 
 HELP = "Compute once what training needs of the stimuli and captions: VAE latents, text and image embeddings."
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"folders of image towers ({towers}) that are not in the model folder",
     )
     parser.add_argument("--clip", type=Path, metavar="PATH", help="a CLIP model; the same as --towers image=PATH")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="items at once (default: 32)")
+    parser.add_argument("--batch-size", type=count, default=32, metavar="N", help="items at once (default: 32)")
     parser.add_argument("--dtype", choices=DTYPES, default="float16", help="of the stored numbers (default: float16)")
     add_cpu(parser)
     parser.add_argument("--check", action="store_true", help="afterwards recompute a sample of each kind and compare")
@@ -85,6 +86,8 @@ def run(args: argparse.Namespace) -> int | None:
         metadata = cached.store.metadata
         shape = "×".join(str(size) for size in metadata.shape)
         print(f"{kind:16} {'made' if cached.made else 'kept'}  {metadata.num_latents} × {shape}  {cached.store.folder}")
+        if cached.cut:
+            print(f"{kind:16} {cached.cut}")
         if args.check:
             print(f"{kind:16} checked: recomputed latents differ by at most {cache.check(cached):.1e}, relative")
     if ranks.rank == 0 and not args.kinds:

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from neuroimagen.data_shards.common.numbers import count
+
 HELP = "Run a command on many ranks: on this machine, on the nodes of a hostfile, or in a SLURM job."
 EPILOG = """\
 examples:
@@ -21,7 +23,7 @@ docs/cluster.md describes each way step by step.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command; what follows `--` is the command to run."""
     parser.usage = "neuroimagen launch [options] -- {train,cache,reconstruct} …"
-    parser.add_argument("--num-ranks", type=int, metavar="N", help="ranks on this machine; per node with SLURM")
+    parser.add_argument("--num-ranks", type=count, metavar="N", help="ranks on this machine; per node with SLURM")
     parser.add_argument(
         "--launcher",
         choices=("deepspeed", "torchrun"),
@@ -68,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     slurm.add_argument(
         "--slurm", action="store_true", help="submit a batch job that saves before its time limit and requeues itself"
     )
-    slurm.add_argument("--nodes", type=int, default=1, metavar="N", help="number of nodes (default: 1)")
+    slurm.add_argument("--nodes", type=count, default=1, metavar="N", help="number of nodes (default: 1)")
     slurm.add_argument("--gpus-per-node", type=int, default=0, metavar="N", help="GPUs per node, one rank on each")
     slurm.add_argument(
         "--notice",

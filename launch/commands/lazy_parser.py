@@ -9,6 +9,8 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from neuroimagen.data_shards.common.numbers import finite_number
+
 HelpLine = str | Callable[[], str]
 """The line that the parent's help shows for a subcommand; or a function that returns it, called if that help is
 printed."""
@@ -35,6 +37,7 @@ class LazyParser(argparse.ArgumentParser):
 
     def __init__(self, *, fill: Callable[[argparse.ArgumentParser], None] | None = None, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        self.register("type", float, finite_number)  # of every option with type=float, also of sources from outside
         self._fill = fill
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:

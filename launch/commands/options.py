@@ -1,7 +1,8 @@
 """Options that several commands share, with the same meaning in each."""
 
 import argparse
-import math
+
+from neuroimagen.data_shards.common.numbers import finite_number
 
 
 def add_set(parser: argparse.ArgumentParser, *, example: str, recipe: str = "the recipe") -> None:
@@ -19,10 +20,10 @@ def add_set(parser: argparse.ArgumentParser, *, example: str, recipe: str = "the
 def mebibytes(text: str) -> float:
     """An option's value in MiB: a positive number."""
     try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
+        value = finite_number(text)
+    except argparse.ArgumentTypeError:
+        value = 0.0
+    if value <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size in MiB: it must be a positive number")
     return value
 

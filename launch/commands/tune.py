@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from neuroimagen.data_shards.common.numbers import count
 from neuroimagen.launch.commands.options import add_set
 from neuroimagen.tune.registry import SAMPLERS, SCHEDULERS
 
@@ -29,8 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, metavar="DIR", help="guidance: the folder of the trained run")
     add_set(parser, example="data.path=data/cvpr40", recipe="the recipe that trials start from")
     parser.add_argument("--resume", action="store_true", help="continue the search in DIR")
-    parser.add_argument("--trials", type=int, metavar="N", help="settings to try (num_trials)")
-    parser.add_argument("--concurrent", type=int, metavar="N", help="trials at the same time (default: as many as fit)")
+    parser.add_argument("--trials", type=count, metavar="N", help="settings to try (num_trials)")
+    parser.add_argument(
+        "--concurrent", type=count, metavar="N", help="trials at the same time (default: as many as fit)"
+    )
     parser.add_argument(
         "--address", metavar="ADDRESS", help="a Ray cluster; auto: that of this node (default: none, this machine only)"
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from neuroimagen.data_shards.common.numbers import require_finite
 from neuroimagen.trainer.networks.randomness import StepRandom
 
 
@@ -20,6 +21,7 @@ class AugmentConfig:
     """Share of channels set to their mean."""
 
     def __post_init__(self) -> None:
+        require_finite(self)
         if self.shift_samples < 0 or self.scale_std < 0 or not 0 <= self.drop_channels < 1:
             raise ValueError("augment: shift_samples and scale_std must be at least 0, drop_channels in [0, 1)")
 

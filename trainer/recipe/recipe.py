@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.numbers import require_finite
 from neuroimagen.trainer.batches.stage_data import OrderConfig
 from neuroimagen.trainer.bundled_model.location import present_name
 from neuroimagen.trainer.evaluation.metrics.scoring import EvaluateConfig
@@ -41,7 +42,8 @@ class DataConfig:
     """
 
     def __post_init__(self) -> None:
-        if self.resident_gib is not None and not self.resident_gib >= 0:
+        require_finite(self)
+        if self.resident_gib is not None and self.resident_gib < 0:
             raise ValueError(f"data.resident_gib must not be negative (null: by the GPU), got {self.resident_gib}")
 
 

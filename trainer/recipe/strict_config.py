@@ -2,8 +2,9 @@
 
 A section is a field whose type is a dataclass, or a mapping from free names to a dataclass. Keys that a section does
 not have are refused with the nearest valid one, and every message says whether the file or a `--set` gave the key.
-Types, unions and conversions are pydantic's. What a value has to fulfil beyond its type, a dataclass checks in
-`__post_init__` with a ValueError.
+Types, unions and conversions are pydantic's. Numbers are finite, and neither `true` nor text with blanks is a number;
+text that is a number is one, because YAML 1.1 reads 1e-3 as text. What a value has to fulfil beyond its type, a
+dataclass checks in `__post_init__` with a ValueError.
 
 A dataclass whose keys were renamed lists them, so that files written before are still read:
 
@@ -18,10 +19,10 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import AllowInfNan, BeforeValidator, StrictBool, TypeAdapter, ValidationError
 
 from neuroimagen.data_shards.common.errors import UserError
 
@@ -201,26 +202,28 @@ class Schema(Generic[T]):
                     place: self._build(root, below, entry, (*key, str(place)), sources)
                     for place, below in value.items()
                 }
+            else:
+                value = self._checked(hint, value, key, sources)
             values[name] = value
+        for field in dataclasses.fields(kind):
+            if field.init and field.name not in values and _is_required(field):
+                expected, dotted = in_words(_fields(kind)[field.name]), ".".join((*prefix, field.name))
+                raise UserError(f"{sources(prefix)}: the key {dotted} is missing; expected {expected}.")
         try:
-            return _adapter(kind).validate_python(values)
-        except ValidationError as error:
-            raise UserError(self._explained(error, root, kind, prefix, sources)) from None
-
-    def _explained(self, error: ValidationError, root: Any, kind: Any, prefix: Key, sources: Sources) -> str:
-        """The first problem that pydantic found, in our words."""
-        first = error.errors(include_url=False)[0]
-        # Behind the field's name pydantic appends the branch of a union and the position in a list.
-        key = (*prefix, *(str(part) for part in first["loc"][:1]))
-        dotted = ".".join(key)
-        if first["type"] == "value_error":  # a dataclass's __post_init__
-            message = str(first["ctx"]["error"])
+            return kind(**values)
+        except ValueError as error:  # of its __post_init__
+            message, dotted = str(error), ".".join(prefix)
             begins = "" if not dotted or message.startswith(f"{dotted}.") else f"{dotted}: "
-            return f"{self._culprit(root, key, message, sources)}: {begins}{message}"
-        expected = in_words(_fields(kind)[key[-1]])
-        if first["type"] == "missing":
-            return f"{sources(prefix)}: the key {dotted} is missing; expected {expected}."
-        return f"{sources(key)}: {dotted} is {first['input']!r}; expected {expected}."
+            raise UserError(f"{self._culprit(root, prefix, message, sources)}: {begins}{message}") from None
+
+    def _checked(self, hint: Any, value: Any, key: Key, sources: Sources) -> Any:
+        """The value as the field's type has it: a list as a tuple, 1 as 1.0."""
+        try:
+            return _adapter(hint).validate_python(value)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            expected = "a finite number" if first["type"] == "finite_number" else in_words(hint)
+            raise UserError(f"{sources(key)}: {'.'.join(key)} is {first['input']!r}; expected {expected}.") from None
 
     def _culprit(self, root: Any, section: Key, message: str, sources: Sources) -> str:
         """Where a key of `section` that `message` names was overridden, else where it stands, else the section."""
@@ -266,8 +269,44 @@ def _fields(kind: Any) -> dict[str, Any]:
 
 
 @functools.cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(_strict(hint))
+
+
+def _strict(hint: Any) -> Any:
+    """The type without the conversions of pydantic that hide a mistake: `true` as 1, "5 " as 5, NaN as a number."""
+    plain_types = {
+        int: Annotated[int, BeforeValidator(_whole_number)],
+        float: Annotated[float, AllowInfNan(False), BeforeValidator(_number)],
+        bool: StrictBool,
+    }
+    if hint in plain_types:
+        return plain_types[hint]
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return typing.Union[tuple(_strict(argument) for argument in arguments)]  # noqa: UP007
+    if origin in (tuple, list, dict, Mapping):
+        return origin[tuple(_strict(argument) for argument in arguments)]
+    return hint
+
+
+def _number(value: Any) -> Any:
+    """`value` itself; raises ValueError for what pydantic would turn into a number but nobody writes as one."""
+    if isinstance(value, bool) or (isinstance(value, str) and (value != value.strip() or "_" in value)):
+        raise ValueError("no number")
+    return value
+
+
+def _whole_number(value: Any) -> Any:
+    """As `_number`; 2e3, which YAML 1.1 reads as text, is the whole number that it says."""
+    if isinstance(_number(value), str) and "e" in value.lower():
+        number = float(value)
+        return int(number) if number.is_integer() else number
+    return value
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _entry(hint: Any) -> Any:

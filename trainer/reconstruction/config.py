@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from neuroimagen.data_shards.common.numbers import require_finite
 from neuroimagen.trainer.reconstruction.conditions import IMAGE_CONDITIONS, unknown_condition
 from neuroimagen.trainer.reconstruction.schedulers import SCHEDULERS, num_denoising_steps
 
@@ -53,6 +54,10 @@ class ReconstructConfig:
     """The run's stage that fine-tuned the U-Net, if there is one."""
 
     def __post_init__(self) -> None:
+        try:
+            require_finite(self)
+        except ValueError as error:
+            raise ValueError(f"reconstruct.{error}") from None
         for name in self.conditions or ():
             if name not in IMAGE_CONDITIONS:
                 raise ValueError(f"reconstruct.conditions: {unknown_condition(name)}")

@@ -1,9 +1,19 @@
 """What the recipe's section of every stage has."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
+from neuroimagen.data_shards.common.numbers import require_finite
 from neuroimagen.trainer.batches.augmentation import AugmentConfig
+
+COUNTS = frozenset(
+    {
+        *("steps", "batch_size", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints"),
+        *("gradient_accumulation", "hidden_size", "noise_size", "generator_hidden_size", "generator_width"),
+        *("discriminator_width", "decoder_width", "decoder_depth", "lora_rank"),
+    }
+)
+"""Fields of the stages that must be at least 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +64,23 @@ class StageConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "log_every",
-            "validate_every",
-            "checkpoint_every",
-            "keep_checkpoints",
-            "gradient_accumulation",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.learning_rate <= 0 or self.weight_decay < 0 or self.warmup_steps < 0:
-            raise ValueError("learning_rate must be positive, weight_decay and warmup_steps at least 0")
+        require_finite(self)
+        for name in (item.name for item in fields(self)):
+            value = getattr(self, name)
+            if name in COUNTS and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+            if name.endswith("learning_rate") and value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+            if name.endswith("dropout") and not 0 <= value < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {value}")
+        if self.weight_decay < 0 or self.warmup_steps < 0 or self.max_skipped < 0:
+            raise ValueError("weight_decay, warmup_steps and max_skipped must be at least 0")
+        if not all(0 <= beta < 1 for beta in self.adam_betas):
+            raise ValueError(f"adam_betas must lie in [0, 1), got {list(self.adam_betas)}")
+        if not 0 <= self.final_learning_rate_fraction <= 1:
+            raise ValueError(
+                f"final_learning_rate_fraction must lie in [0, 1], got {self.final_learning_rate_fraction}"
+            )
         if self.offload_optimizer and self.zero_stage == 0:
             raise ValueError("offload_optimizer needs zero_stage 1 or more")
         if self.compile and self.zero_stage == 3:

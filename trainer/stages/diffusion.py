@@ -56,10 +56,8 @@ class DiffusionConfig(SampledStageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 <= self.condition_dropout < 1.0:
-            raise ValueError(f"condition_dropout must lie in [0, 1), got {self.condition_dropout}")
-        if self.alignment_weight < 0 or self.lora_rank < 1:
-            raise ValueError("alignment_weight must be at least 0, lora_rank at least 1")
+        if self.alignment_weight < 0:
+            raise ValueError(f"alignment_weight must be at least 0, got {self.alignment_weight}")
         if self.min_snr_gamma is not None and self.min_snr_gamma <= 0:
             raise ValueError(f"min_snr_gamma must be positive, or null for none; got {self.min_snr_gamma}")
 

@@ -45,8 +45,8 @@ class MaskedConfig(StageConfig):
         super().__post_init__()
         if not 0.0 < self.mask_share < 1.0:
             raise ValueError(f"mask_share must lie in (0, 1), got {self.mask_share}")
-        if self.decoder_width % max(1, self.decoder_width // 32) or self.decoder_depth < 1:
-            raise ValueError("decoder_width must be a multiple of 32 (or below 64), decoder_depth at least 1")
+        if self.decoder_width % max(1, self.decoder_width // 32):
+            raise ValueError(f"decoder_width must be a multiple of 32 (or below 64), got {self.decoder_width}")
 
 
 class MaskedStage(Stage):

@@ -21,7 +21,8 @@ def n_way_accuracy(
     if not 2 <= n_way <= num_classes or not 1 <= top_k < n_way:
         raise ValueError(f"n_way {n_way}, top_k {top_k}: need 1 <= top_k < n_way <= {num_classes} classes")
     true_scores = np.take_along_axis(scores, labels[:, None], axis=1)
-    beaters = (scores >= true_scores).sum(axis=1) - 1  # [N]; the true class itself is not counted
+    # [N]; the true class itself is not counted. Not `>=`: a score that is not a number is no hit for the true class.
+    beaters = num_classes - (scores < true_scores).sum(axis=1) - 1
     if n_way == num_classes:
         return (beaters < top_k).astype(np.float64)
     draws = np.random.default_rng(seed).hypergeometric(

@@ -53,7 +53,13 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         for name in ("classifier", "clip"):
             object.__setattr__(self, name, present_name(getattr(self, name)))
-        for name, least in (("n_way", 2), ("num_trials", 1), ("num_resamples", 100), ("inception_splits", 1)):
+        for name, least in (
+            ("n_way", 2),
+            ("num_trials", 1),
+            ("num_resamples", 100),
+            ("inception_splits", 1),
+            ("batch_size", 1),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"evaluate.{name} must be at least {least}, got {getattr(self, name)}")
 

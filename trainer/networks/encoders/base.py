@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from neuroimagen.data_shards.common.numbers import require_finite
+
 UnknownSubject = Literal["mean", "error"]
 
 
@@ -37,6 +39,7 @@ class EncoderConfig:
     """subject_layers: a subject without a map gets the mean of all maps, or is an error."""
 
     def __post_init__(self) -> None:
+        require_finite(self)
         for field in fields(self):
             value = getattr(self, field.name)
             if type(value) is int and value < 1:
