@@ -17,10 +17,8 @@ def require_finite(config: "DataclassInstance") -> None:
     """Raise ValueError naming the first field of a configuration that is NaN or infinite, or holds such a number."""
     for field in fields(config):
         value = getattr(config, field.name)
-        values = (
-            value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else (value,)
-        )
-        for number in values:
+        values = list(value.values()) if isinstance(value, Mapping) else value
+        for number in values if isinstance(values, list | tuple) else (values,):
             if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"{field.name} must be a finite number, got {number}")
 

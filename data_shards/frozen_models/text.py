@@ -14,6 +14,18 @@ from neuroimagen.data_shards.frozen_models.loading import load_transformer, load
 from neuroimagen.data_shards.frozen_models.model_folder import component_folder, text_shape
 
 
+@dataclass(frozen=True, kw_only=True)
+class CutTexts:
+    """Which of some texts the text encoder reads only the beginning of."""
+
+    rows: tuple[int, ...]
+    """Positions of the texts that are longer than the text encoder takes."""
+    alike: tuple[int, ...]
+    """Those of `rows` whose beginning is that of another text, so that both have the same states."""
+    num_tokens: int
+    """Tokens that the text encoder takes, start and end token among them."""
+
+
 class TextEncoder:
     """CLIP's text tower as the U-Net uses it: padded to full length, last hidden state after the final norm."""
 
@@ -58,18 +70,6 @@ class TextEncoder:
             attention_mask=tokens.attention_mask.to(self.device) if masked else None,
         )
         return output.last_hidden_state, output.pooler_output
-
-
-@dataclass(frozen=True, kw_only=True)
-class CutTexts:
-    """Which of some texts the text encoder reads only the beginning of."""
-
-    rows: tuple[int, ...]
-    """Positions of the texts that are longer than the text encoder takes."""
-    alike: tuple[int, ...]
-    """Those of `rows` whose beginning is that of another text, so that both have the same states."""
-    num_tokens: int
-    """Tokens that the text encoder takes, start and end token among them."""
 
 
 class StateEncoder:

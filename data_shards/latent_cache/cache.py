@@ -161,21 +161,22 @@ class LatentCache:
         """Which captions of a store the text encoder read only the beginning of, as a sentence."""
         if not isinstance(latent_kind(kind), CaptionKind) or self._ranks.rank != 0:
             return None
-        found = self._models.get(TextEncoder, self._models.folders.model).cut([str(text) for text in store.texts])
+        encoder = self._models.get(TextEncoder, self._models.folders.model)
+        found = encoder.cut([str(text) for text in store.texts or ()])
         if not found.rows:
             return None
 
-        def names(rows: tuple[int, ...]) -> str:
-            return ", ".join(str(items.keys[row]) for row in rows[:5]) + (", …" if len(rows) > 5 else "")
+        def named(rows: tuple[int, ...]) -> str:
+            """The first stimulus of each caption."""
+            stimuli = [self._dataset.stimuli.keys[int((items.latent_of == row).argmax())] for row in rows[:5]]
+            return ", ".join(stimuli) + (", …" if len(rows) > 5 else "")
 
         sentence = (
-            f"{len(found.rows)} of {len(items.keys)} captions are longer than the {found.num_tokens} tokens that the text "
-            f"encoder takes, and were cut: {names(found.rows)}."
+            f"{len(found.rows)} of {len(items.keys)} captions are longer than the {found.num_tokens} tokens that the "
+            f"text encoder takes, and were cut (of the stimuli {named(found.rows)})."
         )
         if found.alike:
-            sentence += (
-                f" {len(found.alike)} of these are equal to another caption after the cut: {names(found.alike)}."
-            )
+            sentence += f" {len(found.alike)} of them do not differ from another any more ({named(found.alike)})."
         return sentence
 
     def check(self, cached: CachedLatents, *, num_latents: int = 8, seed: int = 0) -> float:
