@@ -3,8 +3,6 @@
 import argparse
 from pathlib import Path
 
-from neuroimagen.data_shards.common.numbers import count
-
 HELP = "Simulate a study, make a data set of it, train the stages, reconstruct the images, evaluate and report."
 EPILOG = """examples:
   neuroimagen demo
@@ -20,9 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="folder of the run (default: runs/demo)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random numbers (default: 0)")
-    parser.add_argument(
-        "--num-ranks", type=count, metavar="N", help="ranks of each stage (default: as `train` chooses)"
-    )
+    parser.add_argument("--num-ranks", type=int, metavar="N", help="ranks of each stage (default: as `train` chooses)")
     parser.add_argument(
         "--quick", action="store_true", help="a small study and few steps, to check that everything runs"
     )

@@ -23,7 +23,7 @@ docs/cluster.md describes each way step by step.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command; what follows `--` is the command to run."""
     parser.usage = "neuroimagen launch [options] -- {train,cache,reconstruct} …"
-    parser.add_argument("--num-ranks", type=count, metavar="N", help="ranks on this machine; per node with SLURM")
+    parser.add_argument("--num-ranks", type=int, metavar="N", help="ranks on this machine; per node with SLURM")
     parser.add_argument(
         "--launcher",
         choices=("deepspeed", "torchrun"),

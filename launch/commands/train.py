@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from neuroimagen.data_shards.common.numbers import count
 from neuroimagen.launch.commands.options import add_cpu, add_set
 from neuroimagen.trainer.stages.registry import STAGES
 
@@ -28,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_set(parser, example="contrastive.margin=0.5")
     parser.add_argument(
         "--num-ranks",
-        type=count,
+        type=int,
         metavar="N",
         help="number of ranks (default: one per GPU; without GPUs one per core, at most 2)",
     )

@@ -222,7 +222,9 @@ class Schema(Generic[T]):
             return _adapter(hint).validate_python(value)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            expected = "a finite number" if first["type"] == "finite_number" else in_words(hint)
+            expected = in_words(hint)
+            if first["type"] == "finite_number":
+                expected = expected.replace("a number", "a finite number").replace("a whole", "a finite whole")
             raise UserError(f"{sources(key)}: {'.'.join(key)} is {first['input']!r}; expected {expected}.") from None
 
     def _culprit(self, root: Any, section: Key, message: str, sources: Sources) -> str:
@@ -287,21 +289,30 @@ def _strict(hint: Any) -> Any:
         return typing.Union[tuple(_strict(argument) for argument in arguments)]  # noqa: UP007
     if origin in (tuple, list, dict, Mapping):
         return origin[tuple(_strict(argument) for argument in arguments)]
+    if origin is typing.Literal and not any(isinstance(argument, bool) for argument in arguments):
+        return Annotated[hint, BeforeValidator(_not_bool)]
     return hint
+
+
+def _not_bool(value: Any) -> Any:
+    """`value` itself; `true` is not one of 0, 1, 2, though it equals 1."""
+    if isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
 
 
 def _number(value: Any) -> Any:
     """`value` itself; raises ValueError for what pydantic would turn into a number but nobody writes as one."""
-    if isinstance(value, bool) or (isinstance(value, str) and (value != value.strip() or "_" in value)):
+    if isinstance(value, str) and (value != value.strip() or "_" in value):
         raise ValueError("no number")
-    return value
+    return _not_bool(value)
 
 
 def _whole_number(value: Any) -> Any:
     """As `_number`; 2e3, which YAML 1.1 reads as text, is the whole number that it says."""
     if isinstance(_number(value), str) and "e" in value.lower():
         number = float(value)
-        return int(number) if number.is_integer() else number
+        return int(number) if number.is_integer() else value
     return value
 
 

@@ -1,10 +1,12 @@
 """Mining calls whose rows, labels or options do not fit are refused with the reason."""
 
+import numpy as np
 import pytest
 import torch
 
 from neuroimagen.kernels.backends.semihard_reference import lattice_batch
-from neuroimagen.kernels.semihard import mine_semihard
+from neuroimagen.kernels.batch_hard import BatchHardTripletLoss
+from neuroimagen.kernels.semihard import SemiHardTripletLoss, mine_semihard
 from neuroimagen.kernels.triplets.options import MiningCall, positives_limit
 
 
@@ -62,3 +64,18 @@ def test_a_call_gives_the_rows_that_are_compared():
     broken[2, 3] = 3e38  # the squared norm overflows
     assert not bool(MiningCall(broken, labels, **options).is_finite())
     assert (positives_limit("all"), positives_limit(3)) == (None, 3)
+
+
+@pytest.mark.parametrize("positives", [1.5, 2.0, float("nan"), np.float64(2), True, -1])
+def test_a_number_of_positives_is_whole(positives):
+    with pytest.raises(ValueError, match="positives="):
+        positives_limit(positives)
+    assert positives_limit(np.int64(3)) == 3
+
+
+@pytest.mark.parametrize("loss", [SemiHardTripletLoss, BatchHardTripletLoss])
+@pytest.mark.parametrize("margin", [-0.1, float("nan"), float("inf")])
+def test_a_margin_is_finite_and_not_negative(loss, margin):
+    loss(margin=0)
+    with pytest.raises(ValueError, match=f"margin={margin} must be a finite number"):
+        loss(margin=margin)

@@ -1,5 +1,6 @@
 """`neuroimagen cache` as a user calls it."""
 
+import io
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from neuroimagen.launch.cli import main
 
@@ -161,3 +163,32 @@ def test_killed_at_any_moment_it_continues_to_the_same_bytes(
         twin = killed / path.relative_to(undisturbed)
         assert path.is_dir() or path.read_bytes() == twin.read_bytes(), twin
     assert not list((killed / "latents").glob(".*"))
+
+
+def test_captions_that_were_cut_are_counted_and_named(
+    tmp_path: Path, tiny_diffusion_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tiny text encoder takes 24 tokens; the ends that tell two captions apart lie beyond."""
+    import numpy as np
+
+    from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
+    from neuroimagen.data_shards.writing.writer import DatasetWriter
+
+    metadata = DatasetMetadata(name="long", n_channels=2, n_samples=8, sfreq=100.0, classes=(ClassInfo(name="dog"),))
+    captions = {"a": "the " * 30 + "red", "b": "the " * 30 + "blue", "c": "a dog", "d": "on " * 30}
+    with DatasetWriter(tmp_path / "data", metadata) as writer:
+        for number, (key, caption) in enumerate(captions.items()):
+            buffer = io.BytesIO()
+            Image.new("RGB", (32, 32), (number, 0, 0)).save(buffer, format="PNG")
+            texts = {"caption": "a dog", "detailed_caption": caption}
+            image = buffer.getvalue()
+            writer.add_stimulus(StimulusRecord(key=key, image=image, extension="png", label=0, **texts))
+            eeg = np.random.default_rng(number).standard_normal((2, 8)).astype(np.float32)
+            writer.add_segment(SegmentRecord(eeg=eeg, stimulus=key, label=0, subject=1, split="train"))
+    words = ["cache", "--data", str(tmp_path / "data"), "--model", str(tiny_diffusion_folder)]
+    assert main([*words, "--kinds", "text-class", "text-detailed"]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if "tokens" in line]
+    assert told == [
+        "text-detailed    3 of 4 captions are longer than the 24 tokens that the text encoder takes, and were cut "
+        "(of the stimuli a, b, d). 2 of them do not differ from another any more (a, b)."
+    ]

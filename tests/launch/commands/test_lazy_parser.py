@@ -90,3 +90,14 @@ def test_help_of_a_command_has_what_its_module_declares(
     assert "Does a thing." in printed
     assert "--size SIZE" in printed
     assert printed.endswith("examples:\n  p a\n")  # as it stands, not filled into paragraphs
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "1e999"])
+def test_an_option_of_type_float_takes_finite_numbers(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = LazyParser(prog="tool")
+    parser.add_argument("--low", type=float)
+    assert parser.parse_args(["--low=-1e-3"]).low == -0.001
+    with pytest.raises(SystemExit) as stop:
+        parser.parse_args([f"--low={text}"])
+    assert stop.value.code == 2
+    assert f"argument --low: '{text}' is not a finite number" in capsys.readouterr().err

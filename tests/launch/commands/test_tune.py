@@ -84,7 +84,9 @@ def test_mistakes_are_one_clear_line(
     words = ["--config", str(margin_file), "--out", str(tmp_path / "out")]
     assert main(["tune", "margin", *words, "--set", "contrastive.margn=1"]) == 1
     assert "contrastive.margn" in capsys.readouterr().err
-    with pytest.raises(SystemExit) as stop:
-        main(["tune", "margins", *words])
-    assert stop.value.code == 2
+    for mistake in (["margins", *words], ["margin", *words, "--trials", "0"], ["margin", *words, "--concurrent", "-1"]):
+        with pytest.raises(SystemExit) as stop:
+            main(["tune", *mistake])
+        assert stop.value.code == 2
+    assert "'-1' is not a whole number of at least 1" in capsys.readouterr().err
     assert not started

@@ -1,11 +1,13 @@
 """Hostfiles, and the node selection."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from neuroimagen.data_shards.common.errors import UsageError, UserError
 from neuroimagen.launch.jobs.hosts import (
+    MAX_SLOTS,
     Node,
     interface_towards,
     parse_hostfile,
@@ -39,11 +41,9 @@ def test_a_wrong_hostfile_is_refused_with_its_line(text: str, words: str) -> Non
         parse_hostfile(text)
 
 
-def test_a_missing_hostfile_is_an_error(tmp_path: object) -> None:
-    from pathlib import Path
-
+def test_a_missing_hostfile_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read the hostfile"):
-        read_hostfile(Path(str(tmp_path)) / "none")
+        read_hostfile(tmp_path / "none")
 
 
 def test_nodes_are_chosen_in_the_file_s_order() -> None:
@@ -73,3 +73,59 @@ def test_the_nodes_of_a_slurm_allocation(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_interface_towards_oneself_is_the_loopback() -> None:
     assert interface_towards("127.0.0.1") == "lo"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_hostfile_saved_by_any_editor_is_the_same(tmp_path: Path, encoding: str, newline: str) -> None:
+    lines = ["a slots=4", "", "\tb.lan  slots=02 # the small one"]
+    (tmp_path / "hosts").write_bytes(newline.join(lines).encode(encoding))
+    assert read_hostfile(tmp_path / "hosts") == (A, B)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a slots=4\n".encode("utf-16"), "is UTF-16 or not text. Save it as UTF-8"),
+        ("a slots=4\n".encode("utf-16-le"), "is UTF-16 or not text"),
+        ("a slots=4\nb slots=1 # Büro\n".encode("latin-1"), "line 2: .*not UTF-8. Save it as UTF-8"),
+    ],
+)
+def test_another_encoding_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "hosts").write_bytes(content)
+    with pytest.raises(UserError, match=rf"hosts.*{words}"):
+        read_hostfile(tmp_path / "hosts")
+
+
+@pytest.mark.parametrize("host", ["node1", "NODE-1.example.org", "_gpu", "10.0.0.7", "fe80::1%eth0", "anna@gpu_2"])
+def test_names_and_addresses_are_hosts(host: str) -> None:
+    assert parse_hostfile(f"{host} slots=1") == (Node(host=host, num_ranks=1),)
+
+
+NO_HOSTS = (
+    *("-oProxyCommand=touch", "-l@a", "@a", "a,b", "node[1-4]", "a;b", "$(id)", "a/b", "a@b@c"),
+    *("bü\u2011ro", "\ufeffa"),
+)
+
+
+@pytest.mark.parametrize("host", NO_HOSTS)
+def test_what_ssh_or_pdsh_would_read_otherwise_is_no_host(host: str) -> None:
+    """A word that begins with a hyphen is an option of ssh; a comma or a bracket makes pdsh start several hosts."""
+    with pytest.raises(UserError, match=r"line 2: .* is not a host\. Write one host per line"):
+        parse_hostfile(f"a slots=1\n{host} slots=1")
+
+
+@pytest.mark.parametrize("slots", [str(MAX_SLOTS + 1), "9" * 20, "9" * 5000], ids=len)
+def test_absurd_slots_are_refused(slots: str) -> None:
+    assert parse_hostfile(f"a slots={MAX_SLOTS}")[0].num_ranks == MAX_SLOTS
+    with pytest.raises(UserError, match=f"line 1: a has .* slots; at most {MAX_SLOTS} are possible"):
+        parse_hostfile(f"a slots={slots}")
+
+
+@pytest.mark.parametrize("other", ["NODE1", "root@node1", "Root@Node1"])
+def test_a_host_under_another_spelling_is_the_same_machine(other: str) -> None:
+    with pytest.raises(UserError, match=f"line 2: {other} is listed twice, before as node1"):
+        parse_hostfile(f"node1 slots=2\n{other} slots=2")
+    nodes = parse_hostfile(f"{other} slots=2\nb slots=2")
+    assert [node.host for node in select_nodes(nodes, include=["node1"], exclude=[])] == [other]
+    assert [node.host for node in select_nodes(nodes, include=[], exclude=["node1"])] == ["b"]

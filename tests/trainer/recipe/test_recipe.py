@@ -1,6 +1,8 @@
 """Recipes: what is read, what is refused, and how the refusal reads."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -8,9 +10,21 @@ import yaml
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.networks.encoders.registry import encoder_config
 from neuroimagen.trainer.recipe import recipe as config
-from neuroimagen.trainer.recipe.recipe import all_recipe_keys, difference, dump_recipe, load_recipe
+from neuroimagen.trainer.recipe.recipe import Recipe, all_recipe_keys, difference, dump_recipe, load_recipe
 
 RECIPES = Path(config.__file__).resolve().parents[2] / "launch" / "recipes"
+
+
+def _section(recipe: Recipe, dotted: str) -> Any:
+    """The section of a recipe by its dotted name; None where the recipe's encoder has no such key."""
+    found: Any = recipe
+    for name in filter(None, dotted.split(".")):
+        found = recipe.stages[name] if found is recipe and name in recipe.stages else getattr(found, name, None)
+    return found
+
+
+def _value(recipe: Recipe, section: str, name: str) -> Any:
+    return getattr(_section(recipe, section), name, None)
 
 
 @pytest.fixture
@@ -163,3 +177,54 @@ def test_a_setting_belongs_to_its_kind_of_encoder(tmp_path: Path) -> None:
         load_recipe(path)
     with pytest.raises(UserError, match=r"encoder\.kind: there is no encoder 'ltsm'\. Did you mean 'lstm'\?"):
         load_recipe(path, ["encoder.kind=ltsm"])
+
+
+NUMBERS = sorted(
+    key
+    for key in all_recipe_keys()
+    for section, name in [key.rpartition(".")[::2]]
+    if isinstance(_value(Recipe(encoder=encoder_config("transformer")), section, name), float)
+)
+"""Dotted keys whose default is a number that may have a fraction."""
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_no_number_of_a_recipe_is_nan_infinite_or_true(key: str, recipe_file: Path) -> None:
+    recipe_file.write_text("encoder: {kind: transformer}\n", encoding="utf-8")
+    load_recipe(recipe_file)
+    for text, words in ((".nan", "a finite number"), ("-.inf", "a finite number"), ("true", "a number")):
+        with pytest.raises(UserError, match=rf"^--set {key}={text}: {key} is .*; expected {words}"):
+            load_recipe(recipe_file, [f"{key}={text}"])
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_nor_of_a_section_that_is_made_in_python(key: str) -> None:
+    section, name = key.rpartition(".")[::2]
+    recipe = Recipe(encoder=encoder_config("transformer"))
+    for number in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=name):
+            dataclasses.replace(_section(recipe, section), **{name: number})
+
+
+def test_numbers_as_people_write_them(recipe_file: Path) -> None:
+    recipe_file.write_text(
+        "contrastive: {learning_rate: 1E-3, steps: 2e3, warmup_steps: 1_0, num_samples: 4.0, unit_norm: no}\n"
+    )
+    section = load_recipe(recipe_file).stages["contrastive"]
+    assert (section.learning_rate, section.steps, section.warmup_steps) == (0.001, 2000, 10)
+    assert (section.num_samples, section.unit_norm) == (4, False)
+    assert {type(value) for value in (section.steps, section.num_samples)} == {int}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("steps: '5 '", "steps: true", "steps: 10.5", "steps: 1e-1", "steps: .inf", "num_samples: [4]"),
+        *("unit_norm: 2", "unit_norm: 'yes'", "zero_stage: true", "margin: '0,5'", "margin: '1_0'"),
+        *("adam_betas: [0.9]", "adam_betas: [1.5, 0.9]", "adam_betas: [true, 0.9]", "batch_size: 3"),
+    ],
+)
+def test_what_is_no_such_value_is_refused(text: str, recipe_file: Path) -> None:
+    recipe_file.write_text(f"contrastive: {{{text}}}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=rf"r\.yaml: .*contrastive.*{text.partition(':')[0]}"):
+        load_recipe(recipe_file)

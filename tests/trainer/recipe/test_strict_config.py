@@ -191,3 +191,30 @@ def test_types_are_told_in_words() -> None:
     assert in_words(tuple[int, ...] | None) == "a list, each a whole number or null"
     assert in_words(bool | str) == "true or false or text"
     assert in_words(dict[str, float]) == "a section of names, each with a number"
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        ({"seed": True}, "seed is True; expected a whole number."),
+        ({"seed": "3 "}, "seed is '3 '; expected a whole number."),
+        ({"seed": "2.5e0"}, "seed is '2.5e0'; expected a whole number."),
+        ({"seed": float("inf")}, "seed is inf; expected a finite whole number."),
+        ({"subjects": [1, False]}, "subjects is False; expected a list, each a whole number or null."),
+        ({"train": {"rate": float("nan")}}, "train.rate is nan; expected a finite number or null."),
+        ({"train": {"rate": "nan"}}, "train.rate is 'nan'; expected a finite number or null."),
+        ({"train": {"rate": True}}, "train.rate is True; expected a number or null."),
+        ({"space": {"a": {"low": 0, "log": 1}}}, "space.a.log is 1; expected true or false."),
+        ({"space": {"a": {"low": -float("inf")}}}, "space.a.low is -inf; expected a finite number."),
+    ],
+)
+def test_a_number_is_what_is_written_as_one(tree: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=rf"^c\.yaml: {re.escape(words)}"):
+        read(tree)
+
+
+def test_text_that_is_a_number_and_a_whole_number_with_a_point_are_taken() -> None:
+    assert read({"seed": "2e3", "subjects": ["1", 2.0], "train": {"rate": "1E-3"}}) == Config(
+        seed=2000, subjects=(1, 2), train=Train(rate=1e-3)
+    )
+    assert type(read({"seed": 3.0}).seed) is int

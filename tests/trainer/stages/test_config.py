@@ -1,11 +1,14 @@
 """What every stage's section of the recipe accepts, and what it says of the rest."""
 
+import dataclasses
 from typing import Any
 
 import pytest
 
-from neuroimagen.trainer.stages.config import SampledStageConfig, StageConfig
+from neuroimagen.trainer.stages.config import COUNTS, SampledStageConfig, StageConfig
 from neuroimagen.trainer.stages.registry import STAGES
+
+NOT_NEGATIVE = ("weight_decay", "warmup_steps", "max_skipped")
 
 
 @pytest.mark.parametrize("name", STAGES.names())
@@ -20,7 +23,9 @@ def test_every_stage_s_section_is_made_of_these_and_valid_as_it_is(name: str) ->
         *(({name: 0}, f"{name} must be at least 1") for name in ("checkpoint_every", "keep_checkpoints")),
         ({"gradient_accumulation": 0}, "gradient_accumulation must be at least 1"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
-        ({"weight_decay": -0.1}, "weight_decay and warmup_steps at least 0"),
+        *(({name: -1}, "weight_decay, warmup_steps and max_skipped must be at least 0") for name in NOT_NEGATIVE),
+        *(({"adam_betas": betas}, r"adam_betas must lie in \[0, 1\), got") for betas in ((1.0, 0.9), (0.9, -0.1))),
+        ({"final_learning_rate_fraction": 1.1}, r"final_learning_rate_fraction must lie in \[0, 1\], got 1.1"),
         ({"offload_optimizer": True}, "needs zero_stage 1 or more"),
         ({"compile": True, "zero_stage": 3}, "compile needs zero_stage 2 or less"),
         ({"on_bad_loss": "skip", "gradient_accumulation": 2}, "skip needs gradient_accumulation 1"),
@@ -40,3 +45,20 @@ def test_null_turns_off_what_may_be_turned_off() -> None:
     for wrong in ({"num_samples": 0}, {"sample_every": 0}):
         with pytest.raises(ValueError, match="num_samples and sample_every must be at least 1"):
             SampledStageConfig(**wrong)
+
+
+@pytest.mark.parametrize("name", STAGES.names())
+def test_sizes_rates_and_dropouts_of_every_stage_are_checked(name: str) -> None:
+    config = STAGES[name].Config
+    fields = {field.name for field in dataclasses.fields(config)}
+    wrong: dict[str, list[float]] = {key: [0, -1] for key in fields & COUNTS}
+    wrong |= {key: [0.0, -1e-3] for key in fields if key.endswith("learning_rate")}
+    wrong |= {key: [-0.1, 1.0] for key in fields if key.endswith("dropout")}
+    assert "steps" in wrong
+    assert "learning_rate" in wrong
+    for key, values in wrong.items():
+        for value in values:
+            with pytest.raises(ValueError, match=f"{key} must .*{value}"):
+                config(**{key: value})
+    undeclared = {key for key in fields if key.endswith(("_size", "_width", "_depth", "_every", "_rank"))} - COUNTS
+    assert undeclared <= {"sample_every"}  # may be null

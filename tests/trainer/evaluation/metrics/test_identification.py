@@ -43,3 +43,11 @@ def test_identification_within_a_class_sees_only_that_class() -> None:
     assert values[0] == 1.0
     assert np.isnan(values[1])  # the only one of its class
     assert retrieval_accuracy(similarity, np.array([0, 0]), allowed=allowed)[0] == 1.0
+
+
+def test_a_similarity_that_is_not_a_number_is_no_hit() -> None:
+    """Whichever side it is on: a network that broke must not look like one that recognises the stimulus."""
+    targets = np.arange(6)
+    for broken in (np.full((6, 6), np.nan), np.where(np.eye(6), np.nan, 0.0), np.where(np.eye(6), 1.0, np.nan)):
+        assert two_way_identification(broken, targets).tolist() == [0.0] * 6
+        assert retrieval_accuracy(broken, targets).tolist() == [0.0] * 6

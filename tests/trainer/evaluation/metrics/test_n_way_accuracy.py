@@ -51,3 +51,10 @@ def test_n_way_accuracy_of_random_scores_is_chance() -> None:
     rng = np.random.default_rng(2)
     scores, labels = rng.normal(size=(20_000, 100)), rng.integers(0, 100, size=20_000)
     assert n_way_accuracy(scores, labels, n_way=50).mean() == pytest.approx(1 / 50, abs=0.004)
+
+
+@pytest.mark.parametrize("n_way", [4, 12])
+def test_a_score_that_is_not_a_number_is_no_hit(n_way: int) -> None:
+    labels = np.arange(12)
+    for broken in (np.full((12, 12), np.nan), np.where(np.eye(12), np.nan, 0.0), np.where(np.eye(12), 1.0, np.nan)):
+        assert n_way_accuracy(broken, labels, n_way=n_way).tolist() == [0.0] * 12
