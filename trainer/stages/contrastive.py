@@ -184,8 +184,13 @@ def centroid_accuracy(embeddings: Tensor, labels: np.ndarray, queries: Tensor, q
     classes, positions = np.unique(labels, return_inverse=True)
     member = F.one_hot(torch.from_numpy(positions), len(classes)).to(embeddings.dtype)  # [M, classes]
     centroids = (member.T @ embeddings) / member.sum(0)[:, None]
-    nearest = torch.cdist(queries, centroids).argmin(dim=1).numpy()
-    return float(np.mean(classes[nearest] == query_labels))
+    distance, nearest = _distances(queries, centroids).min(dim=1)
+    return float(np.mean((classes[nearest.numpy()] == query_labels) & distance.isfinite().numpy()))
+
+
+def _distances(queries: Tensor, others: Tensor) -> Tensor:
+    """L2 distances [N, M], infinite where they are not a number: NaN counts as the smallest number in PyTorch."""
+    return torch.cdist(queries, others).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 def neighbour_accuracy(
@@ -197,9 +202,10 @@ def neighbour_accuracy(
     """
     num_neighbours = min(num_neighbours, len(embeddings))
     classes, positions = np.unique(labels, return_inverse=True)
-    nearest = torch.cdist(queries, embeddings).topk(num_neighbours, dim=1, largest=False).indices  # nearest first
+    distance, nearest = _distances(queries, embeddings).topk(num_neighbours, dim=1, largest=False)  # nearest first
     voters = F.one_hot(torch.from_numpy(positions)[nearest], len(classes)).double()  # [N, neighbours, classes]
     # Together the voters' ranks weigh less than one vote, and a nearer voter more than all that follow it.
     order = 2.0 ** -torch.arange(1, num_neighbours + 1, dtype=torch.float64)
     votes = voters.sum(dim=1) + 0.5 * (voters * order[:, None]).sum(dim=1)
-    return float(np.mean(classes[votes.argmax(dim=1).numpy()] == query_labels))
+    right = classes[votes.argmax(dim=1).numpy()] == query_labels
+    return float(np.mean(right & distance[:, 0].isfinite().numpy()))

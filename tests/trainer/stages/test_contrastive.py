@@ -15,7 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.format.schema import SPLITS
-from neuroimagen.trainer.stages.contrastive import neighbour_accuracy
+from neuroimagen.trainer.stages.contrastive import centroid_accuracy, neighbour_accuracy
 
 
 def clusters(num: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:
@@ -49,6 +49,19 @@ def test_fewer_segments_than_neighbours_all_vote() -> None:
 
 
 Train = Callable[..., Path]
+
+
+@pytest.mark.parametrize("num_neighbours", [1, 3])
+def test_embeddings_that_are_not_numbers_are_no_hits(num_neighbours: int) -> None:
+    """Neither as queries nor among the known ones, where the labels of the broken ones are those asked for."""
+    known, labels = torch.arange(12.0).double()[:, None], np.repeat([0, 5], 6)
+    broken = torch.full((12, 1), torch.nan).double()
+    for where, asked in ((known, broken), (broken, known)):
+        assert neighbour_accuracy(where, labels, asked, labels, num_neighbours=num_neighbours) == 0.0
+        assert centroid_accuracy(where, labels, asked, labels) == 0.0
+    one_broken = torch.cat([known, broken[:1]])
+    several = np.append(labels, 0)
+    assert neighbour_accuracy(one_broken, several, known, labels, num_neighbours=1) == 1.0
 
 
 def test_zero_shot_validation_compares_within_the_validation_part(
