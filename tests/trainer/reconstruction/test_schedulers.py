@@ -25,17 +25,6 @@ def test_every_scheduler_follows_the_model_s_schedule_and_takes_the_loop_s_steps
     assert SCHEDULERS[name].make(CONFIG, 6) is not scheduler  # a multi-step solver keeps what it has seen
 
 
-def test_the_options_take_the_place_of_the_folder_s() -> None:
-    from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
-
-    ddim = SCHEDULERS["ddim"].from_config({**CONFIG, "clip_sample": True})
-    assert isinstance(ddim, DDIMScheduler)
-    assert not ddim.config.clip_sample  # latents have no fixed range
-    solver = SCHEDULERS["dpm-solver++"].from_config({**CONFIG, "solver_order": 3, "algorithm_type": "dpmsolver"})
-    assert isinstance(solver, DPMSolverMultistepScheduler)
-    assert (solver.config.solver_order, solver.config.algorithm_type) == (2, "dpmsolver++")
-
-
 def test_as_many_steps_as_the_model_has_timesteps() -> None:
     assert len(SCHEDULERS["ddim"].make(CONFIG, 500).timesteps) == 500
     for steps in (0, 501):

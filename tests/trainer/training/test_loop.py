@@ -20,6 +20,7 @@ from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.stages.contrastive import centroid_accuracy
 from neuroimagen.trainer.training import checkpoint, loop
 from neuroimagen.trainer.training.checkpoint import latest_checkpoint, read_state
+from neuroimagen.trainer.training.loop import cut_batch
 
 Train = Callable[..., Path]
 
@@ -210,3 +211,14 @@ def test_centroid_accuracy_by_hand() -> None:
     embeddings = torch.tensor([[0.0, 0.0], [2.0, 0.0], [10.0, 0.0]])
     queries = torch.tensor([[1.2, 0.0], [7.0, 0.0], [4.0, 0.0]])
     assert centroid_accuracy(embeddings, np.array([3, 3, 8]), queries, np.array([3, 8, 8])) == pytest.approx(2 / 3)
+
+
+def test_a_batch_is_cut_in_order(study_folder: Path) -> None:
+    from neuroimagen.data_shards.loading.plan import SequentialPlan
+    from neuroimagen.data_shards.loading.reader import Reader
+
+    batch = Reader(Dataset.open(study_folder), SequentialPlan(np.arange(12), 12), image_size_px=16).read(np.arange(12))
+    parts = list(cut_batch(batch, 3))
+    assert [start for start, _ in parts] == [0, 4, 8]
+    assert torch.equal(torch.cat([part.eeg for _, part in parts]), batch.eeg)
+    assert all(part.images is not None and len(part.images) == len(part) == 4 for _, part in parts)

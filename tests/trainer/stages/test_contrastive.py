@@ -1,10 +1,20 @@
 """The contrastive stage's validation figures against scikit-learn."""
 
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 from sklearn.metrics import accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.format.schema import SPLITS
 from neuroimagen.trainer.stages.contrastive import neighbour_accuracy
 
 
@@ -36,3 +46,30 @@ def test_among_equally_many_votes_the_nearest_voter_decides() -> None:
 def test_fewer_segments_than_neighbours_all_vote() -> None:
     known, labels = torch.tensor([[0.0], [1.0]]), np.array([4, 4])
     assert neighbour_accuracy(known, labels, known, labels, num_neighbours=15) == 1.0
+
+
+Train = Callable[..., Path]
+
+
+def test_zero_shot_validation_compares_within_the_validation_part(
+    train_here: Train, recipe_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With two classes trained on and the two others held out, as THINGS-EEG2's split does with whole concepts."""
+    opened = Dataset.open
+
+    def zero_shot(*args: Any, **kwargs: Any) -> Dataset:
+        dataset = opened(*args, **kwargs)
+        split = np.where(dataset.index.label < 2, SPLITS.index("train"), SPLITS.index("val"))
+        dataset.index = replace(dataset.index, split_code=split.astype(np.int8))
+        return dataset
+
+    monkeypatch.setattr(Dataset, "open", zero_shot)
+    stage = train_here(recipe_path, "contrastive", tmp_path / "run", "contrastive.num_classes=2")
+    lines = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+    found = [line for line in lines if "val_accuracy" in line]
+    assert len(found) == 2
+    for line in found:
+        for figure in ("val_accuracy", "val_knn_accuracy", "val_retrieval_top1"):
+            assert 0.6 < line[figure] <= 1  # of two classes; held against the training part it would be 0
+    with pytest.raises(UserError, match="zero-shot split"):
+        train_here(recipe_path, "classifier", tmp_path / "other", "classifier.initialise_from=null")

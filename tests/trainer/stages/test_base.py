@@ -1,0 +1,78 @@
+"""What a stage has without declaring it, and the choice of the weights that it exports."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from neuroimagen.trainer.batches.stage_data import BatchNeeds
+from neuroimagen.trainer.networks.encoders.eeg_encoder import build_encoder
+from neuroimagen.trainer.networks.encoders.registry import encoder_config
+from neuroimagen.trainer.stages.base import (
+    NORMALISATION_SEGMENTS,
+    SampledStage,
+    Selection,
+    Stage,
+    fit_encoder_normalisation,
+)
+from neuroimagen.trainer.stages.config import SampledStageConfig
+
+
+@pytest.mark.parametrize(("mode", "values", "chosen"), [("max", [1, 3, 3, 2], 1), ("min", [2, 0, 1, 0], 1)])
+def test_the_first_of_the_best_validations_is_selected(mode: Any, values: list[float], chosen: int) -> None:
+    best, found, selection = None, None, Selection("accuracy", mode)
+    for number, value in enumerate(values):
+        if selection.better(value, best):
+            best, found = value, number
+    assert found == chosen
+
+
+def test_nothing_is_better_than_a_figure_that_is_not_a_number() -> None:
+    assert not Selection("loss", "min").better(float("nan"), 1.0)
+    assert not Selection("accuracy", "max").better(float("nan"), 0.0)
+
+
+def test_samples_are_due_at_intervals_and_at_the_end() -> None:
+    def due(every: int | None) -> list[int]:
+        stage: Any = SimpleNamespace(config=SampledStageConfig(steps=7, sample_every=every))
+        return [step for step in range(1, 8) if SampledStage.samples_due(stage, step)]
+
+    assert (due(3), due(None)) == ([3, 6, 7], [])
+
+
+def test_by_default_a_stage_needs_no_more_than_eeg_and_starts_from_nothing() -> None:
+    assert Stage.batch_needs(None) == BatchNeeds()
+    assert Stage.starts_from(None) is None
+    assert Stage.more_data(None) == ()
+
+
+class Data:
+    """Training segments of which every one is its row's number."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.read: list[int] = []
+
+    def rows(self, split: str) -> np.ndarray:
+        assert split == "train"
+        return np.arange(self.count)
+
+    def batches(self, rows: np.ndarray, batch_size: int, *, eeg_only: bool) -> Any:
+        assert eeg_only
+        self.read = rows.tolist()
+        for start in range(0, len(rows), batch_size):
+            some = torch.from_numpy(rows[start : start + batch_size]).float()
+            yield SimpleNamespace(eeg=some[:, None, None].expand(-1, 2, 64))
+
+
+@pytest.mark.parametrize("count", [3, 512, 700, 10_000])
+def test_the_normalisation_is_fitted_on_segments_spread_over_the_training_split(count: int) -> None:
+    encoder = build_encoder(encoder_config(feature_size=4), n_channels=2, n_samples=64)
+    data: Any = Data(count)
+    fit_encoder_normalisation(encoder, data)
+    assert len(data.read) <= NORMALISATION_SEGMENTS
+    assert len(data.read) == min(count, NORMALISATION_SEGMENTS)
+    assert len(set(np.diff(data.read).tolist())) == 1  # evenly
+    assert torch.allclose(encoder.channel_mean, torch.tensor(float(np.mean(data.read))).expand(2))
