@@ -168,7 +168,7 @@ def _add_positives(target_gradient: Tensor, rows: Tensor, groups: LabelGroups, o
         target_gradient[own] += weight * rows
         return
     shares = groups.shares(rows, own)
-    for tile in _tiles(*target_gradient.shape, rows.device):
+    for tile in _tiles(target_gradient.shape[0], target_gradient.shape[1], rows.device):
         target_gradient[tile] += weight * shares[groups.place[tile]]
 
 
