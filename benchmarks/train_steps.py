@@ -29,8 +29,8 @@ from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.stages.base import Stage
 from neuroimagen.trainer.stages.contrastive import ContrastiveConfig
 from neuroimagen.trainer.training.build import build_stage
-from neuroimagen.trainer.training.deepspeed_adapter import init_gloo
-from neuroimagen.trainer.training.engine import Frozen, build_engines, compute_dtype, set_learning_rates
+from neuroimagen.trainer.training.engines.deepspeed_adapter import init_gloo
+from neuroimagen.trainer.training.engines.engine import Frozen, build_engines, compute_dtype, set_learning_rates
 from neuroimagen.trainer.training.loop import train_step
 from neuroimagen.trainer.training.process_group import ProcessGroup
 

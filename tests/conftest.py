@@ -143,7 +143,7 @@ def one_rank() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in values.items():
             patch.setenv(name, value)
-        from neuroimagen.trainer.training.deepspeed_adapter import temporary_process_group
+        from neuroimagen.trainer.training.engines.deepspeed_adapter import temporary_process_group
 
         # Nothing else in a session may start DeepSpeed in this process: what a module finds here is what it leaves.
         with temporary_process_group():

@@ -195,15 +195,26 @@ class BalancedPlan:
     before its pass has ended (a pass of n rows gives n // K batches; the remainder, which differs from pass to pass, is
     left out). A class of fewer than K rows repeats each of them equally often, up to one.
 
-    `labels` are those of the rows given, in the same order; they may be any grouping, for instance subjects.
+    `labels` are those of the rows given, in the same order; they may be any grouping, for instance subjects. With
+    `need_pairs` every class must have two rows and K must be at least 2. Without, K = 1 gives batches in which no class
+    comes twice, and a class of one row may be in the plan.
     """
 
-    def __init__(self, rows: np.ndarray, labels: np.ndarray, num_classes: int, num_samples: int, seed: int) -> None:
+    def __init__(
+        self,
+        rows: np.ndarray,
+        labels: np.ndarray,
+        num_classes: int,
+        num_samples: int,
+        seed: int,
+        *,
+        need_pairs: bool = True,
+    ) -> None:
         self.rows = _check_rows(rows, num_classes * num_samples)
         labels = np.asarray(labels)
         if labels.shape != self.rows.shape:
             raise ValueError(f"{len(labels)} labels for {len(self.rows)} rows")
-        if num_samples < 2:
+        if need_pairs and num_samples < 2:
             raise UserError(f"{num_samples} segments per class leave no positive pair; use at least 2.")
         self.num_classes, self.num_samples, self.seed = num_classes, num_samples, seed
         self.global_batch_size = num_classes * num_samples
@@ -212,7 +223,7 @@ class BalancedPlan:
             raise UserError(
                 f"{num_classes} classes per batch were asked for, the segments have {len(classes)}. Ask for fewer."
             )
-        if (lonely := classes[counts < 2]).size:
+        if need_pairs and (lonely := classes[counts < 2]).size:
             raise UserError(
                 f"classes {lonely.tolist()[:20]} have fewer than two segments, so no positive pair. Leave them out or "
                 "choose another split."

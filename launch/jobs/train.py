@@ -100,7 +100,7 @@ def check_inputs(recipe: Recipe, name: str, run: Path, num_ranks: int) -> None:
     import torch
 
     from neuroimagen.trainer.batches.stage_data import StageData
-    from neuroimagen.trainer.training.engine import engine_config
+    from neuroimagen.trainer.training.engines.engine import engine_config
 
     if recipe.log.wandb is not None:
         require_wandb()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from neuroimagen.trainer.training.engine import Engine
+    from neuroimagen.trainer.training.engines.engine import Engine
 
 
 def small_engine(zero_stage: int, *, trained_layers: int = 3, **settings: Any) -> "Engine":
@@ -16,7 +16,7 @@ def small_engine(zero_stage: int, *, trained_layers: int = 3, **settings: Any) -
     trained_layers: how many layers take gradients, from the last one back.
     """
     from neuroimagen.trainer.stages.base import StageConfig
-    from neuroimagen.trainer.training.engine import build_engines
+    from neuroimagen.trainer.training.engines.engine import build_engines
 
     network = nn.Sequential(nn.Linear(150, 100), nn.BatchNorm1d(100), nn.Linear(100, 120), nn.Linear(120, 1))
     layers = [network[0], network[2], network[3]]

@@ -35,8 +35,8 @@ class StageConfig:
     ema_decay: float | None = None
     """Decay of an exponential moving average of the weights, used for validation and export; null for none."""
     zero_stage: Literal[0, 1, 2, 3] = 0
-    """DeepSpeed's ZeRO: 1 shards the optimiser over ranks, 2 the gradients too, 3 the weights too (each rank keeps one
-    whole copy for validation, the moving average and the export).
+    """DeepSpeed's ZeRO: 1 shards the optimiser over ranks, 2 the gradients too, 3 the weights too (gathered for
+    validation, samples and the export only).
     """
     offload_optimizer: bool = False
     """Keep the optimiser's state, and its step, in the CPU's memory; needs ZeRO 1 or more."""

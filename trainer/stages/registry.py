@@ -18,6 +18,7 @@ STAGES: "Registry[type[Stage]]" = Registry(
         "saliency": "neuroimagen.trainer.stages.saliency:SaliencyStage",
         "semantic": "neuroimagen.trainer.stages.semantic:SemanticStage",
         "semantic_detailed": "neuroimagen.trainer.stages.semantic:SemanticDetailedStage",
+        "alignment": "neuroimagen.trainer.stages.alignment:AlignmentStage",
         "diffusion": "neuroimagen.trainer.stages.diffusion:DiffusionStage",
     },
 )

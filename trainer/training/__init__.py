@@ -1,1 +1,1 @@
-"""The training loop and what it stands on: engines, checkpoints, process group."""
+"""The training loop and what it stands on: checkpoints, process group, validation, samples."""

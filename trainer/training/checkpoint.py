@@ -29,10 +29,10 @@ from torch import Tensor
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path, sync_path
-from neuroimagen.trainer.training import engine_state
-from neuroimagen.trainer.training.deepspeed_adapter import num_elements
-from neuroimagen.trainer.training.ema import EMA
-from neuroimagen.trainer.training.engine import Engine, Engines
+from neuroimagen.trainer.training.engines import engine_state
+from neuroimagen.trainer.training.engines.deepspeed_adapter import num_elements
+from neuroimagen.trainer.training.engines.ema import EMA
+from neuroimagen.trainer.training.engines.engine import Engine, Engines
 from neuroimagen.trainer.training.process_group import ProcessGroup
 
 STATE_VERSION = 2

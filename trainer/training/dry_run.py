@@ -12,7 +12,7 @@ from neuroimagen.trainer.networks.randomness import StepRandom
 from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.stages.base import Stage
 from neuroimagen.trainer.training.build import build_stage
-from neuroimagen.trainer.training.engine import ZERO_3_ELEMENTS, Frozen, engine_config, reduction_elements
+from neuroimagen.trainer.training.engines.engine import ZERO_3_ELEMENTS, Frozen, engine_config, reduction_elements
 from neuroimagen.trainer.training.inputs import expected_shapes
 
 _GIB = float(1 << 30)

@@ -6,8 +6,8 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import nn
 
-from neuroimagen.trainer.training.ema import EMA
-from neuroimagen.trainer.training.engine import Engines
+from neuroimagen.trainer.training.engines.ema import EMA
+from neuroimagen.trainer.training.engines.engine import Engines
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def start_ranks() -> "torch.device":  # type: ignore[name-defined]  # noqa: F821
     import torch
     from deepspeed.accelerator import get_accelerator
 
-    from neuroimagen.trainer.training.deepspeed_adapter import init_gloo
+    from neuroimagen.trainer.training.engines.deepspeed_adapter import init_gloo
 
     accelerator = get_accelerator()
     if accelerator.device_name() != "cpu":

@@ -1,14 +1,12 @@
 """The loss over ranks: gloo processes against one process on the whole batch."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from gloo_ranks import run_ranks
 
 from neuroimagen.kernels.semihard import SemiHardTripletLoss
 
@@ -23,27 +21,10 @@ def worker():
     return module
 
 
-def run_ranks(sizes, folder):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, WORKER, str(rank), ",".join(map(str, sizes)), folder / "meet", folder / f"{rank}.npz"],
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(len(sizes))
-    ]
-    for rank in ranks:
-        _, errors = rank.communicate(timeout=300)
-        assert rank.returncode == 0, errors
-    return [dict(np.load(folder / f"{rank}.npz", allow_pickle=False)) for rank in range(len(sizes))]
-
-
 @pytest.mark.parametrize("sizes", [(24, 24), (31, 0, 12, 5)], ids=["2-even", "4-uneven"])
 def test_ranks_together_are_one_process_on_the_whole_batch(worker, tmp_path, sizes):
     inputs, labels = worker.global_batch(sum(sizes))
-    ranks = run_ranks(sizes, tmp_path)
+    ranks = run_ranks(WORKER, sizes, tmp_path)
     for name, settings in worker.SETTINGS.items():
         loss, gradient = worker.loss_and_gradient(settings, inputs, labels)
         assert np.abs(gradient).max() > 1e-3

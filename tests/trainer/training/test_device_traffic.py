@@ -24,7 +24,7 @@ from neuroimagen.trainer.reconstruction.latent_diffusion import load_latent_diff
 from neuroimagen.trainer.stages.base import Stage
 from neuroimagen.trainer.stages.registry import STAGES
 from neuroimagen.trainer.training.build import build_stage
-from neuroimagen.trainer.training.engine import Engine
+from neuroimagen.trainer.training.engines.engine import Engine
 from neuroimagen.trainer.training.inputs import open_inputs
 from neuroimagen.trainer.training.loop import train_step
 from neuroimagen.trainer.training.process_group import ProcessGroup

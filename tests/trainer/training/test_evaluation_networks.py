@@ -8,7 +8,7 @@ import torch
 from small_engine import small_engine
 from torch import nn
 
-from neuroimagen.trainer.training.ema import EMA
+from neuroimagen.trainer.training.engines.ema import EMA
 from neuroimagen.trainer.training.evaluation_networks import evaluation_mode, evaluation_networks
 
 

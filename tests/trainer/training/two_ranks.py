@@ -32,10 +32,10 @@ from neuroimagen.trainer.stages.registry import STAGES
 from neuroimagen.trainer.stages.saliency import SaliencyConfig
 from neuroimagen.trainer.stages.semantic import SemanticConfig, SemanticDetailedConfig
 from neuroimagen.trainer.training.build import build_stage
-from neuroimagen.trainer.training.deepspeed_adapter import init_gloo
 from neuroimagen.trainer.training.dry_run import rank_memory
-from neuroimagen.trainer.training.ema import EMA
-from neuroimagen.trainer.training.engine import Frozen, build_engines, set_learning_rates
+from neuroimagen.trainer.training.engines.deepspeed_adapter import init_gloo
+from neuroimagen.trainer.training.engines.ema import EMA
+from neuroimagen.trainer.training.engines.engine import Frozen, build_engines, set_learning_rates
 from neuroimagen.trainer.training.evaluation_networks import evaluation_networks
 from neuroimagen.trainer.training.loop import train_step
 from neuroimagen.trainer.training.process_group import ProcessGroup
@@ -153,7 +153,7 @@ def train_plainly(stage: Stage) -> Mapping[str, nn.Module]:
         )
         for name, network in stage.networks.items()
     }
-    from neuroimagen.trainer.training.engine import learning_rate_factor
+    from neuroimagen.trainer.training.engines.engine import learning_rate_factor
 
     for step, batch in enumerate(batches(stage, STEPS)):
         for phase in stage.phases:

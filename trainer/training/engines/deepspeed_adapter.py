@@ -1,8 +1,8 @@
 """What training needs of DeepSpeed beyond its documented interface, each access once and with its reason.
 
 DeepSpeed gives these attributes no promise, so pyproject.toml allows one minor version, and
-tests/trainer/training/test_deepspeed_adapter.py names every attribute that another version lacks. No other module
-reads them. `engine` is always what `deepspeed.initialize` returned.
+tests/trainer/training/engines/test_deepspeed_adapter.py names every attribute that another version lacks. No other
+module reads them. `engine` is always what `deepspeed.initialize` returned.
 """
 
 import importlib

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from neuroimagen.trainer.training.network_structure import structure_of, with_tensors
+from neuroimagen.trainer.training.engines.network_structure import structure_of, with_tensors
 
 
 class Recurrent(nn.Module):

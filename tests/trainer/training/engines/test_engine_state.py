@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 from small_engine import small_engine, take_steps
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.trainer.training import engine_state
-from neuroimagen.trainer.training.ema import EMA
-from neuroimagen.trainer.training.engine import Engine
+from neuroimagen.trainer.training.engines import engine_state
+from neuroimagen.trainer.training.engines.ema import EMA
+from neuroimagen.trainer.training.engines.engine import Engine
 
 
 def write(engine: Engine, average: EMA, folder: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import torch
 
-from neuroimagen.trainer.training.ema import EMA
+from neuroimagen.trainer.training.engines.ema import EMA
 
 
 def test_the_average_is_the_weighted_sum_of_the_steps() -> None:

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from small_engine import small_engine
 from torch import nn
 
-from neuroimagen.trainer.training import deepspeed_adapter
-from neuroimagen.trainer.training.engine import Engine
+from neuroimagen.trainer.training.engines import deepspeed_adapter
+from neuroimagen.trainer.training.engines.engine import Engine
 
 ATTRIBUTES = {
     0: ("engine.zero_optimization_stage", "engine.torch_autocast_z0_gradscaler", "engine.enable_backward_allreduce"),
@@ -39,7 +39,7 @@ ATTRIBUTES = {
 }
 """ZeRO stage → what is read there."""
 MODULE_ATTRIBUTES = (("deepspeed.comm.torch", "build_shm_op"), ("deepspeed.comm.comm", "cdb"))
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_nothing_else_reads_them() -> None:
     names = {path.rpartition(".")[2] for paths in ATTRIBUTES.values() for path in paths}
     names |= {name for _, name in MODULE_ATTRIBUTES} | {"_hp_mapping"}
     names -= {"optimizer", "start"}  # words that mean other things elsewhere
-    adapter = ROOT / "trainer" / "training" / "deepspeed_adapter.py"
+    adapter = ROOT / "trainer" / "training" / "engines" / "deepspeed_adapter.py"
     for name in names:
         assert re.search(rf"\b{name}\b", adapter.read_text(encoding="utf-8")), f"{name} is read no more"
     reads = re.compile(rf"\.({'|'.join(names)})\b|deepspeed\.utils import groups")

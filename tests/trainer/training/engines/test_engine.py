@@ -20,9 +20,9 @@ from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.stages.base import Stage
 from neuroimagen.trainer.stages.config import StageConfig
 from neuroimagen.trainer.stages.registry import STAGES
-from neuroimagen.trainer.training import engine as engine_module
 from neuroimagen.trainer.training.build import build_stage
-from neuroimagen.trainer.training.engine import build_engines, engine_config, set_learning_rates
+from neuroimagen.trainer.training.engines import engine as engine_module
+from neuroimagen.trainer.training.engines.engine import build_engines, engine_config, set_learning_rates
 from neuroimagen.trainer.training.inputs import open_inputs
 from neuroimagen.trainer.training.loop import train_step
 from neuroimagen.trainer.training.process_group import ProcessGroup

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.trainer.training import deepspeed_adapter
-from neuroimagen.trainer.training.ema import EMA
-from neuroimagen.trainer.training.engine import Engine
+from neuroimagen.trainer.training.engines import deepspeed_adapter
+from neuroimagen.trainer.training.engines.ema import EMA
+from neuroimagen.trainer.training.engines.engine import Engine
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 WEIGHT = "weight"

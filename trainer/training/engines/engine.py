@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.stages.base import Stage, StageConfig
-from neuroimagen.trainer.training import deepspeed_adapter
-from neuroimagen.trainer.training.network_structure import structure_of, with_tensors
+from neuroimagen.trainer.training.engines import deepspeed_adapter
+from neuroimagen.trainer.training.engines.network_structure import structure_of, with_tensors
 
 REDUCTION_ELEMENTS = 500_000_000
 """Gradients that ZeRO 1 and 2 reduce at a time, in elements; DeepSpeed's default."""

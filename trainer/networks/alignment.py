@@ -1,0 +1,144 @@
+"""EEG → embeddings of the stimulus, as frozen networks make them (image towers, pooled captions).
+
+Shapes: B segments, C channels, T samples, F features of the encoder, P length of an embedding.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from neuroimagen.data_shards.dataset.latent_store import LatentStore
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
+from neuroimagen.trainer.networks.pretrained import PretrainedModule
+from neuroimagen.trainer.networks.randomness import SampleDropout
+
+HeadKind = Literal["none", "linear", "residual"]
+SCALE_BOUNDS = (1.0, 100.0)
+"""The logit scale is kept within them: a learnt scale without a floor falls towards 0, and CLIP's ceiling is 100."""
+
+
+class AlignmentModel(PretrainedModule):
+    """EEG [B, C, T], and with subject layers the subjects [B] → one embedding [B, P] for each kind of target.
+
+    An embedding is comparable by its cosine with a target minus `centre(kind)`, the mean of the training stimuli's
+    targets where the model was made with `centre_targets`, else zero: embeddings of all images have most of their
+    length in common, and what is common identifies none.
+    """
+
+    model_type: ClassVar[str] = "alignment-model"
+
+    def __init__(
+        self,
+        *,
+        encoder: dict[str, Any],
+        embedding_sizes: Mapping[str, int],
+        head: HeadKind,
+        head_dropout: float,
+        centre_targets: bool,
+        logit_scale: float,
+        learn_logit_scale: bool,
+    ) -> None:
+        """`embedding_sizes`: kind of target → P. `head`: what makes an embedding of the features: nothing ("none", for
+        encoders whose features have length P), a linear layer, or one with a residual block and a LayerNorm (NICE,
+        ATM, UBP: Linear, then x + dropout(Linear(GELU(x))), LayerNorm).
+        """
+        super().__init__()
+        self.config = {
+            "encoder": encoder,
+            "embedding_sizes": dict(embedding_sizes),
+            "head": head,
+            "head_dropout": head_dropout,
+            "centre_targets": centre_targets,
+            "logit_scale": logit_scale,
+            "learn_logit_scale": learn_logit_scale,
+        }
+        self.encoder = EEGEncoder(**encoder)
+        self.centre_targets = centre_targets
+        self.embedding_sizes = dict(embedding_sizes)
+        feature_size = self.encoder.feature_size
+        # Names of kinds hold hyphens, which are no attribute names; numbers keep the order of the configuration.
+        self.heads = nn.ModuleList(
+            _head(head, feature_size, size, head_dropout, kind) for kind, size in self.embedding_sizes.items()
+        )
+        for place, size in enumerate(self.embedding_sizes.values()):
+            self.register_buffer(f"centre_{place}", torch.zeros(size))
+        # [1]: DeepSpeed broadcasts parameters by a view that a 0-dim tensor does not have.
+        self.log_scale = nn.Parameter(torch.tensor([logit_scale]).log(), requires_grad=learn_logit_scale)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of target, in the order of the configuration."""
+        return tuple(self.embedding_sizes)
+
+    def forward(self, eeg: Tensor, subject: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
+        """The embeddings by kind, and the logit scale (0-dim, within SCALE_BOUNDS), which ZeRO 3 shows only here."""
+        low, high = SCALE_BOUNDS
+        return self.from_features(self.encoder(eeg, subject)), self.log_scale[0].exp().clamp(low, high)
+
+    def from_features(self, features: Tensor) -> dict[str, Tensor]:
+        """The encoder's features [B, F] → embeddings [B, P] by kind."""
+        return {kind: head(features) for kind, head in zip(self.kinds, self.heads, strict=True)}
+
+    def centre(self, kind: str) -> Tensor:
+        """What is subtracted from targets of `kind` before they are compared, [P]."""
+        centre: Tensor = getattr(self, f"centre_{self.kinds.index(kind)}")
+        return centre
+
+    def centred(self, kind: str, targets: Tensor) -> Tensor:
+        """Targets [N, P] as the frozen network made them → as embeddings are compared with them, [N, P]."""
+        return targets - self.centre(kind)
+
+    def with_encoder(self, encoder: EEGEncoder) -> "AlignmentModel":
+        """The same heads on `encoder`, which computes the same (EEGEncoder.for_subjects)."""
+        if encoder is not self.encoder:
+            self.encoder = encoder
+            self.config = {**self.config, "encoder": encoder.config}
+        return self
+
+    @torch.no_grad()
+    def fit_targets(self, stores: Mapping[str, LatentStore], stimuli: np.ndarray) -> None:
+        """Set the centres to the means over the distinct `stimuli` (rows), where the model centres its targets."""
+        if not self.centre_targets:
+            return
+        unique = np.unique(stimuli)
+        for kind in self.kinds:
+            total = torch.zeros(self.embedding_sizes[kind], dtype=torch.float64)
+            for start in range(0, len(unique), 1024):
+                total += stores[kind].get(unique[start : start + 1024]).double().sum(0)
+            self.centre(kind).copy_(total / len(unique))
+
+
+class _Residual(nn.Module):
+    """x + f(x)."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual: Tensor = self.layers(x)
+        return x + residual
+
+
+def _head(head: HeadKind, feature_size: int, size: int, dropout: float, kind: str) -> nn.Module:
+    if head == "none":
+        if feature_size != size:
+            raise ValueError(
+                f"head: none needs encoder.feature_size {size}, the length of a {kind} embedding; it is {feature_size}"
+            )
+        return nn.Identity()
+    linear = nn.Linear(feature_size, size)
+    if head == "linear":
+        return linear
+    return nn.Sequential(
+        linear, _Residual(nn.GELU(), nn.Linear(size, size), SampleDropout(dropout)), nn.LayerNorm(size)
+    )
+
+
+def cosine_similarities(embeddings: Tensor, targets: Tensor) -> Tensor:
+    """Cosines of embeddings [B, P] with targets [N, P], [B, N]."""
+    return F.normalize(embeddings, dim=1) @ F.normalize(targets, dim=1).T
