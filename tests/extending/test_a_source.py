@@ -90,7 +90,5 @@ def test_a_source_that_fails_to_import_harms_no_other(outside_package: Callable[
     assert "--table" in installed.run("data", "ingest", "arrays", "--help").stdout
     done = installed.run("data", "ingest", "lab", "--help", check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith(
-        "neuroimagen data ingest lab: the source 'lab' of the package lab-tools cannot be imported"
-    )
+    assert done.stderr.startswith("neuroimagen data: the source 'lab' of the package lab-tools cannot be imported")
     assert done.stderr.count("\n") == 1

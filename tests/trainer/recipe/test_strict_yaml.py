@@ -12,6 +12,8 @@ def test_a_file_is_its_keys_and_an_empty_one_has_none(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("base: &base {x: 1}\nown: {<<: *base, y: [2, 3]}\n")
     assert read_tree(path, noun="recipe", example="data") == {"base": {"x": 1}, "own": {"x": 1, "y": [2, 3]}}
+    path.write_text("x: 1\n", encoding="utf-8-sig")  # a byte-order mark is no part of the first key
+    assert read_tree(path, noun="recipe", example="data") == {"x": 1}
     path.write_text("# nothing yet\n")
     assert read_tree(path, noun="recipe", example="data") == {}
 
