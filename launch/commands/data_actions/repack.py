@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from neuroimagen.data_shards.common.numbers import count
 from neuroimagen.launch.commands.options import mebibytes
 
 DESCRIPTION = "Write a data set anew, in shards of another size or in another order."
@@ -28,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="for --order shuffled (default: 0)")
     parser.add_argument(
         "--workers",
-        type=count,
+        type=int,
         metavar="N",
         help="threads; the result does not depend on them (default: one per core, at most 8)",
     )

@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from neuroimagen.data_shards.common.numbers import count
 from neuroimagen.launch.commands.options import mebibytes
 
 DESCRIPTION = "Simulate a study: images, captions and the EEG of several subjects, by a documented forward model."
@@ -95,7 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same bytes (default: %(default)s)")
     parser.add_argument(
-        "--workers", type=count, metavar="N", help="threads; the data do not depend on them (default: one per core)"
+        "--workers", type=int, metavar="N", help="threads; the data do not depend on them (default: one per core)"
     )
 
 
