@@ -232,7 +232,7 @@ class AlignmentStage(SampledStage):
                 loss = self._infonce(
                     F.normalize(embedding, dim=1) if config.unit_norm in ("both", "rows") else embedding,
                     F.normalize(target, dim=1) if config.unit_norm in ("both", "targets") else target,
-                    self._labels[kind][stimulus],
+                    self._labels[kind][stimulus] if self._labels else stimulus,  # a dry run has no stores
                     logit_scale=scale,
                 )
                 total = total + weight * loss
