@@ -16,7 +16,7 @@ def test_a_stage_from_outside_is_trained_from_another_s_encoder_and_exported(
     section = "embedding: {batch_size: 8, steps: 4, validate_every: 2, checkpoint_every: 2, initialise_from: null}\n"
     recipe.write_text(RECIPE.format(data=data, model=tiny_diffusion_folder) + section)
 
-    assert "diffusion, embedding" in package.run("train", "--help").stdout
+    assert "diffusion, embedding" in " ".join(package.run("train", "--help").stdout.split())
     order = package.python(
         "from neuroimagen.trainer.stages.registry import stage_order; print(*stage_order())"
     ).stdout.split()

@@ -125,6 +125,7 @@ semantic_detailed: {{batch_size: 8, hidden_size: 32, steps: 4, validate_every: 4
 masked: {{batch_size: 16, decoder_width: 32, steps: 30, learning_rate: 3e-3, warmup_steps: 2, validate_every: 10,
   checkpoint_every: 10}}
 classifier: {{batch_size: 16, steps: 40, warmup_steps: 2, validate_every: 10, checkpoint_every: 10}}
+alignment: {{batch_size: 16, steps: 20, warmup_steps: 2, log_every: 5, validate_every: 10, checkpoint_every: 10}}
 diffusion: {{batch_size: 8, steps: 6, warmup_steps: 1, validate_every: 3, checkpoint_every: 3, ema_decay: 0.9}}
 """
 

@@ -86,7 +86,7 @@ def test_equal_seeds_give_equal_bytes(train_here: Train, recipe_path: Path, shar
     assert logged(other) != logged(again)
 
 
-@pytest.mark.parametrize("stage", ["saliency", "semantic"])
+@pytest.mark.parametrize("stage", ["saliency", "semantic", "alignment"])
 def test_a_resumed_run_ends_like_one_never_stopped(
     stage: str,
     train_here: Train,

@@ -23,6 +23,7 @@ from neuroimagen.trainer.batches.stage_data import Shapes
 from neuroimagen.trainer.networks.encoders.registry import encoder_config
 from neuroimagen.trainer.networks.randomness import StepRandom, derive_seed, reseed_dropout
 from neuroimagen.trainer.recipe.recipe import ModelConfig, Recipe
+from neuroimagen.trainer.stages.alignment import AlignmentConfig
 from neuroimagen.trainer.stages.base import AugmentConfig, Stage
 from neuroimagen.trainer.stages.classifier import ClassifierConfig
 from neuroimagen.trainer.stages.contrastive import ContrastiveConfig
@@ -44,6 +45,8 @@ CPU = torch.device("cpu")
 STEPS = 4
 SEED = 11
 TOTAL = 16
+OVER_THE_BATCH = ("contrastive", "alignment")
+"""Stages whose loss is one over the whole batch, and which refuse accumulation."""
 SHAPES = Shapes(
     n_channels=6,
     n_samples=40,
@@ -98,6 +101,7 @@ def recipe(stage: str, **settings: Any) -> Recipe:
     }
     accumulation = common.pop("gradient_accumulation", 1)
     mined = ContrastiveConfig(**common, num_classes=4, num_samples=4)
+    aligned = AlignmentConfig(**common, batch_size=TOTAL, targets={"image": 1.0}, mse_weight=0.1, cosine_weight=0.1)
     common["gradient_accumulation"] = accumulation
     return Recipe(
         model=ModelConfig(path=sys.argv[2]),
@@ -107,6 +111,7 @@ def recipe(stage: str, **settings: Any) -> Recipe:
             "masked": MaskedConfig(**common, batch_size=TOTAL, decoder_width=32),
             "classifier": ClassifierConfig(**common, batch_size=TOTAL),
             "contrastive": mined,
+            "alignment": aligned,
             "saliency": SaliencyConfig(**common, **widths, batch_size=TOTAL, discriminator_learning_rate=1e-2),
             "semantic": SemanticConfig(**common, batch_size=TOTAL, hidden_size=8),
             "semantic_detailed": SemanticDetailedConfig(**common, batch_size=TOTAL, hidden_size=8),
@@ -200,7 +205,7 @@ def variants(name: str) -> dict[str, dict[str, Any]]:
     """Ways to run a stage that must not change what it computes."""
     found: dict[str, dict[str, Any]] = {f"zero {stage}": {"zero_stage": stage} for stage in (0, 1, 2, 3)}
     found["zero 2 offloaded"] = {"zero_stage": 2, "offload_optimizer": True}
-    if name != "contrastive":  # which mines over the whole batch, and so refuses accumulation
+    if name not in OVER_THE_BATCH:
         found["zero 1 accumulated"] = {"zero_stage": 1, "gradient_accumulation": 2}
     return found
 
@@ -212,6 +217,8 @@ def compare_weights(group: ProcessGroup) -> dict[str, float]:
         reference = build_stage(recipe(name), name, shapes(name))
         if name == "contrastive":
             reference._triplet_loss.global_batch = False  # type: ignore[attr-defined]
+        if name == "alignment":
+            reference._infonce.global_batch = False  # type: ignore[attr-defined]
         start = copy.deepcopy(reference.networks)
         expected = train_plainly(reference)
         differences[f"{name} moved"] = distance(start, expected)
@@ -247,7 +254,7 @@ def measure_memory(group: ProcessGroup) -> dict[str, float]:
     A stage of one network of 1.3 million weights in two layers, with a moving average.
     """
     wide = recipe("semantic", zero_stage=3, ema_decay=0.9)
-    wide = replace(wide, semantic=replace(wide.semantic, hidden_size=512))
+    wide = wide.with_stage("semantic", replace(wide.stages["semantic"], hidden_size=512))
     at_start = live_bytes()
     stage = build_stage(wide, "semantic", WIDE)
     said = rank_memory(stage, num_ranks=group.world_size)
