@@ -66,9 +66,12 @@ def noise_free_accuracy(num_classes: int, variability: float) -> float:
     return float(quad(integrand, -10, 10, epsabs=1e-9)[0])
 
 
-def class_information(model: ForwardModel, subject: int) -> np.ndarray:
-    """J [C − 1, C − 1]: Fisher information of the class sources' amplitudes in one segment if all else is known."""
-    n = model.num_class_sources
+def source_information(model: ForwardModel, subject: int, num_sources: int) -> np.ndarray:
+    """J [n, n]: Fisher information of the first n sources' amplitudes in one segment if all else is known.
+
+    The class sources come first, then those of the layout.
+    """
+    n = num_sources
     spectra = np.fft.rfft(model.time_courses(subject, np.arange(PERIOD, dtype=np.float64))[:n])  # [n, PERIOD/2 + 1]
     fields = model.topographies[subject][:, :n]
     coloured = np.einsum("ck,fcj->fkj", fields, np.linalg.solve(model.spectral_covariance(subject), fields[None]))
@@ -85,7 +88,7 @@ def upper_bound(model: ForwardModel, num_draws: int) -> float:
     for subject in range(model.config.num_subjects):
         rng = random_stream(model.config.seed, STREAM_CEILING, subject)
         n = model.num_class_sources
-        covariance = model.config.variability**2 * np.eye(n) + np.linalg.inv(class_information(model, subject))
+        covariance = model.config.variability**2 * np.eye(n) + np.linalg.inv(source_information(model, subject, n))
         labels = rng.integers(len(means), size=num_draws)
         estimates = means[labels] + rng.standard_normal((num_draws, n)) @ np.linalg.cholesky(covariance).T
         weights = np.linalg.solve(covariance, means.T)  # linear discriminants: the classes share one covariance
@@ -94,11 +97,29 @@ def upper_bound(model: ForwardModel, num_draws: int) -> float:
     return hits / (num_draws * model.config.num_subjects)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hypotheses:
+    """What a decoder chooses from: each hypothesis has a mean of the amplitudes, and all have one covariance."""
+
+    means: np.ndarray
+    """[H, K]"""
+    covariance: np.ndarray
+    """[K, K]"""
+
+    @classmethod
+    def classes(cls, model: ForwardModel) -> "Hypotheses":
+        """The classes, whatever the layout."""
+        means = np.stack([model.amplitude_moments(c)[0] for c in range(model.config.num_classes)])
+        return cls(means=means, covariance=model.amplitude_moments(0)[1])
+
+
 class Decoder:
     """Bayes' rule with the true parameters for one subject (0..S − 1), on a linear projection of the segment."""
 
-    def __init__(self, model: ForwardModel, subject: int) -> None:
+    def __init__(self, model: ForwardModel, subject: int, hypotheses: Hypotheses | None = None) -> None:
+        """`hypotheses`: what is decoded, with equal prior probabilities; None: the classes."""
         self.model, self.subject = model, subject
+        self.hypotheses = hypotheses or Hypotheses.classes(model)
         filters = self._filters()  # [D, C, T]
         noise = self._noise_covariance(filters)
         # Whitening to unit variance; directions in which the filters nearly coincide are left out.
@@ -148,9 +169,8 @@ class Decoder:
         return np.einsum("kdt,lkt->ldk", seen, courses, optimize=True)
 
     def _set_discriminants(self) -> None:
-        """For each latency: the whitening of the projection, the classes' means after it, and its log determinant."""
-        _, covariance = self.model.amplitude_moments(0)
-        means = np.stack([self.model.amplitude_moments(c)[0] for c in range(self.model.config.num_classes)])
+        """For each latency: the whitening of the projection, the hypotheses' means after it, its log determinant."""
+        means, covariance = self.hypotheses.means, self.hypotheses.covariance
         self._whitening, self._means, self._log_determinant = [], [], []
         for response in self.responses:
             factor = np.linalg.cholesky(response @ covariance @ response.T + np.eye(len(response)))
@@ -166,8 +186,8 @@ class Decoder:
         return np.tensordot(recorded, self.filters, axes=((1, 2), (1, 2)))
 
     def log_posterior(self, features: np.ndarray) -> np.ndarray:
-        """Log posterior of the classes, up to a constant per segment: [n, num_classes]."""
-        total = np.full((len(features), self.model.config.num_classes), -np.inf)
+        """Log posterior of the hypotheses, up to a constant per segment: [n, H]."""
+        total = np.full((len(features), len(self.hypotheses.means)), -np.inf)
         for whitening, means, log_determinant in zip(self._whitening, self._means, self._log_determinant, strict=True):
             white = features @ whitening.T
             squares = np.sum(white**2, axis=1)[:, None] - 2 * white @ means.T + np.sum(means**2, axis=1)
@@ -180,12 +200,17 @@ class Decoder:
         labels = rng.integers(model.config.num_classes, size=num_draws)
         layouts = model.layout_sample[rng.integers(len(model.layout_sample), size=num_draws)]
         amplitudes = model.amplitudes(rng, labels=labels, layouts=layouts)
+        return self.projected(rng, amplitudes), labels
+
+    def projected(self, rng: np.random.Generator, amplitudes: np.ndarray) -> np.ndarray:
+        """Features [n, D] of segments with these amplitudes of the sources [n, K], at random latencies."""
+        num_draws = len(amplitudes)
         features = rng.standard_normal((num_draws, self.responses.shape[1]))
         latency = rng.integers(len(self.latencies_ms), size=num_draws)
         for index, response in enumerate(self.responses):
             chosen = latency == index
             features[chosen] += amplitudes[chosen] @ response.T
-        return features, labels
+        return features
 
 
 def achievable_accuracy(model: ForwardModel, num_draws: int) -> float:

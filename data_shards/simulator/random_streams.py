@@ -4,6 +4,7 @@ import numpy as np
 
 # The purpose of a stream: the top word of Philox's counter. A new purpose gets a new number.
 STREAM_SEGMENT, STREAM_STIMULUS, STREAM_HEAD, STREAM_SESSION, STREAM_SPLIT, STREAM_CEILING = range(6)
+STREAM_IDENTIFICATION = 6
 GROUP_SEED = 20170721  # of what is the same in every study: the sources of the group
 
 

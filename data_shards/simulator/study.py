@@ -23,6 +23,7 @@ from neuroimagen.data_shards.simulator.ceiling import Ceiling
 from neuroimagen.data_shards.simulator.drawn_stimuli import CLASSES, Scene, draw_scene, layout_features, sample_scene
 from neuroimagen.data_shards.simulator.forward_model import SFREQ, ForwardModel, ForwardModelConfig
 from neuroimagen.data_shards.simulator.head_model import MONTAGE
+from neuroimagen.data_shards.simulator.identification_ceiling import IdentificationCeiling
 from neuroimagen.data_shards.simulator.random_streams import (
     STREAM_SESSION,
     STREAM_SPLIT,
@@ -159,7 +160,7 @@ class Study:
                 while now:
                     yield now.pop(0).result()
 
-    def describe(self, ceiling: Ceiling) -> dict[str, Any]:
+    def describe(self, ceiling: Ceiling, identification: IdentificationCeiling) -> dict[str, Any]:
         """Content of study.json: everything that determined the data, and what can be decoded from them."""
         import importlib.metadata
 
@@ -171,6 +172,7 @@ class Study:
             "seed": self.config.model.seed,
             "config": dataclasses.asdict(self.config),
             "ceiling": dataclasses.asdict(ceiling),
+            "identification_ceiling": dataclasses.asdict(identification),
             "num_segments": self.num_segments,
             "num_stimuli": self.num_stimuli,
             "classes": [dataclasses.asdict(item) for item in CLASSES[: self.num_classes]],

@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_folder, refuse_existing
 from neuroimagen.data_shards.common.progress import track
@@ -17,6 +19,10 @@ from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, Se
 from neuroimagen.data_shards.simulator.ceiling import Ceiling, measure_ceiling
 from neuroimagen.data_shards.simulator.drawn_stimuli import CLASSES, class_caption, detailed_caption, layout_features
 from neuroimagen.data_shards.simulator.forward_model import SFREQ
+from neuroimagen.data_shards.simulator.identification_ceiling import (
+    IdentificationCeiling,
+    measure_identification_ceiling,
+)
 from neuroimagen.data_shards.simulator.study import Study
 from neuroimagen.data_shards.writing.writer import DEFAULT_SHARD_BYTES, DatasetWriter
 
@@ -54,6 +60,14 @@ def _check_memory(study: Study) -> None:
             f"{study.num_segments:,} segments take {needed / 1e9:.1f} GB of memory in the EEGCVPR40 layout and "
             f"{available / 1e9:.1f} GB are free. Choose --format shards, which needs little memory, or fewer segments."
         )
+
+
+def _identification_ceiling(study: Study) -> IdentificationCeiling:
+    """The ceiling of identification among the test stimuli of fold 0."""
+    stimuli = [stimulus for stimulus in range(study.num_stimuli) if study.split_of(stimulus) == "test"]
+    labels = np.array([study.label(stimulus) for stimulus in stimuli])
+    layouts = np.stack([layout_features(study.scene(stimulus)) for stimulus in stimuli])
+    return measure_identification_ceiling(study.model, labels, layouts)
 
 
 def write_eegcvpr40(study: Study, out: Path, *, workers: int | None = None) -> Ceiling:
@@ -99,7 +113,7 @@ def write_eegcvpr40(study: Study, out: Path, *, workers: int | None = None) -> C
         }
         _save_torch(content, folder / "eeg_5_95_std.pth")
         ceiling = measure_ceiling(study.model)
-        _write_json(folder / "study.json", study.describe(ceiling))
+        _write_json(folder / "study.json", study.describe(ceiling, _identification_ceiling(study)))
     return ceiling
 
 
@@ -123,7 +137,7 @@ def write_shards(
         channel_names=tuple(study.model.channel_names),
         split_rule=f"by image, fold 0 of {study.num_folds}, seed {study.config.model.seed}",
         preprocessing={"length_range": list(LENGTH_RANGE), "window": list(WINDOW)},
-        provenance={"study": study.describe(ceiling)},
+        provenance={"study": study.describe(ceiling, _identification_ceiling(study))},
     )
     with DatasetWriter(out, metadata, shard_bytes=shard_bytes, workers=workers) as writer:
         for stimulus in track(range(writer.num_kept_stimuli, study.num_stimuli), desc="images"):

@@ -11,9 +11,9 @@ from neuroimagen.data_shards.common.blas import single_blas_thread
 from neuroimagen.data_shards.simulator.ceiling import (
     Decoder,
     achievable_accuracy,
-    class_information,
     measure_ceiling,
     noise_free_accuracy,
+    source_information,
     upper_bound,
 )
 from neuroimagen.data_shards.simulator.forward_model import (
@@ -49,7 +49,7 @@ def test_information_agrees_with_generalised_least_squares_in_the_time_domain() 
     courses = model.time_courses(0, np.arange(PERIOD, dtype=np.float64))[:3]
     fields = np.einsum("ck,kt->ctk", model.topographies[0][:, :3], courses).reshape(2 * PERIOD, 3)
     expected = fields.T @ np.linalg.solve(covariance, fields)
-    np.testing.assert_allclose(class_information(model, 0), expected, rtol=1e-6)
+    np.testing.assert_allclose(source_information(model, 0, 3), expected, rtol=1e-6)
 
 
 def test_the_default_study_has_a_ceiling_worth_reaching() -> None:
