@@ -19,12 +19,13 @@ import torch.distributed as dist
 from torch import nn
 
 from neuroimagen.data_shards.loading.reader import Batch
+from neuroimagen.trainer.batches.augmentation import AugmentConfig
 from neuroimagen.trainer.batches.stage_data import Shapes
 from neuroimagen.trainer.networks.encoders.registry import encoder_config
 from neuroimagen.trainer.networks.randomness import StepRandom, derive_seed, reseed_dropout
 from neuroimagen.trainer.recipe.recipe import ModelConfig, Recipe
 from neuroimagen.trainer.stages.alignment import AlignmentConfig
-from neuroimagen.trainer.stages.base import AugmentConfig, Stage
+from neuroimagen.trainer.stages.base import Stage
 from neuroimagen.trainer.stages.classifier import ClassifierConfig
 from neuroimagen.trainer.stages.contrastive import ContrastiveConfig
 from neuroimagen.trainer.stages.diffusion import DiffusionConfig
