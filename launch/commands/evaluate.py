@@ -47,10 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Evaluate, print the verdict and the table."""
+    from functools import partial
+
     import torch
 
     from neuroimagen.data_shards.common.errors import UserError
     from neuroimagen.data_shards.dataset.dataset import Dataset
+    from neuroimagen.trainer.bundled_model.location import resolve_model_path
     from neuroimagen.trainer.evaluation.evaluate import TABLE_FILE, evaluate_run
     from neuroimagen.trainer.evaluation.provenance import require_selection_on_validation
     from neuroimagen.trainer.evaluation.results import RESULTS_FILE
@@ -79,6 +82,7 @@ def run(args: argparse.Namespace) -> int | None:
         controls=args.controls is not None,
         control_runs=control_runs,
         baselines=args.baselines,
+        open_latents=partial(dataset.latents, model=str(resolve_model_path(recipe.model.path))),
     )
     print((args.run / "report" / TABLE_FILE).read_text(encoding="utf-8"))
     print(f"results: {args.run / 'report' / RESULTS_FILE}")

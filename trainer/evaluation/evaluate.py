@@ -5,7 +5,7 @@ report draws: confusion, per subject, verdict, provenance) with report/eeg.npz, 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ import numpy as np
 
 from neuroimagen.data_shards.common.files import atomic_path
 from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.dataset.latent_store import LatentStore
+from neuroimagen.trainer.evaluation.alignment_retrieval import AlignmentFigures, alignment_figures
 from neuroimagen.trainer.evaluation.baselines import baseline_results
 from neuroimagen.trainer.evaluation.conditions import condition_of
 from neuroimagen.trainer.evaluation.controls import (
@@ -38,13 +40,14 @@ from neuroimagen.trainer.evaluation.image_results import (
     reference_results,
     subject_figures,
 )
-from neuroimagen.trainer.evaluation.metrics.registry import main_metrics
+from neuroimagen.trainer.evaluation.metrics.registry import METRICS, main_metrics
 from neuroimagen.trainer.evaluation.metrics.scoring import EvaluateConfig, Scoring, load_scoring
 from neuroimagen.trainer.evaluation.provenance import provenance, require_selection_on_validation
 from neuroimagen.trainer.evaluation.results import (
     ITEMS_FILE,
     RESULTS_FILE,
     Result,
+    find,
     text_table,
     write_items,
     write_results,
@@ -56,6 +59,7 @@ from neuroimagen.trainer.reconstruction.manifest import differing_settings, read
 DETAILS_FILE = "details.json"
 EEG_FILE = "eeg.npz"
 TABLE_FILE = "table.txt"
+RETRIEVAL_FILE = "retrieval.csv"
 
 
 def evaluate_run(
@@ -68,12 +72,14 @@ def evaluate_run(
     controls: bool = False,
     control_runs: ControlRuns | None = None,
     baselines: bool = False,
+    open_latents: Callable[[str], LatentStore] | None = None,
 ) -> list[Result]:
     """Measure every condition of `run` on the test split, write the files of report/, and return the results.
 
     `subjects` are those that the run was trained for (None: all). `controls` adds the conditions of controls.py and
     retrieval from the EEG; `control_runs` are those that launch/jobs/trained_controls.py trained for this run;
-    `baselines` adds the conditions of baselines.py.
+    `baselines` adds the conditions of baselines.py; `open_latents` opens the cached latents of a kind, which the
+    figures of an alignment stage need.
 
     Raises UserError if anything but the validation split chose a checkpoint of the run.
     """
@@ -94,6 +100,10 @@ def evaluate_run(
     if controls:
         results += control_results(dataset, summaries, **resampling)
         results += retrieval_results(dataset, summaries, scoring)
+    alignment = AlignmentFigures()
+    if open_latents is not None:
+        alignment = alignment_figures(run, dataset, summaries, config, open_latents=open_latents, device=device)
+        results += alignment.results
     if baselines:
         results += baseline_results(dataset, summaries, **resampling)
     runs = control_runs or ControlRuns()
@@ -116,16 +126,22 @@ def evaluate_run(
             name: confusion(figures, scoring.references, num_classes=num_classes) for name, figures in measured.items()
         },
         "per_subject": subject_figures(measured, scoring),
+        "alignment_per_subject": alignment.per_subject,
         "data": str(dataset.folder),
         "provenance": provenance(run, dataset, {"classifier": config.classifier, "clip": config.clip}),
     }
     _write_eeg(folder / EEG_FILE, dataset, summaries)
     write_items(folder / ITEMS_FILE, items)
+    if alignment.items:
+        write_items(folder / RETRIEVAL_FILE, alignment.items)
     with atomic_path(folder / DETAILS_FILE) as temporary:
         temporary.write_text(json.dumps(details, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     with atomic_path(folder / TABLE_FILE) as temporary:
         texts = [f"{item['heading']}. {item['text']}" for item in statements]
         texts += [f"Not measured: {condition_of(name).title}, {why}." for name, why in runs.absent.items()]
+        retrieval = [name for name in METRICS if find(alignment.results, "alignment", name)]
+        if alignment.results:
+            texts.insert(0, f"Retrieval of the stimulus from the EEG:\n\n{text_table(alignment.results, retrieval)}")
         sentences = "".join(f"\n{text}\n" for text in texts)
         temporary.write_text(f"{text_table(results, main_metrics())}\n{sentences}", encoding="utf-8")
     write_results(folder / RESULTS_FILE, results)

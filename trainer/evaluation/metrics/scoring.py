@@ -146,6 +146,7 @@ class Scoring:
             if num_stimuli > CANDIDATES
             else "all test stimuli take part",
             "permutations": NUM_PERMUTATIONS,
+            "targets": "the cached embeddings that an alignment stage was trained on",
         }
 
 
