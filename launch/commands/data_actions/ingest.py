@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from neuroimagen.data_shards.common.files import refuse_existing
+    from neuroimagen.data_shards.dataset.audit import notes_at_ingest
     from neuroimagen.data_shards.format.schema import SPLITS
     from neuroimagen.data_shards.sources.ingest import ingest
     from neuroimagen.data_shards.writing.preprocessing import Preprocessing
@@ -41,6 +42,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"note: {note}")
     dataset = ingest(source, args.out, preprocessing=preprocessing, shard_bytes=int(args.shard_mib * (1 << 20)))
     print("\n".join(describe(dataset)))
+    for note in notes_at_ingest(dataset):
+        print(f"note: {note}")
     empty = [split for split in SPLITS if not dataset.metadata.split_counts.get(split)]
     if empty:
         print(f"note: no {' and no '.join(empty)} split: training needs train and val, evaluation train and test")
