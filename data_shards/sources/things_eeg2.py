@@ -25,7 +25,7 @@ from neuroimagen.data_shards.sources.base import Source
 from neuroimagen.data_shards.sources.class_names import class_caption
 from neuroimagen.data_shards.sources.options import add_images, add_sfreq, add_split_seed, add_subjects, options_from
 from neuroimagen.data_shards.sources.readers.hashes import file_records
-from neuroimagen.data_shards.sources.readers.images import image_extension, image_problems, listed
+from neuroimagen.data_shards.sources.readers.images import ImageFiles, listed
 from neuroimagen.data_shards.sources.readers.npy import load_npy
 
 _TRAIN_REPETITIONS = 4
@@ -143,11 +143,11 @@ class ThingsEeg2Source(Source):
     def stimuli(self) -> Iterator[StimulusRecord]:
         for half in self._halves:
             for concept, path in zip(half.concepts, half.paths, strict=True):
-                content = path.read_bytes()
+                content, extension = self._images.read(self._name_of(path))
                 yield StimulusRecord(
                     key=path.stem,
                     image=content,
-                    extension=image_extension(content),
+                    extension=extension,
                     label=self._label[concept],
                     caption=class_caption(_name(concept)),
                 )
@@ -222,9 +222,14 @@ class ThingsEeg2Source(Source):
             )
         return content
 
+    def _name_of(self, path: Path) -> str:
+        return str(path.relative_to(self.options.images))
+
     def _check_images(self) -> None:
         paths = [path for half in self._halves for path in half.paths]
-        if problems := image_problems({str(path.relative_to(self.options.images)): path for path in paths}):
+        self._images = ImageFiles({self._name_of(path): path for path in paths})
+        self.notes = self._images.notes
+        if problems := self._images.problems:
             raise UserError(f"{len(problems)} of {len(paths)} images are missing or unreadable: {listed(problems)}.")
 
 
