@@ -72,4 +72,6 @@ class ReconstructConfig:
                 "raise one of them"
             )
         if not 1.0 <= self.guidance < math.inf:
-            raise ValueError(f"reconstruct.guidance must be a finite number, at least 1 (no guidance), got {self.guidance}")
+            raise ValueError(
+                f"reconstruct.guidance must be a finite number, at least 1 (no guidance), got {self.guidance}"
+            )
