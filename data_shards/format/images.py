@@ -1,7 +1,7 @@
 """Images as they come and as they lie in a shard, and the square arrays that networks read.
 
-Every image goes through `decode`, when it is stored and when it is read. Colour profiles (ICC) are not applied: software
-that shows stimuli and the usual preprocessing of image networks don't apply them either.
+Every image goes through `decode`, when it is stored and when it is read. Colour profiles (ICC) are not applied:
+software that shows stimuli and the usual preprocessing of image networks don't apply them either.
 """
 
 import dataclasses

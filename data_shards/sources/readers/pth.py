@@ -59,7 +59,7 @@ def load_pth(path: Path) -> Any:
         if pickled.holds_tensors:
             raise UserError(
                 f"{path} holds tensors in pickle protocol {pickled.protocol}, which PyTorch reads only by running what "
-                f"is in the file. Save it anew where you trust it: torch.save(torch.load(…), …) without pickle_protocol."
+                "is in the file. Where you trust it, save it anew: torch.save(torch.load(…), …) without pickle_protocol."
             )
         return load_pickle(path, offset=pickled.offset, size=pickled.size)
     try:
@@ -93,7 +93,7 @@ def _damaged(path: Path, detail: str) -> UserError:
 
 
 def _pickle_in_zip(path: Path) -> _Pickled | None:
-    """Where the pickle lies; None where the archive has none that is stored uncompressed: PyTorch says what is wrong."""
+    """Where the pickle lies; None where there is none that is stored uncompressed: PyTorch says what is wrong."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if member.filename.endswith("/data.pkl")]
