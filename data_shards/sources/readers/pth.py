@@ -59,7 +59,7 @@ def load_pth(path: Path) -> Any:
         if pickled.holds_tensors:
             raise UserError(
                 f"{path} holds tensors in pickle protocol {pickled.protocol}, which PyTorch reads only by running what "
-                "is in the file. Where you trust it, save it anew: torch.save(torch.load(…), …) without pickle_protocol."
+                "is in the file. Where you trust it, save it again: torch.save(torch.load(…), …), no pickle_protocol."
             )
         return load_pickle(path, offset=pickled.offset, size=pickled.size)
     try:

@@ -1,4 +1,4 @@
-"""Pickles of arrays, of every protocol, are read; whatever else a pickle asks for, it is refused and nothing happens."""
+"""Pickles of arrays, of every protocol, are read; what else a pickle asks for is refused, and nothing happens."""
 
 import collections
 import io

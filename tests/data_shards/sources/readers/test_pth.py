@@ -103,5 +103,5 @@ def test_a_bomb_among_arrays_does_not_go_off(tmp_path: Path, protocol: int) -> N
 
 def test_tensors_of_a_later_protocol_are_refused_with_the_remedy(tmp_path: Path) -> None:
     torch.save({"eeg": torch.zeros(3)}, tmp_path / "train.pt", pickle_protocol=5)
-    with pytest.raises(UserError, match="holds tensors in pickle protocol 5.*Save it anew"):
+    with pytest.raises(UserError, match=r"holds tensors in pickle protocol 5.*save it again"):
         load_pth(tmp_path / "train.pt")
