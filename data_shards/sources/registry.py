@@ -15,7 +15,7 @@ SOURCES: Registry[object] = Registry(
     "neuroimagen.sources",
     {
         "eegcvpr40": f"{_HERE}.eegcvpr40:EegCvpr40Source",
-        "things-eeg2": f"{_HERE}.things_eeg2:ThingsEeg2Source",
+        "things-eeg2": f"{_HERE}.things.eeg2:ThingsEeg2Source",
         "mne": f"{_HERE}.mne:MneSource",
         "arrays": f"{_HERE}.arrays:ArraySource",
     },
