@@ -149,11 +149,14 @@ class MneSource(ArraySource):
         labels = LabelTable(
             image=tuple(row["image"] for row in seen),
             class_name=tuple(row["class"] for row in seen),
-            subject=np.array(subjects, dtype=np.int64),
+            subject=tuple(map(str, subjects)),
             split=tuple(row["split"] for row in seen) if has_split else None,
             caption=tuple(row.get("caption") or None for row in seen),
             block=np.full(len(seen), -1),
             order=np.concatenate([np.arange(len(piece)) for piece in pieces]),
+            session=("",) * len(seen),
+            recording=("",) * len(seen),
+            onset_s=np.full(len(seen), np.nan),
         )
         super().__init__(
             np.concatenate(pieces),
@@ -288,7 +291,7 @@ def _find_recordings(given: tuple[Path, ...]) -> list[Path]:
 
 
 def _read_events(path: Path) -> dict[str, dict[str, str]]:
-    rows, _ = read_csv_table(path, ("event", "image", "class"), ("caption", "split"))
+    rows = read_csv_table(path, ("event", "image", "class"), ("caption", "split")).rows
     if len({row["event"] for row in rows}) != len(rows):
         raise UserError(f"{path}: an event has two rows.")
     return {row["event"]: row for row in rows}
