@@ -166,8 +166,6 @@ def write_neurobridge(root: Path, subject: int, half: str, eeg: np.ndarray, *, p
     else:
         np.save(path, shaped)
         (root / "info.json").write_text(
-            json.dumps(
-                {"ch_names": USUAL_CHANNELS, "times": TIMES.tolist(), "sfreq": 250.0, "normalization": "mvnn"}
-            )
+            json.dumps({"ch_names": USUAL_CHANNELS, "times": TIMES.tolist(), "sfreq": 250.0, "normalization": "mvnn"})
         )
     return path

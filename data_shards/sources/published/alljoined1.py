@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.sources.options import add_images, add_split_seed, add_subjects, options_from
+from neuroimagen.data_shards.sources.options import add_images, add_split, add_split_seed, add_subjects, options_from
 from neuroimagen.data_shards.sources.published.columns import Row, RowSource
 from neuroimagen.data_shards.sources.published.tables import read_parquet
 from neuroimagen.data_shards.sources.readers.csv_table import read_csv_table
@@ -62,11 +62,7 @@ class Alljoined1Source(RowSource):
         parser.add_argument("--table", type=Path, required=True, metavar="FILE", help="CSV: coco_id, image, class …")
         add_images(parser)
         add_subjects(parser)
-        parser.add_argument(
-            "--split",
-            metavar="RULE",
-            help="by-image, by-session or leave-subject-out:S (default: by-image, 80/10/10 %%)",
-        )
+        add_split(parser, "by-image, by-session or leave-subject-out:S (default: by-image, 80/10/10 %%)")
         add_split_seed(parser)
 
     @classmethod
@@ -79,7 +75,9 @@ class Alljoined1Source(RowSource):
         paths = sorted(options.eeg.rglob("*.parquet")) if options.eeg.is_dir() else []
         if not paths:
             hint = "; the .h5 files are not read" if any(options.eeg.rglob("*.h5")) else ""
-            raise UserError(f"{options.eeg} holds no Parquet files{hint}. Get the data set's Parquet copy from the hub.")
+            raise UserError(
+                f"{options.eeg} holds no Parquet files{hint}. Get the data set's Parquet copy from the hub."
+            )
         self._paths = paths
         self._lengths = [len(read_parquet([path], _COLUMNS[:1]).select(["EEG"])) for path in paths]
         columns = read_parquet(paths, _COLUMNS).select(list(_COLUMNS[1:])).to_pylist()

@@ -22,7 +22,14 @@ import numpy as np
 import pyarrow as pa
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.sources.options import add_images, add_sfreq, add_split_seed, add_subjects, options_from
+from neuroimagen.data_shards.sources.options import (
+    add_images,
+    add_sfreq,
+    add_split,
+    add_split_seed,
+    add_subjects,
+    options_from,
+)
 from neuroimagen.data_shards.sources.published.columns import Row, RowSource
 from neuroimagen.data_shards.sources.published.tables import read_parquet
 from neuroimagen.data_shards.sources.readers.npy import load_npy
@@ -71,10 +78,8 @@ class Alljoined1600kSource(RowSource):
         parser.add_argument("--eeg", type=Path, required=True, metavar="DIR", help="folder of sub-01, sub-02 …")
         add_images(parser, "folder of the images, as image_path ends")
         add_subjects(parser)
-        parser.add_argument(
-            "--split",
-            metavar="RULE",
-            help="leave-subject-out:S, by-session, or by-image, which is not zero-shot (default: published test)",
+        add_split(
+            parser, "leave-subject-out:S, by-session, or by-image, which is not zero-shot (default: published test)"
         )
         parser.add_argument(
             "--val-concepts", type=int, default=100, metavar="N", help="training concepts for val (default: 100)"

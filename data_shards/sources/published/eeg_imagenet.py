@@ -19,7 +19,14 @@ import numpy as np
 
 from neuroimagen.data_shards.common.errors import UsageError, UserError
 from neuroimagen.data_shards.sources.class_names import EEGCVPR40_CLASS_NAMES
-from neuroimagen.data_shards.sources.options import add_images, add_split_seed, add_subjects, options_from, pair
+from neuroimagen.data_shards.sources.options import (
+    add_images,
+    add_split,
+    add_split_seed,
+    add_subjects,
+    options_from,
+    pair,
+)
 from neuroimagen.data_shards.sources.published.columns import Row, RowSource
 from neuroimagen.data_shards.sources.published.tables import read_text_mapping
 from neuroimagen.data_shards.sources.readers.pth import load_pth
@@ -27,6 +34,7 @@ from neuroimagen.data_shards.sources.splits import divide
 
 _SFREQ = 1000.0
 _GRANULARITIES = ("coarse", "fine")
+_KEYS = ("eeg_data", "granularity", "subject", "label", "image")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,9 +99,7 @@ class EegImageNetSource(RowSource):
         parser.add_argument(
             "--class-names", type=Path, metavar="FILE", help="JSON {wnid: name} for classes beyond EEGCVPR40's 40"
         )
-        parser.add_argument(
-            "--split", metavar="RULE", help="by-image or leave-subject-out:S (default: by-image, 80/10/10 %%)"
-        )
+        add_split(parser, "by-image or leave-subject-out:S (default: by-image, 80/10/10 %%)")
         add_split_seed(parser)
         parser.add_argument(
             "--on-missing",
@@ -171,9 +177,8 @@ def _items(path: Path) -> list[dict[str, Any]]:
     checked = []
     for position, item in enumerate(raw["dataset"]):
         where = f"{path}: dataset[{position}]"
-        keys = ("eeg_data", "granularity", "subject", "label", "image")
-        if not isinstance(item, dict) or (missing := [key for key in keys if key not in item]):
-            raise UserError(f"{where} must hold {', '.join(keys)}." if not isinstance(item, dict) else f"{where} has no {missing[0]!r}.")
+        if not isinstance(item, dict) or not set(_KEYS) <= set(item):
+            raise UserError(f"{where} must hold {', '.join(_KEYS)}.")
         eeg = item["eeg_data"]
         if not isinstance(eeg, torch.Tensor) or eeg.ndim != 2 or eeg.is_complex():
             raise UserError(f"{where}: 'eeg_data' must be a tensor [channels, samples].")

@@ -28,6 +28,7 @@ from neuroimagen.data_shards.sources.class_names import class_caption
 from neuroimagen.data_shards.sources.options import (
     add_images,
     add_sfreq,
+    add_split,
     add_split_seed,
     add_subjects,
     options_from,
@@ -120,11 +121,10 @@ class ThingsEeg2Source(Source):
             help="keep: one segment per presentation; average: their mean per image and subject; by split: "
             "train=keep test=average (default: keep)",
         )
-        parser.add_argument(
-            "--split",
-            metavar="RULE",
-            help="leave-subject-out:S: the test images of subject S are the test split, the others' training images "
-            "are train and val; by-session: the last session is the test split (default: every subject's test images)",
+        add_split(
+            parser,
+            "leave-subject-out:S: the test images of subject S are the test split, the others' training images are "
+            "train and val; by-session: the last session is the test split (default: every subject's test images)",
         )
         parser.add_argument(
             "--val-concepts",
@@ -168,9 +168,9 @@ class ThingsEeg2Source(Source):
         self._images = self._read_images()
         self._divide()
         self.notes = [
-            f"{options.eeg} is read as: {self._form.NAME}; {first.num_samples} samples at {self._sfreq:g} Hz, "
-            f"{len(first.channel_names)} channels. {self._form.PREPROCESSING}",
-            *(f"order of the {half} images: {self._halves[half].origin}" for half in HALVES),
+            f"{options.eeg} is read as {self._form.NAME}: {len(first.channel_names)} channels, {first.num_samples} "
+            f"samples at {self._sfreq:g} Hz; {self._form.PREPROCESSING}",
+            *(f"order of the {half.half} images: {half.origin}" for half in self._halves.values() if half.is_derived),
             *self._form.notes,
             *chosen.notes,
             *notes_on_names(list(self._label)),

@@ -23,6 +23,8 @@ class ImageSet:
     paths: tuple[Path, ...]
     origin: str
     """Where the order comes from, in words."""
+    is_derived: bool = False
+    """Whether the order is not stated anywhere, but that of sorted names."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -46,14 +48,16 @@ class ImageSet:
             concepts, files = tuple(p.parent.name for p in found), tuple(p.name for p in found)
             origin = f"sorted names below {folder.name}, as there is no image_metadata.npy"
         paths = tuple(folder / concept / file for concept, file in zip(concepts, files, strict=True))
-        return cls(half=half, concepts=concepts, paths=paths, origin=origin)
+        return cls(half=half, concepts=concepts, paths=paths, origin=origin, is_derived=not metadata.exists())
 
     @classmethod
     def named(cls, images: Path, half: str, names: tuple[str, ...], *, where: Path) -> "ImageSet":
         """Of names such as "train_images/00001_aardvark/aardvark_01b.jpg", which a file of recordings holds."""
         parts = [name.replace("\\", "/").split("/") for name in names]
         if bad := [name for name, part in zip(names, parts, strict=True) if len(part) < 2 or _unsafe(part)]:
-            raise UserError(f"{where}: image {bad[0]!r} is not of the form train_images/00001_aardvark/aardvark_01b.jpg.")
+            raise UserError(
+                f"{where}: image {bad[0]!r} is not of the form train_images/00001_aardvark/aardvark_01b.jpg."
+            )
         folder = next((images / name for name in FOLDERS[half] if (images / name).is_dir()), images)
         paths = tuple(folder / part[-2] / part[-1] for part in parts)
         return cls(half=half, concepts=tuple(part[-2] for part in parts), paths=paths, origin=f"names in {where.name}")

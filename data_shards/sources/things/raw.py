@@ -114,7 +114,9 @@ class RawForm(Form):
                 file = path / f"raw_eeg_{_WORDS[half]}.npy"
                 if not file.is_file():
                     raise UserError(f"{file} is missing. Every session has a training and a test file.")
-                recordings.append(self._open(file, session=path.name.removeprefix("ses-").lstrip("0") or "0", half=half))
+                recordings.append(
+                    self._open(file, session=path.name.removeprefix("ses-").lstrip("0") or "0", half=half)
+                )
         first = recordings[0]
         for other in recordings[1:]:
             if _eeg_names(other) != _eeg_names(first) or other.sfreq != first.sfreq:

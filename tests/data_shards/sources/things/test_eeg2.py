@@ -135,7 +135,8 @@ def test_the_test_is_zero_shot_and_validation_as_well(tmp_path: Path, images: Pa
     dataset = ingest(source(write_form(tmp_path / "eeg", "pt"), images), tmp_path / "out")
     names = [entry.name for entry in dataset.metadata.classes]
     of = {
-        split: {names[label] for label in dataset.index.label[dataset.rows(split)]} for split in ("train", "val", "test")
+        split: {names[label] for label in dataset.index.label[dataset.rows(split)]}
+        for split in ("train", "val", "test")
     }
     assert of["test"] == {"new 0", "new 1", "new 2"}
     assert len(of["val"]) == 2

@@ -9,9 +9,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.sources.things.whitening import noise_covariance, shrunk_covariance, whitening_matrix
 
 RNG = np.random.default_rng(0)
-EPOCHS = [
-    (image, (RNG.standard_normal((7, 7)) @ RNG.standard_normal((7, 50))) * 1e-6) for image in (3, 3, 3, 1, 8, 8)
-]
+EPOCHS = [(image, (RNG.standard_normal((7, 7)) @ RNG.standard_normal((7, 50))) * 1e-6) for image in (3, 3, 3, 1, 8, 8)]
 
 
 def test_the_covariance_of_an_epoch_is_shrunk_as_by_scikit_learn() -> None:
