@@ -1,8 +1,8 @@
 """Reads Alljoined1 (Xu et al. 2024) as the hub has it: 8 subjects, 64 channels, 512 Hz, images of COCO.
 
-    <eeg>/…/train-00000-of-….parquet, test-….parquet   columns EEG ([64][samples], V), subject_id, session, block, trial,
-                                                       73k_id, coco_id, curr_time (s)
-    <table>.csv                                        coco_id, image (below the image folder), class; caption
+    <eeg>/…/train-00000-of-….parquet, …   columns EEG ([64][samples], V), subject_id, session, block, trial, 73k_id,
+                                          coco_id, curr_time (s)
+    <table>.csv                           coco_id, image (below the image folder), class; caption
 
 COCO gives an image many objects and no one class, so the table is the user's. Some sessions are not published.
 """
@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -145,7 +146,7 @@ class Alljoined1Source(RowSource):
             first += length
 
 
-def _rows_of(file, wanted: list[int], path: Path) -> Iterator[np.ndarray]:  # noqa: ANN001
+def _rows_of(file: Any, wanted: list[int], path: Path) -> Iterator[np.ndarray]:
     """The EEG of these rows of a file, in µV; `wanted` ascends."""
     start, place = 0, 0
     for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=["EEG"]):

@@ -16,10 +16,10 @@ import argparse
 import dataclasses
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import pyarrow as pa
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.sources.options import (
@@ -30,10 +30,9 @@ from neuroimagen.data_shards.sources.options import (
     add_subjects,
     options_from,
 )
-from neuroimagen.data_shards.sources.published.columns import Row, RowSource
+from neuroimagen.data_shards.sources.published.columns import Row, RowSource, zero_shot_division
 from neuroimagen.data_shards.sources.published.tables import read_parquet
 from neuroimagen.data_shards.sources.readers.npy import load_npy
-from neuroimagen.data_shards.sources.splits import divide, divide_zero_shot
 from neuroimagen.data_shards.sources.things.image_set import concept_name
 from neuroimagen.data_shards.sources.things.trials import checked_times, rate_of
 
@@ -114,7 +113,7 @@ class Alljoined1600kSource(RowSource):
                 own = [row for row in table if row["partition"] == partition and not row["dropped"]]
                 if len(own) != len(eeg):
                     raise UserError(
-                        f"{path} has {len(eeg)} trials; {folder / 'experiment_metadata.parquet'} has {len(own)} rows of "
+                        f"{path} has {len(eeg)} trials; experiment_metadata.parquet beside it has {len(own)} rows of "
                         f"{partition} that are not dropped. They belong to different versions of the files."
                     )
                 self._arrays.append((len(rows), eeg))
@@ -126,7 +125,15 @@ class Alljoined1600kSource(RowSource):
         self._channel_names, self._n_channels, self._n_samples = first[1], len(first[1]), first[2]
         self._sfreq = rate_of(first[3], where=str(first[0])) if options.sfreq is None else options.sfreq
         self._steps = {"steps": "as in the files", "first_sample_s": float(first[3][0])}
-        self._finish(options.images, self._division_of(np.array(is_test), notes), notes=notes)
+        division = zero_shot_division(
+            rows,
+            np.array(is_test),
+            split=options.split,
+            num_val_classes=options.val_concepts,
+            seed=options.split_seed,
+            notes=notes,
+        )
+        self._finish(options.images, division, notes=notes)
 
     def _subjects(self) -> list[int]:
         found = sorted(
@@ -143,7 +150,7 @@ class Alljoined1600kSource(RowSource):
     def _table(self, path: Path, subject: int, notes: list[str]) -> list[dict]:
         """The rows of a subject's table, checked and in the order of the experiment."""
         table = read_parquet([path], ("partition", "image_path", "dropped", "session"))
-        kept = [name for name in ("subject", "partition", "image_path", "dropped", *_ORDER, "category_name")]
+        kept = ("subject", "partition", "image_path", "dropped", *_ORDER, "category_name")
         rows = table.select([name for name in kept if name in table.column_names]).to_pylist()
         if odd := {str(row["partition"]) for row in rows} - set(_FILES):
             raise UserError(f"{path}: partition {sorted(odd)[0]!r} is neither stim_train nor stim_test.")
@@ -154,8 +161,8 @@ class Alljoined1600kSource(RowSource):
             wrong = [row for row in rows if row["subject"] == others[0]]
             sessions = ", ".join(map(str, sorted({row["session"] for row in wrong})))
             notes.append(
-                f"{path.parent.name}: {len(wrong)} rows of sessions {sessions} are labelled as subject {others[0]}'s, a "
-                f"known slip; they are taken as subject {subject}'s"
+                f"{path.parent.name}: {len(wrong)} rows of sessions {sessions} are labelled as subject {others[0]}'s, "
+                f"a known slip; they are taken as subject {subject}'s"
             )
         return self._in_order(rows, [name for name in _ORDER if name in table.column_names], subject, path, notes)
 
@@ -170,7 +177,7 @@ class Alljoined1600kSource(RowSource):
             for place in (later[0], later[0] - 1):
                 rest = rows[:place] + rows[place + 1 :]
                 rest_keys = keys[:place] + keys[place + 1 :]
-                if all(a <= b for a, b in zip(rest_keys, rest_keys[1:], strict=False)):
+                if all(a <= b for a, b in pairwise(rest_keys)):
                     home = sum(key <= keys[place] for key in rest_keys)
                     notes.append(
                         f"{path.parent.name}: row {place} is out of place, a known slip; it is taken as row {home}"
@@ -210,22 +217,6 @@ class Alljoined1600kSource(RowSource):
             subject=subject,
             session=str(row["session"]),
             block=-1 if row.get("block_id") is None else int(row["block_id"]),
-        )
-
-    def _division_of(self, is_test: np.ndarray, notes: list[str]):  # noqa: ANN202
-        options = self._options
-        _, label = np.unique([row.class_name for row in self._rows], return_inverse=True)
-        columns = {
-            "label": label,
-            "subject": np.array([row.subject for row in self._rows]),
-            "session": np.array([row.session for row in self._rows]),
-            "seed": options.split_seed,
-        }
-        if options.split == "by-image":
-            notes.append("--split by-image mixes the published training and test images: the test is not zero-shot")
-            return divide(split=options.split, column=None, image=[row.image for row in self._rows], **columns)
-        return divide_zero_shot(
-            split=options.split, is_test_image=is_test, num_val_classes=options.val_concepts, **columns
         )
 
     def _read(self, rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -17,7 +17,7 @@ from neuroimagen.data_shards.sources.base import Source
 from neuroimagen.data_shards.sources.class_names import class_caption
 from neuroimagen.data_shards.sources.readers.hashes import file_records
 from neuroimagen.data_shards.sources.readers.images import ImageFiles, listed
-from neuroimagen.data_shards.sources.splits import DROPPED, Division
+from neuroimagen.data_shards.sources.splits import DROPPED, Division, divide, divide_zero_shot
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,6 +148,34 @@ class RowSource(Source):
 
     def num_segments(self) -> int:
         return len(self._kept)
+
+
+def zero_shot_division(
+    rows: Sequence[Row],
+    is_test_image: np.ndarray,
+    *,
+    split: str | None,
+    num_val_classes: int,
+    seed: int,
+    notes: list[str],
+) -> Division:
+    """Divide rows whose published test images are of classes of their own. `by-image` mixes them, and it is noted."""
+    label = np.unique([row.class_name for row in rows], return_inverse=True)[1]
+    subject = np.array([row.subject for row in rows])
+    session = np.array([row.session for row in rows])
+    if split != "by-image":
+        return divide_zero_shot(
+            split=split,
+            is_test_image=is_test_image,
+            label=label,
+            subject=subject,
+            session=session,
+            num_val_classes=num_val_classes,
+            seed=seed,
+        )
+    notes.append("--split by-image mixes the published training and test images: the test is not zero-shot")
+    image = [row.image for row in rows]
+    return divide(split=split, column=None, image=image, label=label, subject=subject, session=session, seed=seed)
 
 
 def _keys(names: Sequence[str]) -> dict[str, str]:

@@ -224,8 +224,8 @@ def _class_names(wnids: set[str], file: Path | None) -> dict[str, str]:
     names = {**EEGCVPR40_CLASS_NAMES, **(read_text_mapping(file) if file else {})}
     if unknown := sorted(wnids - set(names)):
         raise UserError(
-            f"{len(unknown)} classes have no known name, the first is {unknown[0]}. Give --class-names FILE, JSON of the "
-            "form {wnid: name}."
+            f"{len(unknown)} classes have no known name, the first is {unknown[0]}. Give --class-names FILE, JSON of "
+            "the form {wnid: name}."
         )
     chosen = {wnid: names[wnid] for wnid in sorted(wnids)}
     if len(set(chosen.values())) < len(chosen):

@@ -8,9 +8,70 @@ import numpy as np
 
 from neuroimagen.data_shards.common.errors import UsageError, UserError
 
-USUAL_ORDER = tuple(
-    "Fp1 Fp2 AF7 AF3 AFz AF4 AF8 F7 F5 F3 F1 F2 F4 F6 F8 FT9 FT7 FC5 FC3 FC1 FCz FC2 FC4 FC6 FT8 FT10 T7 C5 C3 C1 Cz C2 "
-    "C4 C6 T8 TP9 TP7 CP5 CP3 CP1 CPz CP2 CP4 CP6 TP8 TP10 P7 P5 P3 P1 Pz P2 P4 P6 P8 PO7 PO3 POz PO4 PO8 O1 Oz O2".split()
+USUAL_ORDER = (
+    "Fp1",
+    "Fp2",
+    "AF7",
+    "AF3",
+    "AFz",
+    "AF4",
+    "AF8",
+    "F7",
+    "F5",
+    "F3",
+    "F1",
+    "F2",
+    "F4",
+    "F6",
+    "F8",
+    "FT9",
+    "FT7",
+    "FC5",
+    "FC3",
+    "FC1",
+    "FCz",
+    "FC2",
+    "FC4",
+    "FC6",
+    "FT8",
+    "FT10",
+    "T7",
+    "C5",
+    "C3",
+    "C1",
+    "Cz",
+    "C2",
+    "C4",
+    "C6",
+    "T8",
+    "TP9",
+    "TP7",
+    "CP5",
+    "CP3",
+    "CP1",
+    "CPz",
+    "CP2",
+    "CP4",
+    "CP6",
+    "TP8",
+    "TP10",
+    "P7",
+    "P5",
+    "P3",
+    "P1",
+    "Pz",
+    "P2",
+    "P4",
+    "P6",
+    "P8",
+    "PO7",
+    "PO3",
+    "POz",
+    "PO4",
+    "PO8",
+    "O1",
+    "Oz",
+    "O2",
 )
 """Order of the 63 channels in the preprocessed files of THINGS-EEG2."""
 OCCIPITO_PARIETAL = "occipito-parietal"
@@ -61,7 +122,7 @@ def choose_channels(names: Sequence[str], wanted: Sequence[str] | None, *, where
 
 
 def usual_order(names: Sequence[str]) -> list[int]:
-    """Positions of the channels in the order of the preprocessed files; as they are where another name is among them."""
+    """Positions of the channels in the order of the preprocessed files; as they are where one of them is unknown."""
     if all(name in USUAL_ORDER for name in names):
         return sorted(range(len(names)), key=lambda place: USUAL_ORDER.index(names[place]))
     return list(range(len(names)))

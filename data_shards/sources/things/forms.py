@@ -8,7 +8,7 @@ from neuroimagen.data_shards.sources.things.preprocessed import DictionaryForm, 
 from neuroimagen.data_shards.sources.things.raw import RawForm
 from neuroimagen.data_shards.sources.things.trials import Form
 
-_TELLTALES = {
+_TELLTALES: dict[type[Form], str] = {
     DictionaryForm: "preprocessed_eeg_*.npy",
     WhitenedForm: "t*.pt",
     NeuroBridgeForm: "t*.npy",
@@ -51,4 +51,4 @@ def find_form(root: Path, subjects: list[int], *, whitening: str | None) -> Form
         return RawForm(root, whitening=whitening or "session")
     if whitening is not None:
         raise UserError(f"--whitening is for raw recordings; {root} holds preprocessed EEG ({kind.NAME}).")
-    return kind(root)  # type: ignore[call-arg]
+    return kind(root)

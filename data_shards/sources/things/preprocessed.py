@@ -7,7 +7,7 @@ import abc
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -64,12 +64,8 @@ class ArrayHalf(SubjectHalf):
 class _FileAHalf(Form):
     """Forms with one file for each subject and half."""
 
-    FILES: Mapping[str, str]
+    FILES: ClassVar[Mapping[str, str]]
     """Half → file name."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__()
-        self._root = root
 
     def path(self, subject: int, half: str) -> Path:
         return self._root / f"sub-{subject:02d}" / self.FILES[half]
@@ -87,7 +83,7 @@ class DictionaryForm(_FileAHalf):
 
     NAME = "dictionary in .npy"
     PREPROCESSING = "as in the files"
-    FILES = {"train": "preprocessed_eeg_training.npy", "test": "preprocessed_eeg_test.npy"}
+    FILES: ClassVar = {"train": "preprocessed_eeg_training.npy", "test": "preprocessed_eeg_test.npy"}
 
     def open(self, subject: int, half: str) -> ArrayHalf:
         path = self.path(subject, half)
@@ -108,7 +104,7 @@ class WhitenedForm(_FileAHalf):
 
     NAME = "train.pt and test.pt"
     PREPROCESSING = "as in the files (whitened by session, if their names say so)"
-    FILES = {"train": "train.pt", "test": "test.pt"}
+    FILES: ClassVar = {"train": "train.pt", "test": "test.pt"}
 
     def open(self, subject: int, half: str) -> ArrayHalf:
         path = self.path(subject, half)
@@ -151,7 +147,7 @@ class NeuroBridgeForm(_FileAHalf):
 
     NAME = "train.npy and test.npy with info.json"
     PREPROCESSING = "as in the files"
-    FILES = {"train": "train.npy", "test": "test.npy"}
+    FILES: ClassVar = {"train": "train.npy", "test": "test.npy"}
 
     def files(self, subject: int) -> Mapping[str, Path]:
         info = self._root / "info.json"

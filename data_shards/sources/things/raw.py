@@ -78,9 +78,9 @@ class RawForm(Form):
     NAME = "raw recordings"
     SHOWS_ALL_IMAGES = False
 
-    def __init__(self, root: Path, *, whitening: str) -> None:
-        super().__init__()
-        self._root, self._whitening = root, whitening
+    def __init__(self, root: Path, *, whitening: str = "session") -> None:
+        super().__init__(root)
+        self._whitening = whitening
         self._subjects: dict[int, _Subject] = {}
         self._epochs: tuple[int, np.ndarray] | None = None
         """A subject and its epochs [trials, C, T] in the temporary file."""

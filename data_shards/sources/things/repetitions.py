@@ -9,7 +9,7 @@ KEEP, AVERAGE = "keep", "average"
 
 
 def parse_repetitions(words: Sequence[str]) -> Mapping[str, str]:
-    """Split → keep or average, from one word for all splits or from train=keep test=average; keep where none is given."""
+    """Split → keep or average, from one word for all or from train=keep test=average; keep where none is given."""
     if len(words) == 1 and "=" not in words[0]:
         words = [f"{split}={words[0]}" for split in SPLITS]
     chosen: dict[str, str] = {}

@@ -58,7 +58,8 @@ class Form(abc.ABC):
     PREPROCESSING: str
     """What was done to the EEG before, or is done on reading."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path) -> None:
+        self._root = root
         self.notes: list[str] = []
         """What was left out or looks odd; filled by `open`."""
 

@@ -44,8 +44,8 @@ def whitening_matrix(covariance: np.ndarray, channel_names: tuple[str, ...], *, 
     """Σ^(−1/2), symmetric. Raises UserError naming channels without variance, and if Σ cannot be inverted."""
     if (flat := np.flatnonzero(np.diag(covariance) <= 0)).size:
         raise UserError(
-            f"{where}: channels {', '.join(channel_names[channel] for channel in flat)} never vary, so the EEG cannot be "
-            "whitened. Use --whitening none."
+            f"{where}: channels {', '.join(channel_names[channel] for channel in flat)} never vary, so the EEG cannot "
+            "be whitened. Use --whitening none."
         )
     with single_blas_thread():
         values, vectors = np.linalg.eigh(covariance)

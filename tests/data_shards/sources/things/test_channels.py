@@ -5,7 +5,25 @@ import pytest
 from neuroimagen.data_shards.common.errors import UsageError, UserError
 from neuroimagen.data_shards.sources.things.channels import USUAL_ORDER, choose_channels, usual_order
 
-PUBLISHED_17 = "P7 P5 P3 P1 Pz P2 P4 P6 P8 PO7 PO3 POz PO4 PO8 O1 Oz O2".split()
+PUBLISHED_17 = [
+    "P7",
+    "P5",
+    "P3",
+    "P1",
+    "Pz",
+    "P2",
+    "P4",
+    "P6",
+    "P8",
+    "PO7",
+    "PO3",
+    "POz",
+    "PO4",
+    "PO8",
+    "O1",
+    "Oz",
+    "O2",
+]
 
 
 def test_occipito_parietal_are_the_authors_17() -> None:

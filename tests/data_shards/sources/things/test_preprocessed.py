@@ -45,7 +45,7 @@ def test_every_form_gives_the_same_trials(tmp_path: Path, form: str) -> None:
     if opened.images is not None:
         assert opened.images[0] == "train_images/00001_thing_0/thing_0_00s.jpg"
         assert opened.sessions.tolist() == SESSION.reshape(-1).astype(str).tolist()
-    assert list(kind.files(1).values())[0].is_file()
+    assert next(iter(kind.files(1).values())).is_file()
 
 
 @pytest.mark.parametrize("form", ["authors", "plain", "neurobridge"])
