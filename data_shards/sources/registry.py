@@ -15,6 +15,7 @@ SOURCES: Registry[object] = Registry(
     "neuroimagen.sources",
     {
         "eegcvpr40": f"{_HERE}.eegcvpr40:EegCvpr40Source",
+        "eegcvpr40-parquet": f"{_HERE}.published.eegcvpr40_parquet:EegCvpr40ParquetSource",
         "things-eeg2": f"{_HERE}.things.eeg2:ThingsEeg2Source",
         "eeg-imagenet": f"{_HERE}.published.eeg_imagenet:EegImageNetSource",
         "alljoined1": f"{_HERE}.published.alljoined1:Alljoined1Source",
