@@ -59,7 +59,8 @@ def check_data(dataset: Dataset) -> DataChecks:
 
 def texts_of(checks: DataChecks, *names: str) -> str:
     """The findings of the named checks as sentences."""
-    return " ".join(f"{finding.text}." for finding in checks.findings if finding.check in names)
+    found = [finding.text for finding in checks.findings if finding.check in names]
+    return " ".join(text if text.endswith("?") else f"{text}." for text in found)
 
 
 def draw_channels(plt: Any, checks: DataChecks) -> Any:
