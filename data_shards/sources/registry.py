@@ -16,6 +16,7 @@ SOURCES: Registry[object] = Registry(
     {
         "eegcvpr40": f"{_HERE}.eegcvpr40:EegCvpr40Source",
         "things-eeg2": f"{_HERE}.things_eeg2:ThingsEeg2Source",
+        "bids": f"{_HERE}.bids:BidsSource",
         "mne": f"{_HERE}.mne:MneSource",
         "arrays": f"{_HERE}.arrays:ArraySource",
     },
