@@ -168,11 +168,11 @@ def _only(events: Events, wanted: Collection[str]) -> Events:
 def _seen(found: dict[str, Events]) -> str:
     """What each origin holds, for a message."""
     told = [
-        f"its {source if source in SOURCES else f'trigger line {source}'} has {_counts(Counter(events.key.tolist()))}"
+        f"{source if source in SOURCES else f'trigger line {source}'}: {_counts(Counter(events.key.tolist()))}"
         for source, events in found.items()
         if len(events)
     ]
-    return "; ".join(told) or "it has no annotations and no triggers that a table could name"
+    return f"it has {'; '.join(told)}" if told else "it has no annotations and no triggers"
 
 
 def _counts(counter: Counter) -> str:

@@ -65,9 +65,8 @@ def is_discontinuity(text: str) -> bool:
 def annotation_samples(raw: Any) -> list[tuple[float, float, str]]:
     """Annotations as (first sample, sample after the last, text), in fractions of samples from the recording's first."""
     sfreq = float(raw.info["sfreq"])
-    # With a measurement date MNE counts onsets from it, and the recording's first sample is first_time later.
-    shift = raw.first_time if raw.annotations.orig_time is not None else 0.0
-    onsets = (raw.annotations.onset - shift) * sfreq
+    # MNE counts onsets from sample 0 of the acquisition; the recording's first sample is first_time later.
+    onsets = (raw.annotations.onset - raw.first_time) * sfreq
     lengths = np.nan_to_num(raw.annotations.duration) * sfreq
     texts = map(str, raw.annotations.description)
     return list(zip(onsets.tolist(), (onsets + lengths).tolist(), texts, strict=True))

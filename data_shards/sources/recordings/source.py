@@ -375,6 +375,8 @@ def _facts(opened: Opened, pieces: Sequence[Piece]) -> dict[str, Any]:
 def _paths(opened: Opened) -> dict[str, Path]:
     """The recording's files by the names under which dataset.json has their hashes; those of a folder are not listed."""
     file = opened.file
-    beside = [file.path, file.path.with_suffix(".vmrk"), *(Path(name) for name in opened.data.filenames if name)]
+    beside = [file.path, file.path.with_suffix(".vmrk"), file.path.with_suffix(".fdt")]
+    if not opened.is_epochs:
+        beside += [Path(name) for name in opened.data.filenames if name]
     folder = Path(file.name).parent
     return {(folder / path.name).as_posix(): path for path in beside if path.is_file()}

@@ -122,7 +122,7 @@ def plan_epochs(number: np.ndarray, epochs: Any, options: CutOptions) -> Cuts:
     sfreq = float(options.resample or epochs.info["sfreq"])
     kept = np.flatnonzero(number >= 0)
     event = number[kept]
-    begin = epochs.events[event, 0] / float(epochs._raw_sfreq)
+    begin = epochs.events[event, 0] / float(np.ravel(epochs._raw_sfreq)[0])  # an array in files, a number in memory
     onset = begin + Window.of(options, sfreq).first / sfreq
     if (np.diff(begin) <= 0).any():  # of several recordings put together
         onset = np.full(len(kept), np.nan)
