@@ -8,7 +8,8 @@
 Beside the EEG file a study may have three files that the published data set lacks; `data simulate` writes them:
 
     captions.json      {image name: detailed caption}
-    presentation.json  {'block': [int], 'order': [int]}, one number per segment of 'dataset'
+    presentation.json  {'block': [int], 'order': [int]}, one number per segment of 'dataset'; it may also have
+                       'session': [text], 'recording': [text] and 'onset_s': [seconds from the recording's start]
     study.json         whatever describes the study; 'sfreq' (Hz), 'channel_names' and 'band_hz' are used
 
 Without presentation.json block and order are derived: a subject saw each class as one run of images, so `block` counts
@@ -95,7 +96,8 @@ class EegCvpr40Source(Source):
             "--split",
             default=default.split,
             help="fold:N of the split file; single, the only fold of a one-fold file; by-image, 80/10/10 %% of the "
-            "images; leave-subject-out:S, subject S is the test split (default: fold:0)",
+            "images; by-session, each subject's last session is the test split (presentation.json names the sessions); "
+            "leave-subject-out:S, subject S is the test split (default: fold:0)",
         )
         add_split_seed(choice, "for by-image and leave-subject-out (default: 0)")
         add_subjects(choice, "keep these only; applied after the split (default: all)")
@@ -144,6 +146,7 @@ class EegCvpr40Source(Source):
     def __init__(self, options: EegCvpr40Options) -> None:
         self.options = options
         self._recording = EegCvpr40File(options.eeg, options.n_channels)
+        self._sfreq = self._recording.sfreq if options.sfreq is None else options.sfreq
         self._classes = _classes(self._recording.wnids, options.class_names)
         self._selection = EegCvpr40Selection(self._recording, options)
         self.notes = [*_differences_from_published(self._recording), *self._selection.notes]
@@ -160,7 +163,7 @@ class EegCvpr40Source(Source):
             name=options.eeg.stem,
             n_channels=options.n_channels,
             n_samples=options.window[1] - options.window[0],
-            sfreq=recording.sfreq if options.sfreq is None else options.sfreq,
+            sfreq=self._sfreq,
             band_hz=recording.band_hz,
             channel_names=recording.channel_names,
             classes=self._classes,
@@ -206,6 +209,9 @@ class EegCvpr40Source(Source):
                 subject=int(recording.subject[position]),
                 block=int(recording.block[position]),
                 order=int(recording.order[position]),
+                session=recording.session[position],
+                recording=recording.recording[position],
+                onset_s=float(recording.onset_s[position]) + self.options.window[0] / self._sfreq,
                 split=own,
             )
 

@@ -33,6 +33,9 @@ class EegCvpr40File:
         self.image = self._column("image", low=0, high=len(self.image_names))
         self.subject = self._column("subject", low=0, high=1 << 31)
         self._check_labels_of_images()
+        self.session: list[str] = [""] * len(self.label)
+        self.recording: list[str] = [""] * len(self.label)
+        self.onset_s = np.full(len(self.label), np.nan)
         self.block, self.order, self.block_origin = self._presentation()
         self.means, self.stds = self._file_standardisation(raw, n_channels)
         self._read_study()
@@ -121,7 +124,26 @@ class EegCvpr40File:
                 raise UserError(
                     f"{path} must hold 'block' and 'order', a list of {len(self.label)} whole numbers each."
                 )
+        self._read_onsets(path, raw)
         return columns[0], columns[1], "from presentation.json"
+
+    def _read_onsets(self, path: Path, raw: dict[str, Any]) -> None:
+        """The optional columns session and recording (texts), and onset_s (seconds) of the segments' first samples."""
+        texts = {name: raw[name] for name in ("session", "recording") if name in raw}
+        for name, column in texts.items():
+            if not isinstance(column, list) or not all(isinstance(text, str) for text in column):
+                raise UserError(f"{path}: {name!r} must be a list of texts.")
+        for name, column in {name: raw[name] for name in (*texts, "onset_s") if name in raw}.items():
+            if not isinstance(column, list) or len(column) != len(self.label):
+                raise UserError(
+                    f"{path}: {name!r} must be a list with one entry for each of {len(self.label)} segments."
+                )
+        self.session = texts.get("session", self.session)
+        self.recording = texts.get("recording", self.recording)
+        try:
+            self.onset_s = np.array(raw.get("onset_s", self.onset_s), dtype=np.float64)
+        except (ValueError, TypeError):
+            raise UserError(f"{path}: 'onset_s' must be a list of numbers.") from None
 
     def _read_study(self) -> None:
         path = self._path.with_name("study.json")

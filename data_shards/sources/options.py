@@ -32,6 +32,18 @@ def add_subjects(parser: Container, help_text: str = "these only (default: all)"
     parser.add_argument("--subjects", type=int, nargs="+", metavar="S", help=help_text)
 
 
+def add_split(parser: Container, help_text: str | None = None) -> None:
+    """--split RULE → args.split, text for `splits.SplitRule.parse`, or None.
+
+    A source hands it to `splits.divide` as it is, with the columns of its segments.
+    """
+    text = help_text or (
+        "by-image, 80/10/10 %% of the images; by-session, each subject's last session is the test split; "
+        "leave-subject-out:S, subject S is the test split (default: the table's column split, or by-image)"
+    )
+    parser.add_argument("--split", metavar="RULE", help=text)
+
+
 def add_split_seed(parser: Container, help_text: str = "for the split by image (default: 0)") -> None:
     """--split-seed N → args.split_seed."""
     parser.add_argument("--split-seed", type=int, default=0, metavar="N", help=help_text)
