@@ -22,21 +22,21 @@ import pyarrow.compute as pc
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.format.schema import DatasetMetadata
 from neuroimagen.data_shards.sources.options import add_split, add_split_seed, options_from
-from neuroimagen.data_shards.sources.recordings.event_names import event_key, event_keys
-from neuroimagen.data_shards.sources.recordings.events import NoEventsError
-from neuroimagen.data_shards.sources.recordings.finding import find_in_folder
-from neuroimagen.data_shards.sources.recordings.opening import Opened, RecordingFile
+from neuroimagen.data_shards.sources.recordings.events.reading import NoEventsError
+from neuroimagen.data_shards.sources.recordings.events.sidecar import events_tsv, onsets_s
+from neuroimagen.data_shards.sources.recordings.events.trials import Joined
+from neuroimagen.data_shards.sources.recordings.files.finding import find_in_folder
+from neuroimagen.data_shards.sources.recordings.files.opening import Opened, RecordingFile
 from neuroimagen.data_shards.sources.recordings.options import CutOptions, add_cut_options
-from neuroimagen.data_shards.sources.recordings.sidecar_events import events_tsv, onsets_s
 from neuroimagen.data_shards.sources.recordings.source import RecordingsSource
-from neuroimagen.data_shards.sources.recordings.stimulus_table import (
+from neuroimagen.data_shards.sources.recordings.tables.event_names import event_key, event_keys
+from neuroimagen.data_shards.sources.recordings.tables.stimulus_table import (
     StimulusTable,
     check_stimulus_table,
     read_stimulus_table,
     rows_of_events,
 )
-from neuroimagen.data_shards.sources.recordings.text_table import read_text_table
-from neuroimagen.data_shards.sources.recordings.trials import Joined
+from neuroimagen.data_shards.sources.recordings.tables.text_table import read_text_table
 
 _STIMULUS_COLUMNS = ("stim_file", "trial_type", "value")
 _KEPT = ("split", "block", "caption")
@@ -67,7 +67,8 @@ class BidsSource(RecordingsSource):
     NAME = "bids"
     HELP = "a BIDS folder of EEG or MEG, raw or derivative"
     DESCRIPTION = (
-        "Cut the recordings of a BIDS folder at the rows of their events.tsv. The stimulus column holds paths of images "
+        "Cut the recordings of a BIDS folder at the rows of their events.tsv. The stimulus column holds paths of "
+        "images "
         "below --images, or names that the table --events explains (columns event, image, class; caption and split are "
         "optional). Types, units and bad channels are those of channels.tsv; subject, session, task and run those of "
         "the files' names."
@@ -130,7 +131,8 @@ class BidsSource(RecordingsSource):
         found = events_tsv(opened)
         if found is None:
             raise NoEventsError(
-                f"{opened.file.path} has no events.tsv. If its events are annotations or triggers, use `data ingest mne`."
+                f"{opened.file.path} has no events.tsv. If its events are annotations or triggers, use `data ingest "
+                "mne`."
             )
         path, table = found
         if opened.is_epochs:
@@ -165,7 +167,8 @@ class BidsSource(RecordingsSource):
         column = asked or next((name for name in _STIMULUS_COLUMNS if name in names), None)
         if column is None:
             raise UserError(
-                f"{path} has none of the columns {', '.join(_STIMULUS_COLUMNS)}; say which of {', '.join(names)} names the "
+                f"{path} has none of the columns {', '.join(_STIMULUS_COLUMNS)}; say which of {', '.join(names)} "
+                "names the "
                 "stimulus with --stimulus-column."
             )
         return column
@@ -177,7 +180,8 @@ class BidsSource(RecordingsSource):
         class_column = asked or next(iter(known), None)
         if class_column is None or class_column not in names:
             raise UserError(
-                f"{path}: {f'no column {asked!r}' if asked else 'no column says what the images show'}; its columns are "
+                f"{path}: {f'no column {asked!r}' if asked else 'no column says what the images show'}; its columns "
+                "are "
                 f"{', '.join(names)}. Name one with --class-column, or give --events FILE (event, image, class)."
             )
         kept = [name for name in _KEPT if name in names and name not in (column, class_column)]
@@ -223,9 +227,13 @@ def _chosen(options: BidsOptions, notes: list[str]) -> list[RecordingFile]:
         wanted = {event_key(label.removeprefix(f"{what[:3]}-")) for label in asked}
         found = [file for file in found if event_key(labels[file] or "") in wanted]
     if not found:
-        raise UserError(f"no recording below {options.root} is of all that --subjects, --sessions, --tasks and --runs ask.")
+        raise UserError(
+            f"no recording below {options.root} is of all that --subjects, --sessions, --tasks and --runs ask."
+        )
     if len(found) < len(files):
-        notes.append(f"{len(found)} of {len(files)} recordings are taken, as --subjects, --sessions, --tasks, --runs say")
+        notes.append(
+            f"{len(found)} of {len(files)} recordings are taken, as --subjects, --sessions, --tasks, --runs say"
+        )
     return found
 
 
@@ -244,7 +252,11 @@ def _participants(root: Path, files: list[RecordingFile], notes: list[str]) -> d
     if silent := [label for label in rows if label not in recorded]:
         shown = ", ".join(silent[:10]) + (" …" if len(silent) > 10 else "")
         notes.append(f"{len(silent)} of {len(rows)} participants have no recording that is taken: {shown}")
-    return {label: {name: text for name, text in rows[label].items() if name != "participant_id"} for label in recorded if label in rows}
+    return {
+        label: {name: text for name, text in rows[label].items() if name != "participant_id"}
+        for label in recorded
+        if label in rows
+    }
 
 
 def _note_others(others: Counter, column: str, name: str, notes: list[str]) -> None:
@@ -253,5 +265,6 @@ def _note_others(others: Counter, column: str, name: str, notes: list[str]) -> N
         shown = ", ".join(f"{key!r} × {count}" for key, count in others.most_common(5))
         more = " …" if len(others) > 5 else ""
         notes.append(
-            f"{name}: {sum(others.values())} rows of events.tsv are no stimuli by their column {column!r}: {shown}{more}"
+            f"{name}: {sum(others.values())} rows of events.tsv are no stimuli by their column {column!r}: "
+            f"{shown}{more}"
         )

@@ -18,19 +18,25 @@ import numpy as np
 
 from neuroimagen.data_shards.common.errors import UsageError
 from neuroimagen.data_shards.sources.options import add_images, add_split, add_split_seed, options_from
-from neuroimagen.data_shards.sources.recordings.event_names import event_key
-from neuroimagen.data_shards.sources.recordings.events import SOURCES, read_events
-from neuroimagen.data_shards.sources.recordings.finding import find_recordings
-from neuroimagen.data_shards.sources.recordings.opening import Opened
+from neuroimagen.data_shards.sources.recordings.events.reading import SOURCES, read_events
+from neuroimagen.data_shards.sources.recordings.events.trials import (
+    JOINS,
+    OPTIONAL,
+    Joined,
+    join_trials,
+    rows_of_recordings,
+)
+from neuroimagen.data_shards.sources.recordings.files.finding import find_recordings
+from neuroimagen.data_shards.sources.recordings.files.opening import Opened
 from neuroimagen.data_shards.sources.recordings.options import CutOptions, add_cut_options
 from neuroimagen.data_shards.sources.recordings.source import RecordingsSource
-from neuroimagen.data_shards.sources.recordings.stimulus_table import (
+from neuroimagen.data_shards.sources.recordings.tables.event_names import event_key
+from neuroimagen.data_shards.sources.recordings.tables.stimulus_table import (
     StimulusTable,
     keys_of_trials,
     read_stimulus_table,
     rows_of_events,
 )
-from neuroimagen.data_shards.sources.recordings.trials import JOINS, OPTIONAL, Joined, join_trials, rows_of_recordings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +63,9 @@ class MneOptions(CutOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.events is None) == (self.trials is None):
-            raise UsageError("give either --events (a row for each kind of event) or --trials (one for each occurrence).")
+            raise UsageError(
+                "give either --events (a row for each kind of event) or --trials (one for each occurrence)."
+            )
         if self.trials is None and (self.join is not None or self.trial_events):
             raise UsageError("--join and --trial-events belong to a table of trials; give it with --trials.")
         if self.trigger_mask is not None and self.trigger_mask <= 0:
@@ -165,9 +173,7 @@ class MneSource(RecordingsSource):
                 mask=options.trigger_mask,
             )
             return self._table, joined
-        events = read_events(
-            opened, self._row_of_event, notes, origin=options.events_from, mask=options.trigger_mask
-        )
+        events = read_events(opened, self._row_of_event, notes, origin=options.events_from, mask=options.trigger_mask)
         row = np.array([self._row_of_event[key] for key in events.key.tolist()], dtype=np.int64)
         return self._table, Joined(row=row, sample=events.sample)
 

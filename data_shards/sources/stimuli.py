@@ -45,7 +45,8 @@ class Stimuli:
             trial = wrong[0]
             two = [self.classes[label].name for label in (own[self.number[trial]], self.label[trial])]
             raise UserError(
-                f"image {names[self.number[trial]]} has two classes in {where}, {two[0]!r} and {two[1]!r} ({wrong.size} rows)."
+                f"image {names[self.number[trial]]} has two classes in {where}, {two[0]!r} and {two[1]!r} "
+                f"({wrong.size} rows)."
             )
         self._names, self._label_of_image = names, own.tolist()
         self._caption_of_image: list[str | None] = [None] * len(names)

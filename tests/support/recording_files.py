@@ -50,7 +50,12 @@ def write_codes(folder: Path, events: Sequence[str]) -> Path:
     """events.csv: each event shows an image of its own, p0.png …, of class c0 …; every third is train, val, test."""
     write_images(folder / "pics", [f"p{number}.png" for number in range(len(events))])
     rows = [
-        {"event": event, "image": f"p{number}.png", "class": f"c{number}", "split": ("train", "val", "test")[number % 3]}
+        {
+            "event": event,
+            "image": f"p{number}.png",
+            "class": f"c{number}",
+            "split": ("train", "val", "test")[number % 3],
+        }
         for number, event in enumerate(events)
     ]
     return write_table(folder / "events.csv", rows)

@@ -1,6 +1,5 @@
 """How recordings are opened, cut and joined: the options that `ingest mne` and `ingest bids` share."""
 
-import argparse
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -12,7 +11,21 @@ from neuroimagen.data_shards.sources.options import Container, interval
 UNITS = {"V": 1.0, "mV": 1e-3, "uV": 1e-6, "nV": 1e-9}
 """Value of --unit → volts."""
 CHANNEL_RULES = ("same", "by-name", "common")
-CHANNEL_TYPES = ("eeg", "eog", "ecg", "emg", "misc", "stim", "resp", "bio", "gsr", "temperature", "mag", "grad", "ref_meg")
+CHANNEL_TYPES = (
+    "eeg",
+    "eog",
+    "ecg",
+    "emg",
+    "misc",
+    "stim",
+    "resp",
+    "bio",
+    "gsr",
+    "temperature",
+    "mag",
+    "grad",
+    "ref_meg",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +65,8 @@ class CutOptions:
     split_seed: int = 0
 
     def __post_init__(self) -> None:
-        numbers = {"--tmin": self.tmin, "--tmax": self.tmax, **{"--notch": hz for hz in self.notch}}
+        numbers = {"--tmin": self.tmin, "--tmax": self.tmax}
+        numbers |= {f"--notch (number {place})": hz for place, hz in enumerate(self.notch, start=1)}
         for option, values in (("--band", self.band_hz), ("--baseline", self.baseline)):
             numbers |= {f"{option} (number {place})": value for place, value in enumerate(values or (), start=1)}
         if wrong := [option for option, value in numbers.items() if not math.isfinite(value)]:
@@ -145,7 +159,9 @@ def add_cut_options(parser: Container) -> None:
     )
     names("--bad-channels", "leave these out as well")
     parser.add_argument(
-        "--interpolate-bads", action="store_true", help="interpolate bad channels; electrodes need positions (--montage)"
+        "--interpolate-bads",
+        action="store_true",
+        help="interpolate bad channels; electrodes need positions (--montage)",
     )
     parser.add_argument("--montage", metavar="NAME", help="positions of the electrodes: standard_1005, biosemi64 …")
     parser.add_argument(

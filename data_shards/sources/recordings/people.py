@@ -1,9 +1,9 @@
-"""Who was recorded, and in which session: labels of options, tables and BIDS entities, else what the file itself says."""
+"""Who was recorded: the label of an option, a BIDS entity or a table, else what the file itself says."""
 
 from collections.abc import Sequence
 
 from neuroimagen.data_shards.common.errors import UsageError
-from neuroimagen.data_shards.sources.recordings.opening import Opened, RecordingFile
+from neuroimagen.data_shards.sources.recordings.files.opening import Opened, RecordingFile
 
 _ANONYMOUS = ("", "x", "0", "-1", "unknown", "anonymous", "n/a", "xxx", "mne_anonymize")
 
@@ -53,8 +53,10 @@ def subject_labels(
     if len(files) > 1 and unsaid:
         shown = ", ".join(unsaid[:10]) + (" …" if len(unsaid) > 10 else "")
         notes.append(
-            f"nothing says which subject {len(unsaid)} of {len(files)} recordings are of, so each counts as a subject of "
-            f"its own ({shown}). Say it with --subject (one label, or one for each recording), or with a column subject "
+            f"nothing says which subject {len(unsaid)} of {len(files)} recordings are of, so each counts as a "
+            "subject of "
+            f"its own ({shown}). Say it with --subject (one label, or one for each recording), or with a column "
+            "subject "
             "in a table of trials"
         )
     return ["1"] if len(files) == 1 and unsaid else labels

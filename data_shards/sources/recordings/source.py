@@ -17,20 +17,20 @@ from neuroimagen.data_shards.common.errors import UsageError, UserError
 from neuroimagen.data_shards.format.schema import DatasetMetadata, SegmentRecord, StimulusRecord
 from neuroimagen.data_shards.sources.base import Source
 from neuroimagen.data_shards.sources.readers.hashes import file_records
-from neuroimagen.data_shards.sources.recordings.amplitudes import NUM_LOOKED_AT, check_amplitudes
 from neuroimagen.data_shards.sources.recordings.blocks import blocks_and_order
-from neuroimagen.data_shards.sources.recordings.channels import STORED_UNITS, Selection, open_selected
-from neuroimagen.data_shards.sources.recordings.events import NoEventsError
-from neuroimagen.data_shards.sources.recordings.joining import joined_channels
+from neuroimagen.data_shards.sources.recordings.channels.amplitudes import NUM_LOOKED_AT, check_amplitudes
+from neuroimagen.data_shards.sources.recordings.channels.joining import joined_channels
+from neuroimagen.data_shards.sources.recordings.channels.selection import STORED_UNITS, Selection, open_selected
+from neuroimagen.data_shards.sources.recordings.cutting.processing import cut_epochs, cut_raw, epochs_window
+from neuroimagen.data_shards.sources.recordings.cutting.windows import Cuts, Window, plan_cuts, plan_epochs
+from neuroimagen.data_shards.sources.recordings.events.reading import NoEventsError
+from neuroimagen.data_shards.sources.recordings.events.trials import Joined
+from neuroimagen.data_shards.sources.recordings.files.opening import Opened, RecordingFile
+from neuroimagen.data_shards.sources.recordings.files.pieces import Piece, pieces_of
 from neuroimagen.data_shards.sources.recordings.mne_notes import NoteTaker, unreadable
-from neuroimagen.data_shards.sources.recordings.opening import Opened, RecordingFile
 from neuroimagen.data_shards.sources.recordings.options import CutOptions
 from neuroimagen.data_shards.sources.recordings.people import own_subject, subject_labels
-from neuroimagen.data_shards.sources.recordings.pieces import Piece, pieces_of
-from neuroimagen.data_shards.sources.recordings.processing import cut_epochs, cut_raw, epochs_window
-from neuroimagen.data_shards.sources.recordings.stimulus_table import StimulusTable
-from neuroimagen.data_shards.sources.recordings.trials import Joined
-from neuroimagen.data_shards.sources.recordings.windows import Cuts, Window, plan_cuts, plan_epochs
+from neuroimagen.data_shards.sources.recordings.tables.stimulus_table import StimulusTable
 from neuroimagen.data_shards.sources.splits import divide
 from neuroimagen.data_shards.sources.stimuli import Stimuli, encoded
 from neuroimagen.data_shards.sources.subjects import LABELS_KEY, mapping_notes, number_subjects
@@ -208,7 +208,8 @@ class RecordingsSource(Source):
         first = next(iter(rates.values()))
         if other := [name for name, rate in rates.items() if rate != first]:
             raise UserError(
-                f"{other[0]} has a sampling rate of {rates[other[0]]:g} Hz, {parts[0].file.name} has {first:g} Hz. Bring "
+                f"{other[0]} has a sampling rate of {rates[other[0]]:g} Hz, {parts[0].file.name} has {first:g} Hz. "
+                "Bring "
                 "them to one with --resample."
             )
         return float(first)
@@ -221,7 +222,8 @@ class RecordingsSource(Source):
         self.notes += mapping_notes(self._labels)
         if sessions and len(sessions) not in (1, len(files)):
             raise UsageError(
-                f"--session has {len(sessions)} labels for {len(files)} recordings; give one, or one for each recording."
+                f"--session has {len(sessions)} labels for {len(files)} recordings; give one, or one for each "
+                "recording."
             )
         said = self._said("session", own=False)
         stated = list(sessions) * (len(files) if len(sessions) == 1 else 1) or [
@@ -348,7 +350,8 @@ def _check_options(opened: Opened, options: CutOptions) -> None:
     where = opened.file.path
     if opened.is_epochs and (options.band_hz is not None or options.notch):
         raise UsageError(
-            f"{where} holds epochs, which are too short to be filtered. Filter the raw recording, or leave out --band and "
+            f"{where} holds epochs, which are too short to be filtered. Filter the raw recording, or leave out "
+            "--band and "
             "--notch."
         )
     half = opened.sfreq / 2
@@ -373,7 +376,7 @@ def _facts(opened: Opened, pieces: Sequence[Piece]) -> dict[str, Any]:
 
 
 def _paths(opened: Opened) -> dict[str, Path]:
-    """The recording's files by the names under which dataset.json has their hashes; those of a folder are not listed."""
+    """The recording's files by the names under which dataset.json has their hashes; those of a folder are not."""
     file = opened.file
     beside = [file.path, file.path.with_suffix(".vmrk"), file.path.with_suffix(".fdt")]
     if not opened.is_epochs:

@@ -13,7 +13,7 @@ from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.sources.bids import BidsOptions, BidsSource
 from neuroimagen.data_shards.sources.ingest import ingest
 from neuroimagen.data_shards.sources.mne import MneOptions, MneSource
-from neuroimagen.data_shards.sources.recordings import processing
+from neuroimagen.data_shards.sources.recordings.cutting import processing
 
 STEPS: dict[str, dict[str, Any]] = {
     "as recorded": {},

@@ -6,9 +6,9 @@ from collections import Counter
 from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.sources.recordings.channel_kinds import VOLT_UNITS, kind_by_label
+from neuroimagen.data_shards.sources.recordings.channels.kinds import VOLT_UNITS, kind_by_label
+from neuroimagen.data_shards.sources.recordings.files.opening import Opened, RecordingFile, open_recording
 from neuroimagen.data_shards.sources.recordings.mne_notes import noted
-from neuroimagen.data_shards.sources.recordings.opening import Opened, RecordingFile, open_recording
 from neuroimagen.data_shards.sources.recordings.options import UNITS, CutOptions
 
 _KINDS_OF_PICKS = {"eeg": ("eeg",), "meg": ("mag", "grad"), "mag": ("mag",), "grad": ("grad",)}
@@ -83,7 +83,7 @@ def _select(opened: Opened, options: CutOptions, stated: dict[str, str]) -> Sele
     left_out: dict[str, str] = {}
     by_name = [pick for pick in options.picks if pick.lower() not in _KINDS_OF_PICKS]
     if by_name:
-        wanted = _named(raw, [pick for pick in options.picks], opened.file.name, kind_of)
+        wanted = _named(raw, list(options.picks), opened.file.name, kind_of)
     else:
         kinds = {kind for pick in options.picks for kind in _KINDS_OF_PICKS[pick.lower()]}
         wanted = []
@@ -136,7 +136,7 @@ def _bads(opened: Opened, options: CutOptions) -> list[str]:
 
 
 def _named(raw: Any, picks: list[str], where: str, kind_of: dict[str, str]) -> list[str]:
-    """The channels that --picks names, letter case aside, in the recording's order; type names stand for their kinds."""
+    """The channels that --picks names, letter case aside, in the recording's order; a type stands for all of it."""
     by_key = {name.strip().casefold(): name for name in raw.ch_names}
     wanted: set[str] = set()
     for pick in picks:
@@ -148,7 +148,8 @@ def _named(raw: Any, picks: list[str], where: str, kind_of: dict[str, str]) -> l
             raise UserError(f"--picks: {where} has no channel {pick!r}; {_has(raw)}.")
     if odd := sorted(name for name in wanted if kind_of[name] not in STORED_UNITS):
         raise UserError(
-            f"--picks: {where}: channel {odd[0]!r} is of type {kind_of[odd[0]]}, and only EEG and MEG are stored. If it "
+            f"--picks: {where}: channel {odd[0]!r} is of type {kind_of[odd[0]]}, and only EEG and MEG are stored. If "
+            "it "
             f"is EEG, give --channel-types {odd[0]!r}=eeg."
         )
     return [name for name in raw.ch_names if name in wanted]
@@ -178,7 +179,9 @@ def _factor(opened: Opened, options: CutOptions, units: dict[str, str], name: st
         return factor
     unit = units.get(name, "")
     if opened.edf is not None:
-        header = dict(zip(opened.data.ch_names, (opened.edf.units[place] for place in opened.edf.signals), strict=False))
+        header = dict(
+            zip(opened.data.ch_names, (opened.edf.units[place] for place in opened.edf.signals), strict=False)
+        )
         if header.get(name) in _SCALED_BY_MNE:
             return factor
         if header.get(name, "") == "" and unit in VOLT_UNITS and options.unit is None:
@@ -227,7 +230,7 @@ def _by_reason(left_out: dict[str, str]) -> str:
     """The channels left out, those of one reason together."""
     reasons: dict[str, list[str]] = {}
     for name, reason in left_out.items():
-        short, _, remedy = reason.partition("; ")
+        short = reason.partition("; ")[0]
         reasons.setdefault(short, []).append(name)
     told = "; ".join(f"{', '.join(names)} ({short})" for short, names in reasons.items())
     remedies = any("; " in reason for reason in left_out.values())

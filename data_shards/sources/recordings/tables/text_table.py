@@ -16,7 +16,8 @@ def read_text_table(path: Path) -> pa.Table:
     """
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     # RFC 4180 quotes belong to CSV; in a TSV of BIDS a quotation mark is a character like others.
-    parse = pa_csv.ParseOptions(delimiter=delimiter, quote_char=False if delimiter == "\t" else '"')
+    is_tsv = delimiter == "\t"
+    parse = pa_csv.ParseOptions(delimiter=delimiter, quote_char=False if is_tsv else '"', newlines_in_values=not is_tsv)
     try:
         with path.open("rb") as file:
             first = file.readline().decode("utf-8-sig").rstrip("\r\n")

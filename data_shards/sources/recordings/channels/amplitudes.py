@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.sources.recordings.channels import Selection
+from neuroimagen.data_shards.sources.recordings.channels.selection import Selection
 
 NUM_LOOKED_AT = 8
 # Within a second, EEG varies by 1 to 100 µV; blinks and movement bring single channels to some thousand.
@@ -34,19 +34,22 @@ def check_amplitudes(eeg: np.ndarray, selection: Selection, where: Any, name: st
         says = "volts" if usual > _LARGEST_UV else "another unit than volts"
         raise UserError(
             f"{where}: the EEG has a standard deviation of {usual:.3g} µV within a segment, which no EEG has. MNE took "
-            f"its numbers for {says} because the file states no unit that it knows, or a wrong one. Say the unit of the "
+            f"its numbers for {says} because the file states no unit that it knows, or a wrong one. Say the unit of "
+            "the "
             f"numbers with --unit {'uV' if usual > 1e5 else 'mV' if usual > _LARGEST_UV else 'V'}, or correct the file."
         )
     if not _SMALL_UV <= usual <= _LARGE_UV:
         notes.append(
-            f"{name}: the EEG has a standard deviation of {usual:.3g} µV within a segment, an amplitude that EEG seldom "
+            f"{name}: the EEG has a standard deviation of {usual:.3g} µV within a segment, an amplitude that EEG "
+            "seldom "
             "has; check the unit (--unit) and the electrodes"
         )
     odd = is_eeg & ((spread > 50 * usual) | (spread < usual / 1000))
     if odd.any() and is_eeg.sum() > 2:
         shown = ", ".join(f"{channel} ({size:.3g} µV)" for channel, size in zip(names[odd], spread[odd], strict=True))
         notes.append(
-            f"{name}: {int(odd.sum())} channels have another amplitude than the rest ({usual:.3g} µV): {shown}; they may "
+            f"{name}: {int(odd.sum())} channels have another amplitude than the rest ({usual:.3g} µV): {shown}; they "
+            "may "
             "be no EEG, or another unit: --channel-types, --bad-channels"
         )
 

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.sources.recordings.event_names import event_key
-from neuroimagen.data_shards.sources.recordings.events import Events, read_events
-from neuroimagen.data_shards.sources.recordings.opening import Opened, RecordingFile
-from neuroimagen.data_shards.sources.recordings.sidecar_events import onsets_s
-from neuroimagen.data_shards.sources.recordings.stimulus_table import StimulusTable, keys_of_trials
+from neuroimagen.data_shards.sources.recordings.events.reading import Events, read_events
+from neuroimagen.data_shards.sources.recordings.events.sidecar import onsets_s
+from neuroimagen.data_shards.sources.recordings.files.opening import Opened, RecordingFile
+from neuroimagen.data_shards.sources.recordings.tables.event_names import event_key
+from neuroimagen.data_shards.sources.recordings.tables.stimulus_table import StimulusTable, keys_of_trials
 
 OPTIONAL = ("event", "onset", "sample", "recording", "subject", "session", "run", "task", "block", "split", "caption")
 _ENTITIES = ("subject", "session", "run", "task")
@@ -137,7 +137,9 @@ def join_trials(
         if how not in table:
             raise UserError(f"{table.where} has no column {how!r} to join by.")
         if opened.is_epochs:
-            raise UserError(f"{opened.file.path} holds epochs, whose trials can be joined by order only (--join order).")
+            raise UserError(
+                f"{opened.file.path} holds epochs, whose trials can be joined by order only (--join order)."
+            )
         times = onsets_s(pa.table({how: pc.take(table.text(how), pa.array(rows))}), how, table.where)
         return _at_times(rows, times * (opened.sfreq if how == "onset" else 1.0), opened, notes, how)
     keys = keys_of_trials(table)
@@ -149,15 +151,18 @@ def join_trials(
         counts = Counter(events.key.tolist())
         shown = ", ".join(f"{name!r} × {count}" for name, count in counts.most_common(10))
         raise UserError(
-            f"{opened.file.path} has {len(events)} events ({shown}{' …' if len(counts) > 10 else ''}) and {table.where} "
+            f"{opened.file.path} has {len(events)} events ({shown}{' …' if len(counts) > 10 else ''}) and "
+            f"{table.where} "
             f"has {len(rows)} rows for it, so they cannot be joined by order. Name the events that are trials with "
             "--trial-events, correct the table, or give it a column 'onset' (seconds) or 'sample'."
         )
     if own is not None and (wrong := np.flatnonzero((own != events.key) & (events.sample >= 0))).size:
         first = wrong[0]
         raise UserError(
-            f"{table.where}, line {rows[first] + 2}: event {own[first]!r}, but event {first + 1} of {opened.file.path} is "
-            f"{events.key[first]!r} ({wrong.size} of {len(rows)} differ). The table belongs to another recording, or its "
+            f"{table.where}, line {rows[first] + 2}: event {own[first]!r}, but event {first + 1} of "
+            f"{opened.file.path} is "
+            f"{events.key[first]!r} ({wrong.size} of {len(rows)} differ). The table belongs to another recording, or "
+            "its "
             "rows stand in another order."
         )
     return Joined(row=rows, sample=events.sample)

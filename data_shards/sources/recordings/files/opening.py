@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.sources.recordings import edf_header
+from neuroimagen.data_shards.sources.recordings.files import edf_header
 from neuroimagen.data_shards.sources.recordings.mne_notes import noted, unreadable
-from neuroimagen.data_shards.sources.recordings.text_table import read_columns
+from neuroimagen.data_shards.sources.recordings.tables.text_table import read_columns
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,9 +55,6 @@ def open_recording(file: RecordingFile, notes: list[str], *, exclude: tuple[str,
     import mne
 
     path = file.path
-    header = None
-    if path.suffix.lower() in edf_header.ENDINGS:
-        header = edf_header.read_edf_header(path)
     with noted(file.name, notes):
         try:
             more = {"exclude": exclude, "exclude_after_unique": True} if exclude else {}
@@ -72,7 +69,7 @@ def open_recording(file: RecordingFile, notes: list[str], *, exclude: tuple[str,
             is_epochs=isinstance(data, mne.BaseEpochs),
             stated_types={},
             stated_units={} if isinstance(data, mne.BaseEpochs) else dict(data._orig_units or {}),
-            edf=header,
+            edf=edf_header.read_edf_header(path) if path.suffix.lower() in edf_header.ENDINGS else None,
         )
         if file.bids_root is not None and not opened.is_epochs:
             _read_sidecars(opened)

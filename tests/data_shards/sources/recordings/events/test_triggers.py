@@ -9,8 +9,8 @@ from recording_files import make_raw, write_codes
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.sources.mne import MneOptions, MneSource
-from neuroimagen.data_shards.sources.recordings import triggers
-from neuroimagen.data_shards.sources.recordings.triggers import events_of_line, read_line
+from neuroimagen.data_shards.sources.recordings.events import triggers
+from neuroimagen.data_shards.sources.recordings.events.triggers import events_of_line, read_line
 
 Pulses = list[tuple[int, int, int]]
 

@@ -7,11 +7,11 @@ from collections.abc import Collection
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.sources.recordings.event_names import event_key
-from neuroimagen.data_shards.sources.recordings.opening import Opened
-from neuroimagen.data_shards.sources.recordings.pieces import annotation_samples, is_discontinuity
-from neuroimagen.data_shards.sources.recordings.sidecar_events import sidecar_events
-from neuroimagen.data_shards.sources.recordings.triggers import events_of_line, read_line
+from neuroimagen.data_shards.sources.recordings.events.sidecar import sidecar_events
+from neuroimagen.data_shards.sources.recordings.events.triggers import events_of_line, read_line
+from neuroimagen.data_shards.sources.recordings.files.opening import Opened
+from neuroimagen.data_shards.sources.recordings.files.pieces import annotation_samples, is_discontinuity
+from neuroimagen.data_shards.sources.recordings.tables.event_names import event_key
 
 SOURCES = ("all", "annotations", "triggers", "events.tsv")
 
@@ -55,7 +55,8 @@ def read_events(
     taken = {source: events for source, events in taken.items() if len(events)}
     if not taken:
         raise NoEventsError(
-            f"{opened.file.path} has none of the table's events; {_seen(found)}. Write the events' names into the table "
+            f"{opened.file.path} has none of the table's events; {_seen(found)}. Write the events' names into the "
+            "table "
             "as they stand there."
         )
     for source, events in found.items():
@@ -150,7 +151,9 @@ def _events_of_epochs(opened: Opened, wanted: Collection[str], notes: list[str])
             f"{opened.file.path} has none of the table's events; its epochs are {_counts(Counter(by_name))}."
         )
     if others := Counter(name for name, key in zip(by_name, keys, strict=True) if key not in wanted):
-        notes.append(f"{opened.file.name}: epochs of {sum(others.values())} events are not in the table: {_counts(others)}")
+        notes.append(
+            f"{opened.file.name}: epochs of {sum(others.values())} events are not in the table: {_counts(others)}"
+        )
     return kept
 
 

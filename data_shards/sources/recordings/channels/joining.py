@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.sources.recordings.channels import Selection
+from neuroimagen.data_shards.sources.recordings.channels.selection import Selection
 
 
 def joined_channels(
@@ -46,12 +46,16 @@ def joined_channels(
     if rule == "common":
         _note_left_out(names, selections, keys_of, set(kept), notes)
     positions = [tuple(keys.index(key) for key in kept) for keys in keys_of]
-    kinds = [tuple(selection.kinds[place] for place in places) for selection, places in zip(selections, positions, strict=True)]
+    kinds = [
+        tuple(selection.kinds[place] for place in places)
+        for selection, places in zip(selections, positions, strict=True)
+    ]
     for name, own in zip(names, kinds, strict=True):
         if own != kinds[0]:
             place = next(place for place, (a, b) in enumerate(zip(own, kinds[0], strict=True)) if a != b)
             raise UserError(
-                f"channel {first.names[positions[0][place]]!r} is {kinds[0][place]} in {names[0]} and {own[place]} in {name}."
+                f"channel {first.names[positions[0][place]]!r} is {kinds[0][place]} in {names[0]} and {own[place]} "
+                f"in {name}."
             )
     return positions
 
@@ -65,7 +69,9 @@ def _difference(name: str, first: str, lacks: list[str], has: list[str], selecti
     told = []
     if lacks:
         reasons = {channel: selection.left_out[channel] for channel in lacks if channel in selection.left_out}
-        shown = [f"{channel} ({reasons[channel].partition(';')[0]})" if channel in reasons else channel for channel in lacks]
+        shown = [
+            f"{channel} ({reasons[channel].partition(';')[0]})" if channel in reasons else channel for channel in lacks
+        ]
         told.append(f"lacks {', '.join(shown)}")
     if has:
         told.append(f"has {', '.join(has)} beside them")
@@ -88,5 +94,10 @@ def _note_left_out(
             if key not in kept:
                 lost.setdefault(key, [channel]).append(name)
     if lost:
-        shown = ", ".join(f"{channel} (in {len(where)} of {len(names)})" for channel, *where in list(lost.values())[:20])
-        notes.append(f"{len(lost)} channels that not all recordings have are left out: {shown}{' …' if lost.keys() and len(lost) > 20 else ''}")
+        shown = ", ".join(
+            f"{channel} (in {len(where)} of {len(names)})" for channel, *where in list(lost.values())[:20]
+        )
+        notes.append(
+            f"{len(lost)} channels that not all recordings have are left out: "
+            f"{shown}{' …' if lost.keys() and len(lost) > 20 else ''}"
+        )

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,9 @@ import pyarrow.compute as pc
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.format.schema import SPLITS
-from neuroimagen.data_shards.sources.recordings.event_names import event_key, event_keys
-from neuroimagen.data_shards.sources.recordings.text_table import read_text_table
+from neuroimagen.data_shards.sources.readers.csv_table import check_header
+from neuroimagen.data_shards.sources.recordings.tables.event_names import event_key, event_keys
+from neuroimagen.data_shards.sources.recordings.tables.text_table import read_text_table
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,20 +48,8 @@ def check_stimulus_table(
 ) -> StimulusTable:
     """See `read_stimulus_table`."""
     names = table.column_names
-    if missing := [name for name in required if name not in names]:
-        more = f", and may have {', '.join(optional)}" if optional else ""
-        raise UserError(
-            f"{where} has no column {missing[0]!r}; it needs {', '.join(required)}{more}; its first line is "
-            f"{', '.join(map(repr, names))}."
-        )
+    check_header(where, names, required, optional)
     unknown = [name for name in names if name not in (*required, *optional)]
-    for name in unknown:
-        absent = [each for each in optional if each not in names]
-        near = get_close_matches(name.lower(), absent, n=1, cutoff=0.8) or [
-            each for each in absent if len(name) > 2 and each.startswith(name.lower())
-        ]
-        if near:
-            raise UserError(f"{where}: column {name!r} is not known; did you mean {near[0]!r}? Rename it.")
     for name in required:
         empty = np.flatnonzero(pc.equal(table[name], "").to_numpy(zero_copy_only=False))
         if empty.size:
@@ -71,7 +59,7 @@ def check_stimulus_table(
         if wrong:
             line = pc.index(table["split"], wrong[0]).as_py() + 2
             raise UserError(f"{where}, line {line}: split {wrong[0]!r} is not one of {', '.join(SPLITS)}.")
-    notes = (f"{where}: columns that are not used: {', '.join(unknown)}",) if unknown else ()
+    notes = (f"{where}: not used: column{'s' * (len(unknown) > 1)} {', '.join(map(repr, unknown))}",) if unknown else ()
     return StimulusTable(where=where, columns=table, notes=notes)
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.sources.recordings.channels import Selection
+from neuroimagen.data_shards.sources.recordings.channels.selection import Selection
+from neuroimagen.data_shards.sources.recordings.cutting.windows import Cuts, Window
+from neuroimagen.data_shards.sources.recordings.files.pieces import Piece
 from neuroimagen.data_shards.sources.recordings.mne_notes import NoteTaker
 from neuroimagen.data_shards.sources.recordings.options import CutOptions
-from neuroimagen.data_shards.sources.recordings.pieces import Piece
-from neuroimagen.data_shards.sources.recordings.windows import Cuts, Window
 
 HELD_BYTES = 256 << 20
 """A piece of at most this size (float64) is held in memory; of a larger one, groups of channels are."""
@@ -69,7 +69,7 @@ def cut_epochs(
 
 
 def epochs_window(epochs: Any, options: CutOptions, path: Path) -> tuple[Window, int]:
-    """The window, and the position of time 0 in an epoch. Raises UserError if the epochs are shorter than the window."""
+    """The window, and the position of time 0 in an epoch. Raises UserError if the window is not inside."""
     sfreq = float(epochs.info["sfreq"])
     window, zero = Window.of(options, sfreq), -round(epochs.tmin * sfreq)
     if zero + window.begin < 0 or zero + window.end > len(epochs.times):
@@ -77,7 +77,8 @@ def epochs_window(epochs: Any, options: CutOptions, path: Path) -> tuple[Window,
         end = epochs.tmax + 1 / sfreq
         raise UserError(
             f"{path} holds epochs from {epochs.tmin:g} to {end:g} s; the window {options.tmin:g} to "
-            f"{options.tmax:g} s{' with its baseline' if options.baseline else ''} is not inside. Choose --tmin, --tmax "
+            f"{options.tmax:g} s{' with its baseline' if options.baseline else ''} is not inside. Choose --tmin, "
+            "--tmax "
             "and --baseline within the epochs."
         )
     return window, zero
@@ -86,7 +87,7 @@ def epochs_window(epochs: Any, options: CutOptions, path: Path) -> tuple[Window,
 def finished(
     eeg: np.ndarray, info: Any, selection: Selection, window: Window, options: CutOptions
 ) -> Iterator[np.ndarray]:
-    """float64 [n, C, samples from window.begin] in SI units → float32 [C, T] each, referenced and baseline-corrected."""
+    """float64 [n, C, samples from window.begin] in SI units → float32 [C, T] each, referenced, baseline subtracted."""
     import mne
 
     names = list(info["ch_names"])

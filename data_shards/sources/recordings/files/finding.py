@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.sources.recordings.opening import RecordingFile
+from neuroimagen.data_shards.sources.recordings.files.opening import RecordingFile
 
 DATATYPES = ("eeg", "meg")
 _ENDINGS = (".vhdr", ".edf", ".bdf", ".gdf", ".set", ".fif", ".fif.gz", ".cnt", ".mff", ".ds", ".con", ".sqd", ".kit")
@@ -36,9 +36,7 @@ def find_recordings(given: Sequence[Path], *, datatypes: Sequence[str] = DATATYP
             raise UserError(f"recording {file.path} is given twice; its segments would be in the data set twice.")
     if len({file.name for file in found}) != len(found):  # two folders with files of the same names
         above = Path(os.path.commonpath([path.absolute() for path in given]))
-        found = [
-            dataclasses.replace(file, name=file.path.absolute().relative_to(above).as_posix()) for file in found
-        ]
+        found = [dataclasses.replace(file, name=file.path.absolute().relative_to(above).as_posix()) for file in found]
     return found
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.sources.recordings.event_names import event_key
-from neuroimagen.data_shards.sources.recordings.opening import Opened
-from neuroimagen.data_shards.sources.recordings.text_table import read_text_table
+from neuroimagen.data_shards.sources.recordings.files.opening import Opened
+from neuroimagen.data_shards.sources.recordings.tables.event_names import event_key
+from neuroimagen.data_shards.sources.recordings.tables.text_table import read_text_table
 
 _COLUMNS = ("trial_type", "value", "stim_file")
 """Columns that name events, in the order in which they are tried; then all others."""

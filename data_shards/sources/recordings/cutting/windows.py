@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from neuroimagen.data_shards.sources.recordings.event_names import event_key
+from neuroimagen.data_shards.sources.recordings.files.pieces import Piece, annotation_samples, is_discontinuity
 from neuroimagen.data_shards.sources.recordings.options import CutOptions
-from neuroimagen.data_shards.sources.recordings.pieces import Piece, annotation_samples, is_discontinuity
+from neuroimagen.data_shards.sources.recordings.tables.event_names import event_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _bad_marks(raw: Any, events: Collection[str]) -> list[tuple[float, float, st
     marks = []
     of_channels = raw.annotations.ch_names
     for (start, stop, text), channels in zip(annotation_samples(raw), of_channels, strict=True):
-        if text.lower().startswith(("bad", "edge")) and not is_discontinuity(text) and event_key(text) not in events:
-            if len(channels) == 0:
-                marks.append((start, stop, text))
+        is_mark = text.lower().startswith(("bad", "edge")) and not is_discontinuity(text)
+        if is_mark and event_key(text) not in events and len(channels) == 0:
+            marks.append((start, stop, text))
     return marks

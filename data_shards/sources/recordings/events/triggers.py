@@ -54,7 +54,9 @@ def read_line(raw: Any, name: str) -> tuple[np.ndarray, np.ndarray, int, str]:
     return np.concatenate(changes), np.concatenate(values), first, ""
 
 
-def events_of_line(sample: np.ndarray, value: np.ndarray, first: int, wanted: set[int], *, mask: int | None) -> Triggers:
+def events_of_line(
+    sample: np.ndarray, value: np.ndarray, first: int, wanted: set[int], *, mask: int | None
+) -> Triggers:
     """The events among the changes of a line (`read_line`).
 
     `wanted`: the table's codes; they say which bits are the low ones. `mask`: bits that are looked at; None: all.
@@ -94,7 +96,8 @@ def events_of_line(sample: np.ndarray, value: np.ndarray, first: int, wanted: se
             )
         else:
             notes.append(
-                f"{_counted(code[falls])} begin where the line falls from a code that has the same bits, as when one of "
+                f"{_counted(code[falls])} begin where the line falls from a code that has the same bits, as when one "
+                "of "
                 "two overlapping pulses ends, and were passed over; --trigger-mask chooses the bits of one device"
             )
             rises &= ~falls

@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from neuroimagen.data_shards.sources.recordings.edf_header import record_onsets
-from neuroimagen.data_shards.sources.recordings.opening import Opened
+from neuroimagen.data_shards.sources.recordings.files.edf_header import record_onsets
+from neuroimagen.data_shards.sources.recordings.files.opening import Opened
 
 _SKIP = "bad_acq_skip"
 """MNE's annotation of a stretch that was not recorded; the samples in it are zero."""
@@ -46,7 +47,7 @@ def pieces_of(opened: Opened, notes: list[str]) -> list[Piece]:
     edges = [edge for edge in edges if 0 <= edge <= raw.n_times]
     pieces = [
         Piece(start, stop)
-        for start, stop in zip(edges, edges[1:], strict=False)
+        for start, stop in pairwise(edges)
         if not any(begin <= start and stop <= end for begin, end in skips)
     ]
     if len(pieces) > 1:
@@ -63,7 +64,7 @@ def is_discontinuity(text: str) -> bool:
 
 
 def annotation_samples(raw: Any) -> list[tuple[float, float, str]]:
-    """Annotations as (first sample, sample after the last, text), in fractions of samples from the recording's first."""
+    """Annotations as (first sample, sample after the last, text), in fractions of samples from the first one."""
     sfreq = float(raw.info["sfreq"])
     # MNE counts onsets from sample 0 of the acquisition; the recording's first sample is first_time later.
     onsets = (raw.annotations.onset - raw.first_time) * sfreq
