@@ -158,6 +158,7 @@ class RecordingsSource(Source):
             notes.append(f"{file.name}: {num_dropped} of {len(joined.sample)} segments dropped ({why})")
             if num_dropped == len(joined.sample):
                 raise UserError(f"{file.path}: every segment was dropped ({why}).")
+        _note_overlaps(cuts, Window.of(options, options.resample or opened.sfreq), file.name, notes)
         part = Part(
             file=file,
             selection=selection,
@@ -359,6 +360,17 @@ def _check_options(opened: Opened, options: CutOptions) -> None:
         raise UserError(f"--band up to {options.band_hz[1]:g} Hz needs more than the {opened.sfreq:g} Hz of {where}.")
     if options.notch and max(options.notch) >= half:
         raise UserError(f"--notch {max(options.notch):g} Hz needs more than the {opened.sfreq:g} Hz of {where}.")
+
+
+def _note_overlaps(cuts: Cuts, window: Window, name: str, notes: list[str]) -> None:
+    """Segments that share samples must not stand in different splits; `data audit` looks for those."""
+    apart = np.diff(np.sort(cuts.onset_s))
+    overlapping = int((apart * (1 + 1e-9) < window.num_samples / window.sfreq).sum())
+    if overlapping:
+        notes.append(
+            f"{name}: {overlapping} of {len(cuts.event)} segments share samples with the one after them; `data audit` "
+            "says whether they stand in different splits"
+        )
 
 
 def _facts(opened: Opened, pieces: Sequence[Piece]) -> dict[str, Any]:

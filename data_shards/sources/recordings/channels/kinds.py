@@ -3,9 +3,6 @@
 import re
 from types import MappingProxyType
 
-VOLT_UNITS = ("V", "mV", "µV", "uV", "nV", "µV", "μV")
-"""Units of a voltage as MNE reports them, with either sign for micro."""
-
 _KINDS = MappingProxyType(
     {
         "eog": r".*eog|exg\s*\d|(left|right|l|r)\s*eye|loc$|roc$",

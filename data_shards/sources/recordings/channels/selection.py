@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.sources.recordings.channels.kinds import VOLT_UNITS, kind_by_label
+from neuroimagen.data_shards.sources.recordings.channels.kinds import kind_by_label
 from neuroimagen.data_shards.sources.recordings.files.opening import Opened, RecordingFile, open_recording
 from neuroimagen.data_shards.sources.recordings.mne_notes import noted
 from neuroimagen.data_shards.sources.recordings.options import UNITS, CutOptions
@@ -50,7 +50,7 @@ def open_selected(file: RecordingFile, options: CutOptions, notes: list[str]) ->
     if reasons := _by_reason(selection.left_out):
         notes.append(f"{file.name}: {len(selection.left_out)} channels left out: {reasons}")
     if options.unit is not None and all(factor == STORED_UNITS["eeg"][0] for factor in selection.factors):
-        notes.append(f"{file.name}: --unit {options.unit} changes nothing: the file states its units, or it is V")
+        notes.append(f"{file.name}: --unit {options.unit} changes nothing: MNE took the numbers for that already")
     _note_projectors(opened, options, notes)
     return opened, selection
 
@@ -173,22 +173,32 @@ def _is_no_voltage(unit: str) -> bool:
 
 
 def _factor(opened: Opened, options: CutOptions, units: dict[str, str], name: str, kind: str) -> float:
-    """From what MNE reads to the stored unit. MNE takes numbers without a readable unit for volts."""
+    """From what MNE reads to the stored unit; --unit goes before what MNE took the numbers for."""
     factor = STORED_UNITS[kind][0]
     if kind != "eeg":
         return factor
-    unit = units.get(name, "")
+    taken_for = _unit_that_mne_takes(opened, units.get(name, ""))
+    unit = options.unit
+    if unit is None and opened.edf is not None and taken_for == "V":
+        unit = _plain(opened.stated_units.get(name, ""))  # of channels.tsv, where the header has none
+    return factor if unit not in UNITS else factor * UNITS[unit] / UNITS[taken_for]
+
+
+def _unit_that_mne_takes(opened: Opened, unit: str) -> str:
+    """The unit for which MNE takes a channel's numbers."""
     if opened.edf is not None:
-        header = dict(
-            zip(opened.data.ch_names, (opened.edf.units[place] for place in opened.edf.signals), strict=False)
-        )
-        if header.get(name) in _SCALED_BY_MNE:
-            return factor
-        if header.get(name, "") == "" and unit in VOLT_UNITS and options.unit is None:
-            return factor * UNITS[re.sub("[µμµ]", "u", unit)]  # of channels.tsv
-    elif unit in VOLT_UNITS and unit != "V":
-        return factor
-    return factor if options.unit is None else factor * UNITS[options.unit]
+        return _plain(unit) if unit in _SCALED_BY_MNE else "V"
+    ending = opened.file.path.suffix.lower()
+    if ending == ".set":
+        return "uV"
+    if ending == ".vhdr":
+        return _plain(unit) if _plain(unit) in UNITS else "uV"
+    return "V"
+
+
+def _plain(unit: str) -> str:
+    """A unit of voltage as a key of UNITS: "uV" for each way to write micro."""
+    return re.sub("^(µ|μ|\x83\xca)", "u", unit)
 
 
 def _of_one_rate(opened: Opened, names: list[str], left_out: dict[str, str]) -> list[str]:

@@ -23,14 +23,15 @@ class Window:
     base_first: int
     base_last: int
     """Equal to base_first where there is no baseline."""
+    sfreq: float
 
     @classmethod
     def of(cls, options: CutOptions, sfreq: float) -> "Window":
         first, last = round(options.tmin * sfreq), round(options.tmax * sfreq)
         if options.baseline is None:
-            return cls(first, last, first, first)
+            return cls(first, last, first, first, sfreq)
         # MNE's baseline has both of its ends.
-        return cls(first, last, round(options.baseline[0] * sfreq), round(options.baseline[1] * sfreq) + 1)
+        return cls(first, last, round(options.baseline[0] * sfreq), round(options.baseline[1] * sfreq) + 1, sfreq)
 
     @property
     def num_samples(self) -> int:

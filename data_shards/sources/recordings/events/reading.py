@@ -7,6 +7,7 @@ from collections.abc import Collection
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.sources.recordings.channels.kinds import kind_by_label
 from neuroimagen.data_shards.sources.recordings.events.sidecar import sidecar_events
 from neuroimagen.data_shards.sources.recordings.events.triggers import events_of_line, read_line
 from neuroimagen.data_shards.sources.recordings.files.opening import Opened
@@ -120,7 +121,8 @@ def _triggers(opened: Opened, wanted: Collection[str], notes: list[str], mask: i
     found = {}
     raw = opened.data
     for name, kind in zip(raw.ch_names, raw.get_channel_types(), strict=True):
-        if kind != "stim" or (wanted and not codes):
+        is_line = kind == "stim" or (kind in ("eeg", "misc") and kind_by_label(name) == "stim")
+        if not is_line or (wanted and not codes):
             continue
         sample, value, first, problem = read_line(raw, name)
         if problem:

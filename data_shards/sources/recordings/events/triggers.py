@@ -37,6 +37,8 @@ def read_line(raw: Any, name: str) -> tuple[np.ndarray, np.ndarray, int, str]:
     first = 0
     for start in range(0, raw.n_times, _CHUNK_SAMPLES):
         line = raw.get_data(picks=[name], start=start, stop=min(start + _CHUNK_SAMPLES, raw.n_times))[0]
+        if 0 < np.abs(line).max(initial=0) < 0.01:  # an EDF signal of codes whose unit is written as µV
+            line = line * 1e6
         whole = np.rint(line)
         if not np.isfinite(line).all() or np.abs(line - whole).max(initial=0) > 0.05:
             return np.array([], np.int64), np.array([], np.int64), 0, "its values are no whole numbers"
