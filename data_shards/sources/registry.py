@@ -19,6 +19,7 @@ SOURCES: Registry[object] = Registry(
         "eeg-imagenet": f"{_HERE}.published.eeg_imagenet:EegImageNetSource",
         "alljoined1": f"{_HERE}.published.alljoined1:Alljoined1Source",
         "alljoined-1.6m": f"{_HERE}.published.alljoined_1600k:Alljoined1600kSource",
+        "bids": f"{_HERE}.bids:BidsSource",
         "mne": f"{_HERE}.mne:MneSource",
         "arrays": f"{_HERE}.arrays:ArraySource",
     },
