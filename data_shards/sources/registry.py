@@ -16,6 +16,8 @@ SOURCES: Registry[object] = Registry(
     {
         "eegcvpr40": f"{_HERE}.eegcvpr40:EegCvpr40Source",
         "things-eeg2": f"{_HERE}.things.eeg2:ThingsEeg2Source",
+        "things-eeg1": f"{_HERE}.things.eeg1:ThingsEeg1Source",
+        "things-meg": f"{_HERE}.things.meg:ThingsMegSource",
         "eeg-imagenet": f"{_HERE}.published.eeg_imagenet:EegImageNetSource",
         "alljoined1": f"{_HERE}.published.alljoined1:Alljoined1Source",
         "alljoined-1.6m": f"{_HERE}.published.alljoined_1600k:Alljoined1600kSource",
