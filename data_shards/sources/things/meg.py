@@ -1,8 +1,8 @@
 """Reads THINGS-MEG (Hebart et al. 2023), the preprocessed epochs: 4 people, 271 channels, 200 Hz.
 
     <eeg>/preprocessed_P1-epo.fif, preprocessed_P1-epo-1.fif …   epochs of one person, in parts
-    <images>/<concept>/<file>                                    the 26,107 images; an event is an image's number, from
-                                                                 1, in the order of sorted names; 999999 is a catch trial
+    <images>/<concept>/<file>                                    the 26,107 images; an event is an image's number,
+                                                                 from 1, in the order of sorted names; 999999: catch
 
 The images that a person saw twelve times are the zero-shot test.
 """
@@ -52,8 +52,8 @@ class ThingsMegSource(ThingsRecordingsSource):
     NAME = "things-meg"
     HELP = "THINGS-MEG, the preprocessed epochs (4 people)"
     DESCRIPTION = (
-        "Cut THINGS-MEG's epochs files. The images that a person saw twelve times are the test split; training images of "
-        "their concepts are dropped, so that the test is zero-shot; val holds out whole training concepts."
+        "Cut THINGS-MEG's epochs files. The images that a person saw twelve times are the test split; training images "
+        "of their concepts are dropped, so that the test is zero-shot; val holds out whole training concepts."
     )
     EXAMPLES = """
     neuroimagen data ingest things-meg --eeg derivatives/preprocessed --images object_images/ --tmin 0 --tmax 1 \\
@@ -103,8 +103,8 @@ class ThingsMegSource(ThingsRecordingsSource):
         wrong = codes[shown & ((codes < 1) | (codes > len(self._names)))]
         if wrong.size:
             raise UserError(
-                f"{opened.file.path}: event {wrong[0]} is no number of the {len(self._names)} images ({wrong.size} such "
-                "epochs). Is --images the folder of all images of THINGS?"
+                f"{opened.file.path}: event {wrong[0]} is no number of the {len(self._names)} images ({wrong.size} "
+                "such epochs). Is --images the folder of all images of THINGS?"
             )
         rows = np.flatnonzero(shown)
         images, count = np.unique(codes[rows], return_counts=True)
