@@ -163,10 +163,12 @@ class BidsSource(RecordingsSource):
     def _stimulus_column(self, path: Path, table: pa.Table) -> str:
         asked, names = self._bids_options.stimulus_column, table.column_names
         if asked is not None and asked not in names:
-            raise UserError(f"--stimulus-column: {path} has no column {asked!r}; its columns are {', '.join(names)}.")
+            raise NoEventsError(
+                f"--stimulus-column: {path} has no column {asked!r}; its columns are {', '.join(names)}."
+            )
         column = asked or next((name for name in _STIMULUS_COLUMNS if name in names), None)
         if column is None:
-            raise UserError(
+            raise NoEventsError(
                 f"{path} has none of the columns {', '.join(_STIMULUS_COLUMNS)}; say which of {', '.join(names)} "
                 "names the "
                 "stimulus with --stimulus-column."

@@ -8,13 +8,13 @@ def blocks_and_order(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Block and order of each segment, int64 [segments]; segments of a recording are given in the order of time.
 
-    subject, recording: integers. block: number of what a table calls block, or None: each recording is one block.
+    subject, recording: integers; each recording is of one subject. block: number, from 0, of what a table calls block,
+    or None: each recording is one block.
+
     Blocks count from 0 within a subject, in the order in which they begin; a block never spans two recordings.
     """
-    inner = np.zeros(len(subject), dtype=np.int64) if block is None else block
-    _, own = np.unique(np.stack([subject, recording, inner]), axis=1, return_inverse=True)
-    own = own.ravel()
-    _, first, own = np.unique(own, return_index=True, return_inverse=True)
+    code = recording if block is None else recording * (int(block.max(initial=0)) + 1) + block
+    _, first, own = np.unique(code, return_index=True, return_inverse=True)
     count: dict[int, int] = {}
     number = np.empty(len(first), dtype=np.int64)
     for group in np.argsort(first, kind="stable").tolist():

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from neuroimagen.data_shards.common.errors import UserError
 
+_FOR_PROGRAMMERS = (DeprecationWarning, FutureWarning, PendingDeprecationWarning)
+
 
 @contextlib.contextmanager
 def noted(name: str, notes: list[str]) -> Iterator[None]:
@@ -18,15 +20,25 @@ def noted(name: str, notes: list[str]) -> Iterator[None]:
     """
     import mne
 
-    with warnings.catch_warnings(record=True) as caught, mne.utils.use_log_level("WARNING"):
+    # MNE prints what it warns of as well; the printed lines are caught, and those that were no warnings become notes.
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        mne.utils.use_log_level("WARNING"),
+        mne.utils.catch_logging() as printed,
+    ):
         warnings.simplefilter("always")
         yield
-    for warning in caught:
-        if issubclass(warning.category, DeprecationWarning | FutureWarning | PendingDeprecationWarning):
-            continue
-        text = re.sub(r"\s+", " ", str(warning.message)).strip()
+    said = [(warning.category, _one_line(str(warning.message))) for warning in caught]
+    texts = [text for category, text in said if not issubclass(category, _FOR_PROGRAMMERS)]
+    lines = filter(None, map(_one_line, printed.getvalue().splitlines()))
+    texts += [line for line in lines if not any(line in text for _, text in said)]
+    for text in texts:
         if (note := f"{name}: MNE says: {text}") not in notes:
             notes.append(note)
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip()
 
 
 @dataclasses.dataclass(frozen=True)

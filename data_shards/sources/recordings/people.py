@@ -47,7 +47,8 @@ def subject_labels(
     if len(roots) > 1:
         shown = ", ".join(f"{place} is {root}" for place, root in enumerate(roots, start=1))
         notes.append(
-            f"{len(roots)} BIDS folders were given, and one label may be two people: labels begin with the folder's "
+            f"{len(roots)} BIDS folders were given, and one label may be two people: labels of subjects begin with "
+            "the folder's "
             f"number ({shown})"
         )
     if len(files) > 1 and unsaid:

@@ -99,7 +99,7 @@ def plan_cuts(
 
     span = np.stack([at + window.begin * sfreq / new, at + window.end * sfreq / new])
     for start, stop, text in _bad_marks(raw, events):
-        hit = (span[0] < max(stop, start + 1e-6)) & (span[1] > start) & (reason == "")
+        hit = (span[0] < stop) & (span[1] > start) & (reason == "")
         reason[hit] = f"they lie in a stretch that is marked {text!r}"
     # The same sample twice: the first event of the table's order is taken, as MNE does.
     kept_before = np.flatnonzero(reason == "")

@@ -24,7 +24,10 @@ def find_recordings(given: Sequence[Path], *, datatypes: Sequence[str] = DATATYP
     found: list[RecordingFile] = []
     for path in given:
         if _is_study(path):
-            found.extend(find_in_folder(path, datatypes=datatypes))
+            # The folder of one subject belongs to the study above it.
+            root = path.absolute().parent if path.name.startswith("sub-") else path
+            inside = find_in_folder(root, datatypes=datatypes)
+            found.extend(file for file in inside if root == path or path.absolute() in file.path.absolute().parents)
         elif path.exists():
             described = _described(path, path.absolute().relative_to(shared).as_posix())
             found.append(dataclasses.replace(described, bids_root=_root_above(path, described.subject)))
