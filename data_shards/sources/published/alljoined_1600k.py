@@ -33,7 +33,7 @@ from neuroimagen.data_shards.sources.options import (
     options_from,
 )
 from neuroimagen.data_shards.sources.published.columns import Row, RowSource, zero_shot_division
-from neuroimagen.data_shards.sources.published.tables import read_parquet
+from neuroimagen.data_shards.sources.published.tables import parquet_columns, read_parquet
 from neuroimagen.data_shards.sources.readers.npy import load_npy
 from neuroimagen.data_shards.sources.things.image_set import concept_name
 from neuroimagen.data_shards.sources.things.trials import checked_times, rate_of
@@ -41,6 +41,7 @@ from neuroimagen.data_shards.sources.things.trials import checked_times, rate_of
 _FILES = {"stim_train": "preprocessed_eeg_training_flat.npy", "stim_test": "preprocessed_eeg_test_flat.npy"}
 _TABLES = ("experiment_metadata.parquet", "stim_order.parquet")
 _CATEGORIES = "experiment_metadata_categories.parquet"
+_NEEDED = ("partition", "image_path", "session")
 _ORDER = ("session", "block_id", "sequence_id", "sequence_image_id")
 """Columns that give the order in which the experiment was planned; those that a file has."""
 _LABELLED_AS_ANOTHER = {8: 19}
@@ -157,9 +158,10 @@ class Alljoined1600kSource(RowSource):
 
     def _table(self, path: Path, subject: int, notes: list[str]) -> list[dict]:
         """The rows of a subject's table, checked and in the order of the arrays."""
-        table = read_parquet([path], ("partition", "image_path", "session"))
-        kept = ("subject", "partition", "image_path", "dropped", *_ORDER, "category_name")
-        rows = table.select([name for name in kept if name in table.column_names]).to_pylist()
+        optional = ("subject", "dropped", *_ORDER[1:], "category_name")
+        names = parquet_columns(path)
+        table = read_parquet([path], [*_NEEDED, *(name for name in optional if name in names)])
+        rows = table.to_pylist()
         others = sorted({row["subject"] for row in rows} - {subject}) if "subject" in table.column_names else []
         if others and others != [_LABELLED_AS_ANOTHER.get(subject)]:
             raise UserError(f"{path}: rows are labelled as subject {others[0]}'s; the folder is subject {subject}'s.")
@@ -227,7 +229,7 @@ class Alljoined1600kSource(RowSource):
         if not path.is_file():
             return {}
         self._files[path.name] = path
-        rows = read_parquet([path], ("image_path", "category_name")).select(["image_path", "category_name"]).to_pylist()
+        rows = read_parquet([path], ("image_path", "category_name")).to_pylist()
         return {PurePosixPath(str(row["image_path"])).name: str(row["category_name"]) for row in rows}
 
     def _paths(self) -> dict[str, Path]:

@@ -17,12 +17,15 @@ from neuroimagen.launch.cli import parse
 
 NAMES = (
     "eegcvpr40",
+    "eegcvpr40-parquet",
     "things-eeg2",
     "things-eeg1",
     "things-meg",
     "eeg-imagenet",
     "alljoined1",
     "alljoined-1.6m",
+    "mindbigdata",
+    "thoughtviz",
     "bids",
     "mne",
     "arrays",
