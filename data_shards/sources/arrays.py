@@ -25,7 +25,7 @@ from neuroimagen.data_shards.sources.class_names import class_caption
 from neuroimagen.data_shards.sources.options import add_images, add_sfreq, add_split, add_split_seed, interval
 from neuroimagen.data_shards.sources.readers.csv_table import read_csv_table
 from neuroimagen.data_shards.sources.readers.hashes import file_records
-from neuroimagen.data_shards.sources.readers.images import image_extension, image_problems, listed
+from neuroimagen.data_shards.sources.readers.images import ImageFiles, listed
 from neuroimagen.data_shards.sources.readers.npy import load_npy
 from neuroimagen.data_shards.sources.splits import divide
 from neuroimagen.data_shards.sources.subjects import LABELS_KEY, mapping_notes, number_subjects
@@ -190,6 +190,7 @@ class ArraySource(Source):
             *table.notes,
             *mapping_notes(self._subject_labels),
             *self._division.notes,
+            *self._image_files.notes,
             *self._notes_of_flat_channels(),
         ]
 
@@ -216,11 +217,11 @@ class ArraySource(Source):
             if image in seen:
                 continue
             seen.add(image)
-            content = (self._images / image).read_bytes()
+            content, extension = self._image_files.read(image)
             yield StimulusRecord(
                 key=self._keys[image],
                 image=content,
-                extension=image_extension(content),
+                extension=extension,
                 label=int(self._label[row]),
                 caption=class_caption(self._table.class_name[row]),
                 detailed_caption=self._table.caption[row],
@@ -288,7 +289,8 @@ class ArraySource(Source):
         for image, label in zip(self._table.image, self._label.tolist(), strict=True):
             if label_of.setdefault(image, label) != label:
                 raise UserError(f"image {image} has two classes in the table.")
-        if problems := image_problems({image: self._images / image for image in label_of}):
+        self._image_files = ImageFiles({image: self._images / image for image in label_of})
+        if problems := self._image_files.problems:
             raise UserError(
                 f"{len(problems)} of {len(label_of)} images under {self._images} can't be stored: {listed(problems)}. "
                 "Put them there, or remove their rows from the table and their segments from the array."

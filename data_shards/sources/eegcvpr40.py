@@ -29,7 +29,7 @@ from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, Se
 from neuroimagen.data_shards.sources.base import Source
 from neuroimagen.data_shards.sources.class_names import EEGCVPR40_CLASS_NAMES, class_caption
 from neuroimagen.data_shards.sources.eegcvpr40_file import EegCvpr40File, read_json_object
-from neuroimagen.data_shards.sources.eegcvpr40_selection import EegCvpr40Options, EegCvpr40Selection, image_path
+from neuroimagen.data_shards.sources.eegcvpr40_selection import EegCvpr40Options, EegCvpr40Selection
 from neuroimagen.data_shards.sources.options import (
     add_images,
     add_sfreq,
@@ -39,7 +39,6 @@ from neuroimagen.data_shards.sources.options import (
     pair,
 )
 from neuroimagen.data_shards.sources.readers.hashes import file_records
-from neuroimagen.data_shards.sources.readers.images import image_extension
 
 PUBLISHED_COUNTS = {"segments": 11_965, "classes": 40, "images": 1_996, "subjects": 6}
 """Of the published files; other figures in files that carry its 40 classes are reported, not refused."""
@@ -182,15 +181,15 @@ class EegCvpr40Source(Source):
 
     def stimuli(self) -> Iterator[StimulusRecord]:
         captions = self._detailed_captions()
-        recording, positions = self._recording, self._selection.positions
+        recording, selection, positions = self._recording, self._selection, self._selection.positions
         used, first = np.unique(recording.image[positions], return_index=True)
         for image, position in zip(used.tolist(), positions[first].tolist(), strict=True):
             name, label = recording.image_names[image], int(recording.label[position])
-            content = image_path(self.options.images, name).read_bytes()
+            content, extension = selection.images.read(name)
             yield StimulusRecord(
                 key=name,
                 image=content,
-                extension=image_extension(content),
+                extension=extension,
                 label=label,
                 caption=class_caption(self._classes[label].name),
                 detailed_caption=captions.get(name),

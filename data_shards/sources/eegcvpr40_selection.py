@@ -7,7 +7,7 @@ import numpy as np
 
 from neuroimagen.data_shards.common.errors import UsageError, UserError
 from neuroimagen.data_shards.sources.eegcvpr40_file import EegCvpr40File
-from neuroimagen.data_shards.sources.readers.images import image_problems, listed
+from neuroimagen.data_shards.sources.readers.images import ImageFiles, listed
 from neuroimagen.data_shards.sources.readers.split_file import read_folds
 from neuroimagen.data_shards.sources.splits import DROPPED, SplitRule, split_of_segments
 
@@ -123,7 +123,9 @@ class EegCvpr40Selection:
             raise UserError(f"{folder} is not a folder of images; --images takes the one that holds <wnid>/.")
         wanted = np.unique(recording.image[keep])
         paths = {name: image_path(folder, name) for name in (recording.image_names[image] for image in wanted)}
-        problems = image_problems(paths)
+        self.images = ImageFiles(paths)
+        self.notes += self.images.notes
+        problems = self.images.problems
         if not problems:
             return keep
         self.missing_images = sorted(problems)

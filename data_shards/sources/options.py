@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -52,13 +53,24 @@ def add_split_seed(parser: Container, help_text: str = "for the split by image (
 def add_sfreq(parser: Container, default: str | None = None) -> None:
     """--sfreq HZ → args.sfreq; required, unless `default` says what is taken without it (args.sfreq is then None)."""
     text = "sampling rate" if default is None else f"sampling rate (default: {default})"
-    parser.add_argument("--sfreq", type=float, required=default is None, metavar="HZ", help=text)
+    parser.add_argument("--sfreq", type=number, required=default is None, metavar="HZ", help=text)
+
+
+def number(text: str) -> float:
+    """The value of an option that is a number; NaN and infinity are none."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return value
 
 
 def pair(text: str) -> tuple[int, int]:
     """The value of an option A:B, two whole numbers."""
     try:
-        low, high = (int(number) for number in text.split(":"))
+        low, high = (int(edge) for edge in text.split(":"))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form A:B, two whole numbers") from None
     return low, high
@@ -67,7 +79,9 @@ def pair(text: str) -> tuple[int, int]:
 def interval(text: str) -> tuple[float, float]:
     """The value of an option A:B, two numbers."""
     try:
-        low, high = (float(number) for number in text.split(":"))
+        low, high = (float(edge) for edge in text.split(":"))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form A:B, two numbers") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form A:B, two finite numbers") from None
     return low, high

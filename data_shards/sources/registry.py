@@ -15,7 +15,10 @@ SOURCES: Registry[object] = Registry(
     "neuroimagen.sources",
     {
         "eegcvpr40": f"{_HERE}.eegcvpr40:EegCvpr40Source",
-        "things-eeg2": f"{_HERE}.things_eeg2:ThingsEeg2Source",
+        "things-eeg2": f"{_HERE}.things.eeg2:ThingsEeg2Source",
+        "eeg-imagenet": f"{_HERE}.published.eeg_imagenet:EegImageNetSource",
+        "alljoined1": f"{_HERE}.published.alljoined1:Alljoined1Source",
+        "alljoined-1.6m": f"{_HERE}.published.alljoined_1600k:Alljoined1600kSource",
         "bids": f"{_HERE}.bids:BidsSource",
         "mne": f"{_HERE}.mne:MneSource",
         "arrays": f"{_HERE}.arrays:ArraySource",

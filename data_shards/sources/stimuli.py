@@ -11,7 +11,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.format.schema import ClassInfo, StimulusRecord
 from neuroimagen.data_shards.sources.arrays import _keys as keys_of_images
 from neuroimagen.data_shards.sources.class_names import class_caption
-from neuroimagen.data_shards.sources.readers.images import image_extension, image_problems, listed
+from neuroimagen.data_shards.sources.readers.images import ImageFiles, listed
 
 
 class Stimuli:
@@ -30,7 +30,6 @@ class Stimuli:
         folder: Path,
         where: str,
     ) -> None:
-        self._folder = folder
         self.number, names = encoded(image)
         classes, class_names = encoded(class_name)
         order = np.argsort(np.array(class_names, dtype=object))
@@ -58,7 +57,10 @@ class Stimuli:
         key_of = keys_of_images(tuple(names))
         self.keys = [key_of[name] for name in names]
         """Key of each image, by `number`."""
-        if problems := image_problems({name: folder / name for name in names}):
+        self._files = ImageFiles({name: folder / name for name in names})
+        self.notes = self._files.notes
+        """What was changed of images or looks odd, one sentence each."""
+        if problems := self._files.problems:
             raise UserError(
                 f"{len(problems)} of {len(names)} images under {folder} can't be stored: {listed(problems)}. Put them "
                 f"there, or remove their rows from {where}."
@@ -67,12 +69,12 @@ class Stimuli:
     def records(self) -> Iterator[StimulusRecord]:
         """Every stimulus once, in the order of its first trial."""
         for number, name in enumerate(self._names):
-            content = (self._folder / name).read_bytes()
+            content, extension = self._files.read(name)
             label = self._label_of_image[number]
             yield StimulusRecord(
                 key=self.keys[number],
                 image=content,
-                extension=image_extension(content),
+                extension=extension,
                 label=label,
                 caption=class_caption(self.classes[label].name),
                 detailed_caption=self._caption_of_image[number],

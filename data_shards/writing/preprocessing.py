@@ -1,6 +1,7 @@
 """Preprocessing that a data set declares: detrending, standardisation fitted on the training split, clamp."""
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,8 +23,8 @@ class Preprocessing:
     """Limit values to ±clamp: after standardising, in standard deviations."""
 
     def __post_init__(self) -> None:
-        if self.clamp is not None and not self.clamp > 0:
-            raise UsageError(f"clamp is {self.clamp}; it must be positive.")
+        if self.clamp is not None and not 0 < self.clamp < math.inf:
+            raise UsageError(f"clamp is {self.clamp}; it must be a positive, finite number.")
 
 
 class FittedPreprocessing:

@@ -14,6 +14,7 @@ import copy
 import dataclasses
 import difflib
 import functools
+import math
 import re
 import types
 import typing
@@ -203,9 +204,14 @@ class Schema(Generic[T]):
                 }
             values[name] = value
         try:
-            return _adapter(kind).validate_python(values)
+            built = _adapter(kind).validate_python(values)
         except ValidationError as error:
             raise UserError(self._explained(error, root, kind, prefix, sources)) from None
+        for name in values:  # as built: pydantic makes a number of the text "nan" too
+            if (wrong := _not_finite(getattr(built, name))) is not None:
+                key = (*prefix, name)
+                raise UserError(f"{sources(key)}: {'.'.join(key)} holds {wrong}; expected finite numbers.")
+        return built
 
     def _explained(self, error: ValidationError, root: Any, kind: Any, prefix: Key, sources: Sources) -> str:
         """The first problem that pydantic found, in our words."""
@@ -268,6 +274,14 @@ def _fields(kind: Any) -> dict[str, Any]:
 @functools.cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
+
+
+def _not_finite(value: Any) -> float | None:
+    """A NaN or an infinity in a value, its lists and mappings: comparisons such as `nan < 1` let both pass."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return value
+    below = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return next((wrong for item in below if (wrong := _not_finite(item)) is not None), None)
 
 
 def _entry(hint: Any) -> Any:

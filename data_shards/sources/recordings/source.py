@@ -92,6 +92,7 @@ class RecordingsSource(Source):
             folder=options.images,
             where=parts[0].table.where,
         )
+        self.notes += self._stimuli.notes
         self._number_people(subjects, sessions)
         self._division = divide(
             split=options.split,

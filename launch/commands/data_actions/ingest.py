@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from neuroimagen.data_shards.common.files import refuse_existing
+    from neuroimagen.data_shards.dataset.audit import notes_at_ingest
     from neuroimagen.data_shards.format.schema import SPLITS
     from neuroimagen.data_shards.sources.ingest import ingest
     from neuroimagen.data_shards.writing.preprocessing import Preprocessing
@@ -45,6 +46,8 @@ def run(args: argparse.Namespace) -> None:
     for note in source.notes[len(said) :]:  # what was found while the segments were read
         print(f"note: {note}")
     print("\n".join(describe(dataset)))
+    for note in notes_at_ingest(dataset):
+        print(f"note: {note}")
     empty = [split for split in SPLITS if not dataset.metadata.split_counts.get(split)]
     if empty:
         print(f"note: no {' and no '.join(empty)} split: training needs train and val, evaluation train and test")

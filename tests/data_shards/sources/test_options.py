@@ -12,6 +12,7 @@ from neuroimagen.data_shards.sources.options import (
     add_split_seed,
     add_subjects,
     interval,
+    number,
     options_from,
     pair,
 )
@@ -54,3 +55,13 @@ def test_pairs_and_intervals() -> None:
     for read, text in ((pair, "20-460"), (pair, "1:2:3"), (pair, "0.5:1"), (interval, "a:b"), (interval, "1")):
         with pytest.raises(argparse.ArgumentTypeError, match="is not of the form A:B"):
             read(text)
+
+
+def test_numbers_are_finite() -> None:
+    assert number("-1e3") == -1000.0
+    for text in ("nan", "inf", "-Infinity", "1e999", "ten"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is not a finite number"):
+            number(text)
+    for text in ("nan:1", "0:inf"):
+        with pytest.raises(argparse.ArgumentTypeError, match="two finite numbers"):
+            interval(text)

@@ -15,7 +15,7 @@ from neuroimagen.data_shards.sources.base import Source
 from neuroimagen.data_shards.sources.registry import SOURCES, source_class
 from neuroimagen.launch.cli import parse
 
-NAMES = ("eegcvpr40", "things-eeg2", "bids", "mne", "arrays")
+NAMES = ("eegcvpr40", "things-eeg2", "eeg-imagenet", "alljoined1", "alljoined-1.6m", "bids", "mne", "arrays")
 
 
 def test_the_sources_are_these() -> None:

@@ -53,5 +53,6 @@ def test_what_cannot_be_fitted_is_named() -> None:
     flat = [np.concatenate([eeg, np.full((1, 50), 7.3, dtype=np.float32)]) for eeg in SEGMENTS]
     with pytest.raises(UserError, match=r"channels \[4\] never vary"):
         FittedPreprocessing.fit(Preprocessing(standardise=True), iter(flat))
-    with pytest.raises(UserError, match="clamp is -1"):
-        Preprocessing(clamp=-1)
+    for clamp in (-1, 0, float("nan"), float("inf")):
+        with pytest.raises(UserError, match=f"clamp is {clamp}"):
+            Preprocessing(clamp=clamp)

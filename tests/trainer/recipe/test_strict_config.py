@@ -191,3 +191,9 @@ def test_types_are_told_in_words() -> None:
     assert in_words(tuple[int, ...] | None) == "a list, each a whole number or null"
     assert in_words(bool | str) == "true or false or text"
     assert in_words(dict[str, float]) == "a section of names, each with a number"
+
+
+@pytest.mark.parametrize("override", ["train.rate=.nan", "train.rate=nan", "train.rate=.inf", "train.rate=-.inf"])
+def test_numbers_are_finite(override: str) -> None:
+    with pytest.raises(UserError, match=rf"{re.escape(override)}: train\.rate holds -?(nan|inf); expected"):
+        read({}, override)

@@ -1,0 +1,34 @@
+"""Parquet tables and JSON mappings: what is missing or damaged is named."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.sources.published.tables import read_parquet, read_text_mapping
+
+
+def test_parquet_files_are_put_together(tmp_path: Path) -> None:
+    for number in range(2):
+        pq.write_table(pa.table({"a": [number], "b": ["x"]}), tmp_path / f"{number}.parquet")
+    assert read_parquet([tmp_path / "0.parquet", tmp_path / "1.parquet"], ("a",)).to_pydict()["a"] == [0, 1]
+    with pytest.raises(UserError, match="has no column 'c'; it has a, b"):
+        read_parquet([tmp_path / "0.parquet"], ("c",))
+    (tmp_path / "0.parquet").write_bytes(b"PAR1 and nothing")
+    with pytest.raises(UserError, match=r"cannot read .*0\.parquet"):
+        read_parquet([tmp_path / "0.parquet"], ())
+    with pytest.raises(UserError, match=r"cannot read .*none\.parquet"):
+        read_parquet([tmp_path / "none.parquet"], ())
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', "[" * 100_000])
+def test_a_mapping_is_an_object_of_texts(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text('{"n1": "dog"}')
+    assert read_text_mapping(tmp_path / "a.json") == {"n1": "dog"}
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=r"a\.json (is not JSON|must be a JSON object)"):
+        read_text_mapping(tmp_path / "a.json")
+    with pytest.raises(UserError, match="No such file"):
+        read_text_mapping(tmp_path / "none.json")
