@@ -57,10 +57,10 @@ class Stimuli:
         key_of = keys_of_images(tuple(names))
         self.keys = [key_of[name] for name in names]
         """Key of each image, by `number`."""
-        self._images = ImageFiles({name: folder / name for name in names})
-        self.notes = self._images.notes
-        """What was changed in images or looks odd."""
-        if problems := self._images.problems:
+        self._files = ImageFiles({name: folder / name for name in names})
+        self.notes = self._files.notes
+        """What was changed of images or looks odd, one sentence each."""
+        if problems := self._files.problems:
             raise UserError(
                 f"{len(problems)} of {len(names)} images under {folder} can't be stored: {listed(problems)}. Put them "
                 f"there, or remove their rows from {where}."
@@ -69,7 +69,7 @@ class Stimuli:
     def records(self) -> Iterator[StimulusRecord]:
         """Every stimulus once, in the order of its first trial."""
         for number, name in enumerate(self._names):
-            content, extension = self._images.read(name)
+            content, extension = self._files.read(name)
             label = self._label_of_image[number]
             yield StimulusRecord(
                 key=self.keys[number],

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
@@ -45,7 +46,7 @@ def open_selected(file: RecordingFile, options: CutOptions, notes: list[str]) ->
         opened = open_recording(file, notes, exclude=exclude)
         with noted(file.name, notes):
             _set_montage(opened, options)
-            _set_types(opened, options)
+            _set_types(opened, options, without=exclude)
     opened.data.info["bads"] = list(selection.bads)
     if reasons := _by_reason(selection.left_out):
         notes.append(f"{file.name}: {len(selection.left_out)} channels left out: {reasons}")
@@ -55,9 +56,9 @@ def open_selected(file: RecordingFile, options: CutOptions, notes: list[str]) ->
     return opened, selection
 
 
-def _set_types(opened: Opened, options: CutOptions) -> dict[str, str]:
+def _set_types(opened: Opened, options: CutOptions, *, without: Sequence[str] = ()) -> dict[str, str]:
     """Give channels the types of --channel-types. Returns those and what channels.tsv states."""
-    asked = options.stated_types()
+    asked = {name: kind for name, kind in options.stated_types().items() if name not in without}
     known = set(opened.data.ch_names)
     if unknown := [name for name in asked if name not in known]:
         raise UserError(f"--channel-types: {opened.file.name} has no channel {unknown[0]!r}; {_has(opened.data)}.")

@@ -33,7 +33,8 @@ def cut_raw(
     sfreq = float(options.resample or raw.info["sfreq"])
     window = Window.of(options, sfreq)
     names = _names_read(raw, selection, options)
-    info = mne.pick_info(raw.info, [raw.ch_names.index(name) for name in names])
+    with notes.noted():
+        info = mne.pick_info(raw.info, [raw.ch_names.index(name) for name in names])
     with info._unlock():
         info["sfreq"] = sfreq
         info["lowpass"] = min(info["lowpass"], sfreq / 2)

@@ -109,6 +109,9 @@ def test_channels_of_other_rates_do_not_resample_the_eeg(tmp_path: Path, cut: Cu
     assert names_of(source) == ("Fz", "Oz")
     assert any("Pz (sampled at 50 Hz, most others at 200 Hz)" in note for note in source.notes)
     np.testing.assert_allclose(next(source.segments()).eeg[0], noise()[400:600], atol=0.05)
+    stated = cut(tmp_path / "a.edf", channel_types=("ECG=misc",), bad_channels=("ECG",))
+    assert stated.metadata().sfreq == 200
+    assert len(list(stated.segments())) == 9
 
 
 def test_two_channels_of_one_name_are_said(tmp_path: Path, cut: Cut) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import edfio
 import mne
 import numpy as np
 import pytest
@@ -98,6 +99,28 @@ def test_negative_values_are_unsigned_and_analogue_lines_are_not_read() -> None:
     assert events(raw, {32773, 5})[0] == [(100, 32773), (400, 5)]
     raw._data[2] = np.sin(np.arange(4000) / 50) * 4.7
     assert read_line(raw, "STI 014")[3] == "its values are no whole numbers"
+
+
+@pytest.mark.parametrize("ending", [".bdf", ".edf"])
+def test_status_lines_of_bdf_and_edf_files(tmp_path: Path, ending: str) -> None:
+    rng = np.random.default_rng(0)
+    line = np.zeros(6000)
+    for number in range(9):
+        line[400 + 600 * number : 420 + 600 * number] = 1 + number % 3
+    write, kind = (edfio.Bdf, edfio.BdfSignal) if ending == ".bdf" else (edfio.Edf, edfio.EdfSignal)
+    top = 2**23 - 1 if ending == ".bdf" else 2**15 - 1
+    signals = [kind(rng.standard_normal(6000) * 20, 200, label=name, physical_dimension="uV") for name in ("Fz", "Oz")]
+    signals.append(kind(line, 200, label="Status", physical_range=(-top - 1, top), digital_range=(-top - 1, top)))
+    write(signals).write(tmp_path / f"a{ending}")
+    write_codes(tmp_path, ("1", "2", "3"))
+    options = MneOptions(
+        recordings=(tmp_path / f"a{ending}",), events=tmp_path / "events.csv", images=tmp_path / "pics"
+    )
+    source = MneSource(options)
+    assert source.metadata().channel_names == ("Fz", "Oz")
+    assert [(segment.onset_s, segment.stimulus) for segment in source.segments()] == [
+        (2.0 + 3 * number, f"p{number % 3}") for number in range(9)
+    ]
 
 
 def test_codes_that_the_table_does_not_name_are_counted(tmp_path: Path) -> None:
