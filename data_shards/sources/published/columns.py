@@ -48,7 +48,7 @@ class RowSource(Source):
     _n_samples: int
     _sfreq: float
     _band_hz: tuple[float, float] | None = None
-    _files: Mapping[str, Path]
+    _files: dict[str, Path]
     """Name in dataset.json → file whose hash is recorded."""
     _steps: Mapping[str, Any] = {}
     """What was done to the EEG."""

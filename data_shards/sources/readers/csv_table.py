@@ -77,7 +77,7 @@ def read_csv_table(path: Path, required: Sequence[str], optional: Sequence[str] 
     header = [name.strip() for name in lines[0]] if lines else []
     while header and not header[-1]:
         header.pop()
-    _check_header(path, header, required, optional)
+    check_header(path, header, required, optional)
     rows = []
     padded: list[tuple[int, str]] = []
     for line, fields in enumerate(lines[1:], start=2):
@@ -104,7 +104,8 @@ def read_csv_table(path: Path, required: Sequence[str], optional: Sequence[str] 
     return CsvTable(path=path, rows=rows, names=frozenset(header), notes=tuple(notes))
 
 
-def _check_header(path: Path, header: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> None:
+def check_header(path: Path | str, header: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> None:
+    """Raise UserError for a table that lacks a column, has one twice, or has one that a known one may be meant by."""
     if missing := [name for name in required if name not in header]:
         more = f", and may have {', '.join(optional)}" if optional else ""
         found = f"its first line is {', '.join(map(repr, header))}" if header else "it is empty"
