@@ -53,8 +53,16 @@ def check_equal_images(
         if first.setdefault(each, number) != number and (number, owners.get(each)) not in equal
     ]
     named = (
-        (equal, "test images have the same pixels as a training or validation image of another name", "problem"),
-        (others, "other images have the same pixels as an image of another name: one image counts as several", "note"),
+        (
+            equal,
+            "test images are copies of a training or validation image: the same pixels under another name",
+            "problem",
+        ),
+        (
+            others,
+            "other images are copies: the same pixels under another name, so that one image counts as several",
+            "note",
+        ),
         (near, "test images are nearly the same image as a training or validation image of another name", "note"),
     )
     for pairs, what, level in named:

@@ -38,6 +38,7 @@ def verify(location: str | Path) -> Iterator[str]:
             label=int(stimuli.labels[row]),
             caption=stimuli.captions[row],
             detailed_caption=stimuli.detailed_captions[row],
+            version=dataset.metadata.schema_version,
         )
         return _sample(
             stimuli.keys[row], stimuli.extensions[row], int(stimuli.offset[row]), int(stimuli.size[row]), text

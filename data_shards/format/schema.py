@@ -325,9 +325,12 @@ def segment_json(
     return json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()
 
 
-def stimulus_json(*, label: int, caption: str, detailed_caption: str | None) -> bytes:
-    """Content of a stimulus's <key>.json."""
-    fields = {"caption": caption, "detailed_caption": detailed_caption, "label": label}
+def stimulus_json(*, label: int, caption: str, detailed_caption: str | None, version: int = SCHEMA_VERSION) -> bytes:
+    """Content of a stimulus's <key>.json. Version 1 wrote null where there is no detailed caption; now it is empty:
+    Hugging Face `datasets` does not read a field that is null in one shard and text in another.
+    """
+    detailed = detailed_caption or "" if version > 1 else detailed_caption
+    fields = {"caption": caption, "detailed_caption": detailed, "label": label}
     return json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()
 
 

@@ -71,7 +71,7 @@ def sample_dictionary(dataset: Dataset, row: int, *, images: bool = False) -> di
     fields |= {
         "onset_s": None if math.isnan(fields["onset_s"]) else fields["onset_s"],
         "caption": stimuli.captions[stimulus],
-        "detailed_caption": stimuli.detailed_captions[stimulus],
+        "detailed_caption": stimuli.detailed_captions[stimulus] or "",
     }
     header = npy_header(dataset.metadata.n_channels, dataset.metadata.n_samples)
     sample: dict[str, Any] = {

@@ -21,13 +21,14 @@ import numpy as np
 from neuroimagen.data_shards.common.errors import UsageError, UserError
 from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord, check_names
 from neuroimagen.data_shards.sources.base import Source
-from neuroimagen.data_shards.sources.class_names import class_caption
+from neuroimagen.data_shards.sources.class_names import EEGCVPR40_CLASS_NAMES, class_caption, differing_classes
 from neuroimagen.data_shards.sources.options import add_images, add_sfreq, add_split, add_split_seed, interval
 from neuroimagen.data_shards.sources.readers.csv_table import read_csv_table
 from neuroimagen.data_shards.sources.readers.hashes import file_records
 from neuroimagen.data_shards.sources.readers.images import ImageFiles, listed
 from neuroimagen.data_shards.sources.readers.npy import load_npy
 from neuroimagen.data_shards.sources.splits import divide
+from neuroimagen.data_shards.sources.stimulus_keys import keys_of_images
 from neuroimagen.data_shards.sources.subjects import LABELS_KEY, mapping_notes, number_subjects
 
 _OPTIONAL = ("subject", "session", "split", "caption", "block", "order", "recording", "onset_s")
@@ -166,6 +167,14 @@ class ArraySource(Source):
                 f"--band {band_hz[0]:g}:{band_hz[1]:g} must run from low to high, up to half of the sampling rate "
                 f"({sfreq / 2:g} Hz)."
             )
+        if channel_names is not None and len(channel_names) != eeg.shape[1]:
+            swapped = " The array seems to be [segments, samples, channels]: transpose it." * (
+                len(channel_names) == eeg.shape[2]
+            )
+            raise UserError(
+                f"{len(channel_names)} channel names, and the array {eeg.shape} is read as {eeg.shape[1]} channels of "
+                f"{eeg.shape[2]} samples.{swapped}"
+            )
         self._eeg, self._table, self._images, self._name = eeg, table, images, name
         self._sfreq, self._channel_names, self._band_hz = sfreq, channel_names, band_hz
         self._files, self._source = files, source
@@ -173,7 +182,7 @@ class ArraySource(Source):
         self._classes = tuple(ClassInfo(name=class_name) for class_name in names)
         number = {class_name: label for label, class_name in enumerate(names)}
         self._label = np.array([number[class_name] for class_name in table.class_name], dtype=np.int64)
-        self._keys = _keys(table.image)
+        self._keys = keys_of_images(table.image)
         self._subject, self._subject_labels = number_subjects(table.subject)
         self._check_recordings()
         self._check_images()
@@ -191,6 +200,7 @@ class ArraySource(Source):
             *mapping_notes(self._subject_labels),
             *self._division.notes,
             *self._image_files.notes,
+            *self._notes_of_shape(),
             *self._notes_of_flat_channels(),
         ]
 
@@ -248,6 +258,16 @@ class ArraySource(Source):
     def num_segments(self) -> int:
         return len(self._table)
 
+    def _notes_of_shape(self) -> list[str]:
+        """A sentence about an array with more channels than samples, unless the channels are named."""
+        _, channels, samples = self._eeg.shape
+        if channels <= samples or self._channel_names is not None:
+            return []
+        return [
+            f"the array is read as {channels} channels of {samples} samples; if it is [segments, samples, channels], "
+            "transpose it (give --channel-names to make sure)"
+        ]
+
     def _notes_of_flat_channels(self) -> list[str]:
         """A sentence about channels that never vary in a segment, if there are any; reads every sample once."""
         flat = {
@@ -289,24 +309,15 @@ class ArraySource(Source):
         for image, label in zip(self._table.image, self._label.tolist(), strict=True):
             if label_of.setdefault(image, label) != label:
                 raise UserError(f"image {image} has two classes in the table.")
+        wnid_of = {name: wnid for wnid, name in EEGCVPR40_CLASS_NAMES.items()}
+        names = [self._classes[label].name for label in label_of.values()]
+        known = {name: name if re.fullmatch(r"n\d{8}", name) else wnid_of.get(name, "") for name in set(names)}
+        said = [(image, known[name]) for image, name in zip(label_of, names, strict=True) if known[name]]
+        if differing := differing_classes(said):
+            raise UserError(f"the table's classes and the images' names say different classes: {differing}.")
         self._image_files = ImageFiles({image: self._images / image for image in label_of})
         if problems := self._image_files.problems:
             raise UserError(
                 f"{len(problems)} of {len(label_of)} images under {self._images} can't be stored: {listed(problems)}. "
                 "Put them there, or remove their rows from the table and their segments from the array."
             )
-
-
-def _keys(images: tuple[str, ...]) -> dict[str, str]:
-    """Stimulus key of each image: its path without the ending, other characters than letters and digits as '_'."""
-    keys = {
-        image: re.sub(r"[^A-Za-z0-9_-]+", "_", str(Path(image).with_suffix(""))).strip("_-")[-80:] for image in images
-    }
-    if len(set(keys.values())) != len(keys):
-        raise UserError(
-            "two images in the table would get the same key; give them names that differ in letters or digits."
-        )
-    for image in keys:
-        if Path(image).is_absolute() or ".." in Path(image).parts:
-            raise UserError(f"image {image!r} in the table lies outside the image folder.")
-    return keys

@@ -9,6 +9,7 @@ import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.format.tar import is_valid_key
+from neuroimagen.data_shards.sources.class_names import differing_classes
 from neuroimagen.data_shards.sources.readers.pth import load_pth
 
 
@@ -93,6 +94,16 @@ class EegCvpr40File:
         if wrong.size:
             name = self.image_names[self.image[wrong[0]]]
             raise UserError(f"{self._path}: image {name} is seen under two labels, first at dataset[{wrong[0]}].")
+        seen = [
+            (name, self.wnids[label])
+            for name, label in zip(self.image_names, label_of_image.tolist(), strict=True)
+            if label >= 0
+        ]
+        if differing := differing_classes(seen):
+            raise UserError(
+                f"{self._path}: labels and image names say different classes: {differing}. 'labels', 'images' and "
+                "'dataset' do not belong together."
+            )
 
     def _file_standardisation(
         self, raw: dict[str, Any], n_channels: int
@@ -133,10 +144,11 @@ class EegCvpr40File:
         for name, column in texts.items():
             if not isinstance(column, list) or not all(isinstance(text, str) for text in column):
                 raise UserError(f"{path}: {name!r} must be a list of texts.")
-        for name, column in {name: raw[name] for name in (*texts, "onset_s") if name in raw}.items():
+        for given in (*texts, "onset_s"):
+            column = raw.get(given, self.label.tolist())
             if not isinstance(column, list) or len(column) != len(self.label):
                 raise UserError(
-                    f"{path}: {name!r} must be a list with one entry for each of {len(self.label)} segments."
+                    f"{path}: {given!r} must be a list with one entry for each of {len(self.label)} segments."
                 )
         self.session = texts.get("session", self.session)
         self.recording = texts.get("recording", self.recording)

@@ -9,9 +9,10 @@ import pyarrow.compute as pc
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.format.schema import ClassInfo, StimulusRecord
-from neuroimagen.data_shards.sources.arrays import _keys as keys_of_images
 from neuroimagen.data_shards.sources.class_names import class_caption
 from neuroimagen.data_shards.sources.readers.images import ImageFiles, listed
+from neuroimagen.data_shards.sources.stimulus_keys import keys_of_images
+from neuroimagen.data_shards.sources.stimulus_keys import keys_of_images
 
 
 class Stimuli:
@@ -54,7 +55,7 @@ class Stimuli:
             said = np.flatnonzero(texts != "")
             for trial in said[np.unique(self.number[said], return_index=True)[1]].tolist():
                 self._caption_of_image[self.number[trial]] = texts[trial]
-        key_of = keys_of_images(tuple(names))
+        key_of = keys_of_images(names)
         self.keys = [key_of[name] for name in names]
         """Key of each image, by `number`."""
         self._files = ImageFiles({name: folder / name for name in names})

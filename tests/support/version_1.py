@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-FIELDS = ("block", "label", "order", "scale", "split", "stimulus", "subject")
+NEW_FIELDS = ("session", "recording", "onset_s")
 
 
 def make_version_1(folder: Path) -> None:
     """Rewrite a data set in place. A .json member fills one tar block in both versions, so nothing else moves."""
-    for shard in (folder / "segments").glob("*.tar"):
-        _rewrite_shard(shard)
+    for name in ("segments", "stimuli"):
+        for shard in (folder / name).glob("*.tar"):
+            _rewrite_shard(shard)
     table = pq.read_table(folder / "index.parquet")
     pq.write_table(
         table.drop_columns(["session", "recording", "onset_s"]), folder / "index.parquet", compression="zstd"
@@ -36,8 +37,10 @@ def _rewrite_shard(path: Path) -> None:
             assert file is not None
             content = file.read()
             if member.name.endswith(".json"):
-                fields = json.loads(content)
-                content = json.dumps({name: fields[name] for name in FIELDS}, sort_keys=True).encode()
+                fields = {name: value for name, value in json.loads(content).items() if name not in NEW_FIELDS}
+                if "detailed_caption" in fields:
+                    fields["detailed_caption"] = fields["detailed_caption"] or None
+                content = json.dumps(fields, sort_keys=True, ensure_ascii="stimulus" in fields).encode()
             member.size = len(content)
             new.addfile(member, io.BytesIO(content))
     # tarfile pads to 10,240 bytes; the writer ends an archive with two empty blocks.

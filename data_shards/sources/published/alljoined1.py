@@ -11,22 +11,19 @@ import argparse
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.sources.options import add_images, add_split, add_split_seed, add_subjects, options_from
 from neuroimagen.data_shards.sources.published.columns import Row, RowSource
-from neuroimagen.data_shards.sources.published.tables import read_parquet
+from neuroimagen.data_shards.sources.published.tables import read_matrices, read_parquet
 from neuroimagen.data_shards.sources.readers.csv_table import read_csv_table
 from neuroimagen.data_shards.sources.splits import divide
 
 _COLUMNS = ("EEG", "subject_id", "session", "block", "trial", "coco_id", "curr_time")
 _SFREQ = 512.0
 _MICROVOLT = 1e6
-_BATCH_ROWS = 64
 _LARGEST_V = 1e-2
 """Volts stay below; microvolts do not."""
 
@@ -80,8 +77,7 @@ class Alljoined1Source(RowSource):
                 f"{options.eeg} holds no Parquet files{hint}. Get the data set's Parquet copy from the hub."
             )
         self._paths = paths
-        self._lengths = [len(read_parquet([path], _COLUMNS[:1]).select(["EEG"])) for path in paths]
-        columns = read_parquet(paths, _COLUMNS).select(list(_COLUMNS[1:])).to_pylist()
+        columns = read_parquet(paths, _COLUMNS[1:], also=_COLUMNS[:1]).to_pylist()
         shown = _table(options.table)
         self._file_row: list[int] = []
         rows: list[Row] = []
@@ -135,36 +131,8 @@ class Alljoined1Source(RowSource):
         self._finish(options.images, division, notes=notes, captions=captions)
 
     def _read(self, rows: np.ndarray) -> Iterator[np.ndarray]:
-        import pyarrow.parquet as pq
-
-        wanted = [self._file_row[row] for row in rows.tolist()]
-        first = 0
-        for path, length in zip(self._paths, self._lengths, strict=True):
-            own = [place - first for place in wanted if first <= place < first + length]
-            if own:
-                yield from _rows_of(pq.ParquetFile(path), own, path)
-            first += length
-
-
-def _rows_of(file: Any, wanted: list[int], path: Path) -> Iterator[np.ndarray]:
-    """The EEG of these rows of a file, in µV; `wanted` ascends."""
-    start, place = 0, 0
-    for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=["EEG"]):
-        while place < len(wanted) and wanted[place] < start + len(batch):
-            value = batch.column(0)[wanted[place] - start]
-            yield _segment(value, f"{path}, row {wanted[place]}") * _MICROVOLT
-            place += 1
-        start += len(batch)
-        if place == len(wanted):
-            return
-
-
-def _segment(value: pa.Scalar, where: str) -> np.ndarray:
-    """[C, T] of a list of lists."""
-    channels = value.as_py()
-    if not channels or len({len(channel) for channel in channels}) != 1:
-        raise UserError(f"{where}: 'EEG' must be a list of channels of equal length.")
-    return np.array(channels, dtype=np.float64)
+        for eeg in read_matrices(self._paths, "EEG", [self._file_row[row] for row in rows.tolist()]):
+            yield eeg * _MICROVOLT
 
 
 def _table(path: Path) -> dict[int, tuple[str, str, str]]:

@@ -2,19 +2,21 @@
 
     <eeg>/sub-01/preprocessed_eeg_{training,test}_flat.npy   a pickled {'preprocessed_eeg_data': [trials, 32, T],
                                                              'ch_names', 'times'}
-    <eeg>/sub-01/experiment_metadata.parquet                 one row a presentation, in the order of the experiment:
-                                                             partition (stim_train, stim_test), image_path, dropped,
-                                                             session, block_id …; category_name, if it is there
-    <images>/<file>, or <images>/<concept>/<file>            as image_path ends
+    <eeg>/sub-01/experiment_metadata.parquet                 one row a presentation, in the order of the arrays:
+                                                             partition (stim_train, stim_test …), image_path, session,
+                                                             dropped; or stim_order.parquet, before any was dropped
+    <eeg>/experiment_metadata_categories.parquet             image_path → category_name, where the tables have none
+    <images>/<image_path>, or where its last parts lie
 
 The rows of a partition that are not dropped are the trials of its array, in the same order. Known slips of the
-published files are put right, and each is noted: sessions of subject 8 that are labelled as subject 19's, a row of
-subject 6 out of place, and the channel name Afz. Any other disagreement is refused.
+published files are put right, and each is noted: rows of subject 8 that are labelled as subject 19's, a row of subject
+6 that stim_order.parquet has two places too late, and the channel name Afz. Other disagreements are refused.
 """
 
 import argparse
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -31,16 +33,20 @@ from neuroimagen.data_shards.sources.options import (
     options_from,
 )
 from neuroimagen.data_shards.sources.published.columns import Row, RowSource, zero_shot_division
-from neuroimagen.data_shards.sources.published.tables import read_parquet
+from neuroimagen.data_shards.sources.published.tables import parquet_columns, read_parquet
 from neuroimagen.data_shards.sources.readers.npy import load_npy
 from neuroimagen.data_shards.sources.things.image_set import concept_name
 from neuroimagen.data_shards.sources.things.trials import checked_times, rate_of
 
 _FILES = {"stim_train": "preprocessed_eeg_training_flat.npy", "stim_test": "preprocessed_eeg_test_flat.npy"}
+_TABLES = ("experiment_metadata.parquet", "stim_order.parquet")
+_CATEGORIES = "experiment_metadata_categories.parquet"
+_NEEDED = ("partition", "image_path", "session")
 _ORDER = ("session", "block_id", "sequence_id", "sequence_image_id")
-"""Columns that give the order of the experiment; those that a file has."""
+"""Columns that give the order in which the experiment was planned; those that a file has."""
 _LABELLED_AS_ANOTHER = {8: 19}
-_ROW_OUT_OF_PLACE = (6,)
+_ROW_TOO_LATE = {6: (73_762, 73_760)}
+"""Subject → the row of stim_order.parquet that is out of place, and where it belongs; the authors' code moves it."""
 _CHANNEL_SLIPS = {"Afz": "AFz"}
 
 
@@ -98,29 +104,32 @@ class Alljoined1600kSource(RowSource):
         self._arrays: list[tuple[int, np.ndarray]] = []
         """The first row of each array, and the array."""
         self._files = {}
+        self._categories = self._read_categories()
         first: tuple[Path, tuple[str, ...], int, np.ndarray] | None = None
         for subject in self._subjects():
             folder = options.eeg / f"sub-{subject:02d}"
-            table = self._table(folder / "experiment_metadata.parquet", subject, notes)
+            path = next((folder / name for name in _TABLES if (folder / name).is_file()), folder / _TABLES[0])
+            self._files[f"{folder.name}/{path.name}"] = path
+            table = self._table(path, subject, notes)
             for partition, name in _FILES.items():
-                path = folder / name
-                eeg, channels, times = self._array(path, notes)
-                self._files[f"{folder.name}/{name}"] = path
+                array_path = folder / name
+                eeg, channels, times = self._array(array_path, notes)
+                self._files[f"{folder.name}/{name}"] = array_path
                 if first is None:
-                    first = (path, channels, eeg.shape[2], times)
+                    first = (array_path, channels, eeg.shape[2], times)
                 elif (channels, eeg.shape[2]) != first[1:3] or not np.array_equal(times, first[3]):
-                    raise UserError(f"{path} has other channels, samples or times than {first[0]}.")
+                    raise UserError(f"{array_path} has other channels, samples or times than {first[0]}.")
                 own = [row for row in table if row["partition"] == partition and not row["dropped"]]
                 if len(own) != len(eeg):
                     raise UserError(
-                        f"{path} has {len(eeg)} trials; experiment_metadata.parquet beside it has {len(own)} rows of "
-                        f"{partition} that are not dropped. They belong to different versions of the files."
+                        f"{array_path} has {len(eeg)} trials; {path.name} beside it has {len(own)} rows of {partition} "
+                        "that are not dropped. They belong to different versions of the files."
                     )
                 self._arrays.append((len(rows), eeg))
                 rows += [self._row(row, subject) for row in own]
                 is_test += [partition == "stim_test"] * len(own)
-            self._files[f"{folder.name}/experiment_metadata.parquet"] = folder / "experiment_metadata.parquet"
-        assert first is not None
+        if first is None or not rows:
+            raise UserError(f"{options.eeg} holds no trials of {' and '.join(_FILES)}.")
         self._rows = rows
         self._channel_names, self._n_channels, self._n_samples = first[1], len(first[1]), first[2]
         self._sfreq = rate_of(first[3], where=str(first[0])) if options.sfreq is None else options.sfreq
@@ -133,7 +142,7 @@ class Alljoined1600kSource(RowSource):
             seed=options.split_seed,
             notes=notes,
         )
-        self._finish(options.images, division, notes=notes)
+        self._finish(options.images, division, notes=notes, paths=self._paths())
 
     def _subjects(self) -> list[int]:
         found = sorted(
@@ -148,12 +157,11 @@ class Alljoined1600kSource(RowSource):
         return wanted
 
     def _table(self, path: Path, subject: int, notes: list[str]) -> list[dict]:
-        """The rows of a subject's table, checked and in the order of the experiment."""
-        table = read_parquet([path], ("partition", "image_path", "dropped", "session"))
-        kept = ("subject", "partition", "image_path", "dropped", *_ORDER, "category_name")
-        rows = table.select([name for name in kept if name in table.column_names]).to_pylist()
-        if odd := {str(row["partition"]) for row in rows} - set(_FILES):
-            raise UserError(f"{path}: partition {sorted(odd)[0]!r} is neither stim_train nor stim_test.")
+        """The rows of a subject's table, checked and in the order of the arrays."""
+        optional = ("subject", "dropped", *_ORDER[1:], "category_name")
+        names = parquet_columns(path)
+        table = read_parquet([path], [*_NEEDED, *(name for name in optional if name in names)])
+        rows = table.to_pylist()
         others = sorted({row["subject"] for row in rows} - {subject}) if "subject" in table.column_names else []
         if others and others != [_LABELLED_AS_ANOTHER.get(subject)]:
             raise UserError(f"{path}: rows are labelled as subject {others[0]}'s; the folder is subject {subject}'s.")
@@ -164,29 +172,23 @@ class Alljoined1600kSource(RowSource):
                 f"{path.parent.name}: {len(wrong)} rows of sessions {sessions} are labelled as subject {others[0]}'s, "
                 f"a known slip; they are taken as subject {subject}'s"
             )
-        return self._in_order(rows, [name for name in _ORDER if name in table.column_names], subject, path, notes)
-
-    def _in_order(self, rows: list[dict], columns: list[str], subject: int, path: Path, notes: list[str]) -> list[dict]:
+        columns = [name for name in _ORDER if name in table.column_names]
         keys = [tuple(row[name] for name in columns) for row in rows]
         if any(value is None for key in keys for value in key):
             raise UserError(f"{path}: a row has no {' or no '.join(columns)}.")
-        later = [place for place in range(1, len(keys)) if keys[place] < keys[place - 1]]
-        if not later:
-            return rows
-        if len(later) == 1 and subject in _ROW_OUT_OF_PLACE:
-            for place in (later[0], later[0] - 1):
-                rest = rows[:place] + rows[place + 1 :]
-                rest_keys = keys[:place] + keys[place + 1 :]
-                if all(a <= b for a, b in pairwise(rest_keys)):
-                    home = sum(key <= keys[place] for key in rest_keys)
-                    notes.append(
-                        f"{path.parent.name}: row {place} is out of place, a known slip; it is taken as row {home}"
-                    )
-                    return [*rest[:home], rows[place], *rest[home:]]
-        raise UserError(
-            f"{path}: row {later[0]} comes before the one above it by {', '.join(columns)} ({len(later)} such rows). "
-            "Which trial belongs to which row cannot be told."
-        )
+        if path.name == _TABLES[1] and subject in _ROW_TOO_LATE and len(rows) > (late := _ROW_TOO_LATE[subject])[0]:
+            rows.insert(late[1], rows.pop(late[0]))
+            notes.append(f"{path.parent.name}: row {late[0]} of {path.name} is moved to {late[1]}, a known slip")
+        elif back := sum(one > other for one, other in pairwise(keys)):
+            notes.append(
+                f"{path.parent.name}: {back} rows of {path.name} come before the row above them by "
+                f"{', '.join(columns)}; the order of the file is taken, as the arrays have it"
+            )
+        counts = Counter(str(row["partition"]) for row in rows if row["partition"] not in _FILES)
+        if counts:
+            others_text = ", ".join(f"{name} × {count}" for name, count in sorted(counts.items()))
+            notes.append(f"{path.parent.name}: rows of other partitions are left out: {others_text}")
+        return [{**row, "dropped": bool(row.get("dropped"))} for row in rows]
 
     def _array(self, path: Path, notes: list[str]) -> tuple[np.ndarray, tuple[str, ...], np.ndarray]:
         content = load_npy(path)
@@ -205,12 +207,14 @@ class Alljoined1600kSource(RowSource):
                 notes.append(text)
         return eeg, tuple(_CHANNEL_SLIPS.get(name, name) for name in names), times
 
-    @staticmethod
-    def _row(row: dict, subject: int) -> Row:
+    def _row(self, row: dict, subject: int) -> Row:
         path = PurePosixPath(str(row["image_path"]).replace("\\", "/"))
-        concept = row.get("category_name") or path.parent.name
-        if ".." in path.parts or not path.name or not concept:
-            raise UserError(f"image_path {row['image_path']!r} names no image and class.")
+        concept = row.get("category_name") or self._categories.get(path.name) or path.parent.name
+        if ".." in path.parts or not path.name or not concept or concept in ("images", "stimuli"):
+            raise UserError(
+                f"image_path {row['image_path']!r} and its row do not say what the image shows. Put {_CATEGORIES} into "
+                f"{self._options.eeg}."
+            )
         return Row(
             image=str(path),
             class_name=concept_name(str(concept)),
@@ -218,6 +222,24 @@ class Alljoined1600kSource(RowSource):
             session=str(row["session"]),
             block=-1 if row.get("block_id") is None else int(row["block_id"]),
         )
+
+    def _read_categories(self) -> dict[str, str]:
+        """File name of an image → its category, from the table beside the subjects' folders."""
+        path = self._options.eeg / _CATEGORIES
+        if not path.is_file():
+            return {}
+        self._files[path.name] = path
+        rows = read_parquet([path], ("image_path", "category_name")).to_pylist()
+        return {PurePosixPath(str(row["image_path"])).name: str(row["category_name"]) for row in rows}
+
+    def _paths(self) -> dict[str, Path]:
+        """Where each image lies: below the image folder by all of its path, by its last two parts, or by its name."""
+        names = dict.fromkeys(row.image for row in self._rows)
+        first = PurePosixPath(next(iter(names)))
+        folder = self._options.images
+        depths = (len(first.parts), 2, 1)
+        depth = next((depth for depth in depths if folder.joinpath(*first.parts[-depth:]).exists()), depths[0])
+        return {name: folder.joinpath(*PurePosixPath(name).parts[-depth:]) for name in names}
 
     def _read(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         starts = np.array([start for start, _ in self._arrays])

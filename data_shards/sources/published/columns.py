@@ -16,8 +16,9 @@ from neuroimagen.data_shards.format.tar import is_valid_key
 from neuroimagen.data_shards.sources.base import Source
 from neuroimagen.data_shards.sources.class_names import class_caption
 from neuroimagen.data_shards.sources.readers.hashes import file_records
-from neuroimagen.data_shards.sources.readers.images import ImageFiles, listed
+from neuroimagen.data_shards.sources.readers.images import ImageContent, ImageFiles, listed
 from neuroimagen.data_shards.sources.splits import DROPPED, Division, divide, divide_zero_shot
+from neuroimagen.data_shards.sources.stimulus_keys import unique_keys
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class RowSource(Source):
     _n_samples: int
     _sfreq: float
     _band_hz: tuple[float, float] | None = None
-    _files: Mapping[str, Path]
+    _files: dict[str, Path]
     """Name in dataset.json → file whose hash is recorded."""
     _steps: Mapping[str, Any] = {}
     """What was done to the EEG."""
@@ -64,7 +65,7 @@ class RowSource(Source):
         notes: Sequence[str],
         wnids: Mapping[str, str] | None = None,
         captions: Mapping[str, str] | None = None,
-        paths: Mapping[str, Path] | None = None,
+        paths: Mapping[str, Path | ImageContent] | None = None,
         on_missing: str = "stop",
     ) -> None:
         """Check the images and the classes.
@@ -75,7 +76,7 @@ class RowSource(Source):
         self._division = division
         self._splits = division.splits.copy()
         names = list(dict.fromkeys(row.image for row in self._rows))
-        where = {name: (paths or {}).get(name, images / name) for name in names}
+        where: dict[str, Path | ImageContent] = {name: (paths or {}).get(name, images / name) for name in names}
         self._images = ImageFiles(where)
         self._captions = captions or {}
         notes = [*notes, *division.notes, *self._images.notes]
@@ -186,8 +187,6 @@ def _keys(names: Sequence[str]) -> dict[str, str]:
 
     stems = {name: re.sub(r"\.[A-Za-z]{3,4}$", "", name) for name in names}
     keys = {name: cleaned(stem.rsplit("/", 1)[-1]) for name, stem in stems.items()}
-    if len(set(keys.values())) != len(keys):
-        keys = {name: cleaned(stem) for name, stem in stems.items()}
-    if len(set(keys.values())) != len(keys) or not all(map(is_valid_key, keys.values())):
-        raise UserError("two images would get the same key; give them names that differ in letters or digits.")
-    return keys
+    return (
+        keys if len(set(keys.values())) == len(keys) and all(map(is_valid_key, keys.values())) else unique_keys(stems)
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from neuroimagen.data_shards.format.images import DecodedImage, decode, png_bytes
 
@@ -13,19 +14,27 @@ MAX_PIXELS = 64_000_000
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 
+class ImageContent(Protocol):
+    """An image that lies in a larger file."""
+
+    def read_bytes(self) -> bytes: ...
+
+
 class ImageFiles:
     """Images by name. Making it reads and decodes every file once; no image is held in memory.
 
     A file that is not there is looked for beside its place under another ending (.jpg for .JPEG) or other letter case.
     """
 
-    def __init__(self, paths: Mapping[str, Path]) -> None:
+    def __init__(self, paths: Mapping[str, "Path | ImageContent"]) -> None:
         self.problems: dict[str, str] = {}
         """Why an image cannot be stored: "missing", "unreadable: …"; in the order given."""
         self.notes: list[str] = []
         """What was changed or looks odd, one sentence for each kind, with counts and names."""
-        self._path: dict[str, Path] = {}
+        self._path: dict[str, Path | ImageContent] = {}
         self._as_png: set[str] = set()
+        self._jpeg: set[str] = set()
+        """Images that are stored as the JPEG files that they are."""
         changes: dict[str, list[str]] = {}
         remarks: dict[str, list[str]] = {}
         elsewhere: list[str] = []
@@ -33,7 +42,7 @@ class ImageFiles:
         named = set(paths.values())
         for name, wanted in paths.items():
             try:
-                path = _found(wanted, folders)
+                path = _found(wanted, folders) if isinstance(wanted, Path) else wanted
                 if path != wanted and path in named:
                     raise FileNotFoundError
                 content = path.read_bytes()
@@ -45,20 +54,32 @@ class ImageFiles:
                 self.problems[name] = f"unreadable: {getattr(error, 'strerror', None) or error}"
                 continue
             self._path[name] = path
-            if path != wanted:
+            if path is not wanted and isinstance(path, Path):
                 elsewhere.append(f"{name} → {path.name}")
             if decoded.changes or not content.startswith((_JPEG, _PNG)):
                 self._as_png.add(name)
+            elif content.startswith(_JPEG):
+                self._jpeg.add(name)
             for change in decoded.changes:
                 changes.setdefault(change, []).append(name)
             for remark in decoded.remarks:
                 remarks.setdefault(remark, []).append(name)
+        self._store_alike()
         if elsewhere:
             self.notes.append(f"{_counted(elsewhere)} found under another ending or letter case: {_some(elsewhere)}")
         for change, names in changes.items():
             self.notes.append(f"{_counted(names)} {change} and stored as PNG: {_some(names)}")
         for remark, names in remarks.items():
             self.notes.append(f"{_counted(names)} {remark}: {_some(names)}")
+
+    def _store_alike(self) -> None:
+        """Store all images as PNG where some have to be: Hugging Face `datasets` reads files of one ending only."""
+        if self._jpeg and len(self._jpeg) < len(self._path):
+            self.notes.append(
+                f"{len(self._jpeg)} of {len(self._path)} images are JPEG and the others are not: all are stored as "
+                "PNG, without loss, so that every loader reads the shards"
+            )
+            self._as_png |= self._jpeg
 
     def read(self, name: str) -> tuple[bytes, str]:
         """The encoded image as it is stored, and its extension: jpg or png."""

@@ -31,7 +31,7 @@ from neuroimagen.data_shards.sources.recordings.mne_notes import NoteTaker, unre
 from neuroimagen.data_shards.sources.recordings.options import CutOptions
 from neuroimagen.data_shards.sources.recordings.people import own_subject, subject_labels
 from neuroimagen.data_shards.sources.recordings.tables.stimulus_table import StimulusTable
-from neuroimagen.data_shards.sources.splits import divide
+from neuroimagen.data_shards.sources.splits import Division, divide
 from neuroimagen.data_shards.sources.stimuli import Stimuli, encoded
 from neuroimagen.data_shards.sources.subjects import LABELS_KEY, mapping_notes, number_subjects
 
@@ -84,31 +84,34 @@ class RecordingsSource(Source):
         )
         self._parts = parts
         self._trials = _trials_of(parts)
-        text = self._trials.column_names
         self._stimuli = Stimuli(
             self._trials["image"],
             self._trials["class"],
-            self._trials["caption"] if "caption" in text else None,
+            self._trials["caption"] if "caption" in self._trials.column_names else None,
             folder=options.images,
             where=parts[0].table.where,
         )
         self.notes += self._stimuli.notes
         self._number_people(subjects, sessions)
-        self._division = divide(
-            split=options.split,
-            column=self._trials["split"].to_pylist() if "split" in text else None,
-            image=self._stimuli.number,
-            label=self._stimuli.label,
-            subject=self._subject[self._recording],
-            session=np.array(self._session)[self._recording],
-            seed=options.split_seed,
-        )
+        self._division = self.divided()
         self.notes += self._division.notes
         self._kept = self._division.splits != ""
 
     @abc.abstractmethod
     def occurrences(self, opened: Opened, notes: list[str]) -> tuple[StimulusTable, Joined]:
         """What was shown in a recording, and where each of its trials began."""
+
+    def divided(self) -> Division:
+        """The split of every trial, once stimuli and people are known."""
+        return divide(
+            split=self._options.split,
+            column=self._trials["split"].to_pylist() if "split" in self._trials.column_names else None,
+            image=self._stimuli.number,
+            label=self._stimuli.label,
+            subject=self._subject[self._recording],
+            session=np.array(self._session)[self._recording],
+            seed=self._options.split_seed,
+        )
 
     def events_named(self) -> Collection[str]:
         """Keys of events: annotations of these names are no marks of bad data."""

@@ -17,6 +17,7 @@ EPILOG = """examples:
     --images ILSVRC/ --out data/cvpr40
   neuroimagen data ingest things-eeg2 --eeg Preprocessed_data_250Hz --images image_set --out data/things
   neuroimagen data ingest bids my-study/ --class-column category --out data/study
+  neuroimagen data ingest things-meg --eeg derivatives/preprocessed --images object_images/ --out data/things-meg
   neuroimagen data ingest mne --recordings my-bids/ --events events.csv --images images/ --out data/mine
   neuroimagen data ingest arrays --eeg segments.npy --table labels.csv --images images/ --sfreq 250 --out data/mine
 

@@ -29,13 +29,13 @@ def test_copies_are_found_between_the_splits_and_within_one() -> None:
     prints[4, 7] ^= True  # one bit of 256
     found = checked(content, prints)
     assert [finding.level for finding in found] == ["problem", "note"]
-    assert "1 test images have the same pixels" in found[0].text
+    assert "1 test images are copies" in found[0].text
     assert "d = b" in found[0].text
     assert found[0].stimuli == ((3, 1),)
     assert "e = a" in found[1].text
     found = checked([b"1", b"1", b"3", b"4", b"4"], np.random.default_rng(0).random((5, 256)) < 0.5)
     assert [(finding.level, finding.stimuli) for finding in found] == [("note", ((1, 0), (4, 3)))]
-    assert "one image counts as several" in found[0].text
+    assert "2 other images are copies" in found[0].text
 
 
 def test_pixels_are_compared_and_not_bytes(tmp_path: Path) -> None:

@@ -179,3 +179,57 @@ def test_channels_that_never_vary_are_said(arrays: Path) -> None:
     said = "2 of 40 segments have channels that never vary, the first is segment 3 (channels Pz): kept"
     assert _array_source(arrays, channel_names=("Cz", "Pz", "Oz")).notes == [said]
     assert _array_source(arrays).notes == [said.replace("Pz", "1")]
+
+
+def test_an_array_with_its_axes_exchanged_is_said(arrays: Path) -> None:
+    eeg = np.load(arrays / "eeg.npy")
+    np.save(arrays / "eeg.npy", eeg.transpose(0, 2, 1))
+    (note,) = _array_source(arrays).notes
+    assert note.startswith("the array is read as 16 channels of 3 samples; if it is [segments, samples, channels]")
+    with pytest.raises(UserError, match=r"3 channel names, and the array \(40, 16, 3\) .*: transpose it"):
+        _array_source(arrays, channel_names=("Cz", "Pz", "Oz"))
+    assert _array_source(arrays, channel_names=tuple(f"E{n}" for n in range(16))).notes == []
+    with pytest.raises(UserError, match=r"4 channel names, and the array .* 3 samples\.$"):
+        _array_source(arrays, channel_names=("a", "b", "c", "d"))
+
+
+def test_jpeg_and_png_images_and_captions_for_some_are_read_by_hugging_face_datasets(arrays: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    rows = read_table(arrays / "table.csv")
+    for row in rows:
+        name = Path(row["image"])
+        if int(name.stem) % 3 == 0:
+            write_image(arrays / "images" / name.with_suffix(".jpg"), int(name.stem))
+            row["image"] = str(name.with_suffix(".jpg"))
+        row["caption"] = row["caption"] if int(name.stem) > 12 else ""
+    write_table(arrays / "table.csv", rows)
+    dataset = ingest(_array_source(arrays), arrays / "out", shard_bytes=1 << 16)
+    assert list(verify(arrays / "out")) == []
+    for folder, count in (("segments", 40), ("stimuli", 20)):
+        shards = sorted(str(path) for path in (arrays / "out" / folder).glob("*.tar"))
+        loaded = datasets.load_dataset(
+            "webdataset",
+            data_files=shards,
+            split="train",
+            cache_dir=str(arrays / "cache"),
+            streaming=folder == "stimuli",
+        )
+        assert sum(1 for _ in loaded) == count
+    assert set(dataset.stimuli.extensions) == {"png"}
+
+
+def test_a_class_and_an_image_name_that_contradict_each_other_are_refused(arrays: Path) -> None:
+    rows = read_table(arrays / "table.csv")
+    for name in ("n02106662_1.png", "n02124075_2.png"):
+        write_image(arrays / "images" / name, 99)
+    rows[0].update({"image": "n02106662_1.png", "class": "German shepherd"})
+    rows[2].update({"image": "n02124075_2.png", "class": "n02124075"})
+    write_table(arrays / "table.csv", rows)
+    assert _array_source(arrays).num_segments() == 40
+    for name in ("Egyptian cat", "n02124075"):
+        rows[0]["class"] = name
+        write_table(arrays / "table.csv", rows)
+        with pytest.raises(UserError, match=r"different classes: n02106662_1\.png in class n02124075 \(1 images\)"):
+            _array_source(arrays)

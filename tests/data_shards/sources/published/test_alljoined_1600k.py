@@ -12,6 +12,7 @@ from source_files import write_image
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.sources.ingest import ingest
+from neuroimagen.data_shards.sources.published import alljoined_1600k
 from neuroimagen.data_shards.sources.published.alljoined_1600k import Alljoined1600kSource, AlljoinedOptions
 
 CHANNELS = ["Fp1", "Afz", "Oz"]
@@ -96,21 +97,58 @@ def test_rows_that_are_not_dropped_are_the_trials(tmp_path: Path) -> None:
         assert (record.split == "test") == (row["partition"] == "stim_test")
 
 
-def test_known_slips_are_put_right_and_named(tmp_path: Path) -> None:
+def test_known_slips_are_put_right_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labelled = [{**row, "subject": 19 if row["session"] in (1, 3, 4) else 8} for row in experiment(8)]
     write_subject(tmp_path, 8, labelled)
-    rows = experiment(6)
-    displaced = [*rows[:20], *rows[21:40], rows[20], *rows[40:]]
-    write_subject(tmp_path, 6, displaced)
+    # In the authors' code row 73762 goes to 73760 before stim_order becomes experiment_metadata.
+    monkeypatch.setattr(alljoined_1600k, "_ROW_TOO_LATE", {6: (14, 12)})
+    rows = [{name: value for name, value in row.items() if name != "dropped"} for row in experiment(6)]
+    path = write_subject(tmp_path, 6, [{**row, "dropped": False} for row in rows])
+    (path / "experiment_metadata.parquet").unlink()
+    pq.write_table(pa.Table.from_pylist(rows), path / "stim_order.parquet")
     write_subject(tmp_path, 1, experiment(1))
     made = source(tmp_path)
     assert any("48 rows of sessions 1, 3, 4 are labelled as subject 19's, a known slip" in note for note in made.notes)
-    assert any(
-        note.startswith("sub-06: row 39 is out of place, a known slip; it is taken as row 20") for note in made.notes
-    )
+    assert "sub-06: row 14 of stim_order.parquet is moved to 12, a known slip" in made.notes
     assert {record.subject for record in made.segments()} == {1, 6, 8}
     order = [row.image for row in made._rows if row.subject == 6 and "new" not in row.image]
-    assert order == [row["image_path"] for row in rows if row["partition"] == "stim_train" and not row["dropped"]]
+    moved = [*rows[:12], rows[14], *rows[12:14], *rows[15:]]
+    assert order == [row["image_path"] for row in moved if row["partition"] == "stim_train"]
+
+
+def test_the_order_of_the_file_is_that_of_the_arrays(tmp_path: Path) -> None:
+    rows = experiment(6)
+    swapped = [*rows[:12], rows[14], *rows[12:14], *rows[15:]]
+    write_subject(tmp_path, 6, [{**row, "dropped": False} for row in swapped])
+    made = source(tmp_path)
+    assert any("1 rows of experiment_metadata.parquet come before the row above them" in note for note in made.notes)
+    order = [row.image for row in made._rows if "new" not in row.image]
+    assert order == [row["image_path"] for row in swapped if row["partition"] == "stim_train"]
+
+
+def test_categories_may_stand_in_a_table_of_their_own(tmp_path: Path) -> None:
+    """Images are called by numbers in the published tables, and lie in one folder."""
+    rows = experiment(1)
+    number = {path: place for place, path in enumerate(dict.fromkeys(row["image_path"] for row in rows))}
+    numbered = [
+        {
+            **{k: v for k, v in row.items() if k != "category_name"},
+            "image_path": f"stimuli/images/{number[row['image_path']]}.jpg",
+        }
+        for row in rows
+    ]
+    write_subject(tmp_path, 1, numbered)
+    (tmp_path / "images" / "stimuli" / "images").rename(tmp_path / "flat")
+    with pytest.raises(UserError, match=r"do not say what the image shows\. Put experiment_metadata_categories"):
+        source(tmp_path, images=tmp_path / "flat")
+    table = [
+        {"image_path": new["image_path"], "category_name": old["category_name"]}
+        for new, old in zip(numbered, rows, strict=True)
+    ]
+    pq.write_table(pa.Table.from_pylist(table), tmp_path / "eeg" / "experiment_metadata_categories.parquet")
+    made = source(tmp_path, images=tmp_path / "flat")
+    assert {entry.name for entry in made.metadata().classes} >= {"thing 0", "new 1"}
+    assert next(made.stimuli()).key == "3"  # the first training row is dropped
 
 
 def test_other_disagreements_are_refused(tmp_path: Path) -> None:
@@ -118,13 +156,17 @@ def test_other_disagreements_are_refused(tmp_path: Path) -> None:
     for number, (odd, changes, message) in enumerate(
         (
             ([{**row, "subject": 19} for row in rows], {}, "labelled as subject 19's; the folder is subject 1's"),
-            ([*rows[:20], *rows[21:40], rows[20], *rows[40:]], {}, "row 39 comes before the one above it"),
             ([{**row, "dropped": False} for row in rows], {}, None),
-            ([{**row, "partition": "oddball"} for row in rows], {}, "partition 'oddball' is neither"),
+            (
+                [{**row, "partition": "oddball"} for row in rows],
+                {},
+                "holds no trials of stim_train and stim_test",
+            ),
+            ([{**row, "session": None} for row in rows], {}, "a row has no session"),
             (rows, {"preprocessed_eeg_data": np.zeros((3, 3, 250))}, "has 3 trials"),
             (rows, {"ch_names": ["a"]}, "1 channel names for 3 channels"),
             (rows, {"times": np.arange(9)}, "9 times for 250 samples"),
-            ([{**row, "image_path": "../x/y.jpg"} for row in rows], {}, "names no image and class"),
+            ([{**row, "image_path": "../x/y.jpg"} for row in rows], {}, "do not say what the image shows"),
         )
     ):
         folder = tmp_path / str(number)

@@ -20,16 +20,29 @@ def files(folder: Path, *names: str) -> ImageFiles:
 
 
 def test_images_that_need_no_change_are_stored_byte_for_byte(tmp_path: Path) -> None:
-    for name in ("a.jpg", "b.png"):
+    for name in ("a.jpg", "c.jpg", "b.png"):
         write_image(tmp_path / name, 0)
     Image.fromarray(PIXELS[..., 0]).save(tmp_path / "grey.png")
     Image.fromarray(PIXELS).quantize(16).save(tmp_path / "palette.png")
     Image.fromarray(PIXELS).convert("RGBA").save(tmp_path / "opaque.png")
-    names = ("a.jpg", "b.png", "grey.png", "palette.png", "opaque.png")
-    found = files(tmp_path, *names)
-    assert (found.problems, found.notes) == ({}, [])
-    for name in names:
-        assert found.read(name) == ((tmp_path / name).read_bytes(), name[-3:])
+    for names in (("a.jpg", "c.jpg"), ("b.png", "grey.png", "palette.png", "opaque.png")):
+        found = files(tmp_path, *names)
+        assert (found.problems, found.notes) == ({}, [])
+        for name in names:
+            assert found.read(name) == ((tmp_path / name).read_bytes(), name[-3:])
+
+
+def test_jpeg_files_among_others_are_stored_as_png_with_the_same_pixels(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.png", "c.jpg"):
+        write_image(tmp_path / name, 0)
+    found = files(tmp_path, "a.jpg", "b.png", "c.jpg")
+    (note,) = found.notes
+    assert note.startswith("2 of 3 images are JPEG and the others are not: all are stored as PNG")
+    assert found.read("b.png") == ((tmp_path / "b.png").read_bytes(), "png")
+    content, extension = found.read("a.jpg")
+    assert extension == "png"
+    with Image.open(tmp_path / "a.jpg") as image:
+        np.testing.assert_array_equal(np.asarray(decode_image(content)), np.asarray(image))
 
 
 def test_images_that_change_are_stored_as_png_and_named(tmp_path: Path) -> None:
@@ -91,9 +104,9 @@ def test_other_endings_and_letter_cases_are_found_and_said(tmp_path: Path) -> No
         "d.png": "missing",
         "f.png": "missing",  # f.jpg is another image of the table
     }
-    assert found.notes == [
-        "3 images found under another ending or letter case: a.JPEG → a.jpg, b.png → B.PNG, e.x → e.x.jpeg"
-    ]
+    assert "3 images found under another ending or letter case: a.JPEG → a.jpg, b.png → B.PNG" in found.notes[-1]
+    found = files(tmp_path, "a.JPEG", "e.x", "f.jpg")
+    assert found.notes == ["2 images found under another ending or letter case: a.JPEG → a.jpg, e.x → e.x.jpeg"]
     assert found.read("a.JPEG") == ((tmp_path / "a.jpg").read_bytes(), "jpg")
 
 
