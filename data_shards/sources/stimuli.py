@@ -12,7 +12,6 @@ from neuroimagen.data_shards.format.schema import ClassInfo, StimulusRecord
 from neuroimagen.data_shards.sources.class_names import class_caption
 from neuroimagen.data_shards.sources.readers.images import ImageFiles, listed
 from neuroimagen.data_shards.sources.stimulus_keys import keys_of_images
-from neuroimagen.data_shards.sources.stimulus_keys import keys_of_images
 
 
 class Stimuli:
