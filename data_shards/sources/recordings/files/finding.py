@@ -4,11 +4,14 @@ Who was recorded is read from a file's own name by mne-bids, never from the fold
 """
 
 import dataclasses
+import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.format.schema import MAX_RECORDING_BYTES
 from neuroimagen.data_shards.sources.recordings.files.opening import RecordingFile
 
 DATATYPES = ("eeg", "meg")
@@ -39,8 +42,18 @@ def find_recordings(given: Sequence[Path], *, datatypes: Sequence[str] = DATATYP
             raise UserError(f"recording {file.path} is given twice; its segments would be in the data set twice.")
     if len({file.name for file in found}) != len(found):  # two folders with files of the same names
         above = Path(os.path.commonpath([path.absolute() for path in given]))
-        found = [dataclasses.replace(file, name=file.path.absolute().relative_to(above).as_posix()) for file in found]
+        found = [
+            dataclasses.replace(file, name=_short(file.path.absolute().relative_to(above).as_posix())) for file in found
+        ]
     return found
+
+
+def _short(name: str) -> str:
+    """A recording's name as the index can hold it: as it is, or the end of a longer one after digits of its SHA-256."""
+    if len(name.encode("utf-8", "surrogatepass")) <= MAX_RECORDING_BYTES and name.isprintable():
+        return name
+    digits = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+    return f"{digits}_{re.sub(r'[^A-Za-z0-9._/-]+', '_', name)[-(MAX_RECORDING_BYTES - 11) :]}"
 
 
 def find_in_folder(root: Path, *, datatypes: Sequence[str] = DATATYPES) -> list[RecordingFile]:
@@ -90,7 +103,7 @@ def _described(path: Path, name: str, root: Path | None = None) -> RecordingFile
     entities = mne_bids.get_entities_from_fname(path.name, on_error="ignore")
     return RecordingFile(
         path=path,
-        name=name,
+        name=_short(name),
         bids_root=root,
         subject=entities["subject"],
         session=entities["session"],

@@ -63,6 +63,16 @@ def test_what_would_come_twice_is_refused(tmp_path: Path, recording: Path) -> No
         find_recordings([tmp_path / "empty"])
 
 
+def test_names_are_short_enough_for_the_index(tmp_path: Path, recording: Path) -> None:
+    long = "sub-1_task-" + "x" * 70 + "_eeg.fif"
+    put(recording, tmp_path / "study/sub-1/ses-afternoon/eeg" / long)
+    put(recording, tmp_path / "study/sub-2/eeg" / ("sub-2_task-" + "ü" * 60 + "_eeg.fif"))
+    first, second = find_recordings([tmp_path / "study"])
+    assert first.name == f"sub-1/ses-afternoon/eeg/{long}"
+    assert len(second.name.encode()) <= 120
+    assert second.name.endswith("_eeg.fif")
+
+
 def test_folders_of_subjects(tmp_path: Path, recording: Path) -> None:
     for label in ("01", "02", "03"):
         put(recording, tmp_path / f"study/sub-{label}/eeg/sub-{label}_task-a_eeg.fif")
