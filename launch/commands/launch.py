@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from neuroimagen.data_shards.sources.options import number
+
 HELP = "Run a command on many ranks: on this machine, on the nodes of a hostfile, or in a SLURM job."
 EPILOG = """\
 examples:
@@ -54,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--port", type=int, metavar="P", help="port for the nodes' reports (default: a free one; with --no-ssh 29400)"
     )
     nodes.add_argument(
-        "--wait", type=float, default=300.0, metavar="S", help="seconds to wait for the nodes (default: 300)"
+        "--wait", type=number, default=300.0, metavar="S", help="seconds to wait for the nodes (default: 300)"
     )
     nodes.add_argument(
         "--export",

@@ -4,6 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
+from neuroimagen.data_shards.sources.options import number
 from neuroimagen.launch.commands.options import add_cpu, add_set
 
 HELP = "Draw images from a run's EEG: the model's own, its ablations, and the oracle and floor conditions."
@@ -37,9 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rows", dest="conditions", nargs="+", help=argparse.SUPPRESS)  # the option's earlier name
     parser.add_argument(
-        "--strength", type=float, metavar="X", help="noise on the saliency map, 0 to 1 (reconstruct.strength)"
+        "--strength", type=number, metavar="X", help="noise on the saliency map, 0 to 1 (reconstruct.strength)"
     )
-    parser.add_argument("--guidance", type=float, metavar="X", help="classifier-free guidance (reconstruct.guidance)")
+    parser.add_argument("--guidance", type=number, metavar="X", help="classifier-free guidance (reconstruct.guidance)")
     add_set(parser, example="reconstruct.steps=50")
     add_cpu(parser)
     parser.add_argument(

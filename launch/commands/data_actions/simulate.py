@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from neuroimagen.data_shards.sources.options import number
 from neuroimagen.launch.commands.options import mebibytes
 
 DESCRIPTION = "Simulate a study: images, captions and the EEG of several subjects, by a documented forward model."
@@ -51,14 +52,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--snr",
-        type=float,
+        type=number,
         default=3.0,
         metavar="DB",
         help="power of the response to the image over the power of the noise, in dB (default: %(default)s)",
     )
     parser.add_argument(
         "--variability",
-        type=float,
+        type=number,
         default=0.34,
         metavar="SD",
         help="standard deviation of the response to a class from trial to trial; the distance between two classes is "
@@ -66,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--drift",
-        type=float,
+        type=number,
         default=0.0,
         metavar="SD",
         help="slow drift over the session, in standard deviations of the noise (default: %(default)s, none)",

@@ -30,6 +30,10 @@ def test_no_form_and_several_forms_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no sub-01"):
         find_subjects(tmp_path)
     (tmp_path / "sub-01").mkdir()
+    with pytest.raises(UserError, match=f"Give the folder above it: {tmp_path}"):
+        find_subjects(tmp_path / "sub-01")
+    with pytest.raises(UserError, match=f"Did you mean {tmp_path}"):
+        find_subjects(tmp_path.parent)
     with pytest.raises(UserError, match="holds no files of a known form"):
         find_form(tmp_path, [1], whitening=None)
     write_dictionary(tmp_path, 1, "train", EEG, plain=False)
