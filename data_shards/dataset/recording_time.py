@@ -40,7 +40,8 @@ def recording_time(index: Index, *, stretch: int | None = None) -> RecordingTime
     onsets); `stretch` divides recordings into blocks of about that many segments. A subject's recordings follow each
     other in the natural order of session and name.
     """
-    blocks, orders = index.block.astype(np.int64), index.order.astype(np.int64)
+    blocks: Integers = index.block.astype(np.int64)
+    orders: Integers = index.order.astype(np.int64)
     has_onsets = not np.isnan(index.onset_s).any()
     unknown = RecordingTime(blocks=blocks, orders=orders, origin="")
     if not len(blocks) or not (has_onsets or (orders >= 0).all()):

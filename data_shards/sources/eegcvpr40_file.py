@@ -144,10 +144,11 @@ class EegCvpr40File:
         for name, column in texts.items():
             if not isinstance(column, list) or not all(isinstance(text, str) for text in column):
                 raise UserError(f"{path}: {name!r} must be a list of texts.")
-        for name, column in {name: raw[name] for name in (*texts, "onset_s") if name in raw}.items():
+        for given in (*texts, "onset_s"):
+            column = raw.get(given, self.label.tolist())
             if not isinstance(column, list) or len(column) != len(self.label):
                 raise UserError(
-                    f"{path}: {name!r} must be a list with one entry for each of {len(self.label)} segments."
+                    f"{path}: {given!r} must be a list with one entry for each of {len(self.label)} segments."
                 )
         self.session = texts.get("session", self.session)
         self.recording = texts.get("recording", self.recording)

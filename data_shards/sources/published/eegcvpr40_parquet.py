@@ -244,7 +244,7 @@ class _Cells:
         try:
             eeg = np.asarray(cell, dtype=np.float32)
         except (ValueError, TypeError):
-            eeg = np.empty(0)
+            eeg = np.empty(0, dtype=np.float32)
         if eeg.ndim != 2:
             raise UserError(f"{self.where(row)}: 'conditioning_image' is no table of numbers.")
         return eeg
