@@ -54,7 +54,7 @@ class Stimuli:
             said = np.flatnonzero(texts != "")
             for trial in said[np.unique(self.number[said], return_index=True)[1]].tolist():
                 self._caption_of_image[self.number[trial]] = texts[trial]
-        key_of = keys_of_images(tuple(names))
+        key_of = keys_of_images(names)
         self.keys = [key_of[name] for name in names]
         """Key of each image, by `number`."""
         self._files = ImageFiles({name: folder / name for name in names})

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 _KINDS = MappingProxyType(
     {
-        "eog": r".*eog|exg\s*\d|(left|right|l|r)\s*eye|loc$|roc$",
+        "eog": r".*eog|exg\s*\d|(left|right|l|r)\s*eye|(loc|roc)\b",
         "ecg": r".*(ecg|ekg)",
         "emg": r".*emg|chin\b",
         "gsr": r"gsr|eda\b|scr\b|scl\b|skin",

@@ -14,13 +14,14 @@ import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.sources.recordings.channels.selection import Selection
+from neuroimagen.data_shards.sources.recordings.cutting.scratch import Scratch
 from neuroimagen.data_shards.sources.recordings.cutting.windows import Cuts, Window
 from neuroimagen.data_shards.sources.recordings.files.pieces import Piece
 from neuroimagen.data_shards.sources.recordings.mne_notes import NoteTaker
 from neuroimagen.data_shards.sources.recordings.options import CutOptions
 
 HELD_BYTES = 256 << 20
-"""A piece of at most this size (float64) is held in memory; of a larger one, groups of channels are."""
+"""What is held of a piece while it is filtered, copies included: all of it, or a group of channels, at least one."""
 _BATCH = 32
 
 
@@ -131,39 +132,41 @@ class _Stretch:
 
     def __init__(self, raw: Any, names: list[str], piece: Piece, options: CutOptions, scratch: Path) -> None:
         self._raw, self._names, self._piece = raw, names, piece
-        self._data: np.ndarray | None = None
+        self._held: np.ndarray | None = None
+        self._scratch: Scratch | None = None
         num_samples = piece.stop - piece.start
-        size = len(names) * num_samples * 8
-        if size <= HELD_BYTES:
+        bytes_of_channel = 8 * num_samples
+        if 4 * len(names) * bytes_of_channel <= HELD_BYTES:  # filters take some copies
             data = raw.get_data(picks=names, start=piece.start, stop=piece.stop)
-            self._data = _filtered(data, names, raw, options) if options.is_filtered else data
+            self._held = _filtered(data, names, raw, options) if options.is_filtered else data
         elif options.is_filtered:
-            self._data = self._through_scratch(options, scratch / "piece", num_samples)
+            self._scratch = self._through_scratch(options, scratch / "piece", num_samples)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """float64 [C, stop − start] in SI units."""
-        if self._data is not None:
-            return np.asarray(self._data[:, start:stop], dtype=np.float64)
+        if self._held is not None:
+            return self._held[:, start:stop]
+        if self._scratch is not None:
+            return self._scratch.read(slice(None), start, stop)
         first = self._piece.start
         return self._raw.get_data(picks=self._names, start=first + start, stop=first + stop)
 
-    def _through_scratch(self, options: CutOptions, path: Path, num_samples: int) -> np.ndarray:
-        """The piece in a file, float32 [C, T]; the file is read once along time and once along channels."""
+    def _through_scratch(self, options: CutOptions, path: Path, num_samples: int) -> Scratch:
+        """The piece in a file, which is written once along time and once along channels."""
         raw, names, piece = self._raw, self._names, self._piece
         longest = max(num_samples, round(num_samples * (options.resample or 0.0) / float(raw.info["sfreq"])))
-        data = np.memmap(path, np.float32, "w+", shape=(len(names), longest))
+        scratch = Scratch(path, len(names), longest)
         chunk = max(1, HELD_BYTES // (4 * 8 * len(names)))
         for start in range(0, num_samples, chunk):
             stop = min(start + chunk, num_samples)
-            data[:, start:stop] = raw.get_data(picks=names, start=piece.start + start, stop=piece.start + stop)
+            values = raw.get_data(picks=names, start=piece.start + start, stop=piece.start + stop)
+            scratch.write(slice(None), start, values)
         group = max(1, HELD_BYTES // (4 * 8 * num_samples))
-        length = num_samples
         for start in range(0, len(names), group):
             part = slice(start, start + group)
-            done = _filtered(data[part, :num_samples].astype(np.float64), names[part], raw, options)
-            length = done.shape[1]
-            data[part, :length] = done
-        return data[:, :length]
+            data = scratch.read(part, 0, num_samples)
+            scratch.write(part, 0, _filtered(data, names[part], raw, options))
+        return scratch
 
 
 def _filtered(data: np.ndarray, names: list[str], raw: Any, options: CutOptions) -> np.ndarray:

@@ -46,10 +46,10 @@ def read_events(
         return _events_of_epochs(opened, wanted, notes)
     name = opened.file.name
     found: dict[str, Events] = {}
+    if origin in ("all", "triggers"):  # first, because their times are the most exact
+        found |= _triggers(opened, wanted, notes, mask)
     if origin in ("all", "annotations"):
         found["annotations"] = _annotations(opened)
-    if origin in ("all", "triggers"):
-        found |= _triggers(opened, wanted, notes, mask)
     if origin in ("all", "events.tsv"):
         found["events.tsv"] = Events(**_as_columns(sidecar_events(opened, wanted)))
     taken = {source: _only(events, wanted) if wanted else events for source, events in found.items()}
@@ -68,42 +68,36 @@ def read_events(
 
 
 def _united(taken: dict[str, Events], name: str, notes: list[str]) -> Events:
-    """Events of all origins by time; one that stands in two of them at the same sample is taken once."""
-    sample = np.concatenate([events.sample for events in taken.values()])
-    key = np.concatenate([events.key for events in taken.values()])
-    source = np.concatenate([[place] * len(events) for place, events in enumerate(taken.values())])
-    order = np.lexsort((source, sample))
-    sample, key, source = sample[order], key[order], source[order]
-    if len(taken) == 1:
-        return Events(sample=sample, key=key)
-    kept = np.ones(len(sample), dtype=bool)
-    last: dict[str, tuple[int, int]] = {}
-    num_twice = 0
-    for place, (at, event, origin) in enumerate(zip(sample.tolist(), key.tolist(), source.tolist(), strict=True)):
-        before = last.get(event)
-        # Two origins round the same time to neighbouring samples.
-        if before is not None and at - before[0] <= 1 and origin != before[1]:
-            kept[place] = False
-            num_twice += 1
-        else:
-            last[event] = (at, origin)
-    names = " and ".join(taken)
-    shared = set.intersection(*(set(events.key.tolist()) for events in taken.values()))
-    alone = [event for event in sorted(shared) if _numbers(key, source, event, len(taken)) and num_twice == 0]
-    if alone:
-        raise UserError(
-            f"{name}: {names} name the same events ({', '.join(alone[:5])}) at different times, so each would be cut "
-            f"twice. Choose one with --events-from {{{','.join(SOURCES[1:])}}}."
-        )
-    if num_twice:
-        notes.append(f"{name}: {num_twice} events stand in {names} at the same sample; each was taken once")
-    return Events(sample=sample[kept], key=key[kept])
+    """Events of all origins by time; one that stands in two of them at the same sample is taken once.
 
-
-def _numbers(key: np.ndarray, source: np.ndarray, event: str, num_sources: int) -> bool:
-    """Whether an event stands as often in each of its origins."""
-    counts = np.bincount(source[key == event], minlength=num_sources)
-    return bool((counts == counts[0]).all())
+    Raises UserError if two origins have events of one name at different times: they may be the same events, of which
+    one origin has the times wrong.
+    """
+    origins = iter(taken.items())
+    first, events = next(origins)
+    sample, key = events.sample, events.key
+    for origin, others in origins:
+        is_new = np.ones(len(others), dtype=bool)
+        for event in set(key.tolist()) & set(others.key.tolist()):
+            mine, theirs = np.sort(sample[key == event]), np.flatnonzero(others.key == event)
+            near = np.searchsorted(mine, others.sample[theirs] - 1)
+            # Two origins round the same time to neighbouring samples.
+            same = (near < len(mine)) & (mine[np.minimum(near, len(mine) - 1)] <= others.sample[theirs] + 1)
+            if same.sum() < min(len(mine), len(theirs)):
+                raise UserError(
+                    f"{name}: {first} ({len(mine)} times) and {origin} ({len(theirs)} times) have event {event!r}, "
+                    "and only "
+                    f"{int(same.sum())} of them stand at the same sample, so segments would be cut twice. Choose where "
+                    f"events are taken from with --events-from {{{','.join(SOURCES[1:])}}}."
+                )
+            is_new[theirs[same]] = False
+        if num_twice := int((~is_new).sum()):
+            notes.append(
+                f"{name}: {num_twice} events stand in {first} and {origin} at the same sample; each is taken once"
+            )
+        sample, key = np.concatenate([sample, others.sample[is_new]]), np.concatenate([key, others.key[is_new]])
+    order = np.argsort(sample, kind="stable")
+    return Events(sample=sample[order], key=key[order])
 
 
 def _annotations(opened: Opened) -> Events:

@@ -13,6 +13,7 @@ from neuroimagen.data_shards.sources.recordings.channels.kinds import kind_by_la
         ("HEOG", "eog"),
         ("veog+", "eog"),
         ("EXG1", "eog"),
+        ("ROC-M1", "eog"),
         ("ECG", "ecg"),
         ("EKG-2", "ecg"),
         ("EMG chin", "emg"),
