@@ -202,7 +202,9 @@ class Alljoined1600kSource(RowSource):
             raise UserError(f"{path}: {len(names)} channel names for {eeg.shape[1]} channels.")
         times, note = checked_times(content["times"], eeg.shape[2], where=str(path))
         renamed = [f"{name} → {_CHANNEL_SLIPS[name]}" for name in names if name in _CHANNEL_SLIPS]
-        for text in filter(None, (note, f"channel renamed: {', '.join(renamed)}" if renamed else None)):
+        for text in filter(
+            None, (note and f"arrays: {note}", f"channel renamed: {', '.join(renamed)}" if renamed else None)
+        ):
             if text not in notes:
                 notes.append(text)
         return eeg, tuple(_CHANNEL_SLIPS.get(name, name) for name in names), times

@@ -25,7 +25,12 @@ def find_subjects(root: Path) -> list[int]:
         if path.is_dir() and (match := re.fullmatch(r"sub-(\d{2,})", path.name))
     )
     if not found:
-        raise UserError(f"{root} holds no sub-01, sub-02 … folders.")
+        hint = ""
+        if re.fullmatch(r"sub-\d{2,}", root.name):
+            hint = f" Give the folder above it: {root.parent}"
+        elif root.is_dir() and (below := sorted(path.parent for path in root.glob("*/sub-[0-9]*"))):
+            hint = f" Did you mean {below[0]}?"
+        raise UserError(f"{root} holds no sub-01, sub-02 … folders.{hint}")
     return found
 
 

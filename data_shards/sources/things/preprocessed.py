@@ -29,7 +29,7 @@ class ArrayHalf(SubjectHalf):
         times: object,
         images: tuple[str, ...] | None = None,
         session: np.ndarray | None = None,
-        notes: list[str],
+        form: Form,
     ) -> None:
         if eeg.ndim != 4 or eeg.dtype.kind not in "iuf" or 0 in eeg.shape:
             raise UserError(
@@ -47,7 +47,7 @@ class ArrayHalf(SubjectHalf):
             )
         self.times, note = checked_times(times, self.num_samples, where=str(path))
         if note:
-            notes.append(note)
+            form.note(note, str(path))
         self.images = images
         self.repetitions = np.full(self.num_images, count, dtype=np.int64)
         self._eeg = eeg
@@ -95,7 +95,7 @@ class DictionaryForm(_FileAHalf):
             _array(content["preprocessed_eeg_data"], path),
             channel_names=_names(content["ch_names"], path),
             times=content["times"],
-            notes=self.notes,
+            form=self,
         )
 
 
@@ -125,7 +125,7 @@ class WhitenedForm(_FileAHalf):
             times=content["times"],
             images=self._one_per_row(_array(content["img"], path), len(eeg), "img", path),
             session=session,
-            notes=self.notes,
+            form=self,
         )
 
     @staticmethod
@@ -162,7 +162,7 @@ class NeuroBridgeForm(_FileAHalf):
         eeg = _array(content["data"] if isinstance(content, dict) and "data" in content else content, path)
         if eeg.ndim == 5:
             eeg = eeg.reshape(-1, *eeg.shape[2:])
-        return ArrayHalf(path, eeg, channel_names=_names(info["ch_names"], path), times=info["times"], notes=self.notes)
+        return ArrayHalf(path, eeg, channel_names=_names(info["ch_names"], path), times=info["times"], form=self)
 
     def _info(self) -> dict[str, Any]:
         path = self._root / "info.json"

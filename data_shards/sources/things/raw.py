@@ -82,12 +82,27 @@ class RawForm(Form):
         super().__init__(root)
         self._whitening = whitening
         self._subjects: dict[int, _Subject] = {}
+        self._counts: dict[str, list[tuple[int, int, str]]] = {}
+        """Why trials are left out → of each file with such: how many, of how many, its name."""
         self._epochs: tuple[int, np.ndarray] | None = None
         """A subject and its epochs [trials, C, T] in the temporary file."""
         steps = ["cut -0.2 to 1.0 s by MNE", "baseline -0.2 to 0 s", "resampled to 250 Hz", "the last 250 samples"]
         if whitening == "session":
             steps.append("whitened by session, covariance of its training epochs (Ledoit-Wolf)")
         self.PREPROCESSING = ", ".join(steps)
+
+    @property
+    def notes(self) -> list[str]:
+        counted = [
+            f"{sum(n for n, _, _ in each)} of {sum(of for _, of, _ in each)} trials are {why}: {len(each)} recordings, "
+            f"the first is {each[0][2]}"
+            for why, each in self._counts.items()
+        ]
+        return [*super().notes, *counted]
+
+    def _count(self, why: str, which: np.ndarray, name: str) -> None:
+        if which.any():
+            self._counts.setdefault(why, []).append((int(which.sum()), len(which), name))
 
     def files(self, subject: int) -> Mapping[str, Path]:
         found = sorted((self._root / f"sub-{subject:02d}").glob("ses-*/raw_eeg_*.npy"))
@@ -148,8 +163,7 @@ class RawForm(Form):
             raise UserError(f"{path}: expected one channel of type 'stim', found {len(stim)}.")
         onsets, codes = self._events(np.asarray(eeg[stim[0]]), path)
         inside = (onsets + round(_TMIN_S * sfreq) >= 0) & (onsets + round(_TMAX_S * sfreq) < eeg.shape[1])
-        if dropped := int((~inside).sum()):
-            self.notes.append(f"{name}: {dropped} of {len(inside)} trials dropped: they run over the recording's ends")
+        self._count("dropped: they run over the recording's ends", ~inside, name)
         brain = [place for place, kind in enumerate(types) if kind == "eeg"]
         return _Recording(
             name=name,
@@ -172,11 +186,7 @@ class RawForm(Form):
         onsets = changed[stim[changed] > 0]
         codes = stim[onsets].astype(np.int64)
         targets = codes == TARGET_CODE
-        if targets.any():
-            self.notes.append(
-                f"{path.relative_to(self._root)}: {int(targets.sum())} of {len(codes)} trials are targets (code "
-                f"{TARGET_CODE}) and left out"
-            )
+        self._count(f"targets (code {TARGET_CODE}) and left out", targets, str(path.relative_to(self._root)))
         if targets.all():
             raise UserError(f"{path}: the stim line holds no image's number.")
         return onsets[~targets], codes[~targets]

@@ -60,8 +60,16 @@ class Form(abc.ABC):
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self.notes: list[str] = []
-        """What was left out or looks odd; filled by `open`."""
+        self._said: dict[str, list[str]] = {}
+        """What was left out or looks odd → the files of which it is true; filled by `open`."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out or looks odd in the files that were opened, one sentence for each kind."""
+        return [f"{_files(where)}: {text}" for text, where in self._said.items()]
+
+    def note(self, text: str, where: str) -> None:
+        self._said.setdefault(text, []).append(where)
 
     @abc.abstractmethod
     def files(self, subject: int) -> Mapping[str, Path]:
@@ -70,6 +78,10 @@ class Form(abc.ABC):
     @abc.abstractmethod
     def open(self, subject: int, half: str) -> SubjectHalf:
         """Check and open; reads little. Raises UserError naming the file."""
+
+
+def _files(where: Sequence[str]) -> str:
+    return where[0] if len(where) == 1 else f"{len(where)} files ({where[0]} …)"
 
 
 def checked_times(times: object, num_samples: int, *, where: str) -> tuple[np.ndarray, str | None]:
@@ -84,7 +96,7 @@ def checked_times(times: object, num_samples: int, *, where: str) -> tuple[np.nd
     note = None
     if len(values) > num_samples:
         note = (
-            f"{where}: {len(values)} times for {num_samples} samples: the last {num_samples} are taken, "
+            f"{len(values)} times for {num_samples} samples: the last {num_samples} are taken, "
             f"{values[-num_samples]:.3f} to {values[-1]:.3f} s"
         )
         values = values[-num_samples:]

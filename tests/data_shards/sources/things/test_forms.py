@@ -27,13 +27,18 @@ def test_each_form_is_known_by_its_files(tmp_path: Path) -> None:
 
 
 def test_no_form_and_several_forms_are_refused(tmp_path: Path) -> None:
+    root = tmp_path / "eeg"
     with pytest.raises(UserError, match="holds no sub-01"):
         find_subjects(tmp_path)
-    (tmp_path / "sub-01").mkdir()
+    (root / "sub-01").mkdir(parents=True)
+    with pytest.raises(UserError, match=f"Give the folder above it: {root}"):
+        find_subjects(root / "sub-01")
+    with pytest.raises(UserError, match=f"Did you mean {root}"):
+        find_subjects(tmp_path)
     with pytest.raises(UserError, match="holds no files of a known form"):
-        find_form(tmp_path, [1], whitening=None)
-    write_dictionary(tmp_path, 1, "train", EEG, plain=False)
-    write_pt(tmp_path, 2, "train", EEG, np.zeros((12, 4)))
+        find_form(root, [1], whitening=None)
+    write_dictionary(root, 1, "train", EEG, plain=False)
+    write_pt(root, 2, "train", EEG, np.zeros((12, 4)))
     with pytest.raises(UserError, match=r"of several forms: .*train\.pt and test\.pt \(sub-02\)"):
-        find_form(tmp_path, [1, 2], whitening=None)
-    assert type(find_form(tmp_path, [1], whitening=None)) is DictionaryForm
+        find_form(root, [1, 2], whitening=None)
+    assert type(find_form(root, [1], whitening=None)) is DictionaryForm

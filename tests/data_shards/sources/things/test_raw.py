@@ -77,8 +77,12 @@ def test_targets_and_trials_at_the_ends_are_counted(tmp_path: Path) -> None:
     form = RawForm(tmp_path, whitening="session")
     opened = form.open(1, "train")
     name = "sub-01/ses-01/raw_eeg_training.npy"
-    assert f"{name}: 1 of 14 trials are targets (code {TARGET}) and left out" in form.notes
-    assert f"{name}: 1 of 13 trials dropped: they run over the recording's ends" in form.notes
+    # 4 sessions × (12 + 6 trials and 2 targets), and the one that was put in.
+    assert f"8 of 81 trials are targets (code {TARGET}) and left out: 8 recordings, the first is {name}" in form.notes
+    assert (
+        f"1 of 13 trials are dropped: they run over the recording's ends: 1 recordings, the first is {name}"
+        in form.notes
+    )
     assert opened.repetitions.tolist() == [4] * 12
 
 

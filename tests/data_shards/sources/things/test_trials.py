@@ -11,7 +11,7 @@ def test_the_last_times_belong_to_the_samples_and_it_is_said() -> None:
     given = np.arange(300) / 250 - 0.2
     times, note = checked_times(given.tolist(), 250, where="a.npy")
     np.testing.assert_array_equal(times, given[50:])
-    assert note == "a.npy: 300 times for 250 samples: the last 250 are taken, 0.000 to 0.996 s"
+    assert note == "300 times for 250 samples: the last 250 are taken, 0.000 to 0.996 s"
     assert rate_of(times, where="a.npy") == 250.0
     assert checked_times(given, 300, where="a.npy")[1] is None
 
