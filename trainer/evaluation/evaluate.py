@@ -15,7 +15,6 @@ import numpy as np
 from neuroimagen.data_shards.common.files import atomic_path
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
-from neuroimagen.trainer.evaluation.alignment_retrieval import AlignmentFigures, alignment_figures
 from neuroimagen.trainer.evaluation.baselines import baseline_results
 from neuroimagen.trainer.evaluation.conditions import condition_of
 from neuroimagen.trainer.evaluation.controls import (
@@ -41,7 +40,6 @@ from neuroimagen.trainer.evaluation.image_results import (
     subject_figures,
 )
 from neuroimagen.trainer.evaluation.metrics.registry import METRICS, main_metrics
-from neuroimagen.trainer.evaluation.metrics.scoring import EvaluateConfig, Scoring, load_scoring
 from neuroimagen.trainer.evaluation.provenance import provenance, require_selection_on_validation
 from neuroimagen.trainer.evaluation.results import (
     ITEMS_FILE,
@@ -52,7 +50,9 @@ from neuroimagen.trainer.evaluation.results import (
     write_items,
     write_results,
 )
-from neuroimagen.trainer.evaluation.retrieval import retrieval_results
+from neuroimagen.trainer.evaluation.retrieval.alignment_retrieval import AlignmentFigures, alignment_figures
+from neuroimagen.trainer.evaluation.retrieval.ridge_retrieval import retrieval_results
+from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig, Scoring, load_scoring
 from neuroimagen.trainer.evaluation.verdict import verdict
 from neuroimagen.trainer.reconstruction.manifest import differing_settings, read_reconstructions
 

@@ -9,8 +9,8 @@ from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.image_conditions import Measured
 from neuroimagen.trainer.evaluation.intervals import Estimate, bootstrap_difference, bootstrap_mean
 from neuroimagen.trainer.evaluation.metrics.registry import METRICS, all_metrics, main_metrics
-from neuroimagen.trainer.evaluation.metrics.scoring import References, Scoring
 from neuroimagen.trainer.evaluation.results import Result, find, p_result, result
+from neuroimagen.trainer.evaluation.scoring.scoring import References, Scoring
 
 
 def condition_results(condition: str, measured: Measured, scoring: Scoring) -> list[Result]:

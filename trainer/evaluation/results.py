@@ -13,7 +13,7 @@ from neuroimagen.data_shards.common.files import atomic_path
 from neuroimagen.trainer.evaluation.conditions import CONDITIONS, condition_of, present_name
 from neuroimagen.trainer.evaluation.intervals import Estimate
 from neuroimagen.trainer.evaluation.metrics.registry import METRICS, metric_of
-from neuroimagen.trainer.evaluation.metrics.scoring import NUM_PERMUTATIONS
+from neuroimagen.trainer.evaluation.scoring.scoring import NUM_PERMUTATIONS
 
 RESULTS_FILE = "results.json"
 ITEMS_FILE = "items.csv"

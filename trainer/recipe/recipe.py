@@ -14,7 +14,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.numbers import require_finite
 from neuroimagen.trainer.batches.stage_data import OrderConfig
 from neuroimagen.trainer.bundled_model.location import present_name
-from neuroimagen.trainer.evaluation.metrics.scoring import EvaluateConfig
+from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig
 from neuroimagen.trainer.networks.encoders.base import EncoderConfig, own_settings
 from neuroimagen.trainer.networks.encoders.registry import DEFAULT_KIND, ENCODERS, encoder_config
 from neuroimagen.trainer.recipe.strict_config import Schema, Sources, TypeByKey, plain

@@ -15,7 +15,7 @@ from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.sealed import seal
 from neuroimagen.trainer.bundled_model.location import resolve_model_path
 from neuroimagen.trainer.evaluation.image_conditions import search_figures
-from neuroimagen.trainer.evaluation.metrics.scoring import load_scoring
+from neuroimagen.trainer.evaluation.scoring.scoring import load_scoring
 from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
 from neuroimagen.trainer.reconstruction.noise import SegmentSample
 from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor

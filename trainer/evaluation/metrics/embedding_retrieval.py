@@ -11,7 +11,7 @@ from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.trainer.evaluation.metrics.identification import retrieval_accuracy, two_way_identification
 from neuroimagen.trainer.evaluation.metrics.metric import Metric
 from neuroimagen.trainer.evaluation.metrics.n_way_accuracy import n_way_accuracy
-from neuroimagen.trainer.evaluation.metrics.scoring import CANDIDATES
+from neuroimagen.trainer.evaluation.scoring.scoring import CANDIDATES
 
 _OTHERS = "by the cosine similarity of the EEG's embedding with the stimuli's ({targets}); ties count against"
 _GROUPS = frozenset({"eeg", "transductive", "reference"})

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from neuroimagen.trainer.evaluation.metrics.comparison import Comparison
-from neuroimagen.trainer.evaluation.metrics.scoring import Scoring
+from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
+from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
 
 
 def test_images_that_are_shown_twice_are_described_once(scoring: Scoring, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from simulated_run import Finished
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.trainer.evaluation.metrics.scoring import EvaluateConfig, Scoring, load_scoring
+from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig, Scoring, load_scoring
 
 
 def test_references_are_the_stimuli_of_the_split(finished: Finished, scoring: Scoring, config: EvaluateConfig) -> None:

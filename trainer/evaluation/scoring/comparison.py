@@ -5,9 +5,9 @@ from functools import cached_property
 import numpy as np
 
 from neuroimagen.data_shards.common.arrays import Floats, Images, Integers
-from neuroimagen.trainer.evaluation.metrics.correlation import correlation_matrix, shrink
-from neuroimagen.trainer.evaluation.metrics.feature_networks import ImageFeatures
-from neuroimagen.trainer.evaluation.metrics.scoring import Scoring
+from neuroimagen.trainer.evaluation.scoring.correlation import correlation_matrix, shrink
+from neuroimagen.trainer.evaluation.scoring.feature_networks import ImageFeatures
+from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
 
 
 class Comparison:

@@ -20,9 +20,9 @@ from neuroimagen.trainer.evaluation.eeg_conditions import SegmentSummaries
 from neuroimagen.trainer.evaluation.intervals import Estimate, bootstrap_mean
 from neuroimagen.trainer.evaluation.metrics.embedding_retrieval import csls, embedding_chance, embedding_values
 from neuroimagen.trainer.evaluation.metrics.registry import METRICS
-from neuroimagen.trainer.evaluation.metrics.scoring import EvaluateConfig
 from neuroimagen.trainer.evaluation.results import Result, result
-from neuroimagen.trainer.evaluation.retrieval import predicted_features
+from neuroimagen.trainer.evaluation.retrieval.ridge_retrieval import predicted_features
+from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig
 from neuroimagen.trainer.networks.alignment import AlignmentModel
 
 NUM_NEAREST = 5

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from smooth_images import random_images
 
-from neuroimagen.trainer.evaluation.metrics.correlation import check_pairs, correlation_matrix, shrink, standardise
+from neuroimagen.trainer.evaluation.scoring.correlation import check_pairs, correlation_matrix, shrink, standardise
 
 
 def test_the_matrix_is_numpy_s_and_a_constant_row_correlates_with_nothing() -> None:

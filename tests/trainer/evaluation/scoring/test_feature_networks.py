@@ -8,7 +8,7 @@ import torch
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.bundled_model.location import bundled_model_path
-from neuroimagen.trainer.evaluation.metrics.feature_networks import (
+from neuroimagen.trainer.evaluation.scoring.feature_networks import (
     ClipModel,
     ImageClassifier,
     PerceptualNetwork,

@@ -11,15 +11,15 @@ from small_study import RECIPE, write_latents, write_study
 
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
-from neuroimagen.trainer.evaluation.alignment_retrieval import (
+from neuroimagen.trainer.evaluation.eeg_conditions import SegmentSummaries, summarise_segments
+from neuroimagen.trainer.evaluation.results import find
+from neuroimagen.trainer.evaluation.retrieval.alignment_retrieval import (
     alignment_figures,
     embed_averages,
     embed_rows,
     load_alignment,
 )
-from neuroimagen.trainer.evaluation.eeg_conditions import SegmentSummaries, summarise_segments
-from neuroimagen.trainer.evaluation.metrics.scoring import EvaluateConfig
-from neuroimagen.trainer.evaluation.results import find
+from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig
 from neuroimagen.trainer.networks.alignment import AlignmentModel
 
 CONFIG = EvaluateConfig(num_resamples=100)

@@ -12,8 +12,8 @@ from neuroimagen.data_shards.common.arrays import Floats, Images, Integers
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.bundled_model.location import BUNDLED, bundled_model_path, present_name
 from neuroimagen.trainer.evaluation.intervals import NUM_RESAMPLES
-from neuroimagen.trainer.evaluation.metrics.correlation import shrink
-from neuroimagen.trainer.evaluation.metrics.feature_networks import (
+from neuroimagen.trainer.evaluation.scoring.correlation import shrink
+from neuroimagen.trainer.evaluation.scoring.feature_networks import (
     ClipModel,
     ImageClassifier,
     ImageFeatures,

@@ -12,13 +12,13 @@ from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.eeg_conditions import SegmentSummaries
 from neuroimagen.trainer.evaluation.intervals import bootstrap_mean
-from neuroimagen.trainer.evaluation.metrics.correlation import correlation_matrix, shrink
 from neuroimagen.trainer.evaluation.metrics.identification import retrieval_accuracy, two_way_identification
 from neuroimagen.trainer.evaluation.metrics.n_way_accuracy import n_way_accuracy
 from neuroimagen.trainer.evaluation.metrics.permutation_tests import identification_table, permutation_p
 from neuroimagen.trainer.evaluation.metrics.registry import all_metrics
-from neuroimagen.trainer.evaluation.metrics.scoring import Scoring
 from neuroimagen.trainer.evaluation.results import Result, p_result, result
+from neuroimagen.trainer.evaluation.scoring.correlation import correlation_matrix, shrink
+from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
 from neuroimagen.trainer.evaluation.segment_features import principal_components
 
 RIDGES = tuple(10.0**power for power in range(-1, 7))

@@ -8,9 +8,13 @@ from simulated_run import Finished
 
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.eeg_conditions import summarise_segments
-from neuroimagen.trainer.evaluation.metrics.scoring import Scoring
 from neuroimagen.trainer.evaluation.results import find
-from neuroimagen.trainer.evaluation.retrieval import StimulusFeatures, predicted_features, retrieval_results
+from neuroimagen.trainer.evaluation.retrieval.ridge_retrieval import (
+    StimulusFeatures,
+    predicted_features,
+    retrieval_results,
+)
+from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
 
 
 def test_ridge_regression_finds_the_layout() -> None:
