@@ -8,13 +8,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from neuroimagen.data_shards.common.arrays import Floats, Integers
+from neuroimagen.trainer.evaluation.conditions import Group
 from neuroimagen.trainer.evaluation.metrics.identification import retrieval_accuracy, two_way_identification
 from neuroimagen.trainer.evaluation.metrics.metric import Metric
 from neuroimagen.trainer.evaluation.metrics.n_way_accuracy import n_way_accuracy
 from neuroimagen.trainer.evaluation.scoring.scoring import CANDIDATES
 
 _OTHERS = "by the cosine similarity of the EEG's embedding with the stimuli's ({targets}); ties count against"
-_GROUPS = frozenset({"eeg", "transductive", "reference"})
+_GROUPS: frozenset[Group] = frozenset({"eeg", "transductive", "reference"})
 
 EMBEDDING_TOP1 = Metric(
     title="stimulus top-1",

@@ -93,7 +93,7 @@ def _embed(model: AlignmentModel, groups: Iterator[list[int]], dataset: Dataset,
         subjects.clear()
 
     for group in groups:
-        eeg.append(np.mean([dataset.eeg(row) for row in group], axis=0, dtype=np.float32))
+        eeg.append(np.stack([dataset.eeg(row) for row in group]).mean(axis=0, dtype=np.float32))
         subjects.append(int(dataset.index.subject[group[0]]))
         if len(eeg) == _BATCH:
             encode()
