@@ -1,8 +1,8 @@
 """Writes image embeddings of EEG, as the alignment stage predicts them, into a Parquet table.
 
 One row per segment: the segment's row of the index and its subject, stimulus, class and split (for EEG without a data
-set: its position and the subject given), and one column of float32 lists for each kind of embedding. The file's metadata
-name the run, the kinds, and what was subtracted from the targets.
+set: its position and the subject given), and one column of float32 lists for each kind of embedding. The file's
+metadata name the run, the kinds, and what was subtracted from the targets.
 """
 
 import json
@@ -50,7 +50,7 @@ def embed_array(model: AlignmentModel, eeg: Floats, *, subject: int, device: str
     _check_size(model, eeg.shape[1], eeg.shape[2], "the EEG")
     found: dict[str, list[np.ndarray]] = {kind: [] for kind in model.kinds}
     for start in range(0, len(eeg), _BATCH):
-        batch = np.ascontiguousarray(eeg[start : start + _BATCH], dtype=np.float32)
+        batch = np.array(eeg[start : start + _BATCH], dtype=np.float32)  # a copy: the file may be mapped
         if not np.isfinite(batch).all():
             wrong = start + int(np.flatnonzero(~np.isfinite(batch).all(axis=(1, 2)))[0])
             raise UserError(f"segment {wrong} of the EEG holds NaN or infinity. Leave it out or correct it.")
