@@ -25,7 +25,7 @@ from neuroimagen.data_shards.sources.recordings.cutting.processing import cut_ep
 from neuroimagen.data_shards.sources.recordings.cutting.windows import Cuts, Window, plan_cuts, plan_epochs
 from neuroimagen.data_shards.sources.recordings.events.reading import NoEventsError
 from neuroimagen.data_shards.sources.recordings.events.trials import Joined
-from neuroimagen.data_shards.sources.recordings.files.opening import Opened, RecordingFile
+from neuroimagen.data_shards.sources.recordings.files.opening import Opened, RecordingFile, sidecar
 from neuroimagen.data_shards.sources.recordings.files.pieces import Piece, pieces_of
 from neuroimagen.data_shards.sources.recordings.mne_notes import NoteTaker, unreadable
 from neuroimagen.data_shards.sources.recordings.options import CutOptions
@@ -397,5 +397,6 @@ def _paths(opened: Opened) -> dict[str, Path]:
     beside = [file.path, file.path.with_suffix(".vmrk"), file.path.with_suffix(".fdt")]
     if not opened.is_epochs:
         beside += [Path(name) for name in opened.data.filenames if name]
+    beside += [path for suffix in ("channels", "electrodes", "events") if (path := sidecar(file, suffix)) is not None]
     folder = Path(file.name).parent
     return {(folder / path.name).as_posix(): path for path in beside if path.is_file()}
