@@ -128,6 +128,7 @@ def rank_curve_svg(ranks: Sequence[int], num_stimuli: int, *, name: str) -> str:
         axis.plot(places, 100 * shares, color=SERIES[0])
         axis.plot(places, 100 * places / num_stimuli, color=SERIES[1], linestyle=":")
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(lambda place, _: f"{place:g}")
         axis.set_xlabel("first k of all test stimuli")
         axis.set_ylabel("stimulus among them, %")
         axis.set_ylim(0, 102)

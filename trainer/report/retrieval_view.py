@@ -70,7 +70,10 @@ def _spread(count: int) -> list[int]:
 
 def _distinct(queries: Sequence[Query]) -> list[Query]:
     """The first queries of different stimuli."""
-    return list({query.stimulus: query for query in reversed(queries)}.values())[::-1][:NUM_QUERIES]
+    first: dict[str, Query] = {}
+    for query in queries:
+        first.setdefault(query.stimulus, query)
+    return list(first.values())[:NUM_QUERIES]
 
 
 def retrieval_view(
