@@ -23,7 +23,7 @@ def test_sizes_are_those_of_the_data_set_and_the_latents(recipe_path: Path, name
     for kind, store in latents.items():
         assert shapes.of_latent(kind) == store.metadata.shape
     if name == "diffusion":
-        assert (shapes.latent_shape, shapes.embedding_size, shapes.text_shape) == ((4, 8, 8), 20, (24, 32))
+        assert (shapes.latent_shape, shapes.of_latent("image"), shapes.text_shape) == ((4, 8, 8), (20,), (24, 32))
     if name == "semantic":
         assert shapes.text_shape == (24, 32)
     assert len(dataset) == 128
