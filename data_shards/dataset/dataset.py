@@ -205,10 +205,10 @@ class Dataset:
     def latents(self, kind: str, *, model: str, tower: "TowerConfig | None" = None) -> "LatentStore":
         """The cached latents of `kind` (vae, text-class, image …) made by the model in folder `model`.
 
-        `tower`: the configuration of the image tower that the kind is of, if it was given one. Raises UserError naming what is cached when none matches.
+        `tower`: the configuration of the image tower that the kind is of, if it was given one. Raises UserError naming
+        what is cached when none matches.
         """
         from neuroimagen.data_shards.dataset.latent_store import LatentStore
-    from neuroimagen.data_shards.frozen_models.towers.config import TowerConfig
 
         return LatentStore.find(self, kind, model=model, tower=tower)
 

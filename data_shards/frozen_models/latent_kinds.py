@@ -268,8 +268,8 @@ def _tower_name(name: str, config: TowerConfig) -> str:
     """The registry's name of the tower that makes the kind `name` in the user's configuration."""
     if name in KINDS or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise UserError(
-            f"an image tower cannot have the name {name!r}: it must consist of letters, digits, hyphens and underscores "
-            f"and differ from {', '.join(KINDS)}."
+            f"an image tower cannot have the name {name!r}: it must consist of letters, digits, hyphens and "
+            f"underscores and differ from {', '.join(KINDS)}."
         )
     if name in IMAGE_TOWERS and config.tower not in (None, name):
         raise UserError(

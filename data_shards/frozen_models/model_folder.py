@@ -21,7 +21,7 @@ _HASHED_SUFFIXES = {".json", ".txt", ".safetensors"}
 _WEIGHTS = re.compile(
     r"(?:model|diffusion_pytorch_model)(?:\.(?P<before>\w+))?(?:-\d{5}-of-\d{5})?(?:\.(?P<after>\w+))?\.safetensors"
 )
-"""Names of weights as transformers and diffusers write them: model.safetensors, model.fp16-00001-of-00002.safetensors …"""
+"""What transformers and diffusers call weights: model.safetensors, model.fp16-00001-of-00002.safetensors …"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -103,7 +103,8 @@ class LatentCache:
         ranks: ProcessShare | None = None,
     ) -> None:
         """`model`: a folder in the layout of diffusers; None where the towers have folders of their own. `towers`: kind
-        of latent → the image tower that makes it, for towers that are not in `model` or not as they are. `captioner`: folder of a BLIP captioner. `ranks`: this process among those that share the work.
+        of latent → the image tower that makes it, for towers that are not in `model` or not as they are.
+        `captioner`: folder of a BLIP captioner. `ranks`: this process among those that share the work.
         """
         if batch_size < 1:
             raise UserError(f"batch size {batch_size}; it must be at least 1.")

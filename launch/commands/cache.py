@@ -56,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_tower,
         default=[],
         metavar="NAME=PATH[:KEY=VALUE,…]",
-        help="image towers that are not in the model folder, or not as they are. NAME becomes the kind of latent. Keys: "
-        f"tower ({', '.join(IMAGE_TOWERS)}; by default what the folder holds), layer (depth in (0, 1]), pool "
+        help="image towers that are not in the model folder, or not as they are. NAME becomes the kind of latent. "
+        f"Keys: tower ({', '.join(IMAGE_TOWERS)}; by default what the folder holds), layer (depth in (0, 1]), pool "
         "(projection, cls, mean), size_px, view (fovea, blur, noise, low-resolution, mosaic, mean-of-four)",
     )
     parser.add_argument("--clip", type=Path, metavar="PATH", help="a CLIP model; the same as --towers image=PATH")

@@ -19,8 +19,8 @@ from neuroimagen.data_shards.frozen_models.towers.transformer import Transformer
 
 CONFIG = "open_clip_config.json"
 _CONVERSION = (
-    "convert it where open_clip is installed, or choose a checkpoint in transformers' layout (config.json of model_type "
-    "clip), which most ViT checkpoints of OpenCLIP have as well"
+    "convert it where open_clip is installed, or choose a checkpoint in transformers' layout (a config.json of "
+    "model_type clip), which most ViT checkpoints of OpenCLIP have as well"
 )
 _PLAIN = {"image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "patch_dropout", "output_tokens"}
 """Settings of a vision transformer as CLIP has it."""

@@ -9,6 +9,7 @@ import pytest
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.frozen_models.latent_kinds import IMAGE_TOWERS, KINDS, kind_names, latent_kind
 from neuroimagen.data_shards.frozen_models.model_folder import ModelFolders
+from neuroimagen.data_shards.frozen_models.towers.config import TowerConfig
 
 BUILTIN = ("vae", "text-class", "text-detailed", "text-blip", "pooled-class", "pooled-detailed", "pooled-blip", "image")
 
@@ -50,7 +51,7 @@ def test_the_captioner_belongs_to_the_identity_of_blip_s_kinds_alone(
 
 def test_a_tower_looks_in_its_own_folder_first(tiny_diffusion_folder: Path, tmp_path: Path) -> None:
     kind, clip = latent_kind("image"), tiny_diffusion_folder / "clip"
-    own = ModelFolders(model=tmp_path, towers={"image": clip})
+    own = ModelFolders(model=tmp_path, towers={"image": TowerConfig(path=str(clip))})
     assert kind.missing(own) is None
     assert kind.identity(own).revision == kind.identity(ModelFolders(model=tiny_diffusion_folder)).revision
     with pytest.raises(UserError, match=rf"{tmp_path} holds no CLIP .*; --towers image=FOLDER gives one\.$"):

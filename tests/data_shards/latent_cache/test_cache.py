@@ -18,6 +18,7 @@ from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.data_shards.format.storage import CorruptSampleError
 from neuroimagen.data_shards.frozen_models.latent_kinds import KINDS, latent_kind
 from neuroimagen.data_shards.frozen_models.model_folder import ModelFolders
+from neuroimagen.data_shards.frozen_models.towers.config import TowerConfig
 from neuroimagen.data_shards.frozen_models.vae import VaeEncoder
 from neuroimagen.data_shards.latent_cache.cache import LatentCache, applicable_kinds
 from neuroimagen.data_shards.latent_cache.write import LatentWriter
@@ -269,7 +270,7 @@ def test_applicable_kinds(cached: tuple, tiny_diffusion_folder: Path, tiny_blip_
     assert list(reasons) == ["image"]
     assert "bare holds no CLIP model with an image tower" in reasons["image"]
     assert "--towers image=FOLDER" in reasons["image"]
-    folders = ModelFolders(model=bare, towers={"image": tiny_diffusion_folder / "clip"})
+    folders = ModelFolders(model=bare, towers={"image": TowerConfig(path=str(tiny_diffusion_folder / "clip"))})
     assert applicable_kinds(dataset, folders)[0][-1] == "image"
 
 
