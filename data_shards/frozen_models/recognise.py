@@ -222,7 +222,7 @@ def _bare(folder: Path, what: str, tower: str | None) -> FolderContent:
 
 def _diffusion_model(folder: Path) -> FolderContent:
     index = read_json(folder / "model_index.json")
-    class_name = str(index.get("_class_name", "a pipeline without a name"))
+    class_name = str(index.get("_class_name", "unnamed pipeline"))
     family = next((name for begins, name in _FAMILIES if class_name.startswith(begins)), None)
     refuses: dict[Use, str] = {"captions": "it is not a captioner"}
     lacking = {name: _component_problem(folder, name, entry) for name, entry in index.items()}

@@ -69,22 +69,25 @@ class CachedLatents:
 
 
 def applicable_kinds(dataset: CacheableDataset, folders: ModelFolders) -> tuple[list[str], dict[str, str]]:
-    """The kinds that can be cached with these folders, and for each of the others the reason why it cannot."""
+    """The kinds that can be cached with these folders, and for each of the others the reason why it cannot.
+
+    Towers that are not made by default are among them only if the user named them.
+    """
     reasons: dict[str, str] = {}
     no_captions = any(not caption for caption in dataset.stimuli.detailed_captions)
+    names = []
     # The towers that the user configured and did not call by a known name come last.
-    names = list(dict.fromkeys((*kind_names(), *folders.towers)))
-    unasked: list[str] = []
-    for name in names:
+    for name in dict.fromkeys((*kind_names(), *folders.towers)):
         kind = latent_kind(name, folders.towers)
+        if isinstance(kind, TowerKind) and not kind.tower.by_default and name not in folders.towers:
+            continue
+        names.append(name)
         reason = kind.missing(folders)
         if kind.source == "detailed caption" and no_captions:
             reason = "the data set has no detailed captions"
         if reason is not None:
             reasons[name] = reason
-        elif isinstance(kind, TowerKind) and not kind.tower.by_default and name not in folders.towers:
-            unasked.append(name)
-    return [name for name in names if name not in reasons and name not in unasked], reasons
+    return [name for name in names if name not in reasons], reasons
 
 
 class LatentCache:

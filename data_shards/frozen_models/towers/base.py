@@ -26,7 +26,8 @@ class ImageTower(ABC):
     accepts: tuple[str, ...] = ()
     """Which of `layer`, `pool` and `size_px` a user may set; every tower has views."""
     by_default: bool = True
-    """Whether `cache` without --kinds makes the embedding wherever the folder serves it."""
+    """Whether `cache` without --kinds makes the embedding of a model folder that serves it, and says so where one does
+    not. Others are made where the user names them."""
     check_tolerance: Mapping[str, float] = CHECK_TOLERANCE
     """Stored dtype → relative difference between a stored and a recomputed embedding that `cache --check` accepts."""
     config: TowerConfig = TowerConfig()

@@ -44,8 +44,10 @@ class ClipImageTower(TransformerTower):
         )
 
     def processor_folder(self, folder: Path) -> Path | None:
-        # unCLIP's is not in image_encoder/, but beside it.
         network = self._network(folder)
+        if "vision_config" in read_config(network):  # such a folder always has its own
+            return network
+        # unCLIP's is not in image_encoder/, but beside it.
         places = [network, *([] if network == folder else [folder / "feature_extractor", folder / "image_processor"])]
         return next((place for place in places if (place / "preprocessor_config.json").is_file()), None)
 

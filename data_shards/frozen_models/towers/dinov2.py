@@ -16,6 +16,7 @@ class Dinov2Tower(TransformerTower):
     """Class token or mean of the patch tokens, [D]."""
 
     what = "a DINOv2 model"
+    by_default = False  # it has a folder of its own
     pools = ("cls", "mean")
 
     def network_folder(self, folder: Path) -> Path | None:

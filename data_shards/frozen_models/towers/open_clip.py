@@ -45,6 +45,7 @@ class OpenClipTower(TransformerTower):
     """Projected image embedding [P] of an OpenCLIP model in open_clip's own layout."""
 
     what = "an OpenCLIP model in open_clip's layout"
+    by_default = False  # it has a folder of its own
 
     def network_folder(self, folder: Path) -> Path | None:
         return folder if "model_cfg" in read_json(folder / CONFIG) else None

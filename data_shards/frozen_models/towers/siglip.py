@@ -17,6 +17,7 @@ class SiglipTower(TransformerTower):
     """The attention head's embedding (`projection`) or the mean of the patch tokens, [D]. It has no class token."""
 
     what = "a SigLIP model"
+    by_default = False  # it has a folder of its own
     pools = ("projection", "mean")
 
     def network_folder(self, folder: Path) -> Path | None:

@@ -40,7 +40,7 @@ class Block(nn.Module):
 
 
 class Visual(nn.Module):
-    """open_clip's VisionTransformer for ViT checkpoints: class token, ln_pre, blocks, ln_post on the class token, proj."""
+    """open_clip's VisionTransformer: class token, ln_pre, blocks, ln_post on the class token, proj."""
 
     def __init__(self, activation: type[nn.Module]) -> None:
         super().__init__()
@@ -73,12 +73,9 @@ def write(folder: Path, *, quick: bool = False, vision: dict[str, Any] | None = 
         for parameter in visual.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     folder.mkdir(parents=True, exist_ok=True)
-    sizes = {"image_size": SIDE, "layers": BLOCKS, "width": WIDTH, "head_width": WIDTH // HEADS, "mlp_ratio": 3.0}
-    model = {
-        "embed_dim": EMBEDDING,
-        "quick_gelu": quick,
-        "vision_cfg": {**sizes, "patch_size": PATCH, **(vision or {})},
-    }
+    sizes: dict[str, Any] = {"image_size": SIDE, "layers": BLOCKS, "width": WIDTH, "head_width": WIDTH // HEADS}
+    sizes |= {"mlp_ratio": 3.0, "patch_size": PATCH, **(vision or {})}
+    model = {"embed_dim": EMBEDDING, "quick_gelu": quick, "vision_cfg": sizes}
     config = {"model_cfg": model, "preprocess_cfg": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     weights = {f"visual.{name}": value.contiguous() for name, value in visual.state_dict().items()}

@@ -70,7 +70,7 @@ def test_blur_and_low_resolution(image: Image.Image) -> None:
 def test_mosaic_has_blocks_of_16_px_in_their_mean_colour(image: Image.Image) -> None:
     blocks = np.asarray(image, dtype=np.float64).reshape(14, 16, 14, 16, 3).mean(axis=(1, 3))
     expected = blocks.repeat(16, axis=0).repeat(16, axis=1)
-    assert np.abs(one(image, "mosaic") - expected).max() <= 0.51
+    assert np.abs(one(image, "mosaic") - expected).max() <= 1.01  # rounded along each axis
 
 
 def test_noise_is_the_stimulus_s_own() -> None:
@@ -97,11 +97,9 @@ def test_a_view_is_of_the_centre_square_and_scales_with_it(image: Image.Image, v
     wide = Image.new("RGB", (324, 224), (0, 255, 0))
     wide.paste(image, (50, 0))
     assert np.array_equal(one(wide, view), one(image, view))
-    if view != "noise":
+    if view in ("fovea", "blur", "mosaic"):  # noise is per pixel, low resolution is relative
         large = one(image.resize((448, 448), Image.Resampling.BICUBIC), view, size_px=448)
-        small = np.asarray(
-            Image.fromarray(large.astype(np.uint8)).resize((224, 224), Image.Resampling.BOX), dtype=float
-        )
+        small = large.reshape(224, 2, 224, 2, 3).mean(axis=(1, 3))
         changed = np.abs(one(image, view) - np.asarray(image, dtype=float)).mean()
         assert np.abs(small - one(image, view)).mean() < 0.25 * changed
     assert one(image, view, size_px=32).shape == (32, 32, 3)
