@@ -204,7 +204,7 @@ def _serving_clip(content: FolderContent) -> FolderContent:
     """`content` with the use of the CLIP image tower that lies in a sub-folder, if one does."""
     if clip_image_folder(content.folder) is None:
         return content
-    refuses = {use: reason for use, reason in content.refuses.items() if use != "image"}
+    refuses: dict[Use, str] = {use: reason for use, reason in content.refuses.items() if use != "image"}
     return FolderContent(folder=content.folder, what=content.what, tower="image", refuses=refuses)
 
 

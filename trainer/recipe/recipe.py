@@ -103,6 +103,10 @@ class Recipe:
         """The recipe with another section for stage `name`."""
         return dataclasses.replace(self, stages={**self.stages, name: section})
 
+    def with_towers(self, others: Mapping[str, TowerConfig]) -> "Recipe":
+        """The recipe with those of `others` that it has no image tower of the same name for."""
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, towers={**others, **self.model.towers}))
+
 
 SHARED_SECTIONS = ("seed", "data", "model", "encoder")
 """What every stage of a run has in common."""
