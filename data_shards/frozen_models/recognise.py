@@ -4,6 +4,7 @@ Nothing is loaded and nothing raises: a folder that is damaged or unknown is sai
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,13 +166,24 @@ def has_weights(folder: Path) -> bool:
 
 
 def weights_problem(folder: Path) -> str | None:
-    """What a folder's weights lack, as a clause that names the folder; None if they are there."""
-    for index in sorted(folder.glob("*.safetensors.index*.json")):
-        shards = set(dict(read_json(index).get("weight_map") or {}).values())
-        if gone := sorted(name for name in shards if not (folder / str(name)).is_file()):
-            return f"{folder} lacks {len(gone)} of {len(shards)} files of weights ({gone[0]} …)"
-    if any(folder.glob("*.safetensors")):
+    """What a folder's weights lack, as a clause that names the folder; None if they are there.
+
+    One variant is enough: the index of another may be there without its weights.
+    """
+    files = {path.name for path in folder.glob("*.safetensors")}
+    if any(not re.search(r"-\d{5}-of-\d{5}", name) for name in files):
         return None
+    lacking = []
+    for index in sorted(folder.glob("*.safetensors.index*.json")):
+        shards = {str(name) for name in dict(read_json(index).get("weight_map") or {}).values()}
+        if shards <= files:
+            return None
+        gone = sorted(shards - files)
+        lacking.append((len(gone) / len(shards), f"lacks {len(gone)} of {len(shards)} files of weights ({gone[0]} …)"))
+    if lacking:
+        return f"{folder} {min(lacking)[1]}"
+    if files:
+        return f"{folder} lacks the index of its {len(files)} files of weights"
     if pickled := sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".ckpt", ".pt")):
         return (
             f"{folder} has its weights as {pickled[0]} only, which is a pickle and can run code; fetch the "
@@ -226,13 +238,15 @@ def _diffusion_model(folder: Path) -> FolderContent:
     family = next((name for begins, name in _FAMILIES if class_name.startswith(begins)), None)
     refuses: dict[Use, str] = {"captions": "it is not a captioner"}
     lacking = {name: _component_problem(folder, name, entry) for name, entry in index.items()}
+    listed = any(_is_component(entry) for entry in index.values())
     problems = [problem for problem in lacking.values() if problem is not None]
     problems += _unfinished_files(folder)
     for use, components in _COMPONENTS.items():
         for name in reversed(components):  # what stands first is said
             problem = lacking.get(name)
-            if not (folder / name).is_dir():  # also in a folder made by hand, whose index lists nothing
-                problem = problem or f"it lacks its {name}/ folder"
+            if problem is None and not (folder / name).is_dir():
+                # An index that lists nothing was made by hand: the folders tell.
+                problem = f"its pipeline has no {name}" if listed else f"it lacks its {name}/ folder"
             elif (use, name) == ("vae", "unet"):
                 problem = None  # its configuration says the size of images; its weights are not read
             if problem is not None:

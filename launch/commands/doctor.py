@@ -72,7 +72,9 @@ def _model(path: str) -> list[Finding]:
     findings = [Finding(path, f"{content.what}; serves {serves}", ok=bool(content.serves) and not content.problems)]
     if content.tower is not None:
         findings.append(Finding("", f"image tower {content.tower}: cache --towers NAME={path}"))
-    findings += [Finding("", f"no {USES[use]}: {reason}") for use, reason in content.refuses.items()]
+    for reason in dict.fromkeys(content.refuses.values()):
+        uses = [f"no {USES[use]}" for use, other in content.refuses.items() if other == reason]
+        findings.append(Finding("", f"{', '.join(uses)}: {reason}"))
     return findings + [Finding("", f"missing: {problem}", ok=False) for problem in content.problems]
 
 

@@ -154,6 +154,7 @@ def test_refusals_say_what_is_missing(tmp_path: Path) -> None:
     assert sdxl.why_not("vae") is None
     assert "transformer in place of a U-Net" in recognise(tmp_path / "sd3").refuses["vae"]
     assert "T5" in recognise(tmp_path / "flux").refuses["text"]
+    assert recognise(tmp_path / "pixart").refuses["vae"] == "its pipeline has no unet"
     assert "movq/" in recognise(tmp_path / "kandinsky").refuses["vae"]
     assert "takes 9 channels where latents have 4" in recognise(tmp_path / "inpainting").refuses["diffusion"]
 
@@ -197,6 +198,18 @@ def test_missing_shards_of_weights_are_counted(tmp_path: Path) -> None:
     said = f"{tmp_path} lacks 1 of 2 files of weights (model-00002-of-00002.safetensors …)"
     assert weights_problem(tmp_path) == said
     (tmp_path / "model-00002-of-00002.safetensors").touch()
+    assert weights_problem(tmp_path) is None
+    (tmp_path / "model.safetensors.index.json").unlink()
+    assert weights_problem(tmp_path) == f"{tmp_path} lacks the index of its 2 files of weights"
+
+
+def test_one_variant_of_the_weights_is_enough(tmp_path: Path) -> None:
+    for name, shard in (("model.safetensors.index.json", "model"), ("model.safetensors.index.fp16.json", "model.fp16")):
+        index = {"weight_map": {str(n): f"{shard}-0000{n}-of-00002.safetensors" for n in (1, 2)}}
+        (tmp_path / name).write_text(json.dumps(index))
+    (tmp_path / "model.fp16-00001-of-00002.safetensors").touch()
+    assert "lacks 1 of 2 files of weights (model.fp16-00002-of-00002" in str(weights_problem(tmp_path))
+    (tmp_path / "model.fp16-00002-of-00002.safetensors").touch()
     assert weights_problem(tmp_path) is None
 
 
