@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-from neuroimagen.tune.config import StageSearch, Search
+from neuroimagen.tune.config import Search, StageSearch
 from neuroimagen.tune.records import TrialRecord
 from neuroimagen.tune.registry import SCHEDULERS
 from neuroimagen.tune.space import Parameter, Space, Value

@@ -188,7 +188,7 @@ def centroid_accuracy(embeddings: Tensor, labels: np.ndarray, queries: Tensor, q
 
 
 def centroid_hits(embeddings: Tensor, labels: np.ndarray, queries: Tensor, query_labels: np.ndarray) -> np.ndarray:
-    """Whether each of `queries` [N, F] lies nearest (L2) to the mean of the `embeddings` [M, F] of its own class, [N]."""
+    """Whether each of `queries` [N, F] lies nearest (L2) to the mean of its class's `embeddings` [M, F]; bool [N]."""
     classes, positions = np.unique(labels, return_inverse=True)
     member = F.one_hot(torch.from_numpy(positions), len(classes)).to(embeddings.dtype)  # [M, classes]
     centroids = (member.T @ embeddings) / member.sum(0)[:, None]
