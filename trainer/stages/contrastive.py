@@ -182,11 +182,6 @@ def _known_and_queries(data: StageData) -> tuple[np.ndarray, np.ndarray]:
     return known, queries
 
 
-def centroid_accuracy(embeddings: Tensor, labels: np.ndarray, queries: Tensor, query_labels: np.ndarray) -> float:
-    """Share of `queries` [N, F] that lie nearest (L2) to the mean of the `embeddings` [M, F] of their own class."""
-    return float(np.mean(centroid_hits(embeddings, labels, queries, query_labels)))
-
-
 def centroid_hits(embeddings: Tensor, labels: np.ndarray, queries: Tensor, query_labels: np.ndarray) -> np.ndarray:
     """Whether each of `queries` [N, F] lies nearest (L2) to the mean of its class's `embeddings` [M, F]; bool [N]."""
     classes, positions = np.unique(labels, return_inverse=True)
@@ -200,13 +195,6 @@ def centroid_hits(embeddings: Tensor, labels: np.ndarray, queries: Tensor, query
 def _distances(queries: Tensor, others: Tensor) -> Tensor:
     """L2 distances [N, M], infinite where they are not a number: NaN counts as the smallest number in PyTorch."""
     return torch.cdist(queries, others).nan_to_num(nan=torch.inf, posinf=torch.inf)
-
-
-def neighbour_accuracy(
-    embeddings: Tensor, labels: np.ndarray, queries: Tensor, query_labels: np.ndarray, *, num_neighbours: int
-) -> float:
-    """Share of `queries` [N, F] whose class has most of the nearest (L2) `embeddings` [M, F]."""
-    return float(np.mean(neighbour_hits(embeddings, labels, queries, query_labels, num_neighbours=num_neighbours)))
 
 
 def neighbour_hits(

@@ -28,7 +28,7 @@ STOP_GRACE_SECONDS = 60.0
 def trial_command(
     *, stage: str, recipe: Path, run: Path, num_ranks: int | None, launcher: Sequence[str] | None = None
 ) -> list[str]:
-    """The command of a trial that trains `stage`: the one that starts or resumes the training of `run` on the command line."""
+    """The command of a trial that trains `stage`: the one that starts or resumes its training in `run`."""
     return [
         *(launcher if launcher is not None else (sys.executable, "-m", "neuroimagen.launch.cli")),
         *("train", stage, "--config", str(recipe), "--run", str(run)),

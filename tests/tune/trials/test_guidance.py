@@ -24,7 +24,8 @@ from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.reconstruction.noise import SegmentSample
 from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
 from neuroimagen.tune.records import SearchFolder, read_lines
-from neuroimagen.tune.trials.guidance import SharedModels, chunks, guidance_recipe, spread
+from neuroimagen.tune.trials.guidance import SharedModels, chunks, guidance_recipe
+from neuroimagen.tune.trials.objective import spread
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_figures_are_those_of_the_reconstructor_and_the_metrics(run: Path) -> No
         shared = SharedModels(run, load_recipe(default), device="cpu")
         rows = shared.rows(None)
         recipe = guidance_recipe(default, values, "full", seed=5)
-        found = shared.figures(recipe, "full", rows)
+        found = shared.figures(recipe, "full", rows).values
         with pytest.raises(SealedSplitError):
             Dataset.open(load_recipe(default).data.path or "").rows("test")
         dataset = Dataset.open(recipe.data.path or "")
@@ -129,9 +130,9 @@ def test_a_setting_is_the_same_alone_and_after_others_on_a_worker(run: Path) -> 
         shared = SharedModels(run, load_recipe(default), device="cpu")
         rows = shared.rows(4)
         wanted = guidance_recipe(default, {"reconstruct.guidance": 2.0}, "full", seed=0)
-        first = shared.figures(wanted, "full", rows)
+        first = shared.figures(wanted, "full", rows).values
         changes = {"reconstruct.scheduler": "ddim", "reconstruct.steps": 8, "reconstruct.semantic": "semantic_detailed"}
         shared.figures(guidance_recipe(default, changes, "full", seed=1), "full", rows)
-        again = shared.figures(wanted, "full", rows)
+        again = shared.figures(wanted, "full", rows).values
     for name in first:
         np.testing.assert_array_equal(first[name], again[name])

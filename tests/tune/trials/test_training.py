@@ -17,7 +17,7 @@ from neuroimagen.data_shards.dataset.sealed import VARIABLE
 from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.runs.rank_status import read_statuses
 from neuroimagen.tune.records import SearchFolder
-from neuroimagen.tune.trials.margin import trial_recipe
+from neuroimagen.tune.trials.training import trial_recipe
 
 
 def write_search(folder: Path, data: Path, *, steps: int, margins: list[float], **keys: object) -> Path:
@@ -62,10 +62,10 @@ def wait_for_silence(out: Path) -> None:
 def test_a_trial_s_recipe_is_the_default_its_values_and_a_checkpoint_at_every_validation(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("seed: 4\ncontrastive: {validate_every: 20, checkpoint_every: 500, keep_checkpoints: 2}\n")
-    recipe = trial_recipe(path, {"contrastive.margin": 0.25}, seed=9, keep_checkpoints=8)
+    recipe = trial_recipe(path, {"contrastive.margin": 0.25}, stage="contrastive", seed=9, keep_checkpoints=8)
     assert (recipe.seed, recipe.stages["contrastive"].margin) == (9, 0.25)
     assert (recipe.stages["contrastive"].checkpoint_every, recipe.stages["contrastive"].keep_checkpoints) == (20, 8)
-    assert trial_recipe(path, {}, seed=4).stages["contrastive"].keep_checkpoints == 2
+    assert trial_recipe(path, {}, stage="contrastive", seed=4).stages["contrastive"].keep_checkpoints == 2
 
 
 @pytest.fixture(scope="module")
