@@ -7,6 +7,7 @@ Stimuli alone do not give it either: another seed would have given another figur
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,9 @@ CONFIDENCE = 0.95
 SUBTRACTED = 0.5
 """Share of the residual mean square that is subtracted from that of the seeds. All of it would make the estimate of the
 seeds' variance unbiased; but with two or three seeds it is then often 0, and the interval of clearly different seeds
-covers in 87 to 92 % of all cases, not in 95 %. Nothing subtracted covers in more than 99 % where seeds are alike."""
+covers in 87 to 92 % of all cases, not in 95 %. Nothing subtracted covers in more than 99 % where seeds are alike. Half
+of it covered in 96 to 99 % of 2000 simulated studies each (tests/tune/test_intervals.py), and in 90 % where two seeds
+differ by many times the error of the counts."""
 Range = tuple[float, float]
 
 
@@ -132,6 +135,7 @@ def _cut(mean: float, half: float, within: Range, n: int) -> Interval:
     return Interval(mean=mean, low=max(within[0], mean - half), high=min(within[1], mean + half), n=n)
 
 
+@cache  # SciPy's takes most of the time of an interval
 def _t(freedom: int) -> float:
     from scipy.stats import t
 

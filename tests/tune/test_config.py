@@ -7,7 +7,15 @@ import pytest
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.launch import cli
 from neuroimagen.trainer.recipe.recipe import load_recipe
-from neuroimagen.tune.config import KINDS, StageSearch, GuidanceSearch, default_recipe, dump_search, load_search, search_of
+from neuroimagen.tune.config import (
+    KINDS,
+    GuidanceSearch,
+    StageSearch,
+    default_recipe,
+    dump_search,
+    load_search,
+    search_of,
+)
 from neuroimagen.tune.runner import value_of
 from neuroimagen.tune.space import overrides
 
@@ -44,7 +52,11 @@ TREES = {"margin": MARGIN, "alignment": ALIGNMENT, "guidance": GUIDANCE}
         ("alignment", {"objective": "knn_accuracy"}, "expected one of mrr, top1, top5, two_way"),
         ("alignment", {"space": {"alignment.logit_scal": [1]}}, "did you mean 'alignment.logit_scale'"),
         ("alignment", {"space": {"contrastive.margin": [1]}}, "not a key of the recipe's section alignment or encoder"),
-        ("alignment", {"space": {"alignment.targets": [{"image": "much"}]}}, "space.alignment.targets.choices is 'much'"),
+        (
+            "alignment",
+            {"space": {"alignment.targets": [{"image": "much"}]}},
+            "space.alignment.targets.choices is {'image': 'much'}",
+        ),
         (
             "alignment",
             {"space": {"alignment.targets": [{"image": 1}], "alignment.targets.image": [1.0, 2.0]}},
@@ -67,7 +79,10 @@ def test_a_wrong_search_is_refused_in_one_line(kind: str, change: dict, words: s
 
 CHOICES = {
     "margin": {"contrastive.positives": [1, 2]},
-    "alignment": {"alignment.targets": [{"image": 1.0}, {"image": 1.0, "text-pooled": 0.5}], "alignment.batch_size": [8]},
+    "alignment": {
+        "alignment.targets": [{"image": 1.0}, {"image": 1.0, "pooled-detailed": 0.5}],
+        "alignment.batch_size": [8],
+    },
     "guidance": {"reconstruct.steps": [1, 2]},
 }
 
@@ -97,15 +112,15 @@ def test_values_that_no_trial_could_take_are_refused_before_any_starts(tmp_path:
 
 
 def test_the_weight_of_one_kind_of_target_can_be_searched(tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text("data: {path: data}\nalignment: {targets: {image: 1.0, text-pooled: 0.2}}\n")
-    weight = {"alignment.targets.text-pooled": {"low": 0.0, "high": 1.0}}
+    (tmp_path / "r.yaml").write_text("data: {path: data}\nalignment: {targets: {image: 1.0, pooled-detailed: 0.2}}\n")
+    weight = {"alignment.targets.pooled-detailed": {"low": 0.0, "high": 1.0}}
     search = search_of(ALIGNMENT | {"space": weight}, "alignment", where="x")
     recipe = default_recipe(search, tmp_path, [])
-    assert value_of(recipe, "alignment.targets.text-pooled") == 0.2
-    varied = load_recipe(tmp_path / "r.yaml", overrides({"alignment.targets.text-pooled": 0.75}))
-    assert varied.stages["alignment"].targets == {"image": 1.0, "text-pooled": 0.75}
+    assert value_of(recipe, "alignment.targets.pooled-detailed") == 0.2
+    varied = load_recipe(tmp_path / "r.yaml", overrides({"alignment.targets.pooled-detailed": 0.75}))
+    assert varied.stages["alignment"].targets == {"image": 1.0, "pooled-detailed": 0.75}
     other = search_of(ALIGNMENT | {"space": {"alignment.targets.dino": [0.0, 1.0]}}, "alignment", where="x")
-    with pytest.raises(UserError, match=r"space\.alignment\.targets\.dino: .* names image, text-pooled, not dino"):
+    with pytest.raises(UserError, match=r"space\.alignment\.targets\.dino: .* names image, pooled-detailed, not dino"):
         default_recipe(other, tmp_path, [])
     # A weight alone changes no network, so a population may change it.
     search_of(ALIGNMENT | {"space": weight, "scheduler": "pbt", "sampler": "random"}, "alignment", where="x")

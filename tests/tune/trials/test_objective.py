@@ -17,7 +17,6 @@ from neuroimagen.tune.trials.objective import (
     validation_of,
 )
 
-
 SELECTION = Selection("accuracy", "max")
 
 
