@@ -48,7 +48,7 @@ def test_means_order_and_parts() -> None:
 def test_a_run_keeps_those_of_its_export(
     stage: str, train_here: Callable[..., Path], recipe_path: Path, tmp_path: Path
 ) -> None:
-    """Their means are the figures that were logged at the step whose weights are exported, on all validation segments."""
+    """Their means are the figures that were logged at the step whose weights are exported."""
     steps = (f"{stage}.steps=6", f"{stage}.validate_every=2", f"{stage}.learning_rate=0.03")
     folder = train_here(recipe_path, stage, tmp_path / "run", *steps)
     found = SegmentFigures.read(folder / SEGMENT_FIGURES)
@@ -66,6 +66,6 @@ def test_a_run_keeps_those_of_its_export(
 
 
 def test_a_stage_without_them_leaves_none(train_here: Callable[..., Path], recipe_path: Path, tmp_path: Path) -> None:
-    folder = train_here(recipe_path, "masked", tmp_path / "run", "masked.steps=2", "masked.validate_every=2")
+    folder = train_here(recipe_path, "semantic", tmp_path / "run", "semantic.steps=2")
     assert (folder / "export").is_dir()
     assert not (folder / SEGMENT_FIGURES).exists()

@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> SearchFolder:
 
 def result_of(folder: SearchFolder, confirmations: list[TrialRecord]) -> Result:
     store(folder, margin_search(), [*margin_records(), *confirmations])
-    return read_result(folder, margin_search(), Recipe())
+    return read_result(folder, margin_search(), Recipe(), num_stimuli=400)
 
 
 def test_a_table_has_the_best_trials_first_and_the_comparison(folder: SearchFolder) -> None:
