@@ -66,6 +66,6 @@ def test_a_run_keeps_those_of_its_export(
 
 
 def test_a_stage_without_them_leaves_none(train_here: Callable[..., Path], recipe_path: Path, tmp_path: Path) -> None:
-    folder = train_here(recipe_path, "semantic", tmp_path / "run", "semantic.steps=2")
+    folder = train_here(recipe_path, "semantic", tmp_path / "run", "semantic.steps=2", "semantic.initialise_from=null")
     assert (folder / "export").is_dir()
     assert not (folder / SEGMENT_FIGURES).exists()

@@ -60,7 +60,7 @@ def test_best_yaml_holds_the_default_where_the_found_setting_did_not_stand_its_c
 
 
 def test_figures_by_segment_of_the_confirmation_make_its_intervals(tmp_path: Path) -> None:
-    """Two seeds with the same counts, which are compared by segment: the difference is 0, with an interval around it."""
+    """Two seeds with the same counts, compared by segment: the difference is 0, with an interval around it."""
     folder = SearchFolder(tmp_path / "out")
     confirmations = confirmation_records([0.5, 0.5], [0.5, 0.5])
     store(folder, margin_search(), [*margin_records(), *confirmations])

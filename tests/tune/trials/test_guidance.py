@@ -23,6 +23,7 @@ from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.reconstruction.noise import SegmentSample
 from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
+from neuroimagen.trainer.stages.segment_figures import SegmentFigures
 from neuroimagen.tune.records import SearchFolder, read_lines
 from neuroimagen.tune.trials.guidance import SharedModels, chunks, guidance_recipe
 from neuroimagen.tune.trials.objective import spread
@@ -114,11 +115,19 @@ def test_a_search_loads_its_models_once_a_worker_and_ends_in_a_recipe(run: Path,
     assert results["pareto_front"]
     assert "Pareto front" in (out / "report.html").read_text()
 
-    recipe = load_recipe(out / "best.yaml")
+    for record in SearchFolder(out).records("confirm"):
+        found = SegmentFigures.read(SearchFolder(out).trial(record.name).segment_figures)
+        assert len(found.rows) == 6  # all of the validation split
+        assert {name: pytest.approx(value) for name, value in found.means().items()} == record.figures
+    assert all(
+        item["method"] == "intervals over seeds and 3 stimuli, paired by segment" for item in results["comparisons"]
+    )
+
+    recipe = load_recipe(out / "found.yaml")
     best = next(record for record in made if record.name == results["best"]["trial"])
     assert recipe.reconstruct.guidance == best.values["reconstruct.guidance"]
     assert (recipe.reconstruct.split, recipe.reconstruct.conditions, recipe.reconstruct.seed) == ("test", None, 0)
-    assert main(["reconstruct", "--run", str(run), "--config", str(out / "best.yaml"), "--conditions", "full"]) == 0
+    assert main(["reconstruct", "--run", str(run), "--config", str(out / "found.yaml"), "--conditions", "full"]) == 0
     manifest = json.loads((run / "reconstructions" / "full" / "manifest.json").read_text())
     assert manifest["strength"] == best.values["reconstruct.strength"]
     assert manifest["split"] == "test"

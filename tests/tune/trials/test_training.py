@@ -1,23 +1,30 @@
-"""A search with the real training command: two ranks per trial, a killed rank, no process left running."""
+"""Searches with the real training command: two ranks per trial, a killed rank, no process left running."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import yaml
+from small_study import write_latents
 
-from neuroimagen.data_shards.dataset.sealed import VARIABLE
-from neuroimagen.trainer.recipe.recipe import load_recipe
+from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.dataset.sealed import VARIABLE, sealed
+from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
 from neuroimagen.trainer.runs.rank_status import read_statuses
-from neuroimagen.tune.records import SearchFolder
-from neuroimagen.tune.trials.training import trial_recipe
+from neuroimagen.trainer.stages.segment_figures import SegmentFigures
+from neuroimagen.tune.config import search_of
+from neuroimagen.tune.records import SearchFolder, open_search, read_lines
+from neuroimagen.tune.search import check_inputs
+from neuroimagen.tune.trials.training import TrainingTrial, trial_recipe
 
 
 def write_search(folder: Path, data: Path, *, steps: int, margins: list[float], **keys: object) -> Path:
@@ -35,8 +42,8 @@ def write_search(folder: Path, data: Path, *, steps: int, margins: list[float], 
     return path
 
 
-def start(search: Path, out: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "neuroimagen.launch.cli", "tune", "margin", "--config", str(search)]
+def start(search: Path, out: Path, kind: str = "margin") -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "neuroimagen.launch.cli", "tune", kind, "--config", str(search)]
     return subprocess.Popen(
         [*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=search.parent
     )
@@ -89,6 +96,93 @@ def test_a_trial_is_a_deepspeed_job_of_two_ranks(study: Path, tmp_path: Path) ->
     assert (run / "contrastive" / "export" / "config.json").is_file()
     assert load_recipe(out / "best.yaml").stages["contrastive"].margin == 0.5
     wait_for_silence(out)
+
+
+def test_an_alignment_search_compares_targets_and_confirms_by_segment(
+    study: Path, tiny_diffusion_folder: Path, tmp_path: Path
+) -> None:
+    """From its file to best.yaml by the real training command: targets that differ, their value, the confirmation."""
+    data = tmp_path / "data"
+    shutil.copytree(study, data)
+    write_latents(data, tiny_diffusion_folder, kinds=("image", "pooled-detailed"))
+    encoder = {"feature_size": 8, "spatial_filters": 4, "temporal_filters": 4, "kernel_samples": 5, "stride_samples": 2}
+    alignment = {"batch_size": 12, "steps": 4, "validate_every": 2, "checkpoint_every": 500}
+    recipe = {"seed": 5, "data": {"path": str(data)}, "model": {"path": str(tiny_diffusion_folder)}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "encoder": encoder, "alignment": alignment}))
+    both = {"image": 1.0, "pooled-detailed": 0.5}
+    search = {
+        **{"recipe": "recipe.yaml", "sampler": "grid", "scheduler": "none", "confirm_seeds": 2},
+        "space": {"alignment.targets": [{"image": 1.0}, both], "alignment.logit_scale": [10.0]},
+    }
+    path, out = tmp_path / "search.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump(search))
+    process = start(path, out, "alignment")
+    said, _ = process.communicate(timeout=550)
+    assert process.returncode == 0, said
+    folder = SearchFolder(out)
+    records = folder.records()
+    assert [record.values["alignment.targets"] for record in records] == [{"image": 1.0}, both]
+    for record in records:
+        assert (record.state, record.steps, set(record.figures)) == ("finished", 4, {"mrr", "top1", "top5", "two_way"})
+        metrics = read_lines(out / record.name / "run" / "alignment" / "metrics.jsonl")
+        assert record.figures["mrr"] == max(line["val_mrr"] for line in metrics if "val_mrr" in line)
+        trained = load_recipe(out / record.name / "run" / "alignment" / "config.yaml").stages["alignment"]
+        assert trained.targets == record.values["alignment.targets"]
+    confirmations = folder.records("confirm")
+    assert [record.seed for record in confirmations] == [1005, 1006, 1005, 1006]
+    for record in [*records, *confirmations]:
+        found = SegmentFigures.read(folder.trial(record.name).segment_figures)
+        assert found.means() == record.figures
+    (comparison,) = json.loads((out / "results.json").read_text())["comparisons"]
+    assert (comparison["objective"], comparison["by_segment"], comparison["num_stimuli"]) == ("mrr", True, 12)
+    assert comparison["difference"]["low"] < comparison["difference"]["mean"] < comparison["difference"]["high"]
+    best = max(records, key=lambda record: record.figures["mrr"])
+    assert load_recipe(out / "found.yaml").stages["alignment"].targets == best.values["alignment.targets"]
+    assert "train alignment --config" in (out / "report.html").read_text()
+    assert "best.yaml holds the" in said
+    wait_for_silence(out)
+
+
+def test_targets_of_different_number_are_not_compared(study: Path, tiny_diffusion_folder: Path, tmp_path: Path) -> None:
+    """Twelve captions of classes are twelve targets of 48 stimuli: retrieval among them is easier."""
+    data = tmp_path / "data"
+    shutil.copytree(study, data)
+    write_latents(data, tiny_diffusion_folder, kinds=("image", "pooled-class"))
+    folder = SearchFolder(tmp_path / "out")
+    folder.path.mkdir()
+    recipe = {"data": {"path": str(data)}, "model": {"path": str(tiny_diffusion_folder)}}
+    folder.recipe.write_text(yaml.safe_dump(recipe))
+    space = {"alignment.targets": [{"image": 1.0}, {"pooled-class": 1.0}]}
+    search = search_of({"recipe": "r", "space": space}, "alignment", where="x")
+    with sealed("test"), pytest.raises(UserError, match=r"targets \(image 12, pooled-class 3\), so that the figures"):
+        check_inputs(search, load_recipe(folder.recipe), folder)
+    alike = {"alignment.targets": [{"image": 1.0}, {"image": 1.0, "pooled-class": 0.1}]}
+    search = search_of({"recipe": "r", "space": alike}, "alignment", where="x")
+    with sealed("test"):
+        assert check_inputs(search, load_recipe(folder.recipe), folder) == 12
+
+
+def test_a_copy_that_fails_ends_its_trial_and_the_worker_goes_on(tmp_path: Path) -> None:
+    """A population's trial whose source has no checkpoint left: its error is the trial's, not the loss of a worker."""
+    folder = SearchFolder(tmp_path / "out")
+    search = search_of(
+        {"recipe": "r", "space": {"contrastive.margin": [0.1, 0.2]}, "scheduler": "pbt", "sampler": "random"},
+        "margin",
+        where="x",
+    )
+    open_search(folder, search, Recipe(), resume=False)
+    (folder.trial("trials/0001").path).mkdir(parents=True)
+    trial = TrainingTrial.__new__(TrainingTrial)
+    trial._folder, trial._search, trial._stage, trial._process = folder, search, search.stage, None
+    trial._trial_info = SimpleNamespace(trial_id="a")
+    trial._begin({"trial": "trials/0000", "seed": 0, "contrastive.margin": 0.1})
+    trial.load_checkpoint({"trial": "trials/0001", "run": 0, "step": 3})
+    result = trial.step()
+    assert result["done"]
+    assert "has no checkpoint to continue from" in result["failed"]
+    assert read_lines(folder.trial("trials/0000").copies) == []
+    trial._begin({"trial": "trials/0000", "seed": 0, "contrastive.margin": 0.1})
+    assert trial._problem is None
 
 
 @pytest.mark.slow
