@@ -34,8 +34,7 @@ def test_what_the_page_names_is_there(name: str) -> None:
 def test_every_room_is_described() -> None:
     rooms = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["neuroimagen"]["rooms"]
     described = PAGE[PAGE.index("## The rooms") :]
-    # Modules of tune.
-    small = {"config", "driver", "intervals", "promotion", "ray_session", "registry", "runner", "space"}
+    small = {"config", "driver", "promotion", "ray_session", "registry", "runner", "space"}  # modules of tune
     missing = [
         room
         for folder, layers in rooms.items()

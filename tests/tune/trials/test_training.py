@@ -98,6 +98,7 @@ def test_a_trial_is_a_deepspeed_job_of_two_ranks(study: Path, tmp_path: Path) ->
     wait_for_silence(out)
 
 
+@pytest.mark.slow
 def test_an_alignment_search_compares_targets_and_confirms_by_segment(
     study: Path, tiny_diffusion_folder: Path, tmp_path: Path
 ) -> None:
