@@ -4,6 +4,7 @@
 <run>/<stage>/config.yaml            the complete recipe of this stage
 <run>/<stage>/environment.json       versions, machine, ranks: one entry for each start
 <run>/<stage>/metrics.jsonl          one line for each logged step; tensorboard/ has the same
+<run>/<stage>/validation.parquet     the exported weights' figures of every validation segment, where a stage has them
 <run>/<stage>/samples/               images drawn while it trained: step-<steps done>.png
 <run>/<stage>/checkpoints/, export/, logs/
 """
@@ -30,6 +31,8 @@ from neuroimagen.trainer.recipe.recipe import SHARED_SECTIONS, Recipe, differenc
 from neuroimagen.trainer.runs.wandb_log import WandbLog
 
 PACKAGES = ("neuroimagen", "torch", "deepspeed", "numpy", "safetensors", "diffusers", "transformers", "triton")
+SEGMENT_FIGURES = "validation.parquet"
+"""Name of the file of figures by segment, with the exported weights and with the best ones so far."""
 
 
 class StageFolder:
@@ -42,6 +45,7 @@ class StageFolder:
         self.config = self.path / "config.yaml"
         self.environment = self.path / "environment.json"
         self.metrics = self.path / "metrics.jsonl"
+        self.segment_figures = self.path / SEGMENT_FIGURES
         self.bad_batches = self.path / "bad-batches.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
