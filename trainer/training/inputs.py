@@ -93,13 +93,13 @@ def expected_shapes(recipe: Recipe, name: str) -> Shapes:
     data, model = recipe.data, recipe.model
     sizes = {"n_channels": data.n_channels, "n_samples": data.n_samples, "num_classes": data.num_classes}
     subjects = data.subjects
-    unsaid = None in sizes.values() or (recipe.encoder.subject_layers and subjects is None)
+    unsaid = None in sizes.values() or (recipe.encoder.reads_subjects and subjects is None)
     if unsaid and data.path is not None and (Path(data.path) / "dataset.json").is_file():
         metadata = read_metadata(Path(data.path) / "dataset.json")
         sizes = {key: getattr(metadata, key) if value is None else value for key, value in sizes.items()}
         subjects = subjects or metadata.subjects
     missing = [f"data.{key}" for key, value in sizes.items() if value is None]
-    if recipe.encoder.subject_layers and subjects is None:
+    if recipe.encoder.reads_subjects and subjects is None:
         missing.append("data.subjects")
     text_shape = model.text_shape or text_shape_of(Path(resolve_model_path(model.path)))
     kinds = latent_kinds(recipe, name)
