@@ -60,8 +60,8 @@ class NICETrunk(Trunk):
         n_steps = (n_samples - length) // self.stride + 1
         if n_steps < 1:
             raise ValueError(
-                f"{self.unit} of {n_samples} samples are shorter than the {length} that a filter and its mean take; lower "
-                "encoder.kernel_samples or encoder.pool_samples"
+                f"{self.unit} of {n_samples} samples are shorter than the {length} that a filter and its mean take; "
+                "lower encoder.kernel_samples or encoder.pool_samples"
             )
         filters, spatial = config.temporal_filters, config.spatial_filters
         self.temporal = nn.Conv1d(1, filters, config.kernel_samples)

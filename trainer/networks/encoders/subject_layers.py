@@ -73,13 +73,17 @@ class SubjectLayers(SubjectPart):
 
 
 class SubjectTokens(SubjectPart):
-    """One vector for each subject, which a transformer reads as a token beside those of the channels (ATM)."""
+    """t + d_s, one vector for each subject s, which a transformer reads as a token beside those of the channels (ATM).
+
+    The d start at 0, so that a subject without training segments has the token that all share.
+    """
 
     noun = "subject token"
 
     def __init__(self, subjects: Sequence[int], token_size: int, *, refuse_unknown: bool) -> None:
-        super().__init__(subjects, torch.randn(len(subjects), token_size), refuse_unknown=refuse_unknown)
+        super().__init__(subjects, torch.zeros(len(subjects), token_size), refuse_unknown=refuse_unknown)
+        self.shared = nn.Parameter(torch.randn(token_size))
 
     def forward(self, subject: Tensor) -> Tensor:
         """Tokens [B, W] of the subjects int64 [B]; the mean of all tokens for a subject that has none."""
-        return self.with_mean()[self.place(subject)]
+        return self.shared + self.with_mean()[self.place(subject)]
