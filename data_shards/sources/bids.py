@@ -115,6 +115,8 @@ class BidsSource(RecordingsSource):
             self._codes = read_stimulus_table(options.events, ("event", "image", "class"), ("caption", "split"))
             self._row_of_event = rows_of_events(self._codes)
             notes += self._codes.notes
+        self._columns: dict[str, None] = {}
+        self._class_columns: dict[str, None] = {}
         self._participants = _participants(options.root, files, notes)
         super().__init__(
             options,
@@ -122,7 +124,10 @@ class BidsSource(RecordingsSource):
             name=options.root.resolve().name,
             tables=() if options.events is None else (options.events,),
         )
-        self.notes = [*notes, *self.notes]
+        shown = f"stimuli are those of column {' or '.join(map(repr, self._columns))} of events.tsv"
+        if self._class_columns:
+            shown += f", classes those of {' or '.join(map(repr, self._class_columns))}"
+        self.notes = [shown, *notes, *self.notes]
 
     def events_named(self) -> Collection[str]:
         return self._row_of_event
@@ -173,6 +178,7 @@ class BidsSource(RecordingsSource):
                 "names the "
                 "stimulus with --stimulus-column."
             )
+        self._columns[column] = None
         return column
 
     def _own_table(self, path: Path, table: pa.Table, column: str) -> StimulusTable:
@@ -186,6 +192,7 @@ class BidsSource(RecordingsSource):
                 "are "
                 f"{', '.join(names)}. Name one with --class-column, or give --events FILE (event, image, class)."
             )
+        self._class_columns[class_column] = None
         kept = [name for name in _KEPT if name in names and name not in (column, class_column)]
         columns: dict[str, Any] = {
             # Paths are written with either slash.
@@ -197,10 +204,9 @@ class BidsSource(RecordingsSource):
 
     def metadata(self) -> DatasetMetadata:
         made = super().metadata()
-        options = self._bids_options
         facts = {
-            "stimulus_column": options.stimulus_column,
-            "class_column": options.class_column,
+            "stimulus_columns": list(self._columns),
+            "class_columns": list(self._class_columns),
             "participants": self._participants,
         }
         return dataclasses.replace(made, provenance={**made.provenance, "bids": facts})
@@ -255,7 +261,7 @@ def _participants(root: Path, files: list[RecordingFile], notes: list[str]) -> d
         shown = ", ".join(silent[:10]) + (" …" if len(silent) > 10 else "")
         notes.append(f"{len(silent)} of {len(rows)} participants have no recording that is taken: {shown}")
     return {
-        label: {name: text for name, text in rows[label].items() if name != "participant_id"}
+        label: {name: text for name, text in rows[label].items() if name != "participant_id" and text != "n/a"}
         for label in recorded
         if label in rows
     }

@@ -72,6 +72,14 @@ class MneOptions(CutOptions):
             raise UsageError(f"--trigger-mask {self.trigger_mask} chooses no bit; it must be a positive whole number.")
 
 
+def _bits(text: str) -> int:
+    """The value of --trigger-mask: a whole number, decimal or hexadecimal."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, such as 255 or 0xFF") from None
+
+
 class MneSource(RecordingsSource):
     """Recordings, cut by a table of events or of trials."""
 
@@ -110,7 +118,7 @@ class MneSource(RecordingsSource):
         )
         parser.add_argument(
             "--trigger-mask",
-            type=lambda text: int(text, 0),
+            type=_bits,
             metavar="BITS",
             help="bits of the trigger lines that are looked at: 255, 0xFF (default: all)",
         )

@@ -74,6 +74,11 @@ _OTHERS: Mapping[str, Condition] = {
         text="the same, the embeddings of a stimulus's repetitions to a subject averaged",
         group="eeg",
     ),
+    "alignment_unseen_subject": Condition(
+        title="alignment, unseen subject",
+        text="the alignment stage trained again without the subject, and the subject's segments",
+        group="eeg",
+    ),
     "alignment_ridge": Condition(
         title="ridge to the image embedding",
         text="the image embedding predicted by each subject's ridge regression from the window in 40 ms bins",

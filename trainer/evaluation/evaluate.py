@@ -50,7 +50,11 @@ from neuroimagen.trainer.evaluation.results import (
     write_items,
     write_results,
 )
-from neuroimagen.trainer.evaluation.retrieval.alignment_retrieval import AlignmentFigures, alignment_figures
+from neuroimagen.trainer.evaluation.retrieval.alignment_retrieval import (
+    AlignmentFigures,
+    alignment_figures,
+    unseen_subject_retrieval,
+)
 from neuroimagen.trainer.evaluation.retrieval.ridge_retrieval import retrieval_results
 from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig, Scoring, load_scoring
 from neuroimagen.trainer.evaluation.verdict import verdict
@@ -112,6 +116,10 @@ def evaluate_run(
     for other in runs.without_subject.values():
         require_selection_on_validation(other)
     results += unseen_subject_results(dataset, summaries, runs.without_subject, device=device, **resampling)
+    if open_latents is not None:
+        results += unseen_subject_retrieval(
+            dataset, runs.without_subject, config, open_latents=open_latents, device=device
+        )
     results += difference_results(measured, results, scoring)
 
     folder = run / "report"

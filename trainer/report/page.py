@@ -31,6 +31,7 @@ from neuroimagen.trainer.report.evaluated import (
     segment_of,
 )
 from neuroimagen.trainer.report.image_grid import GridRow, image_grid
+from neuroimagen.trainer.report.retrieval_view import retrieval_view
 from neuroimagen.trainer.report.tables import absent_conditions, latex_table, markdown_report, table_view
 from neuroimagen.trainer.report.templates import render_page
 
@@ -117,6 +118,9 @@ def _html(
             start_ms=start_ms,
             num_segments=int(evaluated.eeg["num_segments"]),
             unit=eeg_unit(metadata.preprocessing),
+        ),
+        retrieval=retrieval_view(
+            evaluated.run, evaluated.dataset, evaluated.results, evaluated.details, encode=data_uri
         ),
         stages=_stages(evaluated.run),
         recipe=(evaluated.run / "config.yaml").read_text(encoding="utf-8"),

@@ -77,6 +77,11 @@ def test_stimulus_and_class_columns(study: Path) -> None:
     provenance = dataset.metadata.provenance
     assert provenance["source"] == "bids"
     assert provenance["subject_labels"] == {"C1": 1, "P1": 2}
+    assert provenance["bids"]["stimulus_columns"] == ["stim_file"]
+    assert provenance["bids"]["class_columns"] == ["category"]
+    assert source.notes[0] == "stimuli are those of column 'stim_file' of events.tsv, classes those of 'category'"
+    files = [name for name in provenance["files"] if "sub-C1" in name]
+    assert [name.rpartition("task-see_")[2] for name in files] == ["eeg.eeg", "eeg.vhdr", "eeg.vmrk", "events.tsv"]
     assert provenance["bids"]["participants"] == {"P1": {"age": "30", "group": "x"}}
     notes = " ".join(source.notes)
     assert "3 of 4 recordings are taken" in notes

@@ -5,7 +5,7 @@ of an embedding. The stimuli's embeddings are the cached latents of the first ki
 the training stimuli's mean where the stage subtracts it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -164,6 +164,38 @@ def alignment_figures(
     figures.results += score.chance()
     figures.results += _ceiling(dataset, gallery)
     return figures
+
+
+def unseen_subject_retrieval(
+    dataset: Dataset,
+    without_subject: Mapping[int, Path],
+    config: EvaluateConfig,
+    *,
+    open_latents: Callable[[str], LatentStore],
+    device: str = "cpu",
+) -> list[Result]:
+    """Retrieval for each subject by the alignment stage that was trained on all others; `without_subject`: their runs.
+
+    The stimuli are those of the test split of all these subjects. None of the runs has seen the subject that it embeds,
+    nor a test stimulus.
+    """
+    runs = {subject: run for subject, run in without_subject.items() if load_alignment(run) is not None}
+    if not runs:
+        return []
+    index = dataset.index
+    rows = {subject: dataset.rows("test", (subject,)) for subject in runs}
+    everyone = np.concatenate(list(rows.values()))
+    parts = []
+    score = None
+    for subject, run in runs.items():
+        model = load_alignment(run, device=device)
+        assert model is not None
+        stimuli = np.unique(index.stimulus[everyone]).astype(np.int64)
+        gallery = make_gallery(model, dataset, open_latents(model.kinds[0]), stimuli)
+        parts.append(gallery.similarity(embed_rows(model, dataset, rows[subject], device=device)[gallery.kind]))
+        score = score or _Scorer(dataset, gallery, config)
+    assert score is not None
+    return score("alignment_unseen_subject", np.concatenate(parts), index.stimulus[everyone].astype(np.int64))
 
 
 class _Scorer:

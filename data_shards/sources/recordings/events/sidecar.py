@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.sources.recordings.files.opening import Opened
+from neuroimagen.data_shards.sources.recordings.files.opening import Opened, sidecar
 from neuroimagen.data_shards.sources.recordings.tables.event_names import event_key
 from neuroimagen.data_shards.sources.recordings.tables.text_table import read_text_table
 
@@ -17,17 +17,9 @@ _COLUMNS = ("trial_type", "value", "stim_file")
 
 def events_tsv(opened: Opened) -> tuple[Path, pa.Table] | None:
     """The recording's events.tsv as text columns; None where there is none. It must have a column onset."""
-    import mne_bids
-
-    file = opened.file
-    if file.bids_root is None:
+    path = sidecar(opened.file, "events")
+    if path is None:
         return None
-    where = mne_bids.get_bids_path_from_fname(file.path, check=False)
-    where.update(root=file.bids_root, check=False)
-    found = where.find_matching_sidecar(suffix="events", extension=".tsv", on_error="ignore")
-    if found is None:
-        return None
-    path = Path(found)
     table = read_text_table(path)
     if "onset" not in table.column_names:
         raise UserError(f"{path} has no column 'onset'; its columns are {', '.join(table.column_names)}.")

@@ -28,7 +28,8 @@ def find_recordings(given: Sequence[Path], *, datatypes: Sequence[str] = DATATYP
     for path in given:
         if _is_study(path):
             # The folder of one subject belongs to the study above it.
-            root = path.absolute().parent if path.name.startswith("sub-") else path
+            is_subject = re.fullmatch(r"sub-[A-Za-z0-9]+", path.name) and not any(path.glob("sub-*/"))
+            root = path.absolute().parent if is_subject else path
             inside = find_in_folder(root, datatypes=datatypes)
             found.extend(file for file in inside if root == path or path.absolute() in file.path.absolute().parents)
         elif path.exists():

@@ -90,24 +90,35 @@ def _open_data(path: Path, more: dict[str, Any]) -> Any:
         return mne.read_epochs_eeglab(path)
 
 
+def sidecar(file: RecordingFile, suffix: str) -> Path | None:
+    """The table of a BIDS recording, by BIDS' inheritance: "channels", "events", "electrodes"; None if it has none."""
+    if file.bids_root is None:
+        return None
+    found = _bids_path(file).find_matching_sidecar(suffix=suffix, extension=".tsv", on_error="ignore")
+    return None if found is None else Path(found)
+
+
+def _bids_path(file: RecordingFile) -> Any:
+    import mne_bids
+
+    return mne_bids.get_bids_path_from_fname(file.path, check=False).update(root=file.bids_root, check=False)
+
+
 def _read_sidecars(opened: Opened) -> None:
     """Take types, units, bad channels and positions from the sidecars, as mne-bids reads them."""
     import mne_bids
 
     file, raw = opened.file, opened.data
-    where = mne_bids.get_bids_path_from_fname(file.path, check=False)
-    where.update(root=file.bids_root, check=False)
-    sidecar = where.find_matching_sidecar(suffix="channels", extension=".tsv", on_error="ignore")
-    electrodes = where.find_matching_sidecar(suffix="electrodes", extension=".tsv", on_error="ignore")
-    if sidecar is None and electrodes is None:
+    channels, electrodes = sidecar(file, "channels"), sidecar(file, "electrodes")
+    if channels is None and electrodes is None:
         return
     try:
-        described = mne_bids.read_raw_bids(where)
+        described = mne_bids.read_raw_bids(_bids_path(file))
     except Exception as error:  # mne-bids raises whatever a malformed table leads to
-        raise unreadable(sidecar or file.path, error) from None
+        raise unreadable(channels or file.path, error) from None
     known = set(raw.ch_names)
-    if sidecar is not None:
-        table = read_columns(Path(sidecar))
+    if channels is not None:
+        table = read_columns(channels)
         names = table.get("name", [])
         types = dict(zip(described.ch_names, described.get_channel_types(), strict=True))
         opened.stated_types = {name: types[name] for name in names if name in types and name in known}

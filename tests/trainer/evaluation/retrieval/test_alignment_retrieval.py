@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_study import RECIPE, write_latents, write_study
 
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
@@ -18,35 +17,12 @@ from neuroimagen.trainer.evaluation.retrieval.alignment_retrieval import (
     embed_averages,
     embed_rows,
     load_alignment,
+    unseen_subject_retrieval,
 )
 from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig
 from neuroimagen.trainer.networks.alignment import AlignmentModel
 
 CONFIG = EvaluateConfig(num_resamples=100)
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory, tiny_diffusion_folder: Path) -> Path:
-    folder = write_study(tmp_path_factory.mktemp("alignment") / "data")
-    write_latents(folder, tiny_diffusion_folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(
-    study: Path, tiny_diffusion_folder: Path, tmp_path_factory: pytest.TempPathFactory, train_here: Callable[..., Path]
-) -> Path:
-    folder = tmp_path_factory.mktemp("alignment-run")
-    recipe = folder / "recipe.yaml"
-    recipe.write_text(RECIPE.format(data=study, model=tiny_diffusion_folder))
-    train_here(recipe, "alignment", folder / "run")
-    return folder / "run"
-
-
-@pytest.fixture(scope="module")
-def open_latents(study: Path, tiny_diffusion_folder: Path) -> Callable[[str], LatentStore]:
-    dataset = Dataset.open(study)
-    return lambda kind: dataset.latents(kind, model=str(tiny_diffusion_folder))
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +136,21 @@ def test_the_ceiling_is_stated_only_for_as_many_stimuli(
         found = find(figures.results, "ceiling", "embedding_top1")
         assert (found is not None) == (stated == num_stimuli)
     assert isinstance(load_alignment(run), AlignmentModel)
+
+
+def test_unseen_subjects_are_embedded_by_their_own_runs(
+    run: Path, study: Path, open_latents: Callable[[str], LatentStore], tmp_path: Path
+) -> None:
+    """With the same run for both subjects, the figure is that of the run; a subject without the stage is left out."""
+    dataset = Dataset.open(study)
+    found = unseen_subject_retrieval(dataset, {1: run, 2: run}, CONFIG, open_latents=open_latents)
+    ranks, rows = by_hand(run, study, open_latents)
+    mean_rank = find(found, "alignment_unseen_subject", "embedding_mean_rank")
+    assert mean_rank is not None
+    assert mean_rank.value == pytest.approx(ranks.mean())
+    assert mean_rank.n == len(rows)
+    one = unseen_subject_retrieval(dataset, {1: tmp_path, 2: run}, CONFIG, open_latents=open_latents)
+    mean_rank = find(one, "alignment_unseen_subject", "embedding_mean_rank")
+    assert mean_rank is not None
+    assert mean_rank.value == pytest.approx(ranks[dataset.index.subject[rows] == 2].mean())
+    assert unseen_subject_retrieval(dataset, {1: tmp_path}, CONFIG, open_latents=open_latents) == []

@@ -79,6 +79,10 @@ def test_folders_of_subjects(tmp_path: Path, recording: Path) -> None:
     files = find_recordings([tmp_path / "study/sub-03", tmp_path / "study/sub-01"])
     assert [file.name for file in files] == [f"sub-{label}/eeg/sub-{label}_task-a_eeg.fif" for label in ("03", "01")]
     assert {file.bids_root for file in files} == {tmp_path / "study"}
+    # A study whose own name begins like a subject's.
+    put(recording, tmp_path / "sub-old/sub-01/eeg/sub-01_task-a_eeg.fif")
+    (file,) = find_recordings([tmp_path / "sub-old"])
+    assert (file.name, file.bids_root) == ("sub-01/eeg/sub-01_task-a_eeg.fif", tmp_path / "sub-old")
 
 
 def test_files_of_one_name_in_two_folders_have_two_names(tmp_path: Path, recording: Path) -> None:
