@@ -5,7 +5,7 @@ report draws: confusion, per subject, verdict, provenance) with report/eeg.npz, 
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,12 @@ from neuroimagen.trainer.evaluation.retrieval.alignment_retrieval import (
 from neuroimagen.trainer.evaluation.retrieval.ridge_retrieval import retrieval_results
 from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig, Scoring, load_scoring
 from neuroimagen.trainer.evaluation.verdict import verdict
-from neuroimagen.trainer.reconstruction.manifest import differing_settings, read_reconstructions
+from neuroimagen.trainer.reconstruction.manifest import (
+    MANIFEST_FILE,
+    Reconstructions,
+    differing_settings,
+    read_reconstructions,
+)
 
 DETAILS_FILE = "details.json"
 EEG_FILE = "eeg.npz"
@@ -85,25 +90,30 @@ def evaluate_run(
     `baselines` adds the conditions of baselines.py; `open_latents` opens the cached latents of a kind, which the
     figures of an alignment stage need.
 
-    Raises UserError if anything but the validation split chose a checkpoint of the run.
+    A run without reconstructions is measured by its EEG alone, if its contrastive or alignment stage is trained; it
+    needs neither a classifier nor a CLIP model then.
+
+    Raises UserError if anything but the validation split chose a checkpoint of the run, or there is nothing to measure.
     """
     require_selection_on_validation(run)
-    conditions = read_reconstructions(run)
-    scoring = load_scoring(config, dataset, subjects=subjects, size_px=image_size(conditions), device=device)
-
+    conditions = _conditions(run)
+    scoring: Scoring | None = None
     results: list[Result] = []
     measured: dict[str, Measured] = {}
     items: list[dict[str, Any]] = []
-    for name, reconstructions in conditions.items():
-        measured[name] = measure(name, reconstructions, scoring, items=items)
-        results += condition_results(name, measured[name], scoring)
+    if conditions:
+        scoring = load_scoring(config, dataset, subjects=subjects, size_px=image_size(conditions), device=device)
+        for name, reconstructions in conditions.items():
+            measured[name] = measure(name, reconstructions, scoring, items=items)
+            results += condition_results(name, measured[name], scoring)
     results += reference_results(dataset, scoring)
     resampling = {"num_resamples": config.num_resamples, "seed": config.seed}
     summaries = summarise_segments(dataset, encoder=load_encoder(run, device=device), subjects=subjects, device=device)
     results += eeg_results(dataset, summaries, **resampling)
     if controls:
         results += control_results(dataset, summaries, **resampling)
-        results += retrieval_results(dataset, summaries, scoring)
+        if scoring is not None:
+            results += retrieval_results(dataset, summaries, scoring)
     alignment = AlignmentFigures()
     if open_latents is not None:
         alignment = alignment_figures(run, dataset, summaries, config, open_latents=open_latents, device=device)
@@ -111,7 +121,7 @@ def evaluate_run(
     if baselines:
         results += baseline_results(dataset, summaries, **resampling)
     runs = control_runs or ControlRuns()
-    if runs.drift_surrogate is not None:
+    if runs.drift_surrogate is not None and scoring is not None:
         results += _drift_surrogate_results(runs.drift_surrogate, scoring, subjects=subjects, device=device)
     for other in runs.without_subject.values():
         require_selection_on_validation(other)
@@ -120,23 +130,24 @@ def evaluate_run(
         results += unseen_subject_retrieval(
             dataset, runs.without_subject, config, open_latents=open_latents, device=device
         )
-    results += difference_results(measured, results, scoring)
+    if scoring is not None:
+        results += difference_results(measured, results, scoring)
 
     folder = run / "report"
+    shown = [name for name in main_metrics() if any(item.metric == name for item in results)]
     statements = verdict(results, differing_settings=differing_settings(conditions.values()))
-    num_classes = len(scoring.networks.classes)
     details = {
         "verdict": statements,
         "absent": dict(runs.absent),
-        "table_metrics": main_metrics(),
+        "table_metrics": [*shown, *(("embedding_top1", "embedding_top5") if alignment.results else ())],
         "classes": [item.name for item in dataset.metadata.classes],
-        "confusion": {
-            name: confusion(figures, scoring.references, num_classes=num_classes) for name, figures in measured.items()
-        },
-        "per_subject": subject_figures(measured, scoring),
+        "confusion": {} if scoring is None else _confusions(measured, scoring),
+        "per_subject": [] if scoring is None else subject_figures(measured, scoring),
         "alignment_per_subject": alignment.per_subject,
         "data": str(dataset.folder),
-        "provenance": provenance(run, dataset, {"classifier": config.classifier, "clip": config.clip}),
+        "provenance": provenance(
+            run, dataset, {} if scoring is None else {"classifier": config.classifier, "clip": config.clip}
+        ),
     }
     _write_eeg(folder / EEG_FILE, dataset, summaries)
     write_items(folder / ITEMS_FILE, items)
@@ -151,9 +162,22 @@ def evaluate_run(
         if alignment.results:
             texts.insert(0, f"Retrieval of the stimulus from the EEG:\n\n{text_table(alignment.results, retrieval)}")
         sentences = "".join(f"\n{text}\n" for text in texts)
-        temporary.write_text(f"{text_table(results, main_metrics())}\n{sentences}", encoding="utf-8")
+        temporary.write_text(f"{text_table(results, shown)}\n{sentences}", encoding="utf-8")
     write_results(folder / RESULTS_FILE, results)
     return results
+
+
+def _conditions(run: Path) -> dict[str, Reconstructions]:
+    """The run's images; none where it has none but a stage that the EEG is measured by."""
+    has_images = any((run / "reconstructions").glob(f"*/{MANIFEST_FILE}"))
+    if not has_images and any((run / stage / "export").is_dir() for stage in ("contrastive", "alignment")):
+        return {}
+    return read_reconstructions(run)
+
+
+def _confusions(measured: Mapping[str, Measured], scoring: Scoring) -> dict[str, list[list[int]]]:
+    num_classes = len(scoring.networks.classes)
+    return {name: confusion(figures, scoring.references, num_classes=num_classes) for name, figures in measured.items()}
 
 
 def _drift_surrogate_results(

@@ -95,7 +95,7 @@ def _present(item: dict[str, Any]) -> dict[str, Any]:
 def write_items(path: Path, items: Sequence[Mapping[str, Any]]) -> None:
     """Write items.csv, one line per image. The file is replaced as a whole, or not at all."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(items[0]))
+        writer = csv.DictWriter(file, fieldnames=list(items[0]) if items else ["condition"])
         writer.writeheader()
         writer.writerows(items)
 

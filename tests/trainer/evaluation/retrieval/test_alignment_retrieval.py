@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.trainer.evaluation.eeg_conditions import SegmentSummaries, summarise_segments
+from neuroimagen.trainer.evaluation.evaluate import TABLE_FILE, evaluate_run
 from neuroimagen.trainer.evaluation.results import find
 from neuroimagen.trainer.evaluation.retrieval.alignment_retrieval import (
     alignment_figures,
@@ -21,6 +23,7 @@ from neuroimagen.trainer.evaluation.retrieval.alignment_retrieval import (
 )
 from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig
 from neuroimagen.trainer.networks.alignment import AlignmentModel
+from neuroimagen.trainer.report.page import write_report
 
 CONFIG = EvaluateConfig(num_resamples=100)
 
@@ -154,3 +157,25 @@ def test_unseen_subjects_are_embedded_by_their_own_runs(
     assert mean_rank is not None
     assert mean_rank.value == pytest.approx(ranks[dataset.index.subject[rows] == 2].mean())
     assert unseen_subject_retrieval(dataset, {1: tmp_path}, CONFIG, open_latents=open_latents) == []
+
+
+def test_a_run_without_images_is_evaluated_and_reported(
+    run: Path, study: Path, open_latents: Callable[[str], LatentStore], tmp_path: Path
+) -> None:
+    """It needs no classifier and no CLIP model: both are named by folders that do not exist."""
+    dataset = Dataset.open(study)
+    config = EvaluateConfig(num_resamples=100, classifier=str(tmp_path / "none"), clip=str(tmp_path / "none"))
+    results = evaluate_run(run, dataset, config, open_latents=open_latents)
+    assert find(results, "alignment", "embedding_top1") is not None
+    assert find(results, "chance_eeg", "accuracy") is not None
+    assert find(results, "full", "accuracy") is None
+    table = (run / "report" / TABLE_FILE).read_text()
+    assert "Retrieval of the stimulus from the EEG" in table
+    assert "SSIM" not in table
+    assert "which image was seen" in table
+    page = write_report(run, dataset).read_text()
+    assert '<section id="retrieval">' in page
+    assert '<section id="images">' not in page
+    assert not (run / "report" / "grid.png").exists()
+    with pytest.raises(UserError, match="holds no reconstructions"):
+        evaluate_run(tmp_path, dataset, config, open_latents=open_latents)
