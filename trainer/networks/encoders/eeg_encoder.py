@@ -64,12 +64,12 @@ class EEGEncoder(PretrainedModule):
                 f"EEG of {tuple(eeg.shape[1:])} channels × samples given to an encoder for "
                 f"({self.n_channels}, {self.n_samples})"
             )
-        arguments = (eeg, self.channel_mean, self.projection(subject))
-        if self.subject_tokens is not None:
-            if subject is None:
-                raise ValueError("the encoder has subject tokens: give the segments' subjects")
-            arguments += (self.subject_tokens(subject),)
-        return self.trunk(*arguments)
+        projection = self.projection(subject)
+        if self.subject_tokens is None:
+            return self.trunk(eeg, self.channel_mean, projection)
+        if subject is None:
+            raise ValueError("the encoder has subject tokens: give the segments' subjects")
+        return self.trunk(eeg, self.channel_mean, projection, self.subject_tokens(subject))
 
     @property
     def subject_parts(self) -> dict[str, SubjectPart]:

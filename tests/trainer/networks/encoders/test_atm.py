@@ -1,5 +1,6 @@
 """ATM's encoder: its equations, its sizes, and the subjects' tokens."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from published_encoders import atm
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.trainer.networks.classifier import ClassifierModel
 from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, build_encoder, choose_finetuned
 from neuroimagen.trainer.networks.encoders.registry import encoder_config
 
@@ -104,3 +106,28 @@ def test_the_subjects_own_parts_can_be_trained_alone() -> None:
     choose_finetuned(encoder, "subject_layers")
     trained = {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
     assert trained == {"subject_tokens.shared", "subject_tokens.offsets"}
+
+
+def test_a_run_learns_tokens_and_the_next_stage_keeps_and_adds_them(
+    train_here: Callable[..., Path], recipe_path: Path, tmp_path: Path
+) -> None:
+    """One subject first, then both: the second begins at the first's token, and only the subjects' own is trained."""
+    small = ("encoder.kind=atm", "encoder.subject_token=true", "encoder.feature_size=12", "encoder.kernel_samples=5")
+    small += ("encoder.pool_samples=9", "encoder.spatial_filters=8", "encoder.temporal_filters=8")
+    first = train_here(
+        recipe_path, "contrastive", tmp_path / "first", *small, "contrastive.steps=3", "data.subjects=[2]",
+        "contrastive.num_samples=2",
+    )  # fmt: skip
+    before = EEGEncoder.from_pretrained(first / "export")
+    assert before.config["subjects"] == [2]
+    second = train_here(
+        recipe_path, "classifier", tmp_path / "second", *small, "classifier.steps=3",
+        f"classifier.initialise_from={first}", "classifier.finetune_encoder=subject_layers",
+    )  # fmt: skip
+    after = ClassifierModel.from_pretrained(second / "export").encoder
+    assert after.config["subjects"] == [2, 1]
+    assert after.subject_layers is None
+    assert tokens(after).shape == (2, 40)
+    assert not torch.equal(tokens(after)[0], tokens(before)[0])
+    pairs = zip(before.trunk.parameters(), after.trunk.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
