@@ -84,13 +84,13 @@ def expected_shapes(recipe: Recipe, name: str) -> Shapes:
     data, model = recipe.data, recipe.model
     sizes = {"n_channels": data.n_channels, "n_samples": data.n_samples, "num_classes": data.num_classes}
     subjects = data.subjects
-    unsaid = None in sizes.values() or (recipe.encoder.subject_layers and subjects is None)
+    unsaid = None in sizes.values() or (recipe.encoder.reads_subjects and subjects is None)
     if unsaid and data.path is not None and (Path(data.path) / "dataset.json").is_file():
         metadata = read_metadata(Path(data.path) / "dataset.json")
         sizes = {key: getattr(metadata, key) if value is None else value for key, value in sizes.items()}
         subjects = subjects or metadata.subjects
     missing = [f"data.{key}" for key, value in sizes.items() if value is None]
-    if recipe.encoder.subject_layers and subjects is None:
+    if recipe.encoder.reads_subjects and subjects is None:
         missing.append("data.subjects")
     # Without a check: a recipe that states all sizes needs no model folder here.
     folders = ModelFolders(model=model_path(model.path), towers=model.towers)
