@@ -47,13 +47,12 @@ def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, L
     text_shape = recipe.model.text_shape or (0, 0)
     latent_shape: tuple[int, int, int] | None = None
     for kind in latent_kinds(recipe, name):
-        model, towers = resolve_model_path(recipe.model.path), recipe.model.towers
-        declared = latent_kind(kind, towers)
-        latents[kind] = dataset.latents(kind, model=str(model), tower=towers.get(kind))
+        declared = latent_kind(kind, recipe.model.towers)
+        latents[kind] = open_latents(recipe, dataset, kind)
         shape = latents[kind].metadata.shape
         if isinstance(declared, VaeKind):
             latent_shape = (shape[1], shape[2], shape[3])
-            text_shape = text_shape_of(model)
+            text_shape = text_shape_of(resolve_model_path(recipe.model.path))
         elif isinstance(declared, CaptionKind) and declared.state == "hidden":
             text_shape = (shape[0], shape[1])
     _require("text_shape", recipe.model.text_shape, text_shape if latents else recipe.model.text_shape)
@@ -66,6 +65,12 @@ def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, L
         **found,
     )
     return dataset, shapes, latents
+
+
+def open_latents(recipe: Recipe, dataset: Dataset, kind: str) -> LatentStore:
+    """The cached latents of `kind` that the recipe's model, or the image tower it configures, made of a data set."""
+    model = resolve_model_path(recipe.model.path)
+    return dataset.latents(kind, model=str(model), tower=recipe.model.towers.get(kind))
 
 
 def _require(key: str, expected: tuple[int, ...] | None, found: tuple[int, ...] | None) -> None:
