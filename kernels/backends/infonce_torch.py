@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from neuroimagen.kernels.backends.semihard_torch import full_float32
+from neuroimagen.kernels.backends.precision import full_float32
 
 TILE_ELEMENTS = 1 << 21
 """Logits of one tile on a CPU: 8 MB of float32, of which two exist at a time."""
