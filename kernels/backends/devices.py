@@ -1,8 +1,15 @@
 """What the Triton kernels have to know of a GPU: its architecture, its shared memory, and how to launch on it."""
 
+import functools
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 FAMILIES = (
     # (first sm, family, bytes of shared memory that one block may use). The last whose first is not above the device's.
@@ -45,6 +52,17 @@ def _entry(arch: int) -> tuple[int, str, int]:
 def launching_on(device: torch.device) -> AbstractContextManager[object]:
     """Make `device` the current one: Triton launches on the current device, whatever its arguments lie on."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def launches_kernels(function: Callable[Concatenate[Tensor, P], R]) -> Callable[Concatenate[Tensor, P], R]:
+    """Decorator of a function that launches kernels on the device of its first argument."""
+
+    @functools.wraps(function)
+    def on_device(rows: Tensor, *args: P.args, **kwargs: P.kwargs) -> R:
+        with launching_on(rows.device):
+            return function(rows, *args, **kwargs)
+
+    return on_device
 
 
 def num_multiprocessors(device: torch.device) -> int:

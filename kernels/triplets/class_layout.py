@@ -79,7 +79,7 @@ class PositiveSampler:
         self.layout = layout
         self.count = layout.num_positives(limit)
         self._limit = limit
-        self._most: int | None = None
+        self._most = limit if limit is not None and limit <= SMALL_LIMIT else None
         if limit is None:
             return
         device = layout.start.device
@@ -105,8 +105,7 @@ class PositiveSampler:
         a few slots that are empty.
         """
         if self._most is None:
-            is_small = self._limit is not None and self._limit <= SMALL_LIMIT
-            self._most = self._limit if is_small and self._limit else int(self.count.max())
+            self._most = int(self.count.max())
         return self._most
 
     def columns(self, rows: Tensor, width: int) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from neuroimagen.kernels.backends import semihard_triton_kernels
-from neuroimagen.kernels.backends.semihard_triton import OPERAND_SCALE, SHARED_MEMORY, tile_shape
+from neuroimagen.kernels.backends.devices import shared_memory
+from neuroimagen.kernels.backends.semihard_loss_triton import PIECE_LENGTH
+from neuroimagen.kernels.backends.semihard_triton import OPERAND_SCALE, tile_shape
 
 TOOLS = Path(triton.backends.nvidia.__file__).parent / "bin"
 LISTS = {
@@ -31,7 +33,10 @@ LISTS = {
     "num_rows:i32 D:i32 x_stride:i32",
     "hinge_kernel": "X:*fp32 COLUMNS:*fp32 LIST:*i32 SLOPE:*fp32 SUM:*fp32 ACTIVE:*i32 "
     "M:i32 D:i32 num_slots:i32 margin:fp32",
-    "gradient_kernel": "X:*fp32 OTHERS:*fp32 BEGIN:*i64 OTHER:*i32 SLOPE:*fp32 OUT:*fp32 D:i32",
+    "gradient_kernel": "X:*fp32 OTHERS:*fp32 BEGIN:*i64 OTHER:*i32 SLOPE:*fp32 PIECE_BEGIN:*i64 PARTS:*fp32 "
+    "OUT:*fp32 D:i32",
+    "piece_kernel": "X:*fp32 OTHERS:*fp32 BEGIN:*i64 OTHER:*i32 SLOPE:*fp32 PIECE_BEGIN:*i64 PIECE_ROW:*i64 "
+    "PARTS:*fp32 D:i32",
 }
 SIGNATURES = {name: dict(pair.split(":") for pair in line.split()) for name, line in LISTS.items()}
 MMA = ("HGMMA", "HMMA", "UTCHMMA")
@@ -52,6 +57,8 @@ def gate(kernel, arch, precision, num_features, num_slots):
         constants, options = {"ROOT": True, "BM": 16, "BD": 128}, {}
     elif kernel == "gradient_kernel":
         constants, options = {"BE": 8, "BD": 128}, {}
+    elif kernel == "piece_kernel":
+        constants, options = {"LENGTH": PIECE_LENGTH, "BE": 8, "BD": 128}, {}
     compiled = compile_kernel(kernel, constants, arch, options)
     uses_mma = "NS" in constants
     return {"shape": asdict(shape), **resources(compiled, arch, shape.BM * shape.BN if uses_mma else 0)}
@@ -81,7 +88,7 @@ def resources(compiled, arch, elements):
     """
     result = {
         "shared": compiled.metadata.shared,
-        "shared_limit": SHARED_MEMORY[arch],
+        "shared_limit": shared_memory(arch),
         "wide_rows": wide_row_pointers(compiled.asm["ttir"]),
     }
     if not isinstance(arch, int):
@@ -106,7 +113,7 @@ def resources(compiled, arch, elements):
     if elements:
         warps = compiled.metadata.num_warps
         registers_per_block = -(-result["registers"] // 8) * 8 * 32 * warps
-        shared_blocks = (SHARED_MEMORY[arch] + 1024) // (result["shared"] + 1024)
+        shared_blocks = (shared_memory(arch) + 1024) // (result["shared"] + 1024)
         result["blocks_per_sm"] = min(REGISTERS_PER_SM // registers_per_block, shared_blocks)
         result["mma"] = sum(len(re.findall(rf"\b{op}\b", sass)) for op in MMA)
         result["instructions_per_element"] = round(sum(hot_loop(sass).values()) * 32 * warps / elements, 2)

@@ -221,10 +221,10 @@ def test_row_offsets_beyond_two_to_the_31(tmp_path):
 
 def test_the_dispatcher_in_the_interpreter():
     cpu = torch.device("cpu")
-    assert choose_backend("auto", cpu, 4) == "torch"
-    assert choose_backend("triton", cpu, 4) == "triton"
+    assert choose_backend("auto", cpu, num_positives=4) == "torch"
+    assert choose_backend("triton", cpu, num_positives=4) == "triton"
     with pytest.raises(ValueError, match="float64"):
-        choose_backend("triton", cpu, 4, torch.float64)
+        choose_backend("triton", cpu, num_positives=4, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("num_features", [32, 33, 96, 128, 129, 192, 257, 512, 1000, 1024])
