@@ -152,9 +152,9 @@ def frame(embeddings: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
     """
     # Reductions on the device, no host round trip. The bound is taken again after the centre moved to the grid.
     centre = candidates.mean(0, dtype=torch.promote_types(candidates.dtype, torch.float32))
-    unit = _power_of_two_above(_largest_norm(embeddings, candidates, centre))
+    unit = power_of_two_above(_largest_norm(embeddings, candidates, centre))
     centre = (centre / unit * 128).round() / 128 * unit
-    return centre, _power_of_two_above(_largest_norm(embeddings, candidates, centre))
+    return centre, power_of_two_above(_largest_norm(embeddings, candidates, centre))
 
 
 def centred(embeddings: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -171,7 +171,7 @@ def _largest_norm(embeddings: Tensor, candidates: Tensor, centre: Tensor) -> Ten
     return torch.maximum(norm, torch.linalg.vector_norm(embeddings - centre, dim=1).amax())
 
 
-def _power_of_two_above(value: Tensor) -> Tensor:
+def power_of_two_above(value: Tensor) -> Tensor:
     """0-dim: a power of two that exceeds `value` by at least 1 % (so that rounding cannot push a row out), 1 for 0."""
     exponent = torch.frexp(value * 1.01).exponent.clamp(-120, 127)
     # From its bits: ldexp multiplies by pow(2, exponent), which need not be exact on a GPU, and ties between equal
