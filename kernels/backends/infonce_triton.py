@@ -12,7 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
-from neuroimagen.kernels.backends.devices import device_arch, launches_kernels, num_multiprocessors, shared_memory
+from neuroimagen.kernels.backends.devices import device_arch, family, launches_kernels, num_multiprocessors, shared_memory
 from neuroimagen.kernels.backends.infonce_triton_kernels import logsumexp_kernel, product_kernel, slope_kernel
 from neuroimagen.kernels.backends.semihard_triton import OPERAND_SCALE
 from neuroimagen.kernels.backends.semihard_triton_kernels import prepare_kernel
@@ -32,19 +32,22 @@ class Tiles:
 
     BM: int
     BN: int
+    """Of logsumexp_kernel, which has two reductions beside the sums."""
+    BN_backward: int
+    """Of slope_kernel and product_kernel."""
     BD: int
     num_warps: int
     num_stages: int
 
     def num_blocks(self, num_features: int) -> int:
-        """Product tiles per row: rows are padded to as many times BD features."""
-        return triton.cdiv(num_features, self.BD)
+        """Product tiles per row: rows are padded to as many times BD features, in multiples of 64."""
+        return triton.cdiv(num_features, 64) * (64 // self.BD)
 
-    def constants(self, num_features: int) -> dict[str, Any]:
-        """The compile-time arguments of the kernels that compute logits."""
+    def constants(self, num_features: int, *, backward: bool) -> dict[str, Any]:
+        """The compile-time arguments of the kernels that compute logits, slope_kernel without BOTH."""
         return {
             "BM": self.BM,
-            "BN": self.BN,
+            "BN": self.BN_backward if backward else self.BN,
             "BD": self.BD,
             "ND": self.num_blocks(num_features),
             "NS": self.num_stages,
@@ -53,24 +56,27 @@ class Tiles:
     def product_constants(self, num_features: int) -> dict[str, Any]:
         """The compile-time arguments of product_kernel, without TRANSPOSED and ADD."""
         half = self.num_blocks(num_features) * self.BD
-        return {"HALF": half, "BM": self.BM, "BN": self.BN, "BK": self.BD, "NS": self.num_stages}
+        BN = self.BN_backward if half % self.BN_backward == 0 else 64
+        return {"HALF": half, "BM": self.BM, "BN": BN, "BK": self.BD, "NS": self.num_stages}
 
     def options(self) -> dict[str, Any]:
         """The compiler's options."""
         return {"num_warps": self.num_warps, "num_stages": self.num_stages, "enable_fp_fusion": True}
 
 
-def tiles_for(num_features: int, arch: int | str) -> Tiles:
+def tiles_for(arch: int | str) -> Tiles:
     """The tile shape for `arch` (80, 86, 90, … or "gfx942"); a static choice, not yet timed on a device.
 
-    As many stages of both operands, hi and lo, as fit the shared memory, three at most.
+    As many stages of both operands, hi and lo, as fit the shared memory, three at most. Two sums of 128 × 128 fit the
+    registers only where the matrix unit reads its operands from shared memory.
     """
-    BM, BN = 128, 128
+    BM, BN = 128, 128 if family(arch) == "hopper" else 64
+    BN_backward = 128 if family(arch) in ("hopper", "blackwell") else 64
     for BD, num_stages in ((64, 3), (64, 2), (32, 3), (32, 2)):
-        bytes_of_stages = 2 * 2 * (BM + BN) * BD * num_stages
-        if bytes_of_stages + 4096 <= shared_memory(arch) and (BD == 32 or num_features > 32):
+        bytes_of_stages = 2 * 2 * (BM + BN_backward) * BD * num_stages
+        if bytes_of_stages + 4096 <= shared_memory(arch):
             break
-    return Tiles(BM=BM, BN=BN, BD=BD, num_warps=8, num_stages=num_stages)
+    return Tiles(BM=BM, BN=BN, BN_backward=BN_backward, BD=BD, num_warps=8, num_stages=num_stages)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +110,7 @@ def logsumexps(rows: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tensor, Te
     num_rows, num_columns, device = rows.shape[0], targets.shape[0], rows.device
     if num_rows == 0:
         return rows.new_empty(0), rows.new_full((num_columns,), -torch.inf), rows.new_zeros(num_columns)
-    tiles = tiles_for(rows.shape[1], device_arch(device))
+    tiles = tiles_for(device_arch(device))
     a, b, factor = _operands(rows, targets, scale, tiles)
     column_blocks = triton.cdiv(num_columns, tiles.BN)
     row_blocks = triton.cdiv(num_rows, tiles.BM)
@@ -120,7 +126,7 @@ def logsumexps(rows: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tensor, Te
         of_columns = torch.empty(2, blocks, num_columns, device=device)
         logsumexp_kernel[(blocks, splits)](
             a.values, b.values, factor, of_rows[0], of_rows[1], of_columns[0], of_columns[1], first * tiles.BM, num_rows,
-            num_columns, per_split * tiles.BN, **tiles.constants(rows.shape[1]), **tiles.options(),
+            num_columns, per_split * tiles.BN, **tiles.constants(rows.shape[1], backward=False), **tiles.options(),
         )  # fmt: skip
         above = torch.maximum(largest, of_columns[0].amax(0))
         total = total * (largest - above).exp2() + (of_columns[1] * (of_columns[0] - above).exp2_()).sum(0)
@@ -147,14 +153,14 @@ def slope_products(
     target_products = torch.zeros_like(targets) if of_targets else None
     if num_rows == 0:
         return row_products, target_products
-    tiles = tiles_for(num_features, device_arch(device))
+    tiles = tiles_for(device_arch(device))
     a, b, factor = _operands(rows, targets, scale, tiles)
     row_lse, column_lse = (value / math.log(2) for value in logsumexp)
     row_weight, column_weight = weight
     largest = row_weight.abs().amax() + (0.0 if column_weight is None else column_weight.abs().amax())
     slope_unit = power_of_two_above(largest)
     slope_scale = SLOPE_SCALE / slope_unit
-    stride = triton.cdiv(num_columns, tiles.BN) * tiles.BN
+    stride = triton.cdiv(num_columns, 128) * 128
     # Slopes are padded with zeros to whole tiles in either direction.
     row_blocks = triton.cdiv(num_rows, tiles.BM)
     slab = max(1, min(row_blocks, SLAB_ELEMENTS // stride // tiles.BM))
@@ -163,10 +169,10 @@ def slope_products(
     for first in range(0, row_blocks, slab):
         blocks = min(slab, row_blocks - first)
         begin, end = first * tiles.BM, min(num_rows, (first + blocks) * tiles.BM)
-        slope_kernel[(blocks, stride // tiles.BN)](
+        slope_kernel[(blocks, stride // tiles.BN_backward)](
             a.values, b.values, factor, row_lse, column_lse, row_weight,
             row_weight if column_weight is None else column_weight, slope_scale, slopes[0], slopes[1], begin, num_rows,
-            num_columns, stride, BOTH=column_weight is not None, **tiles.constants(num_features), **options,
+            num_columns, stride, BOTH=column_weight is not None, **tiles.constants(num_features, backward=True), **options,
         )  # fmt: skip
         if row_products is not None:
             of_slope = slope_unit * b.unit / (SLOPE_SCALE * OPERAND_SCALE)
@@ -188,7 +194,8 @@ def _multiply(
 ) -> None:
     """out = factor · slopes @ operand; transposed: out += factor · slopesᵀ @ operand. The sum has num_k terms."""
     num_m, num_features = out.shape
-    blocks = triton.cdiv(num_features, tiles.BN), triton.cdiv(num_m, tiles.BM)
+    constants = tiles.product_constants(num_features)
+    blocks = triton.cdiv(num_features, constants["BN"]), triton.cdiv(num_m, tiles.BM)
     k_blocks, splits = triton.cdiv(num_k, tiles.BD), 1
     if not transposed:
         # A slab has few rows: long sums are split, so that all multiprocessors have work.
@@ -198,9 +205,9 @@ def _multiply(
     splits = triton.cdiv(k_blocks, per_split)
     parts = out if splits == 1 else out.new_empty(splits, num_m, num_features)
     product_kernel[(*blocks, splits)](
-        slopes[0], slopes[1], operand, factor, parts, num_m, num_features, num_k, per_split * tiles.BD,
+        slopes[0], slopes[1], operand, factor, parts, num_m, num_features, num_k, per_split,
         slopes.stride(1), num_features, TRANSPOSED=transposed, ADD=transposed,
-        **tiles.product_constants(num_features), **tiles.options(),
+        **constants, **tiles.options(),
     )  # fmt: skip
     if splits > 1:
         torch.sum(parts, 0, out=out)

@@ -60,16 +60,16 @@ def logsumexp_kernel(
         c = j + tl.arange(0, BN)
         column_ok = c < N
         logit = _logits(A, B, rows, tl.minimum(c, N - 1), FACTOR, BM, BN, BD, ND, NS)
-        of_columns = tl.where(row_ok[:, None], logit, float("-inf"))
-        column_largest = tl.max(of_columns, axis=0)
-        column_total = tl.sum(tl.exp2(of_columns - column_largest[None, :]), axis=0)
+        # Rows and columns beyond the last become NaN below, and are not stored.
+        logit = tl.where(row_ok[:, None] & column_ok[None, :], logit, float("-inf"))
+        column_largest = tl.max(logit, axis=0)
+        column_total = tl.sum(tl.exp2(logit - column_largest[None, :]), axis=0)
         place = block.to(tl.int64) * N + c
         tl.store(COLUMN_LARGEST + place, column_largest, mask=column_ok)
         tl.store(COLUMN_TOTAL + place, column_total, mask=column_ok)
-        of_rows = tl.where(column_ok[None, :], logit, float("-inf"))
-        largest = tl.maximum(row_largest, tl.max(of_rows, axis=1))
+        largest = tl.maximum(row_largest, tl.max(logit, axis=1))
         row_total = row_total * tl.exp2(row_largest - largest)
-        row_total += tl.sum(tl.exp2(of_rows - largest[:, None]), axis=1)
+        row_total += tl.sum(tl.exp2(logit - largest[:, None]), axis=1)
         row_largest = largest
     place = split.to(tl.int64) * M + r
     tl.store(ROW_LARGEST + place, row_largest, mask=row_ok)
@@ -104,36 +104,44 @@ def slope_kernel(
     tl.store(LOW + out, (slope - high.to(tl.float32)).to(tl.float16))
 
 
-@triton.jit(do_not_specialize=["num_m", "num_n", "num_k", "k_per_split"])
+@triton.jit(do_not_specialize=["num_m", "num_n", "num_k", "blocks_per_split"])
 def product_kernel(
-    HIGH, LOW, B, FACTOR, OUT, num_m, num_n, num_k, k_per_split, stride, out_stride,
+    HIGH, LOW, B, FACTOR, OUT, num_m, num_n, num_k, blocks_per_split, stride, out_stride,
     TRANSPOSED: tl.constexpr, ADD: tl.constexpr, HALF: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, NS: tl.constexpr,
 ):  # fmt: skip
     """OUT[split, m, n] = FACTOR Σ_k A[m, k] B[k, n] over the split's k, added to what is there if ADD.
 
     A = HIGH + LOW, fp16 [m, k] or, TRANSPOSED, [k, m], rows `stride` apart, with zeros up to whole tiles; B [num_k, 2 ·
-    HALF] is an operand, of which n < num_n ≤ HALF counts. Grid (n blocks, m blocks, splits).
+    HALF] is an operand, of which n < num_n ≤ HALF counts, HALF a multiple of BN. A split has blocks_per_split · BK of
+    the k. Grid (n blocks, m blocks, splits).
     """
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     m = tl.program_id(1) * BM + tl.arange(0, BM)
     split = tl.program_id(2)
-    columns = tl.minimum(n, HALF - 1)
     large = tl.zeros([BM, BN], tl.float32)
     small = tl.zeros([BM, BN], tl.float32)
-    first = split * k_per_split
-    for begin in tl.range(first, tl.minimum(first + k_per_split, num_k), BK, num_stages=NS):
-        k = begin + tl.arange(0, BK)
-        if TRANSPOSED:
-            place = k.to(tl.int64)[None, :] * stride + m[:, None]
-        else:
-            place = m.to(tl.int64)[:, None] * stride + k[None, :]
-        b = B + tl.minimum(k, num_k - 1).to(tl.int64)[:, None] * (2 * HALF) + columns[None, :]
-        a_high = tl.load(HIGH + place)
-        b_high = tl.load(b)
-        small = tl.dot(a_high, tl.load(b + HALF), small)
-        small = tl.dot(tl.load(LOW + place), b_high, small)
+    first = split * blocks_per_split
+    last = tl.minimum(first + blocks_per_split, tl.cdiv(num_k, BK))
+    k = first * BK + tl.arange(0, BK)  # the compiler sees whole blocks, and loads in whole words
+    if TRANSPOSED:
+        place = k.to(tl.int64)[None, :] * stride + m[:, None]
+    else:
+        place = m.to(tl.int64)[:, None] * stride + k[None, :]
+    step = BK * stride if TRANSPOSED else BK
+    high = HIGH + place
+    low = LOW + place
+    b = B + k.to(tl.int64)[:, None] * (2 * HALF) + n[None, :]
+    for block in tl.range(first, last, num_stages=NS):
+        exists = (block * BK + tl.arange(0, BK) < num_k)[:, None]
+        a_high = tl.load(high)
+        b_high = tl.load(b, mask=exists, other=0.0)
+        small = tl.dot(a_high, tl.load(b + HALF, mask=exists, other=0.0), small)
+        small = tl.dot(tl.load(low), b_high, small)
         large = tl.dot(a_high, b_high, large)
+        high += step
+        low += step
+        b += BK * 2 * HALF
     value = (large + small) * tl.load(FACTOR)
     out = OUT + (split.to(tl.int64) * num_m + m)[:, None] * out_stride + n[None, :]
     ok = (m < num_m)[:, None] & (n < num_n)[None, :]
