@@ -59,11 +59,12 @@ def test_in_float64_it_is_the_reference(options, num_rows, num_features, num_lab
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("tile", [16 * 300, infonce_torch.TILE_ELEMENTS])
+@pytest.mark.parametrize("tile", [16 * 300, infonce_torch.TILE_ELEMENTS] if BACKEND == "torch" else [1])
 @pytest.mark.parametrize("num_labels", [1, 40, 10_000], ids=["one label", "40 labels", "distinct"])
 def test_in_float32_it_is_the_reference_to_1e_6_whatever_the_tiles(monkeypatch, options, tile, num_labels):
     monkeypatch.setattr(infonce_torch, "TILE_ELEMENTS", tile)
-    ours, reference = both(*batch(300, 32, num_labels, torch.float32), 14.3, options)
+    num_rows = 300 if BACKEND == "torch" else 140  # two of the kernels' tiles
+    ours, reference = both(*batch(num_rows, 32, num_labels, torch.float32), 14.3, options)
     for mine, expected in zip(ours, reference, strict=True):
         torch.testing.assert_close(mine.double(), expected.double(), rtol=0, atol=1e-6)
 
