@@ -39,25 +39,15 @@ class Tiles:
     num_warps: int
     num_stages: int
 
-    def num_blocks(self, num_features: int) -> int:
-        """Product tiles per row: rows are padded to as many times BD features, in multiples of 64."""
-        return triton.cdiv(num_features, 64) * (64 // self.BD)
-
-    def constants(self, num_features: int, *, backward: bool) -> dict[str, Any]:
+    def constants(self, *, backward: bool) -> dict[str, Any]:
         """The compile-time arguments of the kernels that compute logits, slope_kernel without BOTH."""
-        return {
-            "BM": self.BM,
-            "BN": self.BN_backward if backward else self.BN,
-            "BD": self.BD,
-            "ND": self.num_blocks(num_features),
-            "NS": self.num_stages,
-        }
+        BN = self.BN_backward if backward else self.BN
+        return {"BM": self.BM, "BN": BN, "BD": self.BD, "NS": self.num_stages}
 
-    def product_constants(self, num_features: int) -> dict[str, Any]:
+    def product_constants(self, half: int) -> dict[str, Any]:
         """The compile-time arguments of product_kernel, without TRANSPOSED and ADD."""
-        half = self.num_blocks(num_features) * self.BD
         BN = self.BN_backward if half % self.BN_backward == 0 else 64
-        return {"HALF": half, "BM": self.BM, "BN": BN, "BK": self.BD, "NS": self.num_stages}
+        return {"BM": self.BM, "BN": BN, "BK": self.BD, "NS": self.num_stages}
 
     def options(self) -> dict[str, Any]:
         """The compiler's options."""
@@ -79,6 +69,11 @@ def tiles_for(arch: int | str) -> Tiles:
     return Tiles(BM=BM, BN=BN, BN_backward=BN_backward, BD=BD, num_warps=8, num_stages=num_stages)
 
 
+def padded(num_features: int) -> int:
+    """Features of an operand: whole tiles of every kernel."""
+    return triton.cdiv(num_features, 64) * 64
+
+
 @dataclass(frozen=True, kw_only=True)
 class Operand:
     """Rows as two fp16 vectors each, hi + lo = OPERAND_SCALE · row / unit."""
@@ -89,17 +84,17 @@ class Operand:
     """0-dim float32, a power of two above the largest norm."""
 
     @classmethod
-    def of(cls, rows: Tensor, tiles: Tiles) -> "Operand":
+    def of(cls, rows: Tensor) -> "Operand":
         """The operand of contiguous rows [R, D], float32."""
         num_rows, num_features = rows.shape
-        blocks = tiles.num_blocks(num_features)
+        half = padded(num_features)
         unit = power_of_two_above(torch.linalg.vector_norm(rows, dim=1).amax())
-        values = torch.empty(num_rows, 2 * blocks * tiles.BD, dtype=torch.float16, device=rows.device)
+        values = torch.empty(num_rows, 2 * half, dtype=torch.float16, device=rows.device)
         norms = torch.empty(num_rows, dtype=torch.float32, device=rows.device)
         order = torch.arange(num_rows, device=rows.device)
         prepare_kernel[(triton.cdiv(num_rows, 32),)](
             rows, order, rows.new_zeros(num_features), unit, values, norms, num_rows, num_features, rows.stride(0),
-            BM=32, BD=tiles.BD, ND=blocks, EXACT=True, SCALE=OPERAND_SCALE,
+            BM=32, BD=64, ND=half // 64, EXACT=True, SCALE=OPERAND_SCALE,
         )  # fmt: skip
         return cls(values=values, unit=unit)
 
@@ -111,7 +106,7 @@ def logsumexps(rows: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tensor, Te
     if num_rows == 0:
         return rows.new_empty(0), rows.new_full((num_columns,), -torch.inf), rows.new_zeros(num_columns)
     tiles = tiles_for(device_arch(device))
-    a, b, factor = _operands(rows, targets, scale, tiles)
+    a, b, factor = _operands(rows, targets, scale)
     column_blocks = triton.cdiv(num_columns, tiles.BN)
     row_blocks = triton.cdiv(num_rows, tiles.BM)
     # Two programs for each multiprocessor, where the rows alone are too few.
@@ -126,7 +121,8 @@ def logsumexps(rows: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tensor, Te
         of_columns = torch.empty(2, blocks, num_columns, device=device)
         logsumexp_kernel[(blocks, splits)](
             a.values, b.values, factor, of_rows[0], of_rows[1], of_columns[0], of_columns[1], first * tiles.BM, num_rows,
-            num_columns, per_split * tiles.BN, **tiles.constants(rows.shape[1], backward=False), **tiles.options(),
+            num_columns, padded(rows.shape[1]), per_split * tiles.BN, **tiles.constants(backward=False),
+            **tiles.options(),
         )  # fmt: skip
         above = torch.maximum(largest, of_columns[0].amax(0))
         total = total * (largest - above).exp2() + (of_columns[1] * (of_columns[0] - above).exp2_()).sum(0)
@@ -154,7 +150,7 @@ def slope_products(
     if num_rows == 0:
         return row_products, target_products
     tiles = tiles_for(device_arch(device))
-    a, b, factor = _operands(rows, targets, scale, tiles)
+    a, b, factor = _operands(rows, targets, scale)
     row_lse, column_lse = (value / math.log(2) for value in logsumexp)
     row_weight, column_weight = weight
     largest = row_weight.abs().amax() + (0.0 if column_weight is None else column_weight.abs().amax())
@@ -172,7 +168,8 @@ def slope_products(
         slope_kernel[(blocks, stride // tiles.BN_backward)](
             a.values, b.values, factor, row_lse, column_lse, row_weight,
             row_weight if column_weight is None else column_weight, slope_scale, slopes[0], slopes[1], begin, num_rows,
-            num_columns, stride, BOTH=column_weight is not None, **tiles.constants(num_features, backward=True), **options,
+            num_columns, padded(num_features), stride, BOTH=column_weight is not None,
+            **tiles.constants(backward=True), **options,
         )  # fmt: skip
         if row_products is not None:
             of_slope = slope_unit * b.unit / (SLOPE_SCALE * OPERAND_SCALE)
@@ -183,9 +180,9 @@ def slope_products(
     return row_products, target_products
 
 
-def _operands(rows: Tensor, targets: Tensor, scale: Tensor, tiles: Tiles) -> tuple[Operand, Operand, Tensor]:
+def _operands(rows: Tensor, targets: Tensor, scale: Tensor) -> tuple[Operand, Operand, Tensor]:
     """Both operands, and what makes logits / log 2 of their products, 0-dim."""
-    a, b = Operand.of(rows.contiguous(), tiles), Operand.of(targets.contiguous(), tiles)
+    a, b = Operand.of(rows.contiguous()), Operand.of(targets.contiguous())
     return a, b, scale * a.unit * b.unit / (OPERAND_SCALE**2 * math.log(2))
 
 
@@ -194,7 +191,8 @@ def _multiply(
 ) -> None:
     """out = factor · slopes @ operand; transposed: out += factor · slopesᵀ @ operand. The sum has num_k terms."""
     num_m, num_features = out.shape
-    constants = tiles.product_constants(num_features)
+    half = padded(num_features)
+    constants = tiles.product_constants(half)
     blocks = triton.cdiv(num_features, constants["BN"]), triton.cdiv(num_m, tiles.BM)
     k_blocks, splits = triton.cdiv(num_k, tiles.BD), 1
     if not transposed:
@@ -205,7 +203,7 @@ def _multiply(
     splits = triton.cdiv(k_blocks, per_split)
     parts = out if splits == 1 else out.new_empty(splits, num_m, num_features)
     product_kernel[(*blocks, splits)](
-        slopes[0], slopes[1], operand, factor, parts, num_m, num_features, num_k, per_split,
+        slopes[0], slopes[1], operand, factor, parts, num_m, num_features, num_k, per_split, half,
         slopes.stride(1), num_features, TRANSPOSED=transposed, ADD=transposed,
         **constants, **tiles.options(),
     )  # fmt: skip

@@ -20,32 +20,30 @@ import triton.language as tl
 
 @triton.jit
 def _logits(
-    A, B, rows, columns, FACTOR, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, ND: tl.constexpr,
-    NS: tl.constexpr,
+    A, B, rows, columns, FACTOR, half, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, NS: tl.constexpr
 ):  # fmt: skip
     """Logits / log 2 of the rows and columns given by number: float32 [BM, BN]."""
-    WIDTH: tl.constexpr = 2 * ND * BD
-    a = A + rows.to(tl.int64)[:, None] * WIDTH + tl.arange(0, BD)[None, :]
-    b = B + columns.to(tl.int64)[None, :] * WIDTH + tl.arange(0, BD)[:, None]
+    a = A + rows.to(tl.int64)[:, None] * (2 * half) + tl.arange(0, BD)[None, :]
+    b = B + columns.to(tl.int64)[None, :] * (2 * half) + tl.arange(0, BD)[:, None]
     large = tl.zeros([BM, BN], tl.float32)
     small = tl.zeros([BM, BN], tl.float32)  # of its own: a tensor core cuts off what is below the large sum's last bit
-    for i in tl.range(0, ND, num_stages=NS):
-        a_high = tl.load(a + i * BD)
-        b_high = tl.load(b + i * BD)
-        small = tl.dot(a_high, tl.load(b + (ND + i) * BD), small)
-        small = tl.dot(tl.load(a + (ND + i) * BD), b_high, small)
+    for d in tl.range(0, half, BD, num_stages=NS):
+        a_high = tl.load(a + d)
+        b_high = tl.load(b + d)
+        small = tl.dot(a_high, tl.load(b + half + d), small)
+        small = tl.dot(tl.load(a + half + d), b_high, small)
         large = tl.dot(a_high, b_high, large)
     return (large + small) * tl.load(FACTOR)
 
 
 @triton.jit(do_not_specialize=["first_row", "M", "N", "columns_per_split"])
 def logsumexp_kernel(
-    A, B, FACTOR, ROW_LARGEST, ROW_TOTAL, COLUMN_LARGEST, COLUMN_TOTAL, first_row, M, N, columns_per_split,
-    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, ND: tl.constexpr, NS: tl.constexpr,
+    A, B, FACTOR, ROW_LARGEST, ROW_TOTAL, COLUMN_LARGEST, COLUMN_TOTAL, first_row, M, N, half, columns_per_split,
+    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, NS: tl.constexpr,
 ):  # fmt: skip
     """Largest logit and Σ exp2(logit − largest), by rows and by columns. Grid (row blocks, column splits).
 
-    A [M, WIDTH], B [N, WIDTH] fp16 operands. Out, float32: ROW_… [splits, M] over the columns of the split; COLUMN_…
+    A [M, 2 · half], B [N, 2 · half] fp16 operands, half a multiple of BD. Out, float32: ROW_… [splits, M] over the columns of the split; COLUMN_…
     [row blocks, N] over the rows of the block. The first block begins at row first_row.
     """
     block = tl.program_id(0)
@@ -59,7 +57,7 @@ def logsumexp_kernel(
     for j in tl.range(first, tl.minimum(first + columns_per_split, N), BN):
         c = j + tl.arange(0, BN)
         column_ok = c < N
-        logit = _logits(A, B, rows, tl.minimum(c, N - 1), FACTOR, BM, BN, BD, ND, NS)
+        logit = _logits(A, B, rows, tl.minimum(c, N - 1), FACTOR, half, BM, BN, BD, NS)
         # Rows and columns beyond the last become NaN below, and are not stored.
         logit = tl.where(row_ok[:, None] & column_ok[None, :], logit, float("-inf"))
         column_largest = tl.max(logit, axis=0)
@@ -78,8 +76,8 @@ def logsumexp_kernel(
 
 @triton.jit(do_not_specialize=["first_row", "M", "N"])
 def slope_kernel(
-    A, B, FACTOR, ROW_LSE, COLUMN_LSE, ROW_WEIGHT, COLUMN_WEIGHT, SCALE, HIGH, LOW, first_row, M, N, stride,
-    BOTH: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, ND: tl.constexpr, NS: tl.constexpr,
+    A, B, FACTOR, ROW_LSE, COLUMN_LSE, ROW_WEIGHT, COLUMN_WEIGHT, SCALE, HIGH, LOW, first_row, M, N, half, stride,
+    BOTH: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, NS: tl.constexpr,
 ):  # fmt: skip
     """HIGH + LOW = SCALE (g_i exp2(ℓ_ij − ROW_LSE_i) + h_j exp2(ℓ_ij − COLUMN_LSE_j)) of the rows from first_row on.
 
@@ -93,7 +91,7 @@ def slope_kernel(
     column_ok = c < N
     rows = tl.minimum(r, M - 1)
     columns = tl.minimum(c, N - 1)
-    logit = _logits(A, B, rows, columns, FACTOR, BM, BN, BD, ND, NS)
+    logit = _logits(A, B, rows, columns, FACTOR, half, BM, BN, BD, NS)
     slope = tl.exp2(logit - tl.load(ROW_LSE + rows)[:, None]) * tl.load(ROW_WEIGHT + rows)[:, None]
     if BOTH:
         slope += tl.exp2(logit - tl.load(COLUMN_LSE + columns)[None, :]) * tl.load(COLUMN_WEIGHT + columns)[None, :]
@@ -106,14 +104,14 @@ def slope_kernel(
 
 @triton.jit(do_not_specialize=["num_m", "num_n", "num_k", "blocks_per_split"])
 def product_kernel(
-    HIGH, LOW, B, FACTOR, OUT, num_m, num_n, num_k, blocks_per_split, stride, out_stride,
-    TRANSPOSED: tl.constexpr, ADD: tl.constexpr, HALF: tl.constexpr,
+    HIGH, LOW, B, FACTOR, OUT, num_m, num_n, num_k, blocks_per_split, half, stride, out_stride,
+    TRANSPOSED: tl.constexpr, ADD: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, NS: tl.constexpr,
 ):  # fmt: skip
     """OUT[split, m, n] = FACTOR Σ_k A[m, k] B[k, n] over the split's k, added to what is there if ADD.
 
     A = HIGH + LOW, fp16 [m, k] or, TRANSPOSED, [k, m], rows `stride` apart, with zeros up to whole tiles; B [num_k, 2 ·
-    HALF] is an operand, of which n < num_n ≤ HALF counts, HALF a multiple of BN. A split has blocks_per_split · BK of
+    half] is an operand, of which n < num_n ≤ half counts, half a multiple of BN. A split has blocks_per_split · BK of
     the k. Grid (n blocks, m blocks, splits).
     """
     n = tl.program_id(0) * BN + tl.arange(0, BN)
@@ -131,17 +129,17 @@ def product_kernel(
     step = BK * stride if TRANSPOSED else BK
     high = HIGH + place
     low = LOW + place
-    b = B + k.to(tl.int64)[:, None] * (2 * HALF) + n[None, :]
+    b = B + k.to(tl.int64)[:, None] * (2 * half) + n[None, :]
     for block in tl.range(first, last, num_stages=NS):
         exists = (block * BK + tl.arange(0, BK) < num_k)[:, None]
         a_high = tl.load(high)
         b_high = tl.load(b, mask=exists, other=0.0)
-        small = tl.dot(a_high, tl.load(b + HALF, mask=exists, other=0.0), small)
+        small = tl.dot(a_high, tl.load(b + half, mask=exists, other=0.0), small)
         small = tl.dot(tl.load(low), b_high, small)
         large = tl.dot(a_high, b_high, large)
         high += step
         low += step
-        b += BK * 2 * HALF
+        b += BK * 2 * half
     value = (large + small) * tl.load(FACTOR)
     out = OUT + (split.to(tl.int64) * num_m + m)[:, None] * out_stride + n[None, :]
     ok = (m < num_m)[:, None] & (n < num_n)[None, :]

@@ -21,7 +21,7 @@ from triton.compiler import ASTSource
 
 from neuroimagen.kernels.backends import infonce_triton_kernels, semihard_triton_kernels
 from neuroimagen.kernels.backends.devices import shared_memory
-from neuroimagen.kernels.backends.infonce_triton import tiles_for
+from neuroimagen.kernels.backends.infonce_triton import padded, tiles_for
 from neuroimagen.kernels.backends.semihard_loss_triton import PIECE_LENGTH
 from neuroimagen.kernels.backends.semihard_triton import OPERAND_SCALE, tile_shape
 
@@ -40,11 +40,11 @@ LISTS = {
     "piece_kernel": "X:*fp32 OTHERS:*fp32 BEGIN:*i64 OTHER:*i32 SLOPE:*fp32 PIECE_BEGIN:*i64 PIECE_ROW:*i64 "
     "PARTS:*fp32 D:i32",
     "logsumexp_kernel": "A:*fp16 B:*fp16 FACTOR:*fp32 ROW_LARGEST:*fp32 ROW_TOTAL:*fp32 COLUMN_LARGEST:*fp32 "
-    "COLUMN_TOTAL:*fp32 first_row:i32 M:i32 N:i32 columns_per_split:i32",
+    "COLUMN_TOTAL:*fp32 first_row:i32 M:i32 N:i32 half:i32 columns_per_split:i32",
     "slope_kernel": "A:*fp16 B:*fp16 FACTOR:*fp32 ROW_LSE:*fp32 COLUMN_LSE:*fp32 ROW_WEIGHT:*fp32 "
-    "COLUMN_WEIGHT:*fp32 SCALE:*fp32 HIGH:*fp16 LOW:*fp16 first_row:i32 M:i32 N:i32 stride:i32",
+    "COLUMN_WEIGHT:*fp32 SCALE:*fp32 HIGH:*fp16 LOW:*fp16 first_row:i32 M:i32 N:i32 half:i32 stride:i32",
     "product_kernel": "HIGH:*fp16 LOW:*fp16 B:*fp16 FACTOR:*fp32 OUT:*fp32 num_m:i32 num_n:i32 num_k:i32 "
-    "blocks_per_split:i32 stride:i32 out_stride:i32",
+    "blocks_per_split:i32 half:i32 stride:i32 out_stride:i32",
 }
 INFONCE = {
     "logsumexp_kernel": {},
@@ -53,7 +53,7 @@ INFONCE = {
     "product_kernel_transposed": {"TRANSPOSED": True, "ADD": True},
 }
 """Case → the compile-time arguments that the tile shape does not give."""
-ALIGNED = ("stride", "out_stride")
+ALIGNED = ("half", "stride", "out_stride")
 """Numbers that are multiples of 16 wherever speed counts, and that Triton specialises for."""
 SIGNATURES = {name: dict(pair.split(":") for pair in line.split()) for name, line in LISTS.items()}
 MMA = ("HGMMA", "HMMA", "UTCHMMA")
@@ -66,9 +66,9 @@ def gate(kernel, arch, precision, num_features, num_slots):
         tiles = tiles_for(arch)
         is_product = kernel.startswith("product")
         constants = (
-            tiles.product_constants(num_features)
+            tiles.product_constants(padded(num_features))
             if is_product
-            else tiles.constants(num_features, backward=kernel == "slope_kernel")
+            else tiles.constants(backward=kernel == "slope_kernel")
         )
         compiled = compile_kernel(
             kernel.removesuffix("_transposed"), constants | INFONCE[kernel], arch, tiles.options()

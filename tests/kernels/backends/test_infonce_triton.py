@@ -6,7 +6,7 @@ import pytest
 from compile_cases import check, check_recorded, compile_cases
 
 from neuroimagen.kernels.backends.devices import shared_memory
-from neuroimagen.kernels.backends.infonce_triton import tiles_for
+from neuroimagen.kernels.backends.infonce_triton import padded, tiles_for
 
 FOLDER = Path(__file__).parent
 ARCHS = (80, 86, 89, 90, 100, 103, 120, "gfx942")
@@ -37,7 +37,8 @@ def test_the_gate_of_the_forward_pass_on_every_architecture_and_of_all_kernels_o
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHS)
 def test_the_gate_of_all_kernels(arch):
-    check_all([f"{kernel},{arch},exact,{width},0" for kernel in KERNELS for width in (32, 128, 192, 768, 1024)])
+    """The code does not depend on the width, but for whether it is a multiple of 128."""
+    check_all([f"{kernel},{arch},exact,{width},0" for kernel in KERNELS for width in (192, 1024)])
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -45,7 +46,7 @@ def test_stages_fit_the_shared_memory_and_rows_are_padded_to_whole_tiles(arch):
     tiles = tiles_for(arch)
     assert 4 * tiles.num_stages * tiles.BD * (tiles.BM + tiles.BN_backward) < shared_memory(arch)
     for num_features in (1, 32, 33, 64, 65, 100, 192, 1000, 1024):
-        product = tiles.product_constants(num_features)
-        assert num_features <= product["HALF"] < num_features + 64
-        assert product["HALF"] % product["BN"] == 0
-        assert tiles.num_blocks(num_features) * tiles.BD == product["HALF"]
+        half = padded(num_features)
+        assert num_features <= half < num_features + 64
+        assert half % tiles.product_constants(half)["BN"] == 0
+        assert half % tiles.BD == 0
