@@ -124,6 +124,6 @@ def _declared_shape(kind: str, recipe: Recipe, folders: ModelFolders) -> tuple[i
         return (2, *model.latent_shape)
     if isinstance(declared, CaptionKind) and model.text_shape is not None:
         return model.text_shape if declared.state == "hidden" else model.text_shape[1:]
-    if isinstance(declared, TowerKind) and declared.missing(folders) and kind not in folders.towers:
+    if isinstance(declared, TowerKind) and declared.missing(folders) and declared.tower.config.path is None:
         return (model.embedding_size,)
     return declared.shape(folders)

@@ -124,6 +124,10 @@ def test_a_dry_run_reads_the_sizes_of_towers_from_configurations(dino_recipe: tu
         load_recipe(path, [*words, "alignment.targets={image: 1.0, pooled-class: 0.5}"]), "alignment"
     )
     assert (shapes.of_latent("image"), shapes.of_latent("pooled-class")) == ((512,), (768,))
+    shapes = expected_shapes(
+        load_recipe(path, [*words, "model.towers={image: {view: fovea}}", "alignment.targets={image: 1}"]), "alignment"
+    )
+    assert shapes.of_latent("image") == (512,)
     with pytest.raises(UserError, match="holds no DINOv2"):
         expected_shapes(
             load_recipe(path, ["model.towers.dino.tower=dinov2", f"model.towers.dino.path={path.parent}"]), "alignment"
