@@ -239,3 +239,13 @@ def test_what_is_asked_for_and_cannot_be_made_ends_it_before_any_work(
     assert "give --model, or --towers" in capsys.readouterr().err
     assert main(["cache", "--data", str(data), "--model", str(siglip)]) == 1
     assert "it is a SigLIP model, not a diffusers model folder" in capsys.readouterr().err
+
+
+def test_the_model_s_own_tower_takes_a_view(
+    data: Path, tiny_diffusion_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["cache", "--data", str(data), "--model", str(tiny_diffusion_folder), "--kinds", "image"]
+    assert main(words) == 0
+    assert main([*words, "--towers", "image=:view=fovea"]) == 0
+    assert capsys.readouterr().out.count("image            made  12 × 20") == 2
+    assert len(list((data / "latents").glob("image-*"))) == 2
