@@ -15,9 +15,9 @@ from gloo_ranks import run_ranks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neuroimagen.kernels import infonce
 from neuroimagen.kernels.backends import infonce_torch
 from neuroimagen.kernels.backends.infonce_reference import dense_infonce, reference_infonce
-from neuroimagen.kernels import infonce
 
 BACKEND = "triton" if os.environ.get("TRITON_INTERPRET") == "1" else "torch"
 InfoNCELoss = functools.partial(infonce.InfoNCELoss, backend=BACKEND)
