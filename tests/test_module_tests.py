@@ -9,6 +9,10 @@ FOLDERS = ("data_shards", "kernels", "trainer", "tune", "launch")
 
 REASONS = {
     "data_shards/common/arrays.py": "It names types for annotations; nothing in it runs.",
+    "kernels/backends/infonce_triton_kernels.py": (
+        "interpreted_infonce.py and, with interpreted kernels, test_infonce.py compare their results with float64; "
+        "compile_gate.py compiles them. test_infonce_triton.py starts all three in processes of their own."
+    ),
     "kernels/backends/semihard_loss_triton.py": (
         "Kernels are interpreted in a process of their own: interpreted_semihard.py, which test_semihard_triton.py "
         "starts, compares its loss and gradient with the formula."
