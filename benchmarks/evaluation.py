@@ -17,12 +17,12 @@ import numpy as np
 
 from neuroimagen.trainer.bundled_model.location import BUNDLED, bundled_model_path
 from neuroimagen.trainer.evaluation.intervals import bootstrap_mean
-from neuroimagen.trainer.evaluation.metrics.comparison import Comparison
-from neuroimagen.trainer.evaluation.metrics.correlation import shrink
-from neuroimagen.trainer.evaluation.metrics.feature_networks import ClipModel, ImageClassifier
 from neuroimagen.trainer.evaluation.metrics.metric import ImageMetric, PermutationTest, SetMetric
 from neuroimagen.trainer.evaluation.metrics.registry import all_metrics
-from neuroimagen.trainer.evaluation.metrics.scoring import EvaluateConfig, References, Scoring, ScoringNetworks
+from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
+from neuroimagen.trainer.evaluation.scoring.correlation import shrink
+from neuroimagen.trainer.evaluation.scoring.feature_networks import ClipModel, ImageClassifier
+from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig, References, Scoring, ScoringNetworks
 
 HELP = "evaluation of 2,000 reconstructions: the share of the feature networks"
 EPILOG = """examples:

@@ -222,6 +222,9 @@ def _write_index(folder: Path, num_rows: int) -> None:
                 "subject": 1 + row % 6,
                 "block": row // 50 % 40,
                 "order": row % 50,
+                "session": (1 + row // 2000 % 4).astype("U2"),
+                "recording": np.char.add("sub-01_ses-", (row // 2000 % 4).astype("U2")),
+                "onset_s": row % 2000 * 0.5,
                 "split": np.array(["train", "val", "test"])[rng.choice(3, p=[0.8, 0.1, 0.1], size=len(row))],
             }
             arrays = [pa.array(columns[field.name]).cast(field.type) for field in INDEX_SCHEMA]

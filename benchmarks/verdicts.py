@@ -45,10 +45,10 @@ from neuroimagen.trainer.evaluation.eeg_conditions import (
     summarise_segments,
 )
 from neuroimagen.trainer.evaluation.evaluate import evaluate_run
-from neuroimagen.trainer.evaluation.metrics.correlation import correlation_matrix, shrink
-from neuroimagen.trainer.evaluation.metrics.scoring import EvaluateConfig
 from neuroimagen.trainer.evaluation.results import Result, find
-from neuroimagen.trainer.evaluation.retrieval import predicted_features
+from neuroimagen.trainer.evaluation.retrieval.ridge_retrieval import predicted_features
+from neuroimagen.trainer.evaluation.scoring.correlation import correlation_matrix, shrink
+from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig
 from neuroimagen.trainer.evaluation.verdict import verdict
 
 HELP = "verdicts on simulated studies with known contents: signal, drift, both"

@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "launch": "run train, cache or reconstruct on many ranks or nodes",
     "reconstruct": "reconstruct images from EEG with a trained run",
     "evaluate": "measure a run's reconstructions beside ablations, floor and oracle conditions",
+    "embed": "predict image embeddings of segments or of new EEG",
     "tune": "search margins or guidance on the validation split",
     "report": "write a run's report: table, images, curves",
     "bench": "side-by-side measurements on this machine",

@@ -13,6 +13,10 @@ REASONS = {
         "interpreted_infonce.py and, with interpreted kernels, test_infonce.py compare their results with float64; "
         "compile_gate.py compiles them. test_infonce_triton.py starts all three in processes of their own."
     ),
+    "data_shards/sources/recordings/part.py": (
+        "What a recording gives is compared with MNE's own epochs, and what is dropped with its reasons, in "
+        "tests/data_shards/sources/recordings/test_source.py and the tests of cutting/."
+    ),
     "kernels/backends/semihard_loss_triton.py": (
         "Kernels are interpreted in a process of their own: interpreted_semihard.py, which test_semihard_triton.py "
         "starts, compares its loss and gradient with the formula."

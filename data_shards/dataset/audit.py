@@ -1,67 +1,74 @@
-"""Checks whether results on a data set's split can be believed, from the index, the images and the order of recording.
+"""Checks whether results on a data set can be believed, from the index, the images, the order of recording and the EEG.
 
-It needs no model and no EEG. Each check is a pure function of columns that returns findings; `audit` runs all of them
-on a data set.
+It needs no model. Each check is a pure function that returns findings; `audit` runs all of them on a data set,
+`quick_audit` those that read no image and no EEG.
 
 Columns of segments are integers [number of segments]; `splits` holds positions in SPLITS (0 train, 1 val, 2 test).
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+import unicodedata
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroimagen.data_shards.common.progress import track
+from neuroimagen.data_shards.dataset.audit_eeg import check_eeg, measure_eeg
+from neuroimagen.data_shards.dataset.audit_images import check_equal_images, compare_images
+from neuroimagen.data_shards.dataset.audit_time import check_shared_samples, check_time
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.data_shards.format.schema import SPLITS
+from neuroimagen.data_shards.dataset.findings import Finding, Level, listed
+from neuroimagen.data_shards.dataset.recording_time import recording_time
+from neuroimagen.data_shards.format.schema import SPLITS, ClassInfo
 
 Integers = NDArray[np.integer]
-Level = Literal["problem", "note", "good"]
-NEAR_BITS = 3
-"""Images whose 256-bit fingerprints differ in at most this many bits count as near duplicates."""
-HASH_PX = 16
-"""Side of the grid that a fingerprint is made of."""
-_FLAT_GREY_LEVELS = 12
-_CHUNK = 2048
-_NAMED = 5
+FEW_SHARE = 0.5
+"""A subject has few segments where it has less than this share of the median subject's."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One statement of an audit."""
-
-    check: str
-    level: Level
-    text: str
-    figures: Mapping[str, float]
-
-
-def audit(dataset: Dataset) -> list[Finding]:
-    """All findings about a data set's split."""
+def audit(dataset: Dataset, *, eeg: bool = True) -> list[Finding]:
+    """All findings about a data set; without `eeg`, those that need no EEG."""
     index = dataset.index
     splits = index.split_code.astype(np.int64)
-    stimuli, labels, subjects = (values.astype(np.int64) for values in (index.stimulus, index.label, index.subject))
-    fingerprints = np.stack(
-        [
-            fingerprint(np.asarray(dataset.stimuli.image(number).convert("L").resize((HASH_PX + 1, HASH_PX))))
-            for number in track(range(len(dataset.stimuli)), total=len(dataset.stimuli), desc="images")
-        ]
-    )
-    names = [item.name for item in dataset.metadata.classes]
-    content = [bytes(dataset.stimuli.encoded(number)) for number in range(len(dataset.stimuli))]
+    digests, fingerprints = compare_images(dataset.stimuli)
+    labels, subjects = index.label.astype(np.int64), index.subject.astype(np.int64)
+    time = recording_time(index)
+    derived = str(dataset.metadata.provenance.get("block_and_order", "")).startswith("derived")
+    per_class = "the blocks are not recorded; each class is taken for one block, as in EEGCVPR40"
     return [
-        *check_classes(labels, splits, names),
-        *check_shared_stimuli(stimuli, splits, dataset.stimuli.keys),
-        *check_equal_images(content, fingerprints, stimuli, splits, dataset.stimuli.keys),
+        *quick_audit(dataset),
+        *check_equal_images(digests, fingerprints, index.stimulus.astype(np.int64), splits, dataset.stimuli.keys),
         *check_equal_segments(index.crc32, index.size, splits),
-        *check_subjects(subjects, splits, dataset.metadata.split_rule),
         *check_time(
-            *(labels, subjects, index.block.astype(np.int64), index.order.astype(np.int64), splits),
-            derived=str(dataset.metadata.provenance.get("block_and_order", "")).startswith("derived"),
+            *(labels, subjects, time.blocks, time.orders, splits), origin=per_class if derived else time.origin
         ),
+        *(check_eeg(measure_eeg(dataset), dataset.metadata) if eeg else ()),
+    ]
+
+
+def quick_audit(dataset: Dataset) -> list[Finding]:
+    """Findings that the index and dataset.json alone allow."""
+    index, metadata = dataset.index, dataset.metadata
+    splits = index.split_code.astype(np.int64)
+    stimuli, labels, subjects = (values.astype(np.int64) for values in (index.stimulus, index.label, index.subject))
+    return [
+        *check_classes(labels, splits, [item.name for item in metadata.classes]),
+        *check_spelling(metadata.classes),
+        *check_shared_stimuli(stimuli, splits, dataset.stimuli.keys),
+        *check_subjects(subjects, splits, metadata.split_rule),
+        *check_trials(subjects),
+        *check_shared_samples(index, n_samples=metadata.n_samples, sfreq=metadata.sfreq),
+    ]
+
+
+def notes_at_ingest(dataset: Dataset) -> list[str]:
+    """What the index alone shows to be wrong with a data set that was just written, one sentence each."""
+    wanted = ("spelling", "trials", "samples")
+    return [
+        finding.text
+        for finding in quick_audit(dataset)
+        if finding.level == "problem"
+        or (finding.level == "note" and finding.check in wanted and not finding.figures.get("unknown"))
     ]
 
 
@@ -84,7 +91,7 @@ def check_classes(labels: Integers, splits: Integers, names: Sequence[str]) -> I
         ):
             if missing.any():
                 absent = [names[label] for label in np.flatnonzero(missing).tolist()]
-                text = f"{len(absent)} of {len(names)} classes have {name}: {_listed(absent)}"
+                text = f"{len(absent)} of {len(names)} classes have {name}: {listed(absent)}"
                 yield Finding(check="classes", level=level, text=text, figures={"absent": len(absent)})
     test = counts[2][counts[2] > 0]
     if len(test):
@@ -97,6 +104,31 @@ def check_classes(labels: Integers, splits: Integers, names: Sequence[str]) -> I
         yield Finding(check="classes", level=level, text=text, figures={"commonest": largest})
 
 
+def check_spelling(classes: Sequence[ClassInfo]) -> Iterator[Finding]:
+    """No two classes have names that differ in spelling only: in case, spaces, '_' and '-', or forms of a character.
+
+    Two classes with different WordNet ids are two classes, whatever their names.
+    """
+    alike: dict[str, list[ClassInfo]] = {}
+    for item in classes:
+        plain = unicodedata.normalize("NFKC", item.name).casefold()
+        alike.setdefault(re.sub(r"[\s_-]+", " ", plain).strip(), []).append(item)
+    pairs = [
+        f"{group[0].name!r} and {item.name!r}"
+        for group in alike.values()
+        for item in group[1:]
+        if not (item.wnid and group[0].wnid and item.wnid != group[0].wnid)
+    ]
+    if pairs:
+        text = (
+            f"{len(pairs)} classes differ from another in spelling only: {listed(pairs)}. Write them alike if they are "
+            "one class"
+        )
+        yield Finding(check="spelling", level="note", text=text, figures={"classes": len(pairs)})
+    else:
+        yield Finding(check="spelling", level="good", text="no classes differ in spelling only", figures={"classes": 0})
+
+
 def check_shared_stimuli(stimuli: Integers, splits: Integers, keys: Sequence[str]) -> Iterator[Finding]:
     """No test stimulus is in the training or validation split."""
     shown_in = np.zeros((len(keys), len(SPLITS)), dtype=bool)
@@ -105,58 +137,12 @@ def check_shared_stimuli(stimuli: Integers, splits: Integers, keys: Sequence[str
     if len(leaked):
         text = (
             f"{len(leaked)} of {int(shown_in[:, 2].sum())} test stimuli are also in the training or validation split "
-            f"({_listed([keys[number] for number in leaked.tolist()])}): split by image"
+            f"({listed([keys[number] for number in leaked.tolist()])}): split by image"
         )
         yield Finding(check="stimuli", level="problem", text=text, figures={"shared": len(leaked)})
     else:
         text = "no test stimulus is in the training or validation split"
         yield Finding(check="stimuli", level="good", text=text, figures={"shared": 0})
-
-
-def check_equal_images(
-    content: Sequence[bytes],
-    fingerprints: NDArray[np.bool_],
-    stimuli: Integers,
-    splits: Integers,
-    keys: Sequence[str],
-) -> Iterator[Finding]:
-    """No test image equals a training image of another name, byte for byte or nearly."""
-    training = np.unique(stimuli[splits != 2])
-    test = np.setdiff1d(np.unique(stimuli[splits == 2]), training)
-    owners: dict[bytes, int] = {content[number]: number for number in training.tolist()}
-    equal = [(number, owners[content[number]]) for number in test.tolist() if content[number] in owners]
-    near = [pair for pair in near_pairs(fingerprints, test, training) if pair not in set(equal)]
-    for pairs, what, level in ((equal, "the same file as", "problem"), (near, "nearly the same image as", "note")):
-        if pairs:
-            examples = _listed([f"{keys[one]} = {keys[other]}" for one, other in pairs])
-            count = len({one for one, _ in pairs})
-            text = f"{count} test images are {what} a training or validation image of another name: {examples}"
-            yield Finding(check="images", level=level, text=text, figures={"images": count})  # type: ignore[arg-type]
-    if not equal and not near:
-        text = "no test image is a copy of a training or validation image"
-        yield Finding(check="images", level="good", text=text, figures={"images": 0})
-
-
-def fingerprint(grey: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Difference hash of a grey image [16, 17]: which pixels are clearly brighter than their left neighbour, [256].
-
-    The margin keeps noise in flat areas out of the fingerprint.
-    """
-    return (np.diff(grey.astype(np.int64), axis=1) > _FLAT_GREY_LEVELS).ravel()
-
-
-def near_pairs(fingerprints: NDArray[np.bool_], test: Integers, training: Integers) -> list[tuple[int, int]]:
-    """Pairs (test, training stimulus) whose fingerprints differ in at most NEAR_BITS bits; flat images form none."""
-    signs = fingerprints.astype(np.float32)
-    weight = signs.sum(axis=1)
-    pairs: list[tuple[int, int]] = []
-    for start in range(0, len(test), _CHUNK):
-        rows = test[start : start + _CHUNK]
-        differing = weight[rows][:, None] + weight[training][None] - 2 * signs[rows] @ signs[training].T
-        distinctive = (weight[rows] > 4 * NEAR_BITS)[:, None]
-        for one, other in np.argwhere((differing <= NEAR_BITS) & distinctive):
-            pairs.append((int(rows[one]), int(training[other])))
-    return pairs
 
 
 def check_equal_segments(crc32: Integers, sizes: Integers, splits: Integers) -> Iterator[Finding]:
@@ -190,90 +176,20 @@ def check_subjects(subjects: Integers, splits: Integers, split_rule: str) -> Ite
         yield Finding(check="subjects", level="good", text=text, figures=figures)
 
 
-def check_time(
-    labels: Integers, subjects: Integers, blocks: Integers, orders: Integers, splits: Integers, *, derived: bool = False
-) -> Iterator[Finding]:
-    """Whether the class can be told from the time of recording. `derived`: blocks are not known but one per class."""
-    if (blocks < 0).any():
-        text = (
-            "the order of recording is unknown, so class and time may be confounded; results are only as good as the "
-            "order in which the images were shown"
-        )
-        yield Finding(check="time", level="note", text=text, figures={})
+def check_trials(subjects: Integers) -> Iterator[Finding]:
+    """No subject has far fewer segments than the others."""
+    people, counts = np.unique(subjects, return_counts=True)
+    if len(people) < 2:
         return
-    pure = total = 0
-    for subject in np.unique(subjects):
-        own = subjects == subject
-        for block in np.unique(blocks[own]):
-            counts = np.bincount(labels[own & (blocks == block)])
-            total += 1
-            pure += int(counts.max() == counts.sum() and counts.sum() > 1)
-    accuracy, chance = time_accuracy(labels, subjects, blocks, orders, splits)
-    told = share_told_by_block(labels, subjects, blocks, splits)
-    figures = {
-        **{"blocks": total, "blocks_of_one_class": pure},
-        **{"accuracy": accuracy, "chance": chance, "told_by_block": told},
-    }
-    text = (
-        f"{pure} of {total} blocks hold one class only; the class of the training segment nearest in time is right for "
-        f"{100 * accuracy:.1f} % of the test segments (shuffled labels: {100 * chance:.1f} %)"
-    )
-    if derived:
-        text += ". The blocks are not recorded; each class is taken for one block, as in EEGCVPR40"
-    # Half of the way from chance to certainty, where that is less than twice chance: with two classes, twice chance is
-    # certainty.
-    if told > 0.5 or (accuracy > min(2 * chance, (1 + chance) / 2) and accuracy - chance > 0.1):
-        text += (
-            ". Time tells the class, so a decoder of slow drift can pass for a decoder of the class. Run `evaluate "
-            "--controls`, or split by subject"
+    typical = float(np.median(counts))
+    few = np.flatnonzero(counts < FEW_SHARE * typical)
+    if len(few):
+        named = listed([f"subject {people[each]}: {counts[each]}" for each in few.tolist()])
+        text = (
+            f"{len(few)} of {len(people)} subjects have fewer than half of the median subject's {typical:g} segments "
+            f"({named}): was a recording left out?"
         )
-        yield Finding(check="time", level="problem", text=text, figures=figures)
+        yield Finding(check="trials", level="note", text=text, figures={"few": len(few), "median": typical})
     else:
-        yield Finding(check="time", level="good", text=f"{text}. Time does not tell the class", figures=figures)
-
-
-def share_told_by_block(labels: Integers, subjects: Integers, blocks: Integers, splits: Integers) -> float:
-    """The share of test segments, 0 to 1, whose class the training segments of their block give away.
-
-    These are the segments of the same subject and block, where there are two or more and all of the same class.
-    """
-    told = total = 0
-    for subject in np.unique(subjects):
-        own = subjects == subject
-        for block in np.unique(blocks[own]):
-            here = own & (blocks == block)
-            train, test = labels[here & (splits == 0)], labels[here & (splits == 2)]
-            total += len(test)
-            if len(train) > 1 and len(np.unique(train)) == 1:
-                told += int((test == train[0]).sum())
-    return told / max(total, 1)
-
-
-def time_accuracy(
-    labels: Integers, subjects: Integers, blocks: Integers, orders: Integers, splits: Integers
-) -> tuple[float, float]:
-    """Accuracy of predicting the class of the subject's training segment nearest in time, and of the same with
-    shuffled labels, which is at least that of guessing one class.
-    """
-    rng = np.random.default_rng(0)
-    time = blocks * 2 * (int(orders.max()) + 1) + orders  # nearest in time are those of the same block
-    hits = shuffled_hits = total = 0
-    for subject in np.unique(subjects):
-        train = np.flatnonzero((subjects == subject) & (splits == 0))
-        test = np.flatnonzero((subjects == subject) & (splits == 2))
-        if not len(train) or not len(test):
-            continue
-        train = train[np.argsort(time[train], kind="stable")]
-        after = np.clip(np.searchsorted(time[train], time[test]), 1, max(1, len(train) - 1))
-        before = after - 1
-        after = np.minimum(after, len(train) - 1)
-        nearest = np.where(time[test] - time[train[before]] <= time[train[after]] - time[test], before, after)
-        hits += int((labels[train[nearest]] == labels[test]).sum())
-        shuffled_hits += int((labels[rng.permutation(train)[nearest]] == labels[test]).sum())
-        total += len(test)
-    return hits / max(total, 1), max(shuffled_hits / max(total, 1), 1 / max(len(np.unique(labels)), 1))
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+        text = f"{counts.min()} to {counts.max()} segments per subject"
+        yield Finding(check="trials", level="good", text=text, figures={"few": 0, "median": typical})

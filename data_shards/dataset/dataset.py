@@ -18,6 +18,7 @@ from neuroimagen.data_shards.format.schema import (
     SPLITS,
     STIMULI_SCHEMA,
     DatasetMetadata,
+    index_schema,
     npy_header,
     read_metadata,
     segment_key,
@@ -27,6 +28,7 @@ from neuroimagen.data_shards.format.tables import (
     check_locations,
     check_range,
     check_stimulus_texts,
+    name_codes,
     numpy_column,
     read_row_groups,
     read_table,
@@ -37,6 +39,10 @@ from neuroimagen.data_shards.remote.mirror import RemoteDataset
 
 if TYPE_CHECKING:
     from neuroimagen.data_shards.dataset.latent_store import LatentStore
+    from neuroimagen.data_shards.frozen_models.towers.config import TowerConfig
+
+_TEXT_COLUMNS = ("split", "session", "recording")
+"""Columns of index.parquet that are held as codes: few texts, each in many rows."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,6 +61,16 @@ class Index:
     order: np.ndarray
     split_code: np.ndarray
     """int8 positions in SPLITS."""
+    session_code: np.ndarray
+    """int32 positions in `sessions`; −1: unknown."""
+    recording_code: np.ndarray
+    """int32 positions in `recordings`; −1: unknown."""
+    onset_s: np.ndarray
+    """float64; NaN: unknown."""
+    sessions: tuple[str, ...] = ()
+    """Names of sessions. Sessions of two subjects may have the same name."""
+    recordings: tuple[str, ...] = ()
+    """Names of recordings."""
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -68,6 +84,16 @@ class Index:
     def split(self) -> np.ndarray:
         """train, val or test of each row, as text."""
         return np.array(SPLITS)[self.split_code]
+
+    @cached_property
+    def session(self) -> np.ndarray:
+        """Session of each row, as text; empty: unknown."""
+        return np.array([*self.sessions, ""])[self.session_code]
+
+    @cached_property
+    def recording(self) -> np.ndarray:
+        """Recording of each row, as text; empty: unknown."""
+        return np.array([*self.recordings, ""])[self.recording_code]
 
 
 class Dataset:
@@ -170,6 +196,23 @@ class Dataset:
             chosen &= np.isin(self.index.subject, wanted)
         return np.flatnonzero(chosen)
 
+    def segment_fields(self, row: int) -> dict[str, Any]:
+        """The fields of a SegmentRecord that the index holds: all except the EEG."""
+        index = self.index
+        session, recording = int(index.session_code[row]), int(index.recording_code[row])
+        return {
+            "stimulus": self.stimuli.keys[int(index.stimulus[row])],
+            "label": int(index.label[row]),
+            "subject": int(index.subject[row]),
+            "split": SPLITS[int(index.split_code[row])],
+            "block": int(index.block[row]),
+            "order": int(index.order[row]),
+            "session": index.sessions[session] if session >= 0 else "",
+            "recording": index.recordings[recording] if recording >= 0 else "",
+            "onset_s": float(index.onset_s[row]),
+            "scale": float(index.scale[row]),
+        }
+
     def eeg_bytes(self, row: int) -> memoryview:
         """The stored float16 data of a segment, [C, T] in C order, after the CRC and header checks.
 
@@ -201,14 +244,15 @@ class Dataset:
         stored = np.frombuffer(self.eeg_bytes(row), dtype="<f2").reshape(self.metadata.n_channels, -1)
         return decode_eeg(stored, float(self.index.scale[row]))
 
-    def latents(self, kind: str, *, model: str) -> "LatentStore":
+    def latents(self, kind: str, *, model: str, tower: "TowerConfig | None" = None) -> "LatentStore":
         """The cached latents of `kind` (vae, text-class, image …) made by the model in folder `model`.
 
-        Raises UserError naming what is cached when none matches.
+        `tower`: the configuration of the image tower that the kind is of, if it was given one. Raises UserError naming
+        what is cached when none matches.
         """
         from neuroimagen.data_shards.dataset.latent_store import LatentStore
 
-        return LatentStore.find(self, kind, model=model)
+        return LatentStore.find(self, kind, model=model, tower=tower)
 
     def _corrupt(self, row: int, problem: str) -> CorruptSampleError:
         return CorruptSampleError(
@@ -245,23 +289,26 @@ def _read_index(folder: Path, metadata: DatasetMetadata, stimuli: StimulusStore)
     path = folder / "index.parquet"
     where = str(path)
     # Keys follow from the row, so 10 million of them need not be kept as text; `data verify` compares them.
-    names = [name for name in INDEX_SCHEMA.names if name != "key"]
+    schema = index_schema(metadata.schema_version)
+    names = [name for name in schema.names if name != "key"]
     groups = read_row_groups(
         path,
-        INDEX_SCHEMA,
+        schema,
         num_rows=metadata.num_segments,
         sha256=_table_digest(metadata, "index.parquet", folder),
         columns=names,
-        repeating=["split"],
+        repeating=[name for name in names if name in _TEXT_COLUMNS],
     )
+    sessions: dict[str, int] = {}
+    recordings: dict[str, int] = {}
     size = len(npy_header(metadata.n_channels, metadata.n_samples)) + 2 * metadata.n_channels * metadata.n_samples
     shard_bytes = np.asarray(metadata.segment_shards, dtype=np.int64)
     columns: dict[str, np.ndarray] | None = None
     start = 0
     for group in groups:
-        columns = columns or _empty_columns(metadata.num_segments, where)
+        columns = columns or _unknown_columns(metadata.num_segments, where)
         check_locations(group, shard_bytes=shard_bytes, where=where, expected_size=size, first_row=start)
-        found = {name: numpy_column(group, name) for name in names if name != "split"}
+        found = {name: numpy_column(group, name) for name in names if name not in _TEXT_COLUMNS}
         check_range(found["label"], low=0, high=metadata.num_classes, what="label", where=where)
         check_range(found["stimulus"], low=0, high=len(stimuli), what="stimulus", where=where)
         if not (np.isfinite(found["scale"]).all() and (found["scale"] > 0).all()):
@@ -269,15 +316,29 @@ def _read_index(folder: Path, metadata: DatasetMetadata, stimuli: StimulusStore)
         if (stimuli.labels[found["stimulus"]] != found["label"]).any():
             raise UserError(f"{where}: labels of segments and of their stimuli disagree.")
         found["split_code"] = split_codes(group, where=where)
+        if metadata.schema_version > 1:
+            if np.isinf(found["onset_s"]).any():
+                raise UserError(f"{where}: an onset_s is infinite.")
+            found["session_code"] = name_codes(group, "session", sessions, where=where)
+            found["recording_code"] = name_codes(group, "recording", recordings, where=where)
         for name, values in found.items():
             columns[name][start : start + len(values)] = values
         start += len(group)
-    return Index(**(columns or _empty_columns(0, where)))
+    return Index(**(columns or _unknown_columns(0, where)), sessions=tuple(sessions), recordings=tuple(recordings))
 
 
-def _empty_columns(num_rows: int, where: str) -> dict[str, np.ndarray]:
-    types = {field.name: field.type.to_pandas_dtype() for field in INDEX_SCHEMA if field.name not in ("key", "split")}
+def _unknown_columns(num_rows: int, where: str) -> dict[str, np.ndarray]:
+    """The columns of an Index to be filled; those that version 1 lacks say that the values are unknown."""
+    types = {
+        field.name: field.type.to_pandas_dtype()
+        for field in INDEX_SCHEMA
+        if field.name not in ("key", *_TEXT_COLUMNS, "onset_s")
+    }
     try:
-        return {name: np.empty(num_rows, dtype) for name, dtype in {**types, "split_code": np.int8}.items()}
+        return {
+            **{name: np.empty(num_rows, dtype) for name, dtype in {**types, "split_code": np.int8}.items()},
+            **{name: np.full(num_rows, -1, np.int32) for name in ("session_code", "recording_code")},
+            "onset_s": np.full(num_rows, np.nan),
+        }
     except MemoryError:
         raise UserError(f"{where} has {num_rows:,} rows, more than this machine's memory holds.") from None

@@ -42,18 +42,25 @@ class JoinedDataset(Dataset):
         self._layouts = [_Layout(first, dataset) for dataset in datasets]
         self._starts = np.cumsum([0, *(len(dataset) for dataset in datasets)])
         amplitude = typical_amplitude(first)
-        columns = [{field.name: getattr(first.index, field.name) for field in dataclasses.fields(Index)}]
+        columns = [_columns(first.index)]
         for number, other in enumerate(others, start=1):
             if max(other.metadata.subjects) >= SUBJECT_STRIDE:
                 raise UserError(f"{other.location}: subject numbers must be below {SUBJECT_STRIDE} to join another's.")
-            columns.append({field.name: getattr(other.index, field.name) for field in dataclasses.fields(Index)})
+            columns.append(_columns(other.index))
+            before_it = [before.index for before in datasets[:number]]
             columns[-1] |= {
+                **_moved_codes(other.index, "session_code", sum(len(index.sessions) for index in before_it)),
+                **_moved_codes(other.index, "recording_code", sum(len(index.recordings) for index in before_it)),
                 "scale": other.index.scale * np.float32(amplitude / typical_amplitude(other)),
                 "subject": other.index.subject + number * SUBJECT_STRIDE,
                 "label": other.index.label + sum(before.metadata.num_classes for before in datasets[:number]),
                 "stimulus": other.index.stimulus + sum(before.metadata.num_stimuli for before in datasets[:number]),
             }
-        self.index = Index(**{name: np.concatenate([column[name] for column in columns]) for name in columns[0]})
+        self.index = Index(
+            **{name: np.concatenate([column[name] for column in columns]) for name in columns[0]},
+            sessions=tuple(name for dataset in datasets for name in dataset.index.sessions),
+            recordings=tuple(name for dataset in datasets for name in dataset.index.recordings),
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return JoinedDataset, (self.datasets,)
@@ -96,6 +103,18 @@ class JoinedDataset(Dataset):
         """float16 data [C, T] in C order; those of further data sets with channels reordered and the end cut off."""
         for source, own in zip(*(place.tolist() for place in self.locate(rows)), strict=True):
             yield self._layouts[source].arrange(self.datasets[source].eeg_bytes(own))
+
+
+def _columns(index: Index) -> dict[str, np.ndarray]:
+    """The columns of an index that have one entry per segment."""
+    names = [field.name for field in dataclasses.fields(Index)]
+    return {name: getattr(index, name) for name in names if name not in ("sessions", "recordings")}
+
+
+def _moved_codes(index: Index, column: str, shift: int) -> dict[str, np.ndarray]:
+    """Codes of names that are listed after `shift` others; −1 stays."""
+    codes = getattr(index, column)
+    return {column: np.where(codes >= 0, codes + np.int32(shift), codes)}
 
 
 class _Layout:

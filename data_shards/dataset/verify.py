@@ -11,7 +11,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
-from neuroimagen.data_shards.format.schema import SPLITS, segment_json, segment_key, stimulus_json
+from neuroimagen.data_shards.format.schema import segment_json, segment_key, stimulus_json
 from neuroimagen.data_shards.format.storage import Shards
 from neuroimagen.data_shards.format.tar import BLOCK_BYTES, END_OF_ARCHIVE, member_header, padded, shard_name
 
@@ -38,21 +38,14 @@ def verify(location: str | Path) -> Iterator[str]:
             label=int(stimuli.labels[row]),
             caption=stimuli.captions[row],
             detailed_caption=stimuli.detailed_captions[row],
+            version=dataset.metadata.schema_version,
         )
         return _sample(
             stimuli.keys[row], stimuli.extensions[row], int(stimuli.offset[row]), int(stimuli.size[row]), text
         )
 
     def segment_members(row: int) -> _Members:
-        text = segment_json(
-            label=int(index.label[row]),
-            stimulus=stimuli.keys[int(index.stimulus[row])],
-            subject=int(index.subject[row]),
-            block=int(index.block[row]),
-            order=int(index.order[row]),
-            split=SPLITS[int(index.split_code[row])],
-            scale=float(index.scale[row]),
-        )
+        text = segment_json(**dataset.segment_fields(row), version=dataset.metadata.schema_version)
         return _sample(segment_key(row), "eeg.npy", int(index.offset[row]), int(index.size[row]), text)
 
     def check_image(row: int) -> None:

@@ -5,6 +5,7 @@ Shapes: C channels, T samples of time. One segment is EEG [C, T]; it is stored a
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -19,12 +20,18 @@ import pyarrow as pa
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.format.tar import is_valid_key
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""What is written. Version 1 has no session, recording and onset; it is read, with these unknown."""
+READABLE_VERSIONS = (1, 2)
 SPLITS = ("train", "val", "test")
 IMAGE_EXTENSIONS = ("jpg", "png")
 MAX_CHANNELS = 4096
 MAX_SAMPLES = 1_000_000
 MAX_METADATA_BYTES = 64 << 20
+MAX_SESSION_BYTES = 32
+MAX_RECORDING_BYTES = 120
+"""Bounds of a session's and a recording's name as they stand in JSON (UTF-8): with all other fields at their longest, a
+segment's .json fills one tar block and no more."""
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -39,13 +46,25 @@ INDEX_SCHEMA = pa.schema(
             "label": pa.int32(),
             "stimulus": pa.int32(),  # row of stimuli.parquet
             "subject": pa.int32(),
-            "block": pa.int32(),  # -1: unknown
+            "block": pa.int32(),  # counts the blocks of a subject; -1: unknown
             "order": pa.int32(),  # position within the block; -1: unknown
             "split": pa.string(),  # train, val or test
+            "session": pa.string(),  # of the subject; empty: unknown
+            "recording": pa.string(),  # what the segment was cut from, unique in the data set; empty: unknown
+            "onset_s": pa.float64(),  # of the first stored sample, seconds after the recording's start; NaN: unknown
         }.items()
     ]
 )
 """index.parquet: one row per segment."""
+ADDED_IN_VERSION_2 = ("session", "recording", "onset_s")
+
+
+def index_schema(version: int) -> pa.Schema:
+    """Columns of index.parquet in a data set of this schema version."""
+    if version > 1:
+        return INDEX_SCHEMA
+    return pa.schema([field for field in INDEX_SCHEMA if field.name not in ADDED_IN_VERSION_2])
+
 
 STIMULI_SCHEMA = pa.schema(
     [
@@ -134,8 +153,9 @@ class DatasetMetadata:
         if not isinstance(raw, dict):
             raise UserError(f"{where} holds {type(raw).__name__} where an object is expected.")
         version = raw.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise UserError(f"{where} has schema version {version!r}; this neuroimagen reads {SCHEMA_VERSION}.")
+        if isinstance(version, bool) or version not in READABLE_VERSIONS:
+            readable = " and ".join(map(str, READABLE_VERSIONS))
+            raise UserError(f"{where} has schema version {version!r}; this neuroimagen reads {readable}.")
         if "sha256" not in raw:
             raise UserError(f"{where}: field 'sha256' is missing. Make the data set again.")
         if raw.pop("sha256") != metadata_digest(raw):
@@ -210,9 +230,22 @@ class SegmentRecord:
     split: str
     """train, val or test."""
     block: int = -1
+    """Counts the blocks of a subject; −1: unknown."""
     order: int = -1
+    """Position within the block; −1: unknown."""
+    session: str = ""
+    """Session of the subject; empty: unknown."""
+    recording: str = ""
+    """Name of the recording that the segment was cut from, unique in the data set; empty: unknown."""
+    onset_s: float = math.nan
+    """Time of the first sample of `eeg`, in seconds from the start of the recording; NaN: unknown."""
     scale: float | None = None
     """None: the writer encodes `eeg`. A number: the EEG is `eeg` × scale, and `eeg` is stored as it is."""
+
+    def __post_init__(self) -> None:
+        check_names(self.session, self.recording)
+        if math.isinf(self.onset_s):
+            raise UserError(f"onset_s is {self.onset_s}; it must be seconds after the recording's start, or NaN.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -251,9 +284,33 @@ def npy_header(n_channels: int, n_samples: int) -> bytes:
     return buffer.getvalue()
 
 
-def segment_json(*, label: int, stimulus: str, subject: int, block: int, order: int, split: str, scale: float) -> bytes:
-    """Content of <key>.json: what a reader that does not know the index needs."""
-    fields = {
+@functools.lru_cache(maxsize=1024)
+def check_names(session: str, recording: str) -> None:
+    """Raise UserError for a name of a session or recording that does not fit into a segment's .json."""
+    for what, name, limit in (("session", session, MAX_SESSION_BYTES), ("recording", recording, MAX_RECORDING_BYTES)):
+        size = len(json.dumps(name, ensure_ascii=False).encode("utf-8", "surrogatepass")) - 2
+        if size > limit:
+            raise UserError(f"{what} {name[:200]!r} takes {size} bytes; at most {limit} fit. Give it a shorter name.")
+        if not name.isprintable():
+            raise UserError(f"{what} {name[:200]!r} holds characters that cannot be printed. Give it another name.")
+
+
+def segment_json(
+    *,
+    label: int,
+    stimulus: str,
+    subject: int,
+    block: int,
+    order: int,
+    split: str,
+    scale: float,
+    session: str = "",
+    recording: str = "",
+    onset_s: float = math.nan,
+    version: int = SCHEMA_VERSION,
+) -> bytes:
+    """Content of <key>.json: what a reader that does not know the index needs. It fits into one tar block."""
+    fields: dict[str, Any] = {
         "block": block,
         "label": label,
         "order": order,
@@ -262,12 +319,18 @@ def segment_json(*, label: int, stimulus: str, subject: int, block: int, order: 
         "stimulus": stimulus,
         "subject": subject,
     }
-    return json.dumps(fields, sort_keys=True).encode()
+    if version > 1:
+        onset = None if math.isnan(onset_s) else onset_s
+        fields |= {"session": session, "recording": recording, "onset_s": onset}
+    return json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()
 
 
-def stimulus_json(*, label: int, caption: str, detailed_caption: str | None) -> bytes:
-    """Content of a stimulus's <key>.json."""
-    fields = {"caption": caption, "detailed_caption": detailed_caption, "label": label}
+def stimulus_json(*, label: int, caption: str, detailed_caption: str | None, version: int = SCHEMA_VERSION) -> bytes:
+    """Content of a stimulus's <key>.json. Version 1 wrote null where there is no detailed caption; now it is empty:
+    Hugging Face `datasets` does not read a field that is null in one shard and text in another.
+    """
+    detailed = detailed_caption or "" if version > 1 else detailed_caption
+    fields = {"caption": caption, "detailed_caption": detailed, "label": label}
     return json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()
 
 

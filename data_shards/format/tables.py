@@ -151,6 +151,21 @@ def split_codes(table: pa.Table, *, where: str) -> np.ndarray:
     return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int8)
 
 
+def name_codes(table: pa.Table, name: str, codes: dict[str, int], *, where: str) -> np.ndarray:
+    """A dictionary-encoded column of names as int32 codes; −1 stands for the empty name.
+
+    A name that is not in `codes` gets the next number there.
+    """
+    pieces = []
+    for column in table.column(name).chunks:
+        if column.null_count:
+            raise UserError(f"{where}: column {name!r} holds {column.null_count} nulls.")
+        names = column.dictionary.to_pylist()
+        known = np.array([codes.setdefault(each, len(codes)) if each else -1 for each in names], dtype=np.int32)
+        pieces.append(known[_values(column.indices)])
+    return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.int32)
+
+
 def check_locations(
     table: pa.Table,
     *,

@@ -1,13 +1,15 @@
 """A data set as the first stage of a `webdataset.DataPipeline`; that library's stages can follow it.
 
 Samples are its dictionaries, contents as bytes: `__key__`, `__url__`, `eeg.npy` (float16), `json` (scale, label,
-stimulus, subject, block, order, split, and the stimulus's captions), and on request the image under `jpg` or `png`.
+stimulus, subject, block, order, session, recording, onset_s, split, and the stimulus's captions), and on request the
+image under `jpg` or `png`.
 Decode them with an allow-list, `webdataset.decode("rgb8", only=["eeg.npy", "json", "jpg", "png"])`: without one,
 `webdataset.decode()` executes pickles that a foreign tar may hold.
 """
 
 import io
 import json
+import math
 import random
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -20,7 +22,7 @@ from neuroimagen.data_shards.common.checksum import crc32
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.permutation import derive_key
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.data_shards.format.schema import SPLITS, npy_header, segment_key
+from neuroimagen.data_shards.format.schema import npy_header, segment_key
 from neuroimagen.data_shards.format.storage import CorruptSampleError, Shards
 from neuroimagen.data_shards.format.tar import shard_name
 from neuroimagen.data_shards.loading.batch_queue import Fillable, FinishedBatch
@@ -65,16 +67,11 @@ def sample_dictionary(dataset: Dataset, row: int, *, images: bool = False) -> di
     """One segment as webdataset's sample dictionary, contents as bytes."""
     index, stimuli = dataset.index, dataset.stimuli
     stimulus = int(index.stimulus[row])
-    fields = {
-        "block": int(index.block[row]),
+    fields = dataset.segment_fields(row)
+    fields |= {
+        "onset_s": None if math.isnan(fields["onset_s"]) else fields["onset_s"],
         "caption": stimuli.captions[stimulus],
-        "detailed_caption": stimuli.detailed_captions[stimulus],
-        "label": int(index.label[row]),
-        "order": int(index.order[row]),
-        "scale": float(index.scale[row]),
-        "split": SPLITS[int(index.split_code[row])],
-        "stimulus": stimuli.keys[stimulus],
-        "subject": int(index.subject[row]),
+        "detailed_caption": stimuli.detailed_captions[stimulus] or "",
     }
     header = npy_header(dataset.metadata.n_channels, dataset.metadata.n_samples)
     sample: dict[str, Any] = {

@@ -35,6 +35,10 @@ Fold = dict[str, np.ndarray]
 """train, val, test → numbers of segments."""
 
 MAX_FOLDS = 6  # as in EEGCVPR40
+SESSION = "01"
+IMAGE_INTERVAL_S = 1.0
+"""From one image to the next; longer than any segment, so segments share no samples."""
+BLOCK_PAUSE_S = 10.0
 JPEG_QUALITY = 95
 _CHUNK = 64  # segments that the threads compute ahead of the writer
 
@@ -133,6 +137,15 @@ class Study:
         """Block of the session in which a segment was recorded, and its position in the block."""
         stimulus, subject = divmod(segment, self.num_subjects)
         return divmod(int(self.presentation[subject, stimulus]), self.config.images_per_class)
+
+    def onset_s(self, segment: int) -> float:
+        """When the image of a segment appeared, in seconds from the start of the subject's recording."""
+        block, order = self.block_and_order(segment)
+        return block * (self.config.images_per_class * IMAGE_INTERVAL_S + BLOCK_PAUSE_S) + order * IMAGE_INTERVAL_S
+
+    def recording(self, segment: int) -> str:
+        """Name of the recording that a segment belongs to; every subject has one, of one session."""
+        return f"sub-{segment % self.num_subjects + 1:02d}_ses-{SESSION}"
 
     def segment(self, index: int) -> np.ndarray:
         """EEG of a segment: float32 [128, L]."""

@@ -23,7 +23,7 @@ from neuroimagen.data_shards.simulator.identification_ceiling import (
     IdentificationCeiling,
     measure_identification_ceiling,
 )
-from neuroimagen.data_shards.simulator.study import Study
+from neuroimagen.data_shards.simulator.study import SESSION, Study
 from neuroimagen.data_shards.writing.writer import DEFAULT_SHARD_BYTES, DatasetWriter
 
 # `--format shards` does what ingest does to the files: the published length filter and window.
@@ -90,8 +90,16 @@ def write_eegcvpr40(study: Study, out: Path, *, workers: int | None = None) -> C
             (place / f"{name}.JPEG").write_bytes(study.jpeg(stimulus))
         _write_json(folder / "captions.json", captions)
         _write_json(folder / "scenes.json", scenes)
-        places = [study.block_and_order(index) for index in range(study.num_segments)]
-        _write_json(folder / "presentation.json", {"block": [p[0] for p in places], "order": [p[1] for p in places]})
+        segments = range(study.num_segments)
+        places = [study.block_and_order(index) for index in segments]
+        presentation = {
+            "block": [block for block, _ in places],
+            "order": [order for _, order in places],
+            "session": [SESSION for _ in places],
+            "recording": [study.recording(index) for index in segments],
+            "onset_s": [study.onset_s(index) for index in segments],
+        }
+        _write_json(folder / "presentation.json", presentation)
 
         folds = [{split: numbers.tolist() for split, numbers in fold.items()} for fold in study.folds()]
         first_subject = {
@@ -158,6 +166,9 @@ def write_shards(
                 split=study.split_of(stimulus),
                 block=block,
                 order=order,
+                session=SESSION,
+                recording=study.recording(index),
+                onset_s=study.onset_s(index) + WINDOW[0] / SFREQ,
             )
             writer.add_segment(record, next_position=index + 1)
     return ceiling, writer.num_segments

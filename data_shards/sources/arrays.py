@@ -2,31 +2,36 @@
 
     <eeg>.npy      [segments, channels, samples], any real dtype; or an .npz that holds it as 'eeg'
     <table>.csv    one row per segment, in the same order. Columns: image (path below the image folder), class;
-                   optional: subject (default 1), split (train, val, test), caption, block, order
+                   optional: subject (default 1; any label), session, split (train, val, test), caption, block (counts a
+                   subject's blocks), order (within the block), recording (unique in the table), onset_s (of the
+                   segment's first sample, in seconds from the recording's start)
 
-Without a split column the images are divided 80/10/10 % into train, val and test.
+--split divides the segments; without it the split column does, and without that the images are divided 80/10/10 %.
 """
 
 import argparse
 import dataclasses
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UsageError, UserError
-from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
+from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord, check_names
 from neuroimagen.data_shards.sources.base import Source
-from neuroimagen.data_shards.sources.class_names import class_caption
-from neuroimagen.data_shards.sources.options import add_images, add_sfreq, add_split_seed, interval
+from neuroimagen.data_shards.sources.class_names import EEGCVPR40_CLASS_NAMES, class_caption, differing_classes
+from neuroimagen.data_shards.sources.options import add_images, add_sfreq, add_split, add_split_seed, interval
 from neuroimagen.data_shards.sources.readers.csv_table import read_csv_table
 from neuroimagen.data_shards.sources.readers.hashes import file_records
-from neuroimagen.data_shards.sources.readers.images import image_extension, image_problems, listed
+from neuroimagen.data_shards.sources.readers.images import ImageFiles, listed
 from neuroimagen.data_shards.sources.readers.npy import load_npy
-from neuroimagen.data_shards.sources.splits import SplitRule, split_of_segments
+from neuroimagen.data_shards.sources.splits import divide
+from neuroimagen.data_shards.sources.stimulus_keys import keys_of_images
+from neuroimagen.data_shards.sources.subjects import LABELS_KEY, mapping_notes, number_subjects
 
-_OPTIONAL = ("subject", "split", "caption", "block", "order")
+_OPTIONAL = ("subject", "session", "split", "caption", "block", "order", "recording", "onset_s")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,12 +41,20 @@ class LabelTable:
     image: tuple[str, ...]
     """Path of the image below the image folder."""
     class_name: tuple[str, ...]
-    subject: np.ndarray
-    """int64."""
+    subject: tuple[str, ...]
+    """Labels; numbers keep their value, see subjects.number_subjects."""
     split: tuple[str, ...] | None
     caption: tuple[str | None, ...]
     block: np.ndarray
+    """int64; −1: unknown. So is `order`."""
     order: np.ndarray
+    session: tuple[str, ...]
+    """Empty: unknown. So is `recording`."""
+    recording: tuple[str, ...]
+    onset_s: np.ndarray
+    """float64; NaN: unknown."""
+    notes: tuple[str, ...] = ()
+    """What was not used of the table, one sentence each."""
 
     def __len__(self) -> int:
         return len(self.image)
@@ -49,24 +62,20 @@ class LabelTable:
     @classmethod
     def read(cls, path: Path) -> "LabelTable":
         """Read a CSV (or, by its name, a TSV). Raises UserError naming column and line."""
-        rows, names = read_csv_table(path, ("image", "class"), _OPTIONAL)
-
-        def numbers(name: str, default: int) -> np.ndarray:
-            values = np.full(len(rows), default, dtype=np.int64)
-            for place, row in enumerate(rows if name in names else []):
-                if not re.fullmatch(r"-?\d{1,9}", row[name] or ""):
-                    raise UserError(f"{path}, line {place + 2}: {name} {row[name]!r} is not a whole number.")
-                values[place] = int(row[name])
-            return values
-
+        table = read_csv_table(path, ("image", "class"), _OPTIONAL)
         return cls(
-            image=tuple(row["image"] for row in rows),
-            class_name=tuple(row["class"] for row in rows),
-            subject=numbers("subject", 1),
-            split=tuple(row["split"] for row in rows) if "split" in names else None,
-            caption=tuple((row["caption"] or None) if "caption" in names else None for row in rows),
-            block=numbers("block", -1),
-            order=numbers("order", -1),
+            image=table.column("image"),
+            # Composed characters: "é" is one class, whether it was typed as one character or as two.
+            class_name=tuple(unicodedata.normalize("NFC", name) for name in table.column("class")),
+            subject=table.column("subject", "1"),
+            split=table.column("split") if "split" in table.names else None,
+            caption=tuple(caption or None for caption in table.column("caption")),
+            block=table.whole_numbers("block", -1),
+            order=table.whole_numbers("order", -1),
+            session=table.column("session"),
+            recording=table.column("recording"),
+            onset_s=table.numbers("onset_s"),
+            notes=table.notes,
         )
 
 
@@ -94,7 +103,7 @@ class ArraySource(Source):
     HELP = ".npy or .npz of segments, with a table of labels"
     DESCRIPTION = (
         "Read segments that are preprocessed already. The table has one row per segment: columns image and class, and "
-        "may have subject, split, caption, block and order; without a split column the images are divided 80/10/10 %."
+        "may have subject, session, split, caption, block, order, recording and onset_s."
     )
     EXAMPLES = """
     neuroimagen data ingest arrays --eeg segments.npy --table labels.csv --images images/ --sfreq 250 \\
@@ -113,6 +122,7 @@ class ArraySource(Source):
         parser.add_argument(
             "--band", type=interval, metavar="A:B", help="pass band of the recording, Hz; recorded, not applied"
         )
+        add_split(parser)
         add_split_seed(parser)
 
     @classmethod
@@ -125,6 +135,7 @@ class ArraySource(Source):
             sfreq=args.sfreq,
             channel_names=None if args.channel_names is None else tuple(args.channel_names),
             band_hz=args.band,
+            split=args.split,
             split_seed=args.split_seed,
             files=(args.eeg, args.table),
         )
@@ -139,6 +150,7 @@ class ArraySource(Source):
         sfreq: float,
         channel_names: tuple[str, ...] | None = None,
         band_hz: tuple[float, float] | None = None,
+        split: str | None = None,
         split_seed: int = 0,
         files: tuple[Path, ...] = (),
         source: str = "arrays",
@@ -155,6 +167,14 @@ class ArraySource(Source):
                 f"--band {band_hz[0]:g}:{band_hz[1]:g} must run from low to high, up to half of the sampling rate "
                 f"({sfreq / 2:g} Hz)."
             )
+        if channel_names is not None and len(channel_names) != eeg.shape[1]:
+            swapped = " The array seems to be [segments, samples, channels]: transpose it." * (
+                len(channel_names) == eeg.shape[2]
+            )
+            raise UserError(
+                f"{len(channel_names)} channel names, and the array {eeg.shape} is read as {eeg.shape[1]} channels of "
+                f"{eeg.shape[2]} samples.{swapped}"
+            )
         self._eeg, self._table, self._images, self._name = eeg, table, images, name
         self._sfreq, self._channel_names, self._band_hz = sfreq, channel_names, band_hz
         self._files, self._source = files, source
@@ -162,21 +182,27 @@ class ArraySource(Source):
         self._classes = tuple(ClassInfo(name=class_name) for class_name in names)
         number = {class_name: label for label, class_name in enumerate(names)}
         self._label = np.array([number[class_name] for class_name in table.class_name], dtype=np.int64)
-        self._keys = _keys(table.image)
+        self._keys = keys_of_images(table.image)
+        self._subject, self._subject_labels = number_subjects(table.subject)
+        self._check_recordings()
         self._check_images()
-        self.notes = self._notes_of_flat_channels()
-        if table.split is not None:
-            self._split, self._split_rule = np.array(table.split), "split column of the table"
-        else:
-            _, image = np.unique(table.image, return_inverse=True)
-            self._split, self._split_rule = split_of_segments(
-                SplitRule(kind="by-image"),
-                folds=None,
-                image=image,
-                label=self._label,
-                subject=table.subject,
-                seed=split_seed,
-            )
+        self._division = divide(
+            split=split,
+            column=table.split,
+            image=table.image,
+            label=self._label,
+            subject=self._subject,
+            session=table.session,
+            seed=split_seed,
+        )
+        self.notes = [
+            *table.notes,
+            *mapping_notes(self._subject_labels),
+            *self._division.notes,
+            *self._image_files.notes,
+            *self._notes_of_shape(),
+            *self._notes_of_flat_channels(),
+        ]
 
     def metadata(self) -> DatasetMetadata:
         return DatasetMetadata(
@@ -187,9 +213,10 @@ class ArraySource(Source):
             channel_names=self._channel_names,
             band_hz=self._band_hz,
             classes=self._classes,
-            split_rule=self._split_rule,
+            split_rule=self._division.rule,
             provenance={
                 "source": self._source,
+                LABELS_KEY: self._subject_labels,
                 "files": file_records({path.name: path for path in self._files}),
             },
         )
@@ -200,11 +227,11 @@ class ArraySource(Source):
             if image in seen:
                 continue
             seen.add(image)
-            content = (self._images / image).read_bytes()
+            content, extension = self._image_files.read(image)
             yield StimulusRecord(
                 key=self._keys[image],
                 image=content,
-                extension=image_extension(content),
+                extension=extension,
                 label=int(self._label[row]),
                 caption=class_caption(self._table.class_name[row]),
                 detailed_caption=self._table.caption[row],
@@ -212,20 +239,34 @@ class ArraySource(Source):
 
     def segments(self, split: str | None = None) -> Iterator[SegmentRecord]:
         for row, image in enumerate(self._table.image):
-            if split is not None and self._split[row] != split:
+            own = str(self._division.splits[row])
+            if split is not None and own != split:
                 continue
             yield SegmentRecord(
                 eeg=np.asarray(self._eeg[row], dtype=np.float32),
                 stimulus=self._keys[image],
                 label=int(self._label[row]),
-                subject=int(self._table.subject[row]),
-                split=str(self._split[row]),
+                subject=int(self._subject[row]),
+                split=own,
                 block=int(self._table.block[row]),
                 order=int(self._table.order[row]),
+                session=self._table.session[row],
+                recording=self._table.recording[row],
+                onset_s=float(self._table.onset_s[row]),
             )
 
     def num_segments(self) -> int:
         return len(self._table)
+
+    def _notes_of_shape(self) -> list[str]:
+        """A sentence about an array with more channels than samples, unless the channels are named."""
+        _, channels, samples = self._eeg.shape
+        if channels <= samples or self._channel_names is not None:
+            return []
+        return [
+            f"the array is read as {channels} channels of {samples} samples; if it is [segments, samples, channels], "
+            "transpose it (give --channel-names to make sure)"
+        ]
 
     def _notes_of_flat_channels(self) -> list[str]:
         """A sentence about channels that never vary in a segment, if there are any; reads every sample once."""
@@ -245,28 +286,38 @@ class ArraySource(Source):
     def _name_of(self, channel: int) -> str:
         return str(channel) if self._channel_names is None else self._channel_names[channel]
 
+    def _check_recordings(self) -> None:
+        """A recording is of one session of one subject, and an onset belongs to a recording."""
+        owners: dict[str, tuple[int, str]] = {}
+        columns = zip(self._table.recording, self._subject.tolist(), self._table.session, strict=True)
+        for row, (recording, *owner) in enumerate(columns):
+            check_names(owner[1], recording)
+            if not recording:
+                if not np.isnan(self._table.onset_s[row]):
+                    raise UserError(
+                        f"segment {row} has an onset but no recording. Give the table a column 'recording'."
+                    )
+            elif owners.setdefault(recording, (owner[0], owner[1])) != tuple(owner):
+                raise UserError(
+                    f"recording {recording!r} has segments of subject {owners[recording][0]}, session "
+                    f"{owners[recording][1]!r}, and of subject {owner[0]}, session {owner[1]!r}. Give every "
+                    "recording a name of its own."
+                )
+
     def _check_images(self) -> None:
         label_of: dict[str, int] = {}
         for image, label in zip(self._table.image, self._label.tolist(), strict=True):
             if label_of.setdefault(image, label) != label:
                 raise UserError(f"image {image} has two classes in the table.")
-        if problems := image_problems({image: self._images / image for image in label_of}):
+        wnid_of = {name: wnid for wnid, name in EEGCVPR40_CLASS_NAMES.items()}
+        names = [self._classes[label].name for label in label_of.values()]
+        known = {name: name if re.fullmatch(r"n\d{8}", name) else wnid_of.get(name, "") for name in set(names)}
+        said = [(image, known[name]) for image, name in zip(label_of, names, strict=True) if known[name]]
+        if differing := differing_classes(said):
+            raise UserError(f"the table's classes and the images' names say different classes: {differing}.")
+        self._image_files = ImageFiles({image: self._images / image for image in label_of})
+        if problems := self._image_files.problems:
             raise UserError(
                 f"{len(problems)} of {len(label_of)} images under {self._images} can't be stored: {listed(problems)}. "
                 "Put them there, or remove their rows from the table and their segments from the array."
             )
-
-
-def _keys(images: tuple[str, ...]) -> dict[str, str]:
-    """Stimulus key of each image: its path without the ending, other characters than letters and digits as '_'."""
-    keys = {
-        image: re.sub(r"[^A-Za-z0-9_-]+", "_", str(Path(image).with_suffix(""))).strip("_-")[-80:] for image in images
-    }
-    if len(set(keys.values())) != len(keys):
-        raise UserError(
-            "two images in the table would get the same key; give them names that differ in letters or digits."
-        )
-    for image in keys:
-        if Path(image).is_absolute() or ".." in Path(image).parts:
-            raise UserError(f"image {image!r} in the table lies outside the image folder.")
-    return keys

@@ -1,5 +1,7 @@
 """The names of EEGCVPR40's 40 object classes, by WordNet id, in the order of its labels."""
 
+import re
+from collections.abc import Iterable
 from types import MappingProxyType
 
 EEGCVPR40_CLASS_NAMES = MappingProxyType(
@@ -47,6 +49,20 @@ EEGCVPR40_CLASS_NAMES = MappingProxyType(
     }
 )
 """WordNet id → name; the position is the label in the published files."""
+
+
+def differing_classes(images: Iterable[tuple[str, str]], *, limit: int = 3) -> str:
+    """The first images whose name begins with another WordNet id than their class, as text; empty if there are none.
+
+    images: name and WordNet id of the class. Names that do not begin with a WordNet id, as ImageNet's do, say nothing.
+    """
+    wrong = {
+        name: wnid
+        for name, wnid in images
+        if (match := re.match(r"n\d{8}(?=_)", name.rsplit("/", 1)[-1])) and match[0] != wnid
+    }
+    shown = ", ".join(f"{name} in class {wnid}" for name, wnid in list(wrong.items())[:limit])
+    return f"{shown} ({len(wrong)} images)" if wrong else ""
 
 
 def class_caption(class_name: str) -> str:

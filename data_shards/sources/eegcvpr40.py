@@ -8,7 +8,8 @@
 Beside the EEG file a study may have three files that the published data set lacks; `data simulate` writes them:
 
     captions.json      {image name: detailed caption}
-    presentation.json  {'block': [int], 'order': [int]}, one number per segment of 'dataset'
+    presentation.json  {'block': [int], 'order': [int]}, one number per segment of 'dataset'; it may also have
+                       'session': [text], 'recording': [text] and 'onset_s': [seconds from the recording's start]
     study.json         whatever describes the study; 'sfreq' (Hz), 'channel_names' and 'band_hz' are used
 
 Without presentation.json block and order are derived: a subject saw each class as one run of images, so `block` counts
@@ -28,7 +29,7 @@ from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, Se
 from neuroimagen.data_shards.sources.base import Source
 from neuroimagen.data_shards.sources.class_names import EEGCVPR40_CLASS_NAMES, class_caption
 from neuroimagen.data_shards.sources.eegcvpr40_file import EegCvpr40File, read_json_object
-from neuroimagen.data_shards.sources.eegcvpr40_selection import EegCvpr40Options, EegCvpr40Selection, image_path
+from neuroimagen.data_shards.sources.eegcvpr40_selection import EegCvpr40Options, EegCvpr40Selection
 from neuroimagen.data_shards.sources.options import (
     add_images,
     add_sfreq,
@@ -38,7 +39,6 @@ from neuroimagen.data_shards.sources.options import (
     pair,
 )
 from neuroimagen.data_shards.sources.readers.hashes import file_records
-from neuroimagen.data_shards.sources.readers.images import image_extension
 
 PUBLISHED_COUNTS = {"segments": 11_965, "classes": 40, "images": 1_996, "subjects": 6}
 """Of the published files; other figures in files that carry its 40 classes are reported, not refused."""
@@ -95,7 +95,8 @@ class EegCvpr40Source(Source):
             "--split",
             default=default.split,
             help="fold:N of the split file; single, the only fold of a one-fold file; by-image, 80/10/10 %% of the "
-            "images; leave-subject-out:S, subject S is the test split (default: fold:0)",
+            "images; by-session, each subject's last session is the test split (presentation.json names the sessions); "
+            "leave-subject-out:S, subject S is the test split (default: fold:0)",
         )
         add_split_seed(choice, "for by-image and leave-subject-out (default: 0)")
         add_subjects(choice, "keep these only; applied after the split (default: all)")
@@ -144,6 +145,7 @@ class EegCvpr40Source(Source):
     def __init__(self, options: EegCvpr40Options) -> None:
         self.options = options
         self._recording = EegCvpr40File(options.eeg, options.n_channels)
+        self._sfreq = self._recording.sfreq if options.sfreq is None else options.sfreq
         self._classes = _classes(self._recording.wnids, options.class_names)
         self._selection = EegCvpr40Selection(self._recording, options)
         self.notes = [*_differences_from_published(self._recording), *self._selection.notes]
@@ -160,7 +162,7 @@ class EegCvpr40Source(Source):
             name=options.eeg.stem,
             n_channels=options.n_channels,
             n_samples=options.window[1] - options.window[0],
-            sfreq=recording.sfreq if options.sfreq is None else options.sfreq,
+            sfreq=self._sfreq,
             band_hz=recording.band_hz,
             channel_names=recording.channel_names,
             classes=self._classes,
@@ -179,15 +181,15 @@ class EegCvpr40Source(Source):
 
     def stimuli(self) -> Iterator[StimulusRecord]:
         captions = self._detailed_captions()
-        recording, positions = self._recording, self._selection.positions
+        recording, selection, positions = self._recording, self._selection, self._selection.positions
         used, first = np.unique(recording.image[positions], return_index=True)
         for image, position in zip(used.tolist(), positions[first].tolist(), strict=True):
             name, label = recording.image_names[image], int(recording.label[position])
-            content = image_path(self.options.images, name).read_bytes()
+            content, extension = selection.images.read(name)
             yield StimulusRecord(
                 key=name,
                 image=content,
-                extension=image_extension(content),
+                extension=extension,
                 label=label,
                 caption=class_caption(self._classes[label].name),
                 detailed_caption=captions.get(name),
@@ -206,6 +208,9 @@ class EegCvpr40Source(Source):
                 subject=int(recording.subject[position]),
                 block=int(recording.block[position]),
                 order=int(recording.order[position]),
+                session=recording.session[position],
+                recording=recording.recording[position],
+                onset_s=float(recording.onset_s[position]) + self.options.window[0] / self._sfreq,
                 split=own,
             )
 

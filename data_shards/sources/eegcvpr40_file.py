@@ -9,6 +9,7 @@ import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.format.tar import is_valid_key
+from neuroimagen.data_shards.sources.class_names import differing_classes
 from neuroimagen.data_shards.sources.readers.pth import load_pth
 
 
@@ -33,6 +34,9 @@ class EegCvpr40File:
         self.image = self._column("image", low=0, high=len(self.image_names))
         self.subject = self._column("subject", low=0, high=1 << 31)
         self._check_labels_of_images()
+        self.session: list[str] = [""] * len(self.label)
+        self.recording: list[str] = [""] * len(self.label)
+        self.onset_s = np.full(len(self.label), np.nan)
         self.block, self.order, self.block_origin = self._presentation()
         self.means, self.stds = self._file_standardisation(raw, n_channels)
         self._read_study()
@@ -90,6 +94,16 @@ class EegCvpr40File:
         if wrong.size:
             name = self.image_names[self.image[wrong[0]]]
             raise UserError(f"{self._path}: image {name} is seen under two labels, first at dataset[{wrong[0]}].")
+        seen = [
+            (name, self.wnids[label])
+            for name, label in zip(self.image_names, label_of_image.tolist(), strict=True)
+            if label >= 0
+        ]
+        if differing := differing_classes(seen):
+            raise UserError(
+                f"{self._path}: labels and image names say different classes: {differing}. 'labels', 'images' and "
+                "'dataset' do not belong together."
+            )
 
     def _file_standardisation(
         self, raw: dict[str, Any], n_channels: int
@@ -121,7 +135,27 @@ class EegCvpr40File:
                 raise UserError(
                     f"{path} must hold 'block' and 'order', a list of {len(self.label)} whole numbers each."
                 )
+        self._read_onsets(path, raw)
         return columns[0], columns[1], "from presentation.json"
+
+    def _read_onsets(self, path: Path, raw: dict[str, Any]) -> None:
+        """The optional columns session and recording (texts), and onset_s (seconds) of the segments' first samples."""
+        texts = {name: raw[name] for name in ("session", "recording") if name in raw}
+        for name, column in texts.items():
+            if not isinstance(column, list) or not all(isinstance(text, str) for text in column):
+                raise UserError(f"{path}: {name!r} must be a list of texts.")
+        for given in (*texts, "onset_s"):
+            column = raw.get(given, self.label.tolist())
+            if not isinstance(column, list) or len(column) != len(self.label):
+                raise UserError(
+                    f"{path}: {given!r} must be a list with one entry for each of {len(self.label)} segments."
+                )
+        self.session = texts.get("session", self.session)
+        self.recording = texts.get("recording", self.recording)
+        try:
+            self.onset_s = np.array(raw.get("onset_s", self.onset_s), dtype=np.float64)
+        except (ValueError, TypeError):
+            raise UserError(f"{path}: 'onset_s' must be a list of numbers.") from None
 
     def _read_study(self) -> None:
         path = self._path.with_name("study.json")

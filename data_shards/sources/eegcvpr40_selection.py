@@ -7,8 +7,9 @@ import numpy as np
 
 from neuroimagen.data_shards.common.errors import UsageError, UserError
 from neuroimagen.data_shards.sources.eegcvpr40_file import EegCvpr40File
-from neuroimagen.data_shards.sources.readers.images import image_problems, listed
-from neuroimagen.data_shards.sources.splits import DROPPED, SplitRule, read_folds, split_of_segments
+from neuroimagen.data_shards.sources.readers.images import ImageFiles, listed
+from neuroimagen.data_shards.sources.readers.split_file import read_folds
+from neuroimagen.data_shards.sources.splits import DROPPED, SplitRule, split_of_segments
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,7 +20,7 @@ class EegCvpr40Options:
     images: Path
     splits: Path | None = None
     split: str = "fold:0"
-    """fold:N, single, by-image or leave-subject-out:S."""
+    """fold:N, single, by-image, by-session or leave-subject-out:S."""
     split_seed: int = 0
     subjects: tuple[int, ...] | None = None
     """Subjects to keep, after the split; None keeps all."""
@@ -76,6 +77,7 @@ class EegCvpr40Selection:
             image=recording.image,
             label=recording.label,
             subject=recording.subject,
+            session=recording.session,
             seed=options.split_seed,
         )
         keep = self.split != DROPPED
@@ -121,7 +123,9 @@ class EegCvpr40Selection:
             raise UserError(f"{folder} is not a folder of images; --images takes the one that holds <wnid>/.")
         wanted = np.unique(recording.image[keep])
         paths = {name: image_path(folder, name) for name in (recording.image_names[image] for image in wanted)}
-        problems = image_problems(paths)
+        self.images = ImageFiles(paths)
+        self.notes += self.images.notes
+        problems = self.images.problems
         if not problems:
             return keep
         self.missing_images = sorted(problems)

@@ -1,76 +1,100 @@
-"""Cuts recordings that MNE reads (FIF, BrainVision, EDF/BDF, EEGLAB …) into segments, by a table of events.
+"""Cuts recordings that MNE reads (FIF, BrainVision, EDF/BDF, EEGLAB …) into segments, by a table of what was shown.
 
-    <events>.csv   columns: event (the annotation's text or the trigger's number), image, class; optional caption, split
+    --events FILE   one row for each kind of event: columns event (the annotation's text or the trigger's number),
+                    image, class; optional caption, split
+    --trials FILE   one row for each occurrence: columns image, class; optional event, onset, sample, recording,
+                    subject, session, run, task, block, caption, split
 
-Each recording is filtered and resampled as a whole, cut around its events, and baseline-corrected; values are in µV.
-All segments are held in memory (float32), and the raw data of one recording at a time.
+Recordings are read one at a time, filtered and resampled piece by piece between pauses, cut around their events, and
+baseline-corrected; EEG is stored in µV.
 """
 
 import argparse
 import dataclasses
-import math
-import re
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from neuroimagen.data_shards.common.errors import UsageError, UserError
-from neuroimagen.data_shards.format.schema import DatasetMetadata
-from neuroimagen.data_shards.sources.arrays import ArraySource, LabelTable
-from neuroimagen.data_shards.sources.options import add_images, add_split_seed, interval, options_from
-from neuroimagen.data_shards.sources.readers.csv_table import read_csv_table
-
-_BIDS_ENDINGS = (".vhdr", ".edf", ".bdf", ".set", ".fif")
-_MICROVOLT = 1e6
+from neuroimagen.data_shards.common.errors import UsageError
+from neuroimagen.data_shards.sources.options import add_images, add_split, add_split_seed, options_from
+from neuroimagen.data_shards.sources.recordings.events.reading import SOURCES, read_events
+from neuroimagen.data_shards.sources.recordings.events.trials import (
+    JOINS,
+    OPTIONAL,
+    Joined,
+    join_trials,
+    rows_of_recordings,
+)
+from neuroimagen.data_shards.sources.recordings.files.finding import find_recordings
+from neuroimagen.data_shards.sources.recordings.files.opening import Opened
+from neuroimagen.data_shards.sources.recordings.options import CutOptions, add_cut_options
+from neuroimagen.data_shards.sources.recordings.source import RecordingsSource
+from neuroimagen.data_shards.sources.recordings.tables.event_names import event_key
+from neuroimagen.data_shards.sources.recordings.tables.stimulus_table import (
+    StimulusTable,
+    keys_of_trials,
+    read_stimulus_table,
+    rows_of_events,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MneOptions:
-    """How recordings are cut."""
+class MneOptions(CutOptions):
+    """Which recordings are cut, and by which table."""
 
     recordings: tuple[Path, ...]
-    """Files, or BIDS folders whose sub-*/…/eeg/*_eeg.* files are taken."""
-    events: Path
-    images: Path
-    tmin: float = 0.0
-    """Start of a segment in seconds after its event."""
-    tmax: float = 1.0
-    """End of a segment (excluded) in seconds after its event."""
-    band_hz: tuple[float, float] | None = None
-    resample: float | None = None
-    """Sampling rate to resample to, Hz."""
-    baseline: tuple[float, float] | None = None
-    """Interval whose mean is subtracted, seconds after the event; it may lie before tmin."""
-    bad_channels: tuple[str, ...] = ()
-    """Channels to leave out, beside those that the recording itself marks bad."""
-    split_seed: int = 0
+    """Files, or BIDS folders whose sub-*/…/*_eeg.* and *_meg.* files are taken."""
+    events: Path | None = None
+    """A row for each kind of event; either this or `trials`."""
+    trials: Path | None = None
+    """A row for each occurrence."""
+    join: str | None = None
+    """How trials are joined: onset, sample or order; None: by the first of these that the table allows."""
+    trial_events: tuple[str, ...] = ()
+    """Events that are trials, where they are joined by order."""
+    events_from: str = "all"
+    trigger_mask: int | None = None
+    """Bits of the trigger lines that are looked at."""
+    subject: tuple[str, ...] = ()
+    """Who was recorded: one label for all recordings, or one for each."""
+    session: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.tmin < self.tmax:
-            raise UsageError(f"--tmin {self.tmin} is not before --tmax {self.tmax}.")
-        # MNE makes a band-stop filter where the low edge is above the high one.
-        if self.band_hz is not None and not 0 <= self.band_hz[0] < self.band_hz[1]:
-            raise UsageError(f"--band {self.band_hz[0]:g}:{self.band_hz[1]:g} must run from low to high, in Hz.")
-        if self.baseline is not None and not self.baseline[0] <= self.baseline[1]:
-            raise UsageError(f"--baseline {self.baseline[0]:g}:{self.baseline[1]:g} ends before it starts.")
-        if self.resample is not None and not 0 < self.resample < math.inf:
+        super().__post_init__()
+        if (self.events is None) == (self.trials is None):
             raise UsageError(
-                f"--resample {self.resample:g} is not a sampling rate; it must be a positive number of Hz."
+                "give either --events (a row for each kind of event) or --trials (one for each occurrence)."
             )
+        if self.trials is None and (self.join is not None or self.trial_events):
+            raise UsageError("--join and --trial-events belong to a table of trials; give it with --trials.")
+        if self.trigger_mask is not None and self.trigger_mask <= 0:
+            raise UsageError(f"--trigger-mask {self.trigger_mask} chooses no bit; it must be a positive whole number.")
 
 
-class MneSource(ArraySource):
-    """Recordings, cut into segments and held as one array."""
+def _bits(text: str) -> int:
+    """The value of --trigger-mask: a whole number, decimal or hexadecimal."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, such as 255 or 0xFF") from None
 
-    HELP = "recordings that MNE reads, with a table of events"
+
+class MneSource(RecordingsSource):
+    """Recordings, cut by a table of events or of trials."""
+
+    NAME = "mne"
+    HELP = "recordings that MNE reads, with a table of events or trials"
     DESCRIPTION = (
-        "Cut recordings into segments. The table has the columns event (an annotation's text or a trigger's number), "
-        "image, class, and may have caption and split; without a split column the images are divided 80/10/10 %."
+        "Cut recordings into segments. --events names kinds of events: columns event (an annotation's text or a "
+        "trigger's number), image, class; caption and split are optional. --trials has one row for each occurrence, "
+        "joined by onset, by sample or by order. Without a split column the images are divided 80/10/10 %."
     )
     EXAMPLES = """
-    neuroimagen data ingest mne --recordings my-bids/ --events events.csv --images images/ --band 1:40 \\
-      --resample 250 --tmin 0 --tmax 0.8 --baseline=-0.2:0 --out data/mine
+    neuroimagen data ingest mne --recordings s1.vhdr s2.vhdr --subject 1 2 --events events.csv --images images/ \\
+      --band 1:40 --resample 250 --tmin 0 --tmax 0.8 --baseline=-0.2:0 --out data/mine
+    neuroimagen data ingest mne --recordings s1.edf --trials trials.csv --images images/ --reference average \\
+      --out data/mine
     """
 
     @classmethod
@@ -83,28 +107,28 @@ class MneSource(ArraySource):
             metavar="PATH",
             help="files that MNE reads, or BIDS folders",
         )
+        parser.add_argument("--events", type=Path, metavar="FILE", help="CSV or TSV: event, image, class …")
+        parser.add_argument("--trials", type=Path, metavar="FILE", help="CSV or TSV: a row for each occurrence")
+        parser.add_argument("--join", choices=JOINS, help="how trials find their events (default: as the table allows)")
         parser.add_argument(
-            "--events", type=Path, required=True, metavar="FILE", help="CSV or TSV: event, image, class …"
+            "--trial-events", nargs="+", default=[], metavar="NAME", help="events that are trials, joined by order"
         )
+        parser.add_argument(
+            "--events-from", choices=SOURCES, default="all", help="where events are looked for (default: all)"
+        )
+        parser.add_argument(
+            "--trigger-mask",
+            type=_bits,
+            metavar="BITS",
+            help="bits of the trigger lines that are looked at: 255, 0xFF (default: all)",
+        )
+        parser.add_argument(
+            "--subject", nargs="+", default=[], metavar="LABEL", help="who was recorded: one, or one for each recording"
+        )
+        parser.add_argument("--session", nargs="+", default=[], metavar="LABEL", help="in which session, likewise")
         add_images(parser)
-        parser.add_argument(
-            "--tmin",
-            type=float,
-            default=MneOptions.tmin,
-            metavar="S",
-            help="start after the event, seconds (default: 0)",
-        )
-        parser.add_argument(
-            "--tmax", type=float, default=MneOptions.tmax, metavar="S", help="end after the event, seconds (default: 1)"
-        )
-        parser.add_argument(
-            "--band", dest="band_hz", type=interval, metavar="A:B", help="band-pass filter, Hz (default: none)"
-        )
-        parser.add_argument("--resample", type=float, metavar="HZ", help="new sampling rate (default: as recorded)")
-        parser.add_argument(
-            "--baseline", type=interval, metavar="A:B", help="subtract the mean of these seconds (default: none)"
-        )
-        parser.add_argument("--bad-channels", nargs="+", default=[], metavar="NAME", help="leave these out as well")
+        add_cut_options(parser)
+        add_split(parser)
         add_split_seed(parser)
 
     @classmethod
@@ -112,183 +136,58 @@ class MneSource(ArraySource):
         return cls(options_from(args, MneOptions))
 
     def __init__(self, options: MneOptions) -> None:
-        self._options = options
-        table = _read_events(options.events)
-        recordings = _find_recordings(options.recordings)
+        self._mne_options = options
+        files = find_recordings(options.recordings)
+        path = options.events or options.trials
+        assert path is not None
         notes: list[str] = []
-        seen: list[dict[str, str]] = []
-        subjects: list[int] = []
-        pieces: list[np.ndarray] = []
-        channels: list[str] | None = None
-        sfreq = 0.0
-        for number, path in enumerate(recordings, start=1):
-            try:
-                eeg, events, names, rate, lost = _cut(path, options, set(table))
-            except (OSError, ValueError, RuntimeError) as error:  # MNE reads samples after it has opened the file
-                raise _unreadable(path, error) from None
-            if lost:
-                notes.append(
-                    f"{path}: {lost} of {lost + len(events)} segments dropped: they run over the recording's ends, "
-                    "lie in a stretch that is marked bad, or begin at the same sample"
-                )
-            if channels is not None and (names != channels or rate != sfreq):
-                raise UserError(
-                    f"{path} has {len(names)} channels at {rate:g} Hz, {recordings[0]} has {len(channels)} at "
-                    f"{sfreq:g} Hz, or their channels differ in name or order. Leave channels out with --bad-channels, "
-                    "resample with --resample."
-                )
-            channels, sfreq = names, rate
-            pieces.append(eeg)
-            seen.extend(table[event] for event in events)
-            match = re.search(r"sub-0*(\d+)", str(path))
-            subjects.extend([int(match[1]) if match else number] * len(events))
-        if unseen := sorted(set(table) - {row["event"] for row in seen}):
-            shown = ", ".join(unseen[:10]) + (" …" if len(unseen) > 10 else "")
-            notes.append(f"{len(unseen)} of the table's {len(table)} events are in no segment: {shown}")
-        has_split = all("split" in row for row in seen)
-        labels = LabelTable(
-            image=tuple(row["image"] for row in seen),
-            class_name=tuple(row["class"] for row in seen),
-            subject=np.array(subjects, dtype=np.int64),
-            split=tuple(row["split"] for row in seen) if has_split else None,
-            caption=tuple(row.get("caption") or None for row in seen),
-            block=np.full(len(seen), -1),
-            order=np.concatenate([np.arange(len(piece)) for piece in pieces]),
-        )
-        super().__init__(
-            np.concatenate(pieces),
-            labels,
-            name=options.events.stem,
-            images=options.images,
-            sfreq=sfreq,
-            channel_names=tuple(channels or ()),
-            band_hz=options.band_hz,
-            split_seed=options.split_seed,
-            files=(options.events, *recordings),
-            source="mne",
-        )
-        self.notes = [*notes, *self.notes]
-
-    def metadata(self) -> DatasetMetadata:
-        options = self._options
-        steps = {
-            "band_hz": options.band_hz,
-            "resample_hz": options.resample,
-            "window_s": [options.tmin, options.tmax],
-            "baseline_s": options.baseline,
-            "left_out_channels": list(options.bad_channels),
-            "unit": "microvolt",
-        }
-        return dataclasses.replace(super().metadata(), preprocessing=steps)
-
-
-def _cut(path: Path, options: MneOptions, wanted: set[str]) -> tuple[np.ndarray, list[str], list[str], float, int]:
-    """Cut one recording.
-
-    Returns float32 [segments, C, T] in µV, the event of each segment, the channels' names, the sampling rate in Hz, and
-    how many segments were dropped.
-    """
-    import mne
-
-    with mne.utils.use_log_level("ERROR"):
-        raw = _open(path)
-        known = set(raw.ch_names)
-        if unknown := [name for name in options.bad_channels if name not in known]:
-            raise UserError(f"{path} has no channel {unknown[0]!r} to leave out; it has {raw.ch_names}.")
-        raw.info["bads"] = sorted({*raw.info["bads"], *options.bad_channels})
-        events, names = _events(raw, wanted, path)
-        picks = mne.pick_types(raw.info, eeg=True, exclude="bads")
-        if len(picks) == 0:
-            raise UserError(f"{path} has no EEG channels that are not marked bad.")
-        raw.load_data()
-        if options.band_hz is not None:
-            if options.band_hz[1] >= raw.info["sfreq"] / 2:
-                raise UserError(
-                    f"--band up to {options.band_hz[1]:g} Hz needs more than the {raw.info['sfreq']:g} Hz of {path}."
-                )
-            raw.filter(*options.band_hz, picks=picks)
-        if options.resample is not None:
-            raw, events = raw.resample(options.resample, events=events)
-        start = min(options.tmin, options.baseline[0]) if options.baseline else options.tmin
-        epochs = mne.Epochs(
-            raw,
-            events,
-            tmin=start,
-            tmax=options.tmax,
-            baseline=options.baseline,
-            picks=picks,
-            preload=True,
-            reject_by_annotation=True,
-            event_repeated="drop",
-        )
-        if len(epochs) == 0:
-            raise UserError(f"{path}: every segment runs over the recording's ends or was marked bad.")
-        rate = float(raw.info["sfreq"])
-        n_samples = round((options.tmax - options.tmin) * rate)
-        first = round((options.tmin - start) * rate)
-        eeg = (epochs.get_data(copy=False) * _MICROVOLT).astype(np.float32)[:, :, first : first + n_samples]
-        seen = [names[code] for code in epochs.events[:, 2].tolist()]
-        return eeg, seen, epochs.ch_names, rate, len(events) - len(seen)
-
-
-def _open(path: Path) -> Any:
-    import mne
-
-    try:
-        return mne.io.read_raw(path)
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError, IndexError, StopIteration) as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return UserError(f"MNE cannot read {path}: {reason}")
-
-
-def _events(raw: Any, wanted: set[str], path: Path) -> tuple[np.ndarray, dict[int, str]]:
-    """Events that the table names, as MNE has them (int [events, 3]), and code → text.
-
-    They are taken from the annotations, or from the trigger channel if no annotation is in the table.
-    """
-    import mne
-
-    texts = sorted(set(map(str, raw.annotations.description)) & wanted)
-    if texts:
-        code_of = {text: code for code, text in enumerate(texts, start=1)}
-        return mne.events_from_annotations(raw, event_id=code_of)[0], {code: text for text, code in code_of.items()}
-    if len(mne.pick_types(raw.info, stim=True)):
-        events = mne.find_events(raw, shortest_event=1)
-        events = events[[str(code) in wanted for code in events[:, 2]]]
-        if len(events):
-            return events, {code: str(code) for code in np.unique(events[:, 2]).tolist()}
-    found = sorted(set(map(str, raw.annotations.description)))[:10]
-    raise UserError(f"{path} has none of the table's events; its annotations are {found}.")
-
-
-def _find_recordings(given: tuple[Path, ...]) -> list[Path]:
-    found: list[Path] = []
-    for path in given:
-        if path.is_dir():
-            inside = sorted(
-                file
-                for file in path.glob("sub-*/**/*_eeg.*")
-                if file.suffix in _BIDS_ENDINGS and "derivatives" not in file.parts
-            )
-            if not inside:
-                raise UserError(f"{path} holds no file sub-*/…/*_eeg.{{vhdr,edf,bdf,set,fif}}.")
-            found.extend(inside)
-        elif path.exists():
-            found.append(path)
+        if options.events is not None:
+            self._table = read_stimulus_table(path, ("event", "image", "class"), ("caption", "split"))
+            self._row_of_event = rows_of_events(self._table)
+            self._event_names: Collection[str] = self._row_of_event
         else:
-            raise UserError(f"there is no recording {path}.")
-    resolved = [path.resolve() for path in found]
-    if twice := [path for place, path in enumerate(found) if resolved[place] in resolved[:place]]:
-        raise UserError(f"recording {twice[0]} is given twice; its segments would be in the data set twice.")
-    return found
+            self._table = read_stimulus_table(path, ("image", "class"), OPTIONAL)
+            keys = keys_of_trials(self._table)
+            self._event_names = {event_key(name) for name in options.trial_events}
+            self._event_names |= set() if keys is None else set(keys.tolist())
+            self._rows_of_file = rows_of_recordings(self._table, files, notes)
+            files = list(self._rows_of_file)
+        super().__init__(
+            options,
+            files,
+            name=path.stem,
+            tables=(path,),
+            subjects=options.subject,
+            sessions=options.session,
+        )
+        self.notes = [*self._table.notes, *notes, *self.notes]
+        if options.events is not None:
+            self._note_unused_events()
 
+    def events_named(self) -> Collection[str]:
+        return self._event_names
 
-def _read_events(path: Path) -> dict[str, dict[str, str]]:
-    rows, _ = read_csv_table(path, ("event", "image", "class"), ("caption", "split"))
-    if len({row["event"] for row in rows}) != len(rows):
-        raise UserError(f"{path}: an event has two rows.")
-    return {row["event"]: row for row in rows}
+    def occurrences(self, opened: Opened, notes: list[str]) -> tuple[StimulusTable, Joined]:
+        options = self._mne_options
+        if options.trials is not None:
+            joined = join_trials(
+                self._table,
+                self._rows_of_file[opened.file],
+                opened,
+                notes,
+                how=options.join,
+                trial_events=options.trial_events,
+                origin=options.events_from,
+                mask=options.trigger_mask,
+            )
+            return self._table, joined
+        events = read_events(opened, self._row_of_event, notes, origin=options.events_from, mask=options.trigger_mask)
+        row = np.array([self._row_of_event[key] for key in events.key.tolist()], dtype=np.int64)
+        return self._table, Joined(row=row, sample=events.sample)
+
+    def _note_unused_events(self) -> None:
+        used = {row for part in self._parts for row in np.unique(part.row).tolist()}
+        names = self._table.text("event").to_pylist()
+        if unseen := [name for row, name in enumerate(names) if row not in used]:
+            shown = ", ".join(sorted(unseen)[:10]) + (" …" if len(unseen) > 10 else "")
+            self.notes.append(f"{len(unseen)} of the table's {len(names)} events are in no segment: {shown}")

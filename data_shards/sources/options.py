@@ -34,6 +34,18 @@ def add_subjects(parser: Container, help_text: str = "these only (default: all)"
     parser.add_argument("--subjects", type=int, nargs="+", metavar="S", help=help_text)
 
 
+def add_split(parser: Container, help_text: str | None = None) -> None:
+    """--split RULE → args.split, text for `splits.SplitRule.parse`, or None.
+
+    A source hands it to `splits.divide` as it is, with the columns of its segments.
+    """
+    text = help_text or (
+        "by-image, 80/10/10 %% of the images; by-session, each subject's last session is the test split; "
+        "leave-subject-out:S, subject S is the test split (default: the table's column split, or by-image)"
+    )
+    parser.add_argument("--split", metavar="RULE", help=text)
+
+
 def add_split_seed(parser: Container, help_text: str = "for the split by image (default: 0)") -> None:
     """--split-seed N → args.split_seed."""
     parser.add_argument("--split-seed", type=int, default=0, metavar="N", help=help_text)
@@ -42,13 +54,13 @@ def add_split_seed(parser: Container, help_text: str = "for the split by image (
 def add_sfreq(parser: Container, default: str | None = None) -> None:
     """--sfreq HZ → args.sfreq; required, unless `default` says what is taken without it (args.sfreq is then None)."""
     text = "sampling rate" if default is None else f"sampling rate (default: {default})"
-    parser.add_argument("--sfreq", type=float, required=default is None, metavar="HZ", help=text)
+    parser.add_argument("--sfreq", type=finite_number, required=default is None, metavar="HZ", help=text)
 
 
 def pair(text: str) -> tuple[int, int]:
     """The value of an option A:B, two whole numbers."""
     try:
-        low, high = (int(number) for number in text.split(":"))
+        low, high = (int(edge) for edge in text.split(":"))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form A:B, two whole numbers") from None
     return low, high
@@ -59,5 +71,5 @@ def interval(text: str) -> tuple[float, float]:
     try:
         low, high = (finite_number(number) for number in text.split(":"))
     except (ValueError, argparse.ArgumentTypeError):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form A:B, two numbers") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form A:B, two finite numbers") from None
     return low, high

@@ -24,7 +24,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.clamp is not None and not 0 < self.clamp < math.inf:
-            raise UsageError(f"clamp is {self.clamp}; it must be a positive number.")
+            raise UsageError(f"clamp is {self.clamp}; it must be a positive, finite number.")
 
 
 class FittedPreprocessing:

@@ -1,7 +1,8 @@
 """`data repack`: the same data set in shards of another size or in another order.
 
 The stored EEG is copied bit for bit, and each segment is checked. Stimuli keep their order, so that cached latents stay
-valid; they are copied too.
+valid; they are copied too. A data set of schema version 1 becomes one of the present version: its sessions, recordings
+and onsets stay unknown.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.permutation import derive_key, permute
 from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.data_shards.format.schema import SPLITS, SegmentRecord, StimulusRecord
+from neuroimagen.data_shards.format.schema import SegmentRecord, StimulusRecord
 from neuroimagen.data_shards.writing.writer import DEFAULT_SHARD_BYTES, DatasetWriter
 
 Order = Literal["kept", "shuffled"]
@@ -73,16 +74,7 @@ def _stimulus_record(dataset: Dataset, row: int) -> StimulusRecord:
 
 
 def _segment_records(dataset: Dataset, rows: np.ndarray) -> Iterator[SegmentRecord]:
-    index = dataset.index
     for row in rows.tolist():
         stored = np.frombuffer(dataset.eeg_bytes(row), dtype="<f2")
-        yield SegmentRecord(
-            eeg=stored.reshape(dataset.metadata.n_channels, dataset.metadata.n_samples),
-            scale=float(index.scale[row]),
-            stimulus=dataset.stimuli.keys[int(index.stimulus[row])],
-            label=int(index.label[row]),
-            subject=int(index.subject[row]),
-            split=SPLITS[int(index.split_code[row])],
-            block=int(index.block[row]),
-            order=int(index.order[row]),
-        )
+        eeg = stored.reshape(dataset.metadata.n_channels, dataset.metadata.n_samples)
+        yield SegmentRecord(eeg=eeg, **dataset.segment_fields(row))

@@ -23,6 +23,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.format.encoding import RoundTripError, encode_eeg
 from neuroimagen.data_shards.format.schema import (
     INDEX_SCHEMA,
+    SCHEMA_VERSION,
     SPLITS,
     STIMULI_SCHEMA,
     DatasetMetadata,
@@ -68,7 +69,7 @@ class DatasetWriter:
         if shard_bytes < 1 << 16:
             raise UserError(f"shard size {shard_bytes} bytes is too small; use at least 65536.")
         self._out = Path(out)
-        self._metadata = metadata
+        self._metadata = dataclasses.replace(metadata, schema_version=SCHEMA_VERSION)  # a repacked one may be older
         self._shard_bytes = shard_bytes
         self._transform = transform
         self._workers = workers or min(_MAX_WORKERS, len(os.sched_getaffinity(0)))
@@ -262,6 +263,9 @@ class DatasetWriter:
             "block": record.block,
             "order": record.order,
             "split": record.split,
+            "session": record.session,
+            "recording": record.recording,
+            "onset_s": record.onset_s,
             "scale": scale,
         }
         content, key = self._npy_header + stored.tobytes(), segment_key(row)

@@ -19,6 +19,9 @@ stimulus), retrieval from the EEG, and two that train again: the whole pipeline 
 training took) and the encoder without each subject in turn (the contrastive stage once per subject). `quick` leaves
 these two out and takes minutes. They are kept in RUN/controls/, and an interrupted one continues where it stopped.
 
+--selection-audit scores every kept checkpoint of the alignment stage on the test split, prints what choosing by the
+test split would have added, and writes nothing. Train with alignment.keep_checkpoints=1000 to keep all of them.
+
 Writes RUN/report/results.json (a list of {condition, metric, value, low, high, n, definition}), items.csv (one line per
 image) and details.json. A run whose checkpoints were chosen on the test split is refused. docs/evaluation.md defines
 every condition and metric.
@@ -42,11 +45,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--baselines", action="store_true", help="add decoders from scikit-learn and pyriemann on the same split"
     )
+    parser.add_argument(
+        "--selection-audit",
+        action="store_true",
+        help="only print what choosing the alignment stage's checkpoint on the test split would have added",
+    )
     add_cpu(parser)
 
 
 def run(args: argparse.Namespace) -> int | None:
     """Evaluate, print the verdict and the table."""
+    from functools import partial
+
     import torch
 
     from neuroimagen.data_shards.common.errors import UserError
@@ -56,6 +66,7 @@ def run(args: argparse.Namespace) -> int | None:
     from neuroimagen.trainer.evaluation.results import RESULTS_FILE
     from neuroimagen.trainer.recipe.recipe import load_recipe
     from neuroimagen.trainer.runs.find_run import require_run
+    from neuroimagen.trainer.training.inputs import open_latents
 
     require_run(args.run)
     recipe = load_recipe(args.run / "config.yaml", args.set)
@@ -65,6 +76,12 @@ def run(args: argparse.Namespace) -> int | None:
     device = "cuda" if torch.cuda.is_available() and not args.cpu else "cpu"
     dataset = Dataset.open(data)
     require_selection_on_validation(args.run)
+    latents_of = partial(open_latents, recipe, dataset)
+    if args.selection_audit:
+        from neuroimagen.trainer.training.selection_audit import selection_audit
+
+        print(selection_audit(args.run, dataset, open_latents=latents_of, subjects=recipe.data.subjects))
+        return None
     control_runs = None
     if args.controls == "all":
         from neuroimagen.launch.jobs.trained_controls import make_control_runs
@@ -79,6 +96,7 @@ def run(args: argparse.Namespace) -> int | None:
         controls=args.controls is not None,
         control_runs=control_runs,
         baselines=args.baselines,
+        open_latents=latents_of,
     )
     print((args.run / "report" / TABLE_FILE).read_text(encoding="utf-8"))
     print(f"results: {args.run / 'report' / RESULTS_FILE}")

@@ -56,5 +56,6 @@ def run(args: argparse.Namespace) -> int | None:
     data = args.data or Path(json.loads(details.read_text(encoding="utf-8"))["data"])
     page = write_report(run_folder, Dataset.open(data))
     print(f"report: {page}")
-    print(f"grid:   {page.with_name('grid.png')}")
+    if (grid := page.with_name("grid.png")).is_file():
+        print(f"grid:   {grid}")
     return None

@@ -1,8 +1,9 @@
 """Controls that are trained: the whole pipeline on a drift surrogate, and the encoder without each subject in turn.
 
 RUN/controls/drift_surrogate/ is a run like any other: data/ (drift, no response to the stimulus), the stages,
-reconstructions/full. RUN/controls/without-subject-N/ holds the contrastive stage alone, trained on all other subjects
-of the run's own data. Finished parts are not made again, so an interrupted control continues where it stopped.
+reconstructions/full. RUN/controls/without-subject-N/ holds the contrastive and the alignment stage, trained on all
+other subjects of the run's own data. Finished parts are not made again, so an interrupted control continues where it
+stopped.
 """
 
 import json
@@ -121,10 +122,11 @@ def _slow_features(dataset: Dataset) -> np.ndarray:
 
 def why_none_without_subject(run: Path, dataset: Dataset, *, subjects: Sequence[int] | None = None) -> str | None:
     """In words, why no encoder can be trained without a subject; None if it can."""
-    if not (run / "contrastive" / "export").is_dir():
-        return "the run has no trained contrastive stage"
+    trained = _trained_without_subject(run)
+    if not trained:
+        return "the run has neither a trained contrastive stage nor an alignment stage"
     recipe = load_recipe(run / "config.yaml")
-    stages = stages_behind(recipe, ["contrastive"])
+    stages = stages_behind(recipe, trained)
     foreign = [source for stage in stages if (source := initial_source(recipe, stage)) is not None and "/" in source]
     if foreign:
         return f"the encoder starts from {foreign[0]}, which may have seen every subject"
@@ -138,6 +140,8 @@ def why_none_without_subject(run: Path, dataset: Dataset, *, subjects: Sequence[
         train = dataset.rows("train", others)
         if not len(dataset.rows("val", others)):
             return f"without subject {subject} no validation segments are left to choose a checkpoint by"
+        if "contrastive" not in stages:
+            continue
         try:
             config = recipe.stages["contrastive"]
             BalancedPlan(train, dataset.index.label[train], config.num_classes, config.num_samples, recipe.seed)
@@ -155,7 +159,7 @@ def steps_without_subject(
     data = dataset.location if dataset.remote is not None else str(dataset.folder.absolute())
     return [
         _train_step(run, stage, folder_without_subject(run, subject), data=data, settings=settings, cpu=cpu)
-        for stage in stages_behind(load_recipe(run / "config.yaml"), ["contrastive"])
+        for stage in stages_behind(load_recipe(run / "config.yaml"), _trained_without_subject(run))
     ]
 
 
@@ -176,6 +180,11 @@ def make_runs_without_subject(
 
 def folder_without_subject(run: Path, subject: int) -> Path:
     return run / "controls" / f"without-subject-{subject}"
+
+
+def _trained_without_subject(run: Path) -> list[str]:
+    """The stages of `run` that are trained again without each subject: those that read no image into the result."""
+    return [stage for stage in ("contrastive", "alignment") if (run / stage / "export").is_dir()]
 
 
 def _tested_subjects(dataset: Dataset, subjects: Sequence[int] | None) -> list[int]:

@@ -137,6 +137,9 @@ def make_dataset(tmp_path: Path) -> MakeDataset:
                         label=number % 3,
                         subject=1 + row % 2,
                         order=row,
+                        session=("", "1", "2")[row // 2 % 3],
+                        recording=("", "subject_ü 1", "subject 2")[row % 2 + 1 if row // 2 % 3 else 0],
+                        onset_s=row * 0.1 if row // 2 % 3 == 1 else float("nan"),
                         split=("train", "train", "val", "test")[row % 4],
                     )
                 )

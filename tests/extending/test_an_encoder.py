@@ -19,11 +19,11 @@ def test_an_encoder_from_outside_is_trained_exported_and_loaded(
     assert "8 channels × 40 samples" in package.run(*dry, *kind).stdout
     done = package.run(*dry, "--set", "encoder.kind=bined", check=False)
     assert (
-        "Did you mean 'binned'? There are lstm, temporal_spatial, transformer, nice, braindecode, binned."
+        "Did you mean 'binned'? There are lstm, temporal_spatial, transformer, nice, atm, flat, braindecode, binned."
         in done.stderr
     )
     done = package.run(*dry, *kind, "encoder.heads=2", check=False)
-    assert "'encoder.heads'; it is a setting of encoder.kind transformer." in done.stderr
+    assert "'encoder.heads'; it is a setting of encoder.kind transformer and atm." in done.stderr
 
     run = tmp_path / "run"
     package.run("train", "contrastive", "--config", recipe, "--run", run, "--cpu", "--num-ranks", "1", *kind)

@@ -6,8 +6,11 @@ from typing import Literal
 
 from neuroimagen.trainer.reconstruction.conditions import IMAGE_CONDITIONS
 
-Group = Literal["model", "ablation", "oracle", "floor", "eeg", "baseline", "nuisance", "reference", "difference"]
-"""What a condition is for; `nuisance`: what could produce the result without the stimulus."""
+Group = Literal[
+    "model", "ablation", "oracle", "floor", "eeg", "transductive", "baseline", "nuisance", "reference", "difference"
+]
+"""What a condition is for; `nuisance`: what could produce the result without the stimulus; `transductive`: a
+segment's result depends on the other test segments."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,46 @@ _OTHERS: Mapping[str, Condition] = {
         title="embedding retrieval, averaged",
         text="the same, predictions averaged over the repetitions of a stimulus to a subject",
         group="eeg",
+    ),
+    "alignment": Condition(
+        title="alignment",
+        text="the stimulus whose image embedding is nearest to the one that the alignment stage makes of a segment",
+        group="eeg",
+    ),
+    "alignment_averaged_signals": Condition(
+        title="alignment, averaged signals",
+        text="the same, the EEG of a stimulus's repetitions to a subject averaged before the encoder",
+        group="eeg",
+    ),
+    "alignment_averaged_embeddings": Condition(
+        title="alignment, averaged embeddings",
+        text="the same, the embeddings of a stimulus's repetitions to a subject averaged",
+        group="eeg",
+    ),
+    "alignment_unseen_subject": Condition(
+        title="alignment, unseen subject",
+        text="the alignment stage trained again without the subject, and the subject's segments",
+        group="eeg",
+    ),
+    "alignment_ridge": Condition(
+        title="ridge to the image embedding",
+        text="the image embedding predicted by each subject's ridge regression from the window in 40 ms bins",
+        group="eeg",
+    ),
+    "alignment_ridge_averaged": Condition(
+        title="ridge to the image embedding, averaged",
+        text="the same, predictions averaged over the repetitions of a stimulus to a subject",
+        group="eeg",
+    ),
+    "alignment_csls": Condition(
+        title="alignment, CSLS",
+        text="similarities rescaled by those of all test segments (CSLS, 10 neighbours)",
+        group="transductive",
+    ),
+    "alignment_whitened": Condition(
+        title="alignment, whitened",
+        text="embeddings centred over all test segments and whitened by the covariance of the test stimuli",
+        group="transductive",
     ),
     "leave_one_subject_out": Condition(
         title="unseen subject",

@@ -17,6 +17,7 @@ from scipy import stats
 from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.dataset.recording_time import STRETCH_SEGMENTS, recording_time
 from neuroimagen.trainer.evaluation.drift_surrogate import (
     Sessions,
     draw_drift_surrogate,
@@ -76,11 +77,9 @@ def control_results(
 
 def sessions_of(dataset: Dataset, rows: Integers) -> Sessions:
     """When the segments in `rows` of the index were recorded."""
-    index = dataset.index
+    time = recording_time(dataset.index, stretch=STRETCH_SEGMENTS)
     return Sessions(
-        subjects=index.subject[rows].astype(np.int64),
-        blocks=index.block[rows].astype(np.int64),
-        orders=index.order[rows].astype(np.int64),
+        subjects=dataset.index.subject[rows].astype(np.int64), blocks=time.blocks[rows], orders=time.orders[rows]
     )
 
 
@@ -88,16 +87,17 @@ def sessions_of(dataset: Dataset, rows: Integers) -> Sessions:
 
 
 def _block_index(dataset: Dataset, summaries: SegmentSummaries) -> Sequence[EegPrediction]:
-    index = dataset.index
+    time = recording_time(dataset.index, stretch=STRETCH_SEGMENTS)
     predicted = block_majority_predictions(
-        index.label[summaries.rows].astype(np.int64),
-        index.subject[summaries.rows],
-        index.block[summaries.rows],
+        dataset.index.label[summaries.rows].astype(np.int64),
+        dataset.index.subject[summaries.rows],
+        time.blocks[summaries.rows],
         summaries.is_test,
     )
     if predicted is None:
         return []
     text = "the commonest class of the same subject's training segments in the same block; no EEG"
+    text += f" ({time.origin})" if time.origin else ""
     return [EegPrediction(condition="block_index_only", predicted=predicted, text=text)]
 
 
@@ -164,20 +164,21 @@ def unseen_subject_results(
 ) -> list[Result]:
     """Accuracy of the nearest class centroid, with encoder and centroids from all other subjects.
 
-    `runs` are ControlRuns.without_subject. Test segments of subjects without a run are left out.
+    `runs` are ControlRuns.without_subject. Test segments of subjects without a contrastive stage are left out.
     """
     labels = dataset.index.label[summaries.rows].astype(np.int64)
     subjects = dataset.index.subject[summaries.rows]
     test_subjects = subjects[summaries.is_test]
     predicted = np.full(len(test_subjects), -1, dtype=np.int64)
-    for subject, run in runs.items():
-        encoder = load_encoder(run, device=device)
-        assert encoder is not None  # a finished run's
+    encoders = {subject: load_encoder(run, device=device) for subject, run in runs.items()}
+    for subject, encoder in encoders.items():
+        if encoder is None:
+            continue
         own = summaries.is_test & (subjects == subject)
         kept = own | (~summaries.is_test & (subjects != subject))
         embeddings = embed(dataset, summaries.rows[kept], encoder, device=device)
         predicted[test_subjects == subject] = centroid_predictions(embeddings, labels[kept], own[kept])
-    scored = np.isin(test_subjects, list(runs))
+    scored = np.isin(test_subjects, [subject for subject, encoder in encoders.items() if encoder is not None])
     if not scored.any():
         return []
     text = (

@@ -212,7 +212,7 @@ def write_drift_surrogate(
     `rows` [N] of its index are written; slow [N, D] are their slow features. The latents are the original's, because
     they belong to the stimuli.
     """
-    metadata, index, stimuli = dataset.metadata, dataset.index, dataset.stimuli
+    metadata, stimuli = dataset.metadata, dataset.stimuli
     features, sources = draw_drift_surrogate(model, sessions, np.random.default_rng(seed))
     mean, slope, gain = _mean_slope_gain(features, slow[sources])
     time = np.linspace(-0.5, 0.5, metadata.n_samples, dtype=np.float32)
@@ -237,17 +237,8 @@ def write_drift_surrogate(
             row = int(rows[place])
             fast = remove_trend(dataset.eeg(int(rows[sources[place]]))[None])[2][0]
             eeg = fast * gain[place][:, None] + mean[place][:, None] + slope[place][:, None] * time
-            writer.add_segment(
-                SegmentRecord(
-                    eeg=eeg.astype(np.float32),
-                    stimulus=stimuli.keys[int(index.stimulus[row])],
-                    label=int(index.label[row]),
-                    subject=int(index.subject[row]),
-                    split=str(index.split[row]),
-                    block=int(index.block[row]),
-                    order=int(index.order[row]),
-                )
-            )
+            fields = {**dataset.segment_fields(row), "scale": None}
+            writer.add_segment(SegmentRecord(eeg=eeg.astype(np.float32), **fields))
     latents = dataset.folder / "latents"
     if latents.is_dir():
         (out / "latents").symlink_to(latents.resolve(), target_is_directory=True)

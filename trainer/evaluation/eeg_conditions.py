@@ -15,6 +15,7 @@ import torch
 from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.dataset.recording_time import recording_time
 from neuroimagen.trainer.evaluation.intervals import bootstrap_mean
 from neuroimagen.trainer.evaluation.metrics.permutation_tests import permutation_p, recognition_table
 from neuroimagen.trainer.evaluation.results import Result, p_result, result
@@ -234,7 +235,8 @@ def eeg_predictions(dataset: Dataset, summaries: SegmentSummaries, *, seed: int)
     plain, permuted = lda(summaries.window, labels, shuffled)
     (detrended,) = lda(summaries.detrended, labels)
     (mean_slope,) = lda(summaries.mean_slope, labels)
-    time = nearest_in_time_predictions(labels, subjects, index.block[rows], index.order[rows], is_test)
+    recorded = recording_time(index)
+    time = nearest_in_time_predictions(labels, subjects, recorded.blocks[rows], recorded.orders[rows], is_test)
     predictions = [
         EegPrediction(
             condition="linear_decoder",

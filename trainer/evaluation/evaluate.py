@@ -5,7 +5,7 @@ report draws: confusion, per subject, verdict, provenance) with report/eeg.npz, 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from neuroimagen.data_shards.common.files import atomic_path
 from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.trainer.evaluation.baselines import baseline_results
 from neuroimagen.trainer.evaluation.conditions import condition_of
 from neuroimagen.trainer.evaluation.controls import (
@@ -38,24 +39,36 @@ from neuroimagen.trainer.evaluation.image_results import (
     reference_results,
     subject_figures,
 )
-from neuroimagen.trainer.evaluation.metrics.registry import main_metrics
-from neuroimagen.trainer.evaluation.metrics.scoring import EvaluateConfig, Scoring, load_scoring
+from neuroimagen.trainer.evaluation.metrics.registry import METRICS, main_metrics
 from neuroimagen.trainer.evaluation.provenance import provenance, require_selection_on_validation
 from neuroimagen.trainer.evaluation.results import (
     ITEMS_FILE,
     RESULTS_FILE,
     Result,
+    find,
     text_table,
     write_items,
     write_results,
 )
-from neuroimagen.trainer.evaluation.retrieval import retrieval_results
+from neuroimagen.trainer.evaluation.retrieval.alignment_retrieval import (
+    AlignmentFigures,
+    alignment_figures,
+    unseen_subject_retrieval,
+)
+from neuroimagen.trainer.evaluation.retrieval.ridge_retrieval import retrieval_results
+from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig, Scoring, load_scoring
 from neuroimagen.trainer.evaluation.verdict import verdict
-from neuroimagen.trainer.reconstruction.manifest import differing_settings, read_reconstructions
+from neuroimagen.trainer.reconstruction.manifest import (
+    MANIFEST_FILE,
+    Reconstructions,
+    differing_settings,
+    read_reconstructions,
+)
 
 DETAILS_FILE = "details.json"
 EEG_FILE = "eeg.npz"
 TABLE_FILE = "table.txt"
+RETRIEVAL_FILE = "retrieval.csv"
 
 
 def evaluate_run(
@@ -68,68 +81,103 @@ def evaluate_run(
     controls: bool = False,
     control_runs: ControlRuns | None = None,
     baselines: bool = False,
+    open_latents: Callable[[str], LatentStore] | None = None,
 ) -> list[Result]:
     """Measure every condition of `run` on the test split, write the files of report/, and return the results.
 
     `subjects` are those that the run was trained for (None: all). `controls` adds the conditions of controls.py and
     retrieval from the EEG; `control_runs` are those that launch/jobs/trained_controls.py trained for this run;
-    `baselines` adds the conditions of baselines.py.
+    `baselines` adds the conditions of baselines.py; `open_latents` opens the cached latents of a kind, which the
+    figures of an alignment stage need.
 
-    Raises UserError if anything but the validation split chose a checkpoint of the run.
+    A run without reconstructions is measured by its EEG alone, if its contrastive or alignment stage is trained; it
+    needs neither a classifier nor a CLIP model then.
+
+    Raises UserError if anything but the validation split chose a checkpoint of the run, or there is nothing to measure.
     """
     require_selection_on_validation(run)
-    conditions = read_reconstructions(run)
-    scoring = load_scoring(config, dataset, subjects=subjects, size_px=image_size(conditions), device=device)
-
+    conditions = _conditions(run)
+    scoring: Scoring | None = None
     results: list[Result] = []
     measured: dict[str, Measured] = {}
     items: list[dict[str, Any]] = []
-    for name, reconstructions in conditions.items():
-        measured[name] = measure(name, reconstructions, scoring, items=items)
-        results += condition_results(name, measured[name], scoring)
+    if conditions:
+        scoring = load_scoring(config, dataset, subjects=subjects, size_px=image_size(conditions), device=device)
+        for name, reconstructions in conditions.items():
+            measured[name] = measure(name, reconstructions, scoring, items=items)
+            results += condition_results(name, measured[name], scoring)
     results += reference_results(dataset, scoring)
     resampling = {"num_resamples": config.num_resamples, "seed": config.seed}
     summaries = summarise_segments(dataset, encoder=load_encoder(run, device=device), subjects=subjects, device=device)
     results += eeg_results(dataset, summaries, **resampling)
     if controls:
         results += control_results(dataset, summaries, **resampling)
-        results += retrieval_results(dataset, summaries, scoring)
+        if scoring is not None:
+            results += retrieval_results(dataset, summaries, scoring)
+    alignment = AlignmentFigures()
+    if open_latents is not None:
+        alignment = alignment_figures(run, dataset, summaries, config, open_latents=open_latents, device=device)
+        results += alignment.results
     if baselines:
         results += baseline_results(dataset, summaries, **resampling)
     runs = control_runs or ControlRuns()
-    if runs.drift_surrogate is not None:
+    if runs.drift_surrogate is not None and scoring is not None:
         results += _drift_surrogate_results(runs.drift_surrogate, scoring, subjects=subjects, device=device)
     for other in runs.without_subject.values():
         require_selection_on_validation(other)
     results += unseen_subject_results(dataset, summaries, runs.without_subject, device=device, **resampling)
-    results += difference_results(measured, results, scoring)
+    if open_latents is not None:
+        results += unseen_subject_retrieval(
+            dataset, runs.without_subject, config, open_latents=open_latents, device=device
+        )
+    if scoring is not None:
+        results += difference_results(measured, results, scoring)
 
     folder = run / "report"
+    shown = [name for name in main_metrics() if any(item.metric == name for item in results)]
     statements = verdict(results, differing_settings=differing_settings(conditions.values()))
-    num_classes = len(scoring.networks.classes)
     details = {
         "verdict": statements,
         "absent": dict(runs.absent),
-        "table_metrics": main_metrics(),
+        "table_metrics": [*shown, *(("embedding_top1", "embedding_top5") if alignment.results else ())],
         "classes": [item.name for item in dataset.metadata.classes],
-        "confusion": {
-            name: confusion(figures, scoring.references, num_classes=num_classes) for name, figures in measured.items()
-        },
-        "per_subject": subject_figures(measured, scoring),
+        "confusion": {} if scoring is None else _confusions(measured, scoring),
+        "per_subject": [] if scoring is None else subject_figures(measured, scoring),
+        "alignment_per_subject": alignment.per_subject,
         "data": str(dataset.folder),
-        "provenance": provenance(run, dataset, {"classifier": config.classifier, "clip": config.clip}),
+        "provenance": provenance(
+            run, dataset, {} if scoring is None else {"classifier": config.classifier, "clip": config.clip}
+        ),
     }
     _write_eeg(folder / EEG_FILE, dataset, summaries)
     write_items(folder / ITEMS_FILE, items)
+    if alignment.items:
+        write_items(folder / RETRIEVAL_FILE, alignment.items)
     with atomic_path(folder / DETAILS_FILE) as temporary:
         temporary.write_text(json.dumps(details, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     with atomic_path(folder / TABLE_FILE) as temporary:
         texts = [f"{item['heading']}. {item['text']}" for item in statements]
         texts += [f"Not measured: {condition_of(name).title}, {why}." for name, why in runs.absent.items()]
+        retrieval = [name for name in METRICS if find(alignment.results, "alignment", name)]
+        if alignment.results:
+            texts.insert(0, f"Retrieval of the stimulus from the EEG:\n\n{text_table(alignment.results, retrieval)}")
         sentences = "".join(f"\n{text}\n" for text in texts)
-        temporary.write_text(f"{text_table(results, main_metrics())}\n{sentences}", encoding="utf-8")
+        temporary.write_text(f"{text_table(results, shown)}\n{sentences}", encoding="utf-8")
     write_results(folder / RESULTS_FILE, results)
     return results
+
+
+def _conditions(run: Path) -> dict[str, Reconstructions]:
+    """The run's images; none where it has none but a stage that the EEG is measured by."""
+    has_images = any((run / "reconstructions").glob(f"*/{MANIFEST_FILE}"))
+    if not has_images and any((run / stage / "export").is_dir() for stage in ("contrastive", "alignment")):
+        return {}
+    return read_reconstructions(run)
+
+
+def _confusions(measured: Mapping[str, Measured], scoring: Scoring) -> dict[str, list[list[int]]]:
+    num_classes = len(scoring.networks.classes)
+    return {name: confusion(figures, scoring.references, num_classes=num_classes) for name, figures in measured.items()}
 
 
 def _drift_surrogate_results(

@@ -10,10 +10,10 @@ from neuroimagen.data_shards.common.arrays import Floats, Images, Integers
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.evaluation.conditions import condition_of
 from neuroimagen.trainer.evaluation.intervals import Estimate
-from neuroimagen.trainer.evaluation.metrics.comparison import Comparison
 from neuroimagen.trainer.evaluation.metrics.metric import ImageMetric, PermutationTest, SetMetric
 from neuroimagen.trainer.evaluation.metrics.registry import all_metrics, searchable_metrics
-from neuroimagen.trainer.evaluation.metrics.scoring import References, Scoring
+from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
+from neuroimagen.trainer.evaluation.scoring.scoring import References, Scoring
 from neuroimagen.trainer.reconstruction.manifest import Reconstructions, read_image
 
 

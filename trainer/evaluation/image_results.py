@@ -9,8 +9,8 @@ from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.image_conditions import Measured
 from neuroimagen.trainer.evaluation.intervals import Estimate, bootstrap_difference, bootstrap_mean
 from neuroimagen.trainer.evaluation.metrics.registry import METRICS, all_metrics, main_metrics
-from neuroimagen.trainer.evaluation.metrics.scoring import References, Scoring
 from neuroimagen.trainer.evaluation.results import Result, find, p_result, result
+from neuroimagen.trainer.evaluation.scoring.scoring import References, Scoring
 
 
 def condition_results(condition: str, measured: Measured, scoring: Scoring) -> list[Result]:
@@ -26,8 +26,21 @@ def condition_results(condition: str, measured: Measured, scoring: Scoring) -> l
     return results + [p_result(condition, name, p, n=len(measured.stimuli)) for name, p in measured.p_values.items()]
 
 
-def reference_results(dataset: Dataset, scoring: Scoring) -> list[Result]:
-    """Guessing, in every metric where that has a figure, and the simulated study's ceiling."""
+def reference_results(dataset: Dataset, scoring: Scoring | None) -> list[Result]:
+    """Guessing, in every metric where that has a figure, and the simulated study's ceiling.
+
+    `scoring`: None for a run without images; then guessing has the accuracy of the data set's classes alone.
+    """
+    results = [] if scoring is None else _guessing(scoring)
+    num_classes = dataset.metadata.num_classes
+    if scoring is None or num_classes != scoring.n_way:
+        n = len(dataset.rows("test")) if scoring is None else len(scoring.references.stimuli)
+        guess = Estimate(value=1 / num_classes, low=None, high=None, n=n)
+        results.append(result("chance_eeg", "accuracy", guess, f"guessing one class of {num_classes}"))
+    return results + _ceiling(dataset)
+
+
+def _guessing(scoring: Scoring) -> list[Result]:
     n = len(scoring.references.stimuli)
     results = []
     for name, metric in all_metrics().items():
@@ -35,10 +48,11 @@ def reference_results(dataset: Dataset, scoring: Scoring) -> list[Result]:
         if chance is not None:
             guess = Estimate(value=chance, low=None, high=None, n=n)
             results.append(result("chance", name, guess, f"guessing: {_define(name, scoring, n)}"))
-    num_classes = dataset.metadata.num_classes
-    if num_classes != scoring.n_way:
-        guess = Estimate(value=1 / num_classes, low=None, high=None, n=n)
-        results.append(result("chance_eeg", "accuracy", guess, f"guessing one class of {num_classes}"))
+    return results
+
+
+def _ceiling(dataset: Dataset) -> list[Result]:
+    results = []
     ceiling = dataset.metadata.provenance.get("study", {}).get("ceiling")
     if ceiling is not None:  # only of a simulated study; that of a real one is unknown
         results.append(

@@ -13,7 +13,7 @@ from neuroimagen.data_shards.common.files import atomic_path
 from neuroimagen.trainer.evaluation.conditions import CONDITIONS, condition_of, present_name
 from neuroimagen.trainer.evaluation.intervals import Estimate
 from neuroimagen.trainer.evaluation.metrics.registry import METRICS, metric_of
-from neuroimagen.trainer.evaluation.metrics.scoring import NUM_PERMUTATIONS
+from neuroimagen.trainer.evaluation.scoring.scoring import NUM_PERMUTATIONS
 
 RESULTS_FILE = "results.json"
 ITEMS_FILE = "items.csv"
@@ -95,7 +95,7 @@ def _present(item: dict[str, Any]) -> dict[str, Any]:
 def write_items(path: Path, items: Sequence[Mapping[str, Any]]) -> None:
     """Write items.csv, one line per image. The file is replaced as a whole, or not at all."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(items[0]))
+        writer = csv.DictWriter(file, fieldnames=list(items[0]) if items else ["condition"])
         writer.writeheader()
         writer.writerows(items)
 

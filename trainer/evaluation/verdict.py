@@ -23,7 +23,7 @@ def verdict(results: Sequence[Result], *, differing_settings: Sequence[str] = ()
     """
     statements = [
         statement
-        for make in (_accuracy, drift_statement, _within_class, _across_subjects, _layout, _sanity)
+        for make in (_accuracy, _retrieval, drift_statement, _within_class, _across_subjects, _layout, _sanity)
         if (statement := make(results)) is not None
     ]
     if differing_settings:
@@ -34,6 +34,28 @@ def verdict(results: Sequence[Result], *, differing_settings: Sequence[str] = ()
         )
         statements.append(Statement(heading="The conditions were not drawn alike", text=text, tone="warning"))
     return [vars(statement) for statement in statements]
+
+
+def _retrieval(results: Sequence[Result]) -> Statement | None:
+    """Whether the EEG tells which image was seen, by the alignment stage."""
+    found, guess = find(results, "alignment", "embedding_top1"), find(results, "chance", "embedding_top1")
+    ridge = find(results, "alignment_ridge", "embedding_top1")
+    if found is None or guess is None:
+        return None
+    num_stimuli = round(1 / guess.value)
+    text = (
+        f"Among all {num_stimuli} test images the one that was seen is nearest to the predicted image embedding for "
+        f"{percent(found)} of single segments; guessing gives {100 * guess.value:.1f} %"
+    )
+    if ridge is not None:
+        text += f", ridge regression from the raw window {percent(ridge)}"
+    text += "."
+    if is_above(found, guess.value):
+        return Statement(heading="The EEG tells which image was seen", text=text, tone="good")
+    if is_near(found, guess.value):
+        return Statement(heading="The EEG does not tell which image was seen", text=text, tone="warning")
+    text = f"{text} {why_open(found, guess.value)}"
+    return Statement(heading="Whether the EEG tells which image was seen is open", text=text, tone="warning")
 
 
 def _accuracy(results: Sequence[Result]) -> Statement | None:

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
+from neuroimagen.trainer.networks.encoders.projector import projector
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
-from neuroimagen.trainer.networks.randomness import SampleDropout
 
 HeadKind = Literal["none", "linear", "residual"]
 SCALE_BOUNDS = (1.0, 100.0)
@@ -112,18 +112,6 @@ class AlignmentModel(PretrainedModule):
             self.centre(kind).copy_(total / len(unique))
 
 
-class _Residual(nn.Module):
-    """x + f(x)."""
-
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        residual: Tensor = self.layers(x)
-        return x + residual
-
-
 def _head(head: HeadKind, feature_size: int, size: int, dropout: float, kind: str) -> nn.Module:
     if head == "none":
         if feature_size != size:
@@ -131,12 +119,9 @@ def _head(head: HeadKind, feature_size: int, size: int, dropout: float, kind: st
                 f"head: none needs encoder.feature_size {size}, the length of a {kind} embedding; it is {feature_size}"
             )
         return nn.Identity()
-    linear = nn.Linear(feature_size, size)
     if head == "linear":
-        return linear
-    return nn.Sequential(
-        linear, _Residual(nn.GELU(), nn.Linear(size, size), SampleDropout(dropout)), nn.LayerNorm(size)
-    )
+        return nn.Linear(feature_size, size)
+    return projector(feature_size, size, dropout)
 
 
 def cosine_similarities(embeddings: Tensor, targets: Tensor) -> Tensor:

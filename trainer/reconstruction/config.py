@@ -1,5 +1,6 @@
 """The recipe's `reconstruct` section."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -75,5 +76,7 @@ class ReconstructConfig:
                 f"reconstruct.strength {self.strength} × reconstruct.steps {self.steps} leaves no denoising step; "
                 "raise one of them"
             )
-        if self.guidance < 1.0:
-            raise ValueError(f"reconstruct.guidance must be at least 1 (no guidance), got {self.guidance}")
+        if not 1.0 <= self.guidance < math.inf:
+            raise ValueError(
+                f"reconstruct.guidance must be a finite number, at least 1 (no guidance), got {self.guidance}"
+            )

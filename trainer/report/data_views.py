@@ -1,8 +1,11 @@
 """Views of a data set's EEG: segments, averages of classes with bands, subjects, scalp maps over time, spectra."""
 
+import dataclasses
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,14 @@ import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path
-from neuroimagen.trainer.report import plots
+from neuroimagen.trainer.report import data_findings, plots
 from neuroimagen.trainer.report.data_averages import Averages
 from neuroimagen.trainer.report.eeg_figures import draw_scalp_map, eeg_unit, located_info
 from neuroimagen.trainer.report.templates import render_page
 
 NUM_MAPS = 10
+_CHARACTER_PX, _LINE_PX = 9, 24
+"""Width of a character and height of a line of the texts in a PNG."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +71,36 @@ def views(averages: Averages, *, channel: str | None = None) -> list[View]:
         )
         text += f"All on one scale: red is positive, blue negative, up to ±{_map_limit(averages):.2g} ({unit})."
         found.insert(3, View(title="Scalp maps", text=text, draw=lambda plt: _draw_maps(plt, averages, info)))
+    return found
+
+
+def views_of_checks(checks: data_findings.DataChecks) -> list[View]:
+    """What the checks of the data found, drawn; a view without a finding is left out, except channels and trials."""
+    said = data_findings.texts_of
+    found = [
+        View(
+            title="Segments per subject",
+            text=said(checks, "trials") or "Segments of each subject in each split.",
+            draw=lambda plt: data_findings.draw_trials(plt, checks),
+        )
+    ]
+    if (measured := checks.measured) is not None:
+        text = (
+            f"Each channel's standard deviation in a segment, and the share of its power below about 4 Hz, in "
+            f"{measured.count} training segments. "
+        )
+        text += said(checks, "amplitude", "channels") or "No channel stands out."
+        draw = partial(data_findings.draw_channels, checks=checks)
+        found.insert(0, View(title="Channels", text=text, draw=draw))
+    if checks.shared is not None:
+        text = said(checks, "samples")
+        draw = partial(data_findings.draw_shared_samples, checks=checks)
+        found.append(View(title="Segments that share samples", text=text, draw=draw))
+    if data_findings.equal_images(checks):
+        draw = partial(data_findings.draw_equal_images, checks=checks)
+        found.append(View(title="Equal images", text=said(checks, "images"), draw=draw))
+    if spelling := said(checks, "spelling"):
+        found[-1] = dataclasses.replace(found[-1], text=f"{found[-1].text} Classes: {spelling}")
     return found
 
 
@@ -196,7 +231,7 @@ def write_views(averages: Averages, out: Path, *, channel: str | None = None) ->
     """Write all views into one file: a self-contained .html page, or a .png."""
     if out.suffix not in (".html", ".png"):
         raise UserError(f"{out}: give a file name that ends with .html or .png.")
-    shown = views(averages, channel=channel)
+    shown = [*views(averages, channel=channel), *views_of_checks(data_findings.check_data(averages.dataset))]
     with atomic_path(out) as temporary:
         if out.suffix == ".html":
             temporary.write_text(_html(averages, shown), encoding="utf-8")
@@ -234,18 +269,21 @@ def _png(averages: Averages, shown: Sequence[View]) -> Any:
             images.append(Image.open(buffer))
     margin, heading = 40, 104
     width = max(image.width for image in images) + 2 * margin
-    height = heading + sum(image.height + heading for image in images) + margin
+    texts = [textwrap.wrap(view.text, max(40, (width - 2 * margin) // _CHARACTER_PX)) for view in shown]
+    extra = _LINE_PX * sum(len(lines) - 1 for lines in texts)
+    height = heading + sum(image.height + heading for image in images) + extra + margin
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     large, small = ImageFont.load_default(size=28), ImageFont.load_default(size=18)
     summary = _summary(averages).replace("×", "x")  # Pillow's default font has no ×
     draw.text((margin, 40), f"{averages.dataset.metadata.name}: {summary}", font=small, fill="#1c1b19")
     y = heading
-    for view, image in zip(shown, images, strict=True):
+    for view, image, lines in zip(shown, images, texts, strict=True):
         draw.text((margin, y + 24), view.title, font=large, fill="#1c1b19")
-        draw.text((margin, y + 66), view.text, font=small, fill="#6d6a64")
-        sheet.paste(image, (margin, y + heading))
-        y += image.height + heading
+        draw.text((margin, y + 66), "\n".join(lines), font=small, fill="#6d6a64")
+        y += heading + _LINE_PX * (len(lines) - 1)
+        sheet.paste(image, (margin, y))
+        y += image.height
     return sheet
 
 

@@ -54,7 +54,7 @@ class Evaluated:
     def main_condition(self) -> str:
         """The condition whose images are shown: the model's, or the first there is."""
         conditions = dict.fromkeys(line["condition"] for line in self._lines)
-        return "full" if "full" in conditions else next(iter(conditions))
+        return "full" if "full" in conditions else next(iter(conditions), "full")
 
     @cached_property
     def items(self) -> list[Item]:
@@ -109,11 +109,11 @@ def _item(line: Mapping[str, str]) -> Item:
 
 
 def example_metrics(items: Sequence[Item]) -> dict[str, Metric]:
-    """The metrics that examples are ranked by and captioned with, as far as the items have them."""
+    """The metrics that examples are ranked by and captioned with, as far as the items have them; none without items."""
     return {
         name: metric
         for name, metric in all_metrics().items()
-        if name in items[0].figures and isinstance(metric, ImageMetric) and metric.ranks_examples
+        if items and name in items[0].figures and isinstance(metric, ImageMetric) and metric.ranks_examples
     }
 
 

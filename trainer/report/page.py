@@ -31,6 +31,7 @@ from neuroimagen.trainer.report.evaluated import (
     segment_of,
 )
 from neuroimagen.trainer.report.image_grid import GridRow, image_grid
+from neuroimagen.trainer.report.retrieval_view import retrieval_view
 from neuroimagen.trainer.report.tables import absent_conditions, latex_table, markdown_report, table_view
 from neuroimagen.trainer.report.templates import render_page
 
@@ -40,19 +41,23 @@ THUMB_PX = 96
 
 
 def write_report(run: Path, dataset: Dataset) -> Path:
-    """Write report.html, grid.png, report.md and table.tex into the run's report/; returns the page's path."""
+    """Write report.html, report.md, table.tex and, if the run has images, grid.png into the run's report/.
+
+    Returns the page's path.
+    """
     evaluated = Evaluated(run, dataset)
     metrics = example_metrics(evaluated.items)
     examples = choose_examples(evaluated.items, metrics)
     images = {label: [evaluated.images(item) for item in chosen] for label, chosen in examples.items()}
-    grid = image_grid(
-        [GridRow(title=evaluated.class_names[label], groups=groups) for label, groups in images.items()],
-        groups=EXAMPLES,
-        columns=evaluated.columns,
-    )
     folder = run / "report"
-    with atomic_path(folder / "grid.png") as temporary:
-        grid.save(temporary, format="PNG", optimize=True)
+    if images:
+        grid = image_grid(
+            [GridRow(title=evaluated.class_names[label], groups=groups) for label, groups in images.items()],
+            groups=EXAMPLES,
+            columns=evaluated.columns,
+        )
+        with atomic_path(folder / "grid.png") as temporary:
+            grid.save(temporary, format="PNG", optimize=True)
     texts = {
         "report.html": _html(evaluated, metrics, examples, images),
         "report.md": markdown_report(evaluated.results, evaluated.details, rank_rule=rank_rule(metrics)),
@@ -118,6 +123,9 @@ def _html(
             num_segments=int(evaluated.eeg["num_segments"]),
             unit=eeg_unit(metadata.preprocessing),
         ),
+        retrieval=retrieval_view(
+            evaluated.run, evaluated.dataset, evaluated.results, evaluated.details, encode=data_uri
+        ),
         stages=_stages(evaluated.run),
         recipe=(evaluated.run / "config.yaml").read_text(encoding="utf-8"),
         commands=_commands(evaluated.run),
@@ -167,6 +175,8 @@ def _hero(results: Sequence[Result]) -> dict[str, Any] | None:
 def _explorer(evaluated: Evaluated, metrics: Mapping[str, Metric]) -> dict[str, Any]:
     """Every test segment (or evenly spaced ones) as cards: a sprite sheet per column, a line of figures per card."""
     items = sorted(evaluated.items, key=segment_of)
+    if not items:
+        return {"sheets": [], "side": 1, "rows": 0, "step": 1, "total": 0, "metrics": [], "items": []}
     step = -(-len(items) // MAX_EXPLORED)
     shown = items[::step]
     side = 16
@@ -197,7 +207,9 @@ def _explorer(evaluated: Evaluated, metrics: Mapping[str, Metric]) -> dict[str, 
 
 
 def _confusion(evaluated: Evaluated) -> dict[str, Any]:
-    counts = np.array(evaluated.details["confusion"][evaluated.main_condition])
+    num_classes = len(evaluated.class_names)
+    found = evaluated.details["confusion"].get(evaluated.main_condition)
+    counts = np.zeros((num_classes, num_classes), dtype=int) if found is None else np.array(found)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     return {"counts": counts.tolist(), "shares": shares.round(3).tolist(), "names": evaluated.class_names}
 
@@ -254,4 +266,6 @@ def _commands(run: Path) -> list[str]:
     starts.sort(key=lambda start: str(start.get("started", "")))  # stable: the starts of a stage stay in order
     # The first word is the path of neuroimagen on that machine, or that of its module if a demo called it.
     commands = [shlex.join(["neuroimagen", *start["command"][1:]]) for start in starts]
-    return [*commands, *(f"neuroimagen {name} --run {run}" for name in ("reconstruct", "evaluate", "report"))]
+    has_images = (run / "reconstructions").is_dir()
+    after = ("reconstruct", "evaluate", "report") if has_images else ("evaluate", "report")
+    return [*commands, *(f"neuroimagen {name} --run {run}" for name in after)]

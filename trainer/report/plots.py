@@ -115,6 +115,29 @@ def coloured(figure: Any) -> Any:
     return figure
 
 
+# -------------------------------------------------------------------------------------------------------------- ranks
+
+
+def rank_curve_svg(ranks: Sequence[int], num_stimuli: int, *, name: str) -> str:
+    """Share of queries whose stimulus ranks among the first k of `num_stimuli`, over k, beside guessing."""
+    plt = pyplot()
+    places = np.arange(1, num_stimuli + 1)
+    shares = (np.asarray(ranks)[:, None] <= places[None]).mean(axis=0)
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(4.6, 2.4))
+        axis.plot(places, 100 * shares, color=SERIES[0])
+        axis.plot(places, 100 * places / num_stimuli, color=SERIES[1], linestyle=":")
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter(lambda place, _: f"{place:g}")
+        axis.set_xlabel("first k of all test stimuli")
+        axis.set_ylabel("stimulus among them, %")
+        axis.set_ylim(0, 102)
+        axis.text(places[-1], 100 * shares[-1] - 12, "alignment", ha="right", color=SERIES[0])
+        axis.text(places[len(places) // 2], 42, "guessing", ha="right", color=SERIES[1])
+        figure.tight_layout()
+        return themed_svg(figure, name)
+
+
 # ------------------------------------------------------------------------------------------------------ training curves
 
 

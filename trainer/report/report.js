@@ -54,6 +54,7 @@
   };
 
   const showCards = () => {
+    if (!cards) return; // a run without images
     const chosen = data.items.map((_, number) => number).filter((number) => matches(data.items[number].label, data.items[number].subject));
     const compare = comparison(element("explorer-order").value);
     if (compare) chosen.sort((a, b) => compare(data.items[a], data.items[b]));
@@ -75,8 +76,10 @@
 
   element("filter-class").addEventListener("change", apply);
   element("filter-subject").addEventListener("change", apply);
-  element("explorer-order").addEventListener("change", () => { shown = pageSize; showCards(); });
-  element("more").addEventListener("click", () => { shown += 2 * pageSize; showCards(); });
+  if (cards) {
+    element("explorer-order").addEventListener("change", () => { shown = pageSize; showCards(); });
+    element("more").addEventListener("click", () => { shown += 2 * pageSize; showCards(); });
+  }
   element("all-metrics").addEventListener("change", (event) => {
     for (const table of document.querySelectorAll("#table .results")) table.classList.toggle("all", event.target.checked);
   });

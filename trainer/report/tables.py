@@ -13,6 +13,7 @@ GROUP_TITLES = {
     "oracle": "Oracles of the generator",
     "floor": "Floors of the generator",
     "eeg": "From the EEG alone",
+    "transductive": "With the whole test split in hand (transductive)",
     "baseline": "Baselines",
     "nuisance": "Nuisance conditions",
     "reference": "Guessing and the ceiling",

@@ -56,9 +56,13 @@ def build_stage(recipe: Recipe, name: str, shapes: Shapes, *, initial: Pretraine
     encoder = None if initial is None else _encoder_of(initial)
     if encoder is not None:
         _check_encoder(recipe, name, encoder, shapes)
-        if recipe.encoder.subject_layers or encoder.subject_layers is not None:
+        if recipe.encoder.reads_subjects or encoder.subject_parts:
             assert shapes.subjects is not None
-            encoder = encoder.for_subjects(shapes.subjects, unknown_subject=recipe.encoder.unknown_subject)
+            encoder = encoder.for_subjects(
+                shapes.subjects,
+                unknown_subject=recipe.encoder.unknown_subject,
+                subject_layers=recipe.encoder.subject_layers,
+            )
             initial = encoder if isinstance(initial, EEGEncoder) else _with_encoder(initial, encoder)
         arguments = encoder.config
     else:

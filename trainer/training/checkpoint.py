@@ -230,6 +230,11 @@ def latest_checkpoint(folder: Path, *, not_beyond: int | None = None) -> Path | 
     return next((folder / name for name in names if _is_complete(folder / name)), None)
 
 
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints in `folder`, oldest first."""
+    return [path for path in _steps(folder) if _is_complete(path)]
+
+
 def copy_checkpoint(source: Path, folder: Path) -> Path:
     """Copy a complete checkpoint to the checkpoints of another run, which goes on from it; returns the copy's path.
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 DESCRIPTION = (
     "Check a data set's division into training, validation and test split: stimuli, images and segments that are in "
-    "several of them, subjects that are both trained on and tested, whether the time of recording tells the class, and "
-    "how well slow drift alone tells it. No network is needed or trained. Exit code 1 if there is a problem."
+    "several of them or share samples, subjects that are both trained on and tested, whether the time of recording "
+    "tells the class, and how well slow drift alone tells it. Check the data too: amplitudes that no EEG has, channels "
+    "that look like EOG, subjects with few segments, classes that differ in spelling only, equal images under other "
+    "names. No network is needed or trained. Exit code 1 if there is a problem."
 )
 EPILOG = """examples:
   neuroimagen data audit data/cvpr40
@@ -18,7 +20,9 @@ _SIGNS = {"problem": "PROBLEM", "note": "note", "good": "ok"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", type=Path, metavar="DIR", help="folder of the data set")
-    parser.add_argument("--no-eeg", action="store_true", help="leave out the linear decoders of the EEG (minutes)")
+    parser.add_argument(
+        "--no-eeg", action="store_true", help="read no EEG: leave out its checks and the linear decoders (minutes)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write findings and figures to this file")
     parser.set_defaults(handler=run)
 
@@ -33,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from neuroimagen.data_shards.dataset.dataset import Dataset
 
     dataset = Dataset.open(args.data)
-    findings = audit(dataset)
+    findings = audit(dataset, eeg=not args.no_eeg)
     for finding in findings:
         print(f"{_SIGNS[finding.level]:8} {finding.check:9} {finding.text}")
     report: dict[str, object] = {"findings": [asdict(finding) for finding in findings]}

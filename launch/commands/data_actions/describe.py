@@ -30,6 +30,8 @@ def describe(dataset: Any) -> Sequence[str]:
 def preprocessing_steps(preprocessing: Mapping[str, Any]) -> list[str]:
     """The steps that dataset.json says were applied to the EEG, in their order."""
     steps = []
+    if preprocessing.get("steps"):
+        steps.append(str(preprocessing["steps"]))
     if preprocessing.get("left_out_channels"):
         steps.append(f"without {', '.join(preprocessing['left_out_channels'])}")
     if preprocessing.get("band_hz"):
@@ -41,6 +43,12 @@ def preprocessing_steps(preprocessing: Mapping[str, Any]) -> list[str]:
         start, stop = preprocessing["baseline_s"]
         edges = ("the start" if start is None else f"{start:g} s", "the end" if stop is None else f"{stop:g} s")
         steps.append(f"mean of {edges[0]} to {edges[1]} subtracted")
+    repetitions = preprocessing.get("repetitions")
+    if isinstance(repetitions, dict):
+        averaged = [split for split, how in repetitions.items() if how == "average"]
+        steps.append(f"repetitions averaged in {' and '.join(averaged)}")
+    elif repetitions == "average":
+        steps.append("repetitions averaged")
     steps += [name for name in ("detrend", "standardise") if preprocessing.get(name)]
     if preprocessing.get("clamp"):
         steps.append(f"clamp ±{preprocessing['clamp']:g}")

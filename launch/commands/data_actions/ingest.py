@@ -16,6 +16,8 @@ EPILOG = """examples:
   neuroimagen data ingest eegcvpr40 --eeg eeg_5_95_std.pth --splits block_splits_by_image_all.pth \\
     --images ILSVRC/ --out data/cvpr40
   neuroimagen data ingest things-eeg2 --eeg Preprocessed_data_250Hz --images image_set --out data/things
+  neuroimagen data ingest bids my-study/ --class-column category --out data/study
+  neuroimagen data ingest things-meg --eeg derivatives/preprocessed --images object_images/ --out data/things-meg
   neuroimagen data ingest mne --recordings my-bids/ --events events.csv --images images/ --out data/mine
   neuroimagen data ingest arrays --eeg segments.npy --table labels.csv --images images/ --sfreq 250 --out data/mine
 
@@ -29,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from neuroimagen.data_shards.common.files import refuse_existing
+    from neuroimagen.data_shards.dataset.audit import notes_at_ingest
     from neuroimagen.data_shards.format.schema import SPLITS
     from neuroimagen.data_shards.sources.ingest import ingest
     from neuroimagen.data_shards.writing.preprocessing import Preprocessing
@@ -37,10 +40,15 @@ def run(args: argparse.Namespace) -> None:
     refuse_existing(args.out)  # before reading, which may take minutes
     preprocessing = Preprocessing(detrend=args.detrend, standardise=args.standardise, clamp=args.clamp)
     source = source_class(args.source).from_arguments(args)
-    for note in source.notes:
+    said = list(source.notes)
+    for note in said:
         print(f"note: {note}")
     dataset = ingest(source, args.out, preprocessing=preprocessing, shard_bytes=int(args.shard_mib * (1 << 20)))
+    for note in source.notes[len(said) :]:  # what was found while the segments were read
+        print(f"note: {note}")
     print("\n".join(describe(dataset)))
+    for note in notes_at_ingest(dataset):
+        print(f"note: {note}")
     empty = [split for split in SPLITS if not dataset.metadata.split_counts.get(split)]
     if empty:
         print(f"note: no {' and no '.join(empty)} split: training needs train and val, evaluation train and test")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 DESCRIPTION = (
     "Draw a data set's EEG: single segments, averages of classes with 95 % bands, scalp maps over time, spectra, by "
-    "subject. It draws the training split unless another is asked for, so that the test split stays unseen."
+    "subject; and what looks odd: channels, subjects with few segments, segments of two splits that share samples, "
+    "equal images. It draws the training split unless another is asked for, so that the test split stays unseen."
 )
 EPILOG = """examples:
   neuroimagen data show runs/demo/data --out views.html

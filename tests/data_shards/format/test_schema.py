@@ -13,6 +13,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.format.schema import (
     ClassInfo,
     DatasetMetadata,
+    SegmentRecord,
     StimulusRecord,
     metadata_digest,
     npy_header,
@@ -72,7 +73,7 @@ def changed(**changes: Any) -> str:
         ({"provenance": []}, "an object"),
         ({"surprise": 1}, "unknown field 'surprise'"),
         ({"storage": "left out"}, "field 'storage' is missing"),
-        ({"schema_version": 99}, "has schema version 99; this neuroimagen reads 1"),
+        ({"schema_version": 99}, "has schema version 99; this neuroimagen reads 1 and 2"),
     ],
 )
 def test_what_is_wrong_is_named(changes: dict[str, Any], message: str) -> None:
@@ -95,7 +96,10 @@ def test_a_segment_s_bytes_are_an_npy_file() -> None:
     content = npy_header(2, 33) + stored.tobytes()
     np.testing.assert_array_equal(np.load(io.BytesIO(content), allow_pickle=False), stored)
     fields = {"label": 1, "stimulus": "s", "subject": 2, "block": -1, "order": 3, "split": "train", "scale": 0.5}
-    assert json.loads(segment_json(**fields)) == fields
+    assert json.loads(segment_json(**fields, version=1)) == fields
+    time = {"session": "2", "recording": "sub-07 ü", "onset_s": 1.5}
+    assert json.loads(segment_json(**fields, **time)) == {**fields, **time}
+    assert json.loads(segment_json(**fields)) == {**fields, "session": "", "recording": "", "onset_s": None}
     assert segment_key(12) == "000000012"
 
 
@@ -106,3 +110,22 @@ def test_a_stimulus_has_a_key_and_an_extension_that_tars_can_hold() -> None:
         dataclasses.replace(stimulus, key="a.b")
     with pytest.raises(UserError, match="extension 'bmp' is not one of"):
         dataclasses.replace(stimulus, extension="bmp")
+
+
+def test_the_longest_segment_json_fits_into_a_tar_block() -> None:
+    names = {"session": "é" * 16, "recording": '"' * 60, "stimulus": "k" * 80}
+    numbers = dict.fromkeys(("label", "subject", "block", "order"), -(2**31))
+    text = segment_json(
+        **names, **numbers, split="train", scale=1.1754943508222875e-38, onset_s=-1.2345678901234567e-300
+    )
+    assert len(text) <= 512
+    record = {"eeg": np.zeros((2, 33), np.float32), "label": 0, "subject": 1, "split": "train"}
+    SegmentRecord(**record, **names)
+    for wrong, message in (
+        ({"session": "é" * 17}, "takes 34 bytes; at most 32 fit"),
+        ({"recording": "r" * 121}, "recording 'r+' takes 121 bytes; at most 120 fit"),
+        ({"recording": "a\nb"}, "cannot be printed"),
+        ({"onset_s": float("inf")}, "onset_s is inf"),
+    ):
+        with pytest.raises(UserError, match=message):
+            SegmentRecord(**record, **{**names, **wrong})

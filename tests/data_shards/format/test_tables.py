@@ -35,12 +35,15 @@ def test_row_groups_of_any_size_are_read_whole(make_dataset: Any, rows_per_group
     folder = make_dataset(40).folder
     table = _rewrite(folder, lambda table: table, rows_per_group=rows_per_group)
     index = Dataset.open(folder).index
-    for name in set(table.column_names) - {"key", "split"}:
+    for name in set(table.column_names) - {"key", "split", "session", "recording"}:
         column = getattr(index, name)
         np.testing.assert_array_equal(column, table.column(name).to_numpy())
         assert column.dtype == table.schema.field(name).type.to_pandas_dtype()
     assert [SPLITS[code] for code in index.split_code] == table.column("split").to_pylist()
     assert index.split_code.dtype == np.int8
+    for name in ("session", "recording"):
+        assert getattr(index, name).tolist() == table.column(name).to_pylist()
+    assert len(index.sessions) == 2
 
 
 @pytest.mark.parametrize(

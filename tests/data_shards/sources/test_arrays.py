@@ -70,7 +70,16 @@ def test_an_npz_reads_like_an_npy(arrays: Path) -> None:
     [
         (lambda rows: rows.pop(), "40 segments and 39 rows"),
         (lambda rows: rows[3].update({"class": ""}), "line 5: class is empty"),
-        (lambda rows: rows[3].update(subject="one"), "line 5: subject 'one' is not a whole number"),
+        (lambda rows: rows[3].update(subject=""), "subject '' is empty"),
+        (lambda rows: rows[3].update(subject="-1"), "subject '-1' is negative"),
+        (lambda rows: rows[3].update(subject="01"), "subjects '1' and '01' would both get number 1"),
+        (lambda rows: rows[3].update(order="one"), "line 5: order 'one' is not a whole number"),
+        (lambda rows: [row.update(onset_s=2) for row in rows], "segment 0 has an onset but no recording"),
+        (
+            lambda rows: [row.update(recording="r") for row in rows],
+            "'r' has segments of subject 1, session '', and of subject 2",
+        ),
+        (lambda rows: [row.update(session="s" * 40) for row in rows], "session 's+' takes 40 bytes; at most 32 fit"),
         (lambda rows: rows[3].update(image="none.png"), r"1 of 21 images .* can't be stored: none\.png \(missing\)"),
         (lambda rows: rows[3].update(image="../table.csv"), "outside the image folder"),
         (lambda rows: rows[3].update({"class": "cat"}), r"set 1/3\.png has two classes"),
@@ -91,10 +100,46 @@ def test_wrong_tables_are_named(arrays: Path, edit: Any, message: str) -> None:
         _array_source(arrays)
 
 
-def test_unknown_columns_are_ignored(arrays: Path) -> None:
+def test_columns_that_are_not_used_are_noted(arrays: Path) -> None:
     rows = read_table(arrays / "table.csv")
     write_table(arrays / "table.csv", [{**row, "session": 1, "reaction_ms": 300, "orders": ""} for row in rows])
-    assert _array_source(arrays).num_segments() == 40
+    source = _array_source(arrays)
+    assert source.num_segments() == 40
+    assert source.notes == [f"{arrays / 'table.csv'}: not used: columns 'reaction_ms', 'orders'"]
+
+
+def _timed_rows(arrays: Path) -> list[dict[str, Any]]:
+    return [
+        {**row, "subject": "AB"[n // 20], "session": str(n % 4), "recording": f"{n // 20}-{n % 4}", "onset_s": n / 8}
+        for n, row in enumerate(read_table(arrays / "table.csv"))
+    ]
+
+
+def test_time_session_and_subject_labels_reach_the_index(arrays: Path) -> None:
+    write_table(arrays / "table.csv", _timed_rows(arrays))
+    source = _array_source(arrays)
+    dataset = ingest(source, arrays / "out")
+    assert list(verify(arrays / "out")) == []
+    assert dataset.index.onset_s.tolist() == [n / 8 for n in range(40)]
+    assert dataset.index.recording.tolist() == [f"{n // 20}-{n % 4}" for n in range(40)]
+    assert dataset.index.session.tolist() == [str(n % 4) for n in range(40)]
+    assert dataset.index.subject.tolist() == [1] * 20 + [2] * 20
+    assert dataset.metadata.provenance["subject_labels"] == {"A": 1, "B": 2}
+    assert any("A is 1, B is 2" in note for note in source.notes)
+
+
+def test_a_rule_for_the_split_is_applied_and_the_column_that_it_replaces_is_noted(arrays: Path) -> None:
+    write_table(arrays / "table.csv", [{**row, "split": "train"} for row in _timed_rows(arrays)])
+    assert set(ingest(_array_source(arrays), arrays / "by-column").index.split) == {"train"}
+    source = _array_source(arrays, split="by-session")
+    assert "the table's column 'split' is not used, because --split is by-session" in source.notes
+    dataset = ingest(source, arrays / "out")
+    assert dataset.index.split.tolist() == [("train", "train", "val", "test")[n % 4] for n in range(40)]
+    dataset = ingest(_array_source(arrays, split="leave-subject-out:2"), arrays / "loso")
+    assert (dataset.index.split[20:] == "test").all()
+    assert "test" not in dataset.index.split[:20]
+    with pytest.raises(UserError, match="fold:0 needs a split file, which this source does not have"):
+        _array_source(arrays, split="fold:0")
 
 
 def test_tables_in_another_form_are_named(arrays: Path) -> None:
@@ -134,3 +179,57 @@ def test_channels_that_never_vary_are_said(arrays: Path) -> None:
     said = "2 of 40 segments have channels that never vary, the first is segment 3 (channels Pz): kept"
     assert _array_source(arrays, channel_names=("Cz", "Pz", "Oz")).notes == [said]
     assert _array_source(arrays).notes == [said.replace("Pz", "1")]
+
+
+def test_an_array_with_its_axes_exchanged_is_said(arrays: Path) -> None:
+    eeg = np.load(arrays / "eeg.npy")
+    np.save(arrays / "eeg.npy", eeg.transpose(0, 2, 1))
+    (note,) = _array_source(arrays).notes
+    assert note.startswith("the array is read as 16 channels of 3 samples; if it is [segments, samples, channels]")
+    with pytest.raises(UserError, match=r"3 channel names, and the array \(40, 16, 3\) .*: transpose it"):
+        _array_source(arrays, channel_names=("Cz", "Pz", "Oz"))
+    assert _array_source(arrays, channel_names=tuple(f"E{n}" for n in range(16))).notes == []
+    with pytest.raises(UserError, match=r"4 channel names, and the array .* 3 samples\.$"):
+        _array_source(arrays, channel_names=("a", "b", "c", "d"))
+
+
+def test_jpeg_and_png_images_and_captions_for_some_are_read_by_hugging_face_datasets(arrays: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    rows = read_table(arrays / "table.csv")
+    for row in rows:
+        name = Path(row["image"])
+        if int(name.stem) % 3 == 0:
+            write_image(arrays / "images" / name.with_suffix(".jpg"), int(name.stem))
+            row["image"] = str(name.with_suffix(".jpg"))
+        row["caption"] = row["caption"] if int(name.stem) > 12 else ""
+    write_table(arrays / "table.csv", rows)
+    dataset = ingest(_array_source(arrays), arrays / "out", shard_bytes=1 << 16)
+    assert list(verify(arrays / "out")) == []
+    for folder, count in (("segments", 40), ("stimuli", 20)):
+        shards = sorted(str(path) for path in (arrays / "out" / folder).glob("*.tar"))
+        loaded = datasets.load_dataset(
+            "webdataset",
+            data_files=shards,
+            split="train",
+            cache_dir=str(arrays / "cache"),
+            streaming=folder == "stimuli",
+        )
+        assert sum(1 for _ in loaded) == count
+    assert set(dataset.stimuli.extensions) == {"png"}
+
+
+def test_a_class_and_an_image_name_that_contradict_each_other_are_refused(arrays: Path) -> None:
+    rows = read_table(arrays / "table.csv")
+    for name in ("n02106662_1.png", "n02124075_2.png"):
+        write_image(arrays / "images" / name, 99)
+    rows[0].update({"image": "n02106662_1.png", "class": "German shepherd"})
+    rows[2].update({"image": "n02124075_2.png", "class": "n02124075"})
+    write_table(arrays / "table.csv", rows)
+    assert _array_source(arrays).num_segments() == 40
+    for name in ("Egyptian cat", "n02124075"):
+        rows[0]["class"] = name
+        write_table(arrays / "table.csv", rows)
+        with pytest.raises(UserError, match=r"different classes: n02106662_1\.png in class n02124075 \(1 images\)"):
+            _array_source(arrays)

@@ -139,7 +139,12 @@ def test_block_order_and_description_come_from_files_beside_it(study, tmp_path: 
 
 
 def test_class_names_can_be_given(study, tmp_path: Path) -> None:
+    old = study.content["labels"][0]
     study.content["labels"] = ["n00000000", *study.content["labels"][1:]]
+    study.content["images"] = [name.replace(old, "n00000000") for name in study.content["images"]]
+    (study.images / old).rename(study.images / "n00000000")
+    for path in (study.images / "n00000000").iterdir():
+        path.rename(path.with_name(path.name.replace(old, "n00000000")))
     study.save()
     with pytest.raises(UserError, match=r"class n00000000 has no known name\. Give --class-names"):
         EegCvpr40Source(_options(study))

@@ -129,3 +129,11 @@ def test_tensors_of_a_zip_file_are_mapped_not_copied(study) -> None:
     ]
     for row in range(80):
         assert any(start <= recording.eeg(row).data_ptr() < end for start, end in mappings)
+
+
+def test_labels_and_image_names_of_other_classes_are_refused(study) -> None:
+    wnids = study.content["labels"]
+    study.content["labels"] = [*wnids[1:], wnids[0]]
+    study.save()
+    with pytest.raises(UserError, match=rf"say different classes: {wnids[0]}_0 in class {wnids[1]}, .* \(40 images\)"):
+        EegCvpr40File(study.eeg, 6)

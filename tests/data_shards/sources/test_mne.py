@@ -1,5 +1,6 @@
 """Recordings that MNE reads, cut by a table of events."""
 
+import argparse
 import csv
 from pathlib import Path
 from typing import Any
@@ -116,12 +117,27 @@ def test_a_recording_cut_short_and_one_given_twice_are_named(bids: Path) -> None
 
 def test_what_was_left_out_is_said(bids: Path) -> None:
     def notes_of(**changes: Any) -> list[str]:
-        return [note for note in MneSource(_mne(bids, **changes)).notes if "never vary" not in note]
+        notes = [note for note in MneSource(_mne(bids, **changes)).notes if "never vary" not in note]
+        return [note for note in notes if not note.endswith("1 channels left out: EOG (eog, as the file says)")]
 
     assert notes_of() == []
     with (bids / "events.tsv").open("a", newline="") as file:
         csv.writer(file, delimiter="\t").writerow(["pic/99", "0.jpg", "cat"])
     notes = notes_of(tmax=8.5, resample=50.0)
-    assert len(notes) == 3
-    assert "sub-01_task-see_eeg.fif: 2 of 20 segments dropped: they run over the recording's ends" in notes[0]
-    assert notes[2] == "3 of the table's 21 events are in no segment: pic/18, pic/19, pic/99"
+    assert "17 of 18 segments share samples with the one after them" in notes[1]
+    assert len(notes) == 5
+    assert "sub-01_task-see_eeg.fif: 2 of 20 segments dropped (2: they run over the recording's ends)" in notes[0]
+    assert notes[4] == "3 of the table's 21 events are in no segment: pic/18, pic/19, pic/99"
+
+
+def test_the_bits_of_a_trigger_line_are_decimal_or_hexadecimal(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    MneSource.add_arguments(parser)
+    needed = ["--recordings", "a.fif", "--events", "e.csv", "--images", "i"]
+    assert parser.parse_args([*needed, "--trigger-mask", "0xFF"]).trigger_mask == 255
+    assert parser.parse_args([*needed, "--trigger-mask", "15"]).trigger_mask == 15
+    with pytest.raises(SystemExit):
+        parser.parse_args([*needed, "--trigger-mask", "low"])
+    assert "'low' is no whole number, such as 255 or 0xFF" in capsys.readouterr().err
+    with pytest.raises(UserError, match="--trigger-mask 0 chooses no bit"):
+        MneOptions(recordings=(), events=Path(), images=Path(), trigger_mask=0)

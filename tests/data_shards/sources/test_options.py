@@ -59,5 +59,5 @@ def test_pairs_and_intervals() -> None:
 @pytest.mark.parametrize("text", ["nan:1", "0:inf", "1e999:2", "1", "a:b", "1:2:3"])
 def test_an_interval_is_two_finite_numbers(text: str) -> None:
     assert interval("-0.2:0") == (-0.2, 0.0)
-    with pytest.raises(argparse.ArgumentTypeError, match="is not of the form A:B, two numbers"):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not of the form A:B, two finite numbers"):
         interval(text)

@@ -15,7 +15,21 @@ from neuroimagen.data_shards.sources.base import Source
 from neuroimagen.data_shards.sources.registry import SOURCES, source_class
 from neuroimagen.launch.cli import parse
 
-NAMES = ("eegcvpr40", "things-eeg2", "mne", "arrays")
+NAMES = (
+    "eegcvpr40",
+    "eegcvpr40-parquet",
+    "things-eeg2",
+    "things-eeg1",
+    "things-meg",
+    "eeg-imagenet",
+    "alljoined1",
+    "alljoined-1.6m",
+    "mindbigdata",
+    "thoughtviz",
+    "bids",
+    "mne",
+    "arrays",
+)
 
 
 def test_the_sources_are_these() -> None:
@@ -45,7 +59,7 @@ def test_a_source_leaves_the_options_of_all_sources_to_the_command(name: str) ->
     parser = argparse.ArgumentParser()
     source_class(name).add_arguments(parser)
     options = {option for action in parser._actions for option in action.option_strings}
-    assert "--images" in options
+    assert ("--images" in options) == (name != "eegcvpr40-parquet")  # its files hold the images
     assert not options & {"--out", "--detrend", "--standardise", "--clamp", "--shard-mib"}
 
 

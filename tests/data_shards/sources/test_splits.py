@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from neuroimagen.data_shards.common.errors import UsageError, UserError
-from neuroimagen.data_shards.sources.splits import SplitRule, read_folds, split_of_segments
+from neuroimagen.data_shards.sources.readers.split_file import read_folds
+from neuroimagen.data_shards.sources.splits import SplitRule, divide, divide_zero_shot, split_of_segments
 
 IMAGE = np.tile(np.arange(1996), 3)
 LABEL = IMAGE // 50
@@ -57,35 +58,6 @@ def test_folds_are_read_and_applied(tmp_path: Path) -> None:
         assert words == "fold 0 of 1 of the split file"
 
 
-@pytest.mark.parametrize(
-    ("fold", "message"),
-    [
-        ({"test": [6]}, r"fold 0, test: position 6 is out of range, the EEG file has 6 segments \(1 such"),
-        ({"val": [-1]}, "position -1 is out of range"),
-        ({"test": [0]}, "test: position 0 comes twice"),
-        ({"train": [4, 4]}, "train: position 4 comes twice"),
-        ({"test": [0.5]}, "test: expected a list of whole numbers"),
-        ({"test": "abc"}, "expected a list of whole numbers"),
-        ({"test": [[1], [2]]}, "expected a list of whole numbers"),
-        ({"test": [[1], [2, 3]]}, "expected a list of whole numbers"),
-        ({"extra": []}, "holds .*'extra'.*; expected train, val and test"),
-    ],
-)
-def test_wrong_folds_are_named(tmp_path: Path, fold: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        read_folds(_write(tmp_path / "s.pth", **fold), num_segments=6)
-
-
-def test_files_that_are_no_split_files_are_refused(tmp_path: Path) -> None:
-    for content in ({"folds": []}, {"splits": []}, [1, 2], {"splits": {"train": []}}):
-        torch.save(content, tmp_path / "s.pth")
-        with pytest.raises(UserError, match="is not a split file"):
-            read_folds(tmp_path / "s.pth", num_segments=6)
-    torch.save({"splits": [3]}, tmp_path / "s.pth")
-    with pytest.raises(UserError, match="holds int; expected train"):
-        read_folds(tmp_path / "s.pth", num_segments=6)
-
-
 def test_wrong_rules_name_the_right_ones(tmp_path: Path) -> None:
     for text in ("fold", "fold:x", "fold:-1", "leave-subject-out", "bytheway"):
         with pytest.raises(UsageError, match="is not one of fold:N"):
@@ -98,3 +70,77 @@ def test_wrong_rules_name_the_right_ones(tmp_path: Path) -> None:
         split_of_segments(SplitRule.parse("fold:2"), folds=folds, **arrays)
     with pytest.raises(UserError, match="this one has 2"):
         split_of_segments(SplitRule.parse("single"), folds=folds, **arrays)
+
+
+SESSION = np.tile(np.repeat(["ses-1", "ses-2", "ses-10", "ses-9"], 499), 3)
+
+
+def test_by_session_holds_out_each_subject_s_last_two_sessions_in_natural_order() -> None:
+    given = {"split": "by-session", "column": None, "image": IMAGE, "label": LABEL, "subject": SUBJECT}
+    division = divide(**given, session=SESSION)
+    expected = {"ses-1": "train", "ses-2": "train", "ses-9": "val", "ses-10": "test"}
+    assert division.splits.tolist() == [expected[session] for session in SESSION]
+    assert division.rule.startswith("by session")
+
+
+def test_by_session_without_enough_sessions_says_whose(tmp_path: Path) -> None:
+    given = {"split": "by-session", "column": None, "image": IMAGE, "label": LABEL, "subject": SUBJECT}
+    two = np.where((SUBJECT == 2) & (SESSION != "ses-1"), "ses-2", SESSION)
+    with pytest.raises(UserError, match=r"1 of 3 subjects have fewer \(subject 2: ses-1, ses-2\)\. Leave them out"):
+        divide(**given, session=two)
+    for session in (None, [""] * len(IMAGE)):
+        with pytest.raises(UserError, match=r"the session of 5988 of 5988 segments is unknown.* column 'session'"):
+            divide(**given, session=session)
+
+
+def test_the_option_decides_before_the_column() -> None:
+    column = ["val"] * len(IMAGE)
+    given = {"column": column, "image": [f"{n}.png" for n in IMAGE], "label": LABEL, "subject": SUBJECT}
+    own = divide(split=None, **given)
+    assert (own.splits.tolist(), own.rule, own.notes) == (column, "split column of the table", ())
+    ruled = divide(split="by-image", **given)
+    assert set(ruled.splits) == {"train", "val", "test"}
+    assert ruled.notes == ("the table's column 'split' is not used, because --split is by-image",)
+    assert (divide(split=None, **{**given, "column": None}).splits == ruled.splits).all()
+
+
+def test_a_subject_alone_cannot_be_left_out() -> None:
+    with pytest.raises(UserError, match="no other subject to train on"):
+        divide(
+            split="leave-subject-out:1", column=None, image=IMAGE, label=LABEL, subject=np.ones(len(IMAGE), dtype=int)
+        )
+
+
+CONCEPT = IMAGE % 40  # every session has all of them
+IS_TEST = CONCEPT >= 35
+ZERO_SHOT = {"is_test_image": IS_TEST, "label": CONCEPT, "subject": SUBJECT, "session": SESSION, "num_val_classes": 4}
+
+
+@pytest.mark.parametrize("split", [None, "leave-subject-out:2", "by-session"])
+def test_zero_shot_validation_shares_no_class_with_training_and_test(split: str | None) -> None:
+    splits = divide_zero_shot(split=split, **ZERO_SHOT).splits
+    classes = {name: set(CONCEPT[splits == name].tolist()) for name in ("train", "val", "test")}
+    assert classes["test"] == set(range(35, 40))
+    assert len(classes["val"]) == 4
+    assert classes["train"] | classes["val"] == set(range(35))
+    assert not classes["train"] & classes["val"]
+
+
+def test_zero_shot_rules_take_only_what_they_say() -> None:
+    assert (divide_zero_shot(split=None, **ZERO_SHOT).splits != "").all()
+    left_out = divide_zero_shot(split="leave-subject-out:2", **ZERO_SHOT).splits
+    assert ((left_out == "test") == (IS_TEST & (SUBJECT == 2))).all()
+    assert ((left_out == "") == ((SUBJECT == 2) != IS_TEST)).all()
+    by_session = divide_zero_shot(split="by-session", **ZERO_SHOT)
+    assert set(SESSION[by_session.splits == "test"]) == {"ses-10"}
+    assert set(SESSION[by_session.splits == "val"]) == {"ses-9"}
+    assert set(SESSION[by_session.splits == "train"]) == {"ses-1", "ses-2"}
+
+
+def test_what_is_no_zero_shot_split_is_refused() -> None:
+    with pytest.raises(UsageError, match="by-image does not keep"):
+        divide_zero_shot(split="by-image", **ZERO_SHOT)
+    with pytest.raises(UserError, match="1 classes have training and test images"):
+        divide_zero_shot(split=None, **{**ZERO_SHOT, "is_test_image": IS_TEST & (IMAGE > 35)})
+    with pytest.raises(UserError, match=r"35 of 35 training classes .* leave none"):
+        divide_zero_shot(split=None, **{**ZERO_SHOT, "num_val_classes": 35})

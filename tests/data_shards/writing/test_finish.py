@@ -22,7 +22,16 @@ METADATA = DatasetMetadata(name="t", n_channels=2, n_samples=4, sfreq=100.0, cla
 
 def segment(row: int, shard: int) -> dict[str, object]:
     place = {"key": segment_key(row), "shard": shard, "offset": 512, "size": 144, "crc32": row, "scale": 1.0}
-    what = {"label": 0, "stimulus": 0, "subject": (5, 2)[row % 2], "block": -1, "order": row}
+    what = {
+        "label": 0,
+        "stimulus": 0,
+        "subject": (5, 2)[row % 2],
+        "block": -1,
+        "order": row,
+        "session": "",
+        "recording": "",
+        "onset_s": float("nan"),
+    }
     return {**place, **what, "split": ("train", "train", "test")[row % 3]}
 
 

@@ -9,7 +9,7 @@ from simulated_run import Finished
 
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.evaluate import evaluate_run
-from neuroimagen.trainer.evaluation.metrics.scoring import EvaluateConfig, Scoring, load_scoring
+from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig, Scoring, load_scoring
 
 
 @pytest.fixture(scope="session")

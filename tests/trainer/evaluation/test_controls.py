@@ -1,5 +1,6 @@
 """Controls on studies of known contents, and the verdict that follows from them."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,33 @@ def test_the_verdict_tells_signal_from_drift(
         block = find(results, "block_index_only", "accuracy")
         assert block is not None
         assert block.value == 1.0
+
+
+def test_onsets_alone_are_enough_for_the_drift_controls(tmp_path: Path) -> None:
+    """The same study with its blocks unknown and the onsets in each subject's recording known."""
+    simulated_run.write_dataset(tmp_path / "data", num_images=18, block_design=True, signal=0.0, drift=3.0)
+    dataset = Dataset.open(tmp_path / "data")
+    recorded = dataset.index
+    place = recorded.block.astype(np.int64) * 18 + recorded.order
+    unknown = np.full(len(recorded), -1, dtype=np.int32)
+    dataset.index = dataclasses.replace(
+        recorded,
+        **{"block": unknown, "order": unknown, "onset_s": 0.5 * place, "recordings": ("one", "two")},
+        recording_code=(recorded.subject - 1).astype(np.int32),
+    )
+    summaries = eeg_conditions.summarise_segments(dataset, encoder=None)
+    results = eeg_conditions.eeg_results(dataset, summaries, num_resamples=100, seed=0)
+    results += controls.control_results(dataset, summaries, num_resamples=100, seed=0, num_surrogates=4)
+    time = find(results, "time_index_only", "accuracy")
+    assert time is not None
+    assert time.value > 0.8
+    surrogate = find(results, "drift_surrogate_linear_decoder", "accuracy")
+    assert surrogate is not None
+    assert surrogate.value > 0.3  # drift without any response tells the class: guessing is right for 1/6
+    block = find(results, "block_index_only", "accuracy")
+    assert block is not None
+    assert "stretches of about 50 segments" in block.definition
+    assert find(results, "late_part_of_block_out", "accuracy") is not None
 
 
 def test_a_random_order_of_presentation_rules_drift_out(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from neuroimagen.trainer.evaluation.conditions import CONDITIONS
 from neuroimagen.trainer.evaluation.controls import ControlRuns
 from neuroimagen.trainer.evaluation.evaluate import evaluate_run
 from neuroimagen.trainer.evaluation.metrics.registry import METRICS, main_metrics
-from neuroimagen.trainer.evaluation.metrics.scoring import EvaluateConfig
 from neuroimagen.trainer.evaluation.results import Result, find, read_results, text_table
+from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig
 from neuroimagen.trainer.report.page import write_report
 
 IMAGE_CONDITIONS = {

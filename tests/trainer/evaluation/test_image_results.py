@@ -15,8 +15,8 @@ from neuroimagen.trainer.evaluation.image_results import (
     subject_figures,
 )
 from neuroimagen.trainer.evaluation.metrics.registry import METRICS, all_metrics, main_metrics
-from neuroimagen.trainer.evaluation.metrics.scoring import Scoring
 from neuroimagen.trainer.evaluation.results import find
+from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
 from neuroimagen.trainer.reconstruction.manifest import read_reconstructions
 
 

@@ -31,6 +31,27 @@ def test_knowing_the_classes_that_were_shown_is_not_reading_the_eeg() -> None:
     assert headings(accuracy("full", 0.6, 0.4, 0.8), *figures) == ["The class comes through"]
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "heading"),
+    [
+        (0.05, 0.09, "The EEG tells which image was seen"),
+        (0.004, 0.012, "The EEG does not tell which image was seen"),
+        (0.004, 0.2, "Whether the EEG tells which image was seen is open"),
+    ],
+)
+def test_retrieval_is_compared_with_guessing(low: float, high: float, heading: str) -> None:
+    def top1(condition: str, value: float, low: float | None = None, high: float | None = None) -> Result:
+        return dataclasses.replace(accuracy(condition, value, low, high), metric="embedding_top1")
+
+    found = verdict(
+        [top1("alignment", (low + high) / 2, low, high), top1("chance", 1 / 120), top1("alignment_ridge", 0.2)]
+    )
+    assert [sentence["heading"] for sentence in found] == [heading]
+    assert "Among all 120 test images" in found[0]["text"]
+    assert "ridge regression from the raw window 20 %" in found[0]["text"]
+    assert headings(top1("alignment", 0.5, 0.4, 0.6)) == []  # without guessing there is nothing to compare with
+
+
 def test_a_class_drawn_at_random_is_a_floor_too() -> None:
     """With 50 of 1,000 labels in a trial a wrong class often beats the true one's competitors."""
     figures = [accuracy("chance", 1 / 50), accuracy("chance_eeg", 1 / 40), accuracy("random_class", 0.05, 0.03, 0.07)]

@@ -1,8 +1,10 @@
 """Images as bytes and as networks take them."""
 
 import numpy as np
+import pytest
 import torch
 
+from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.networks.pixels import from_uint8, to_uint8
 
 
@@ -24,3 +26,12 @@ def test_what_lies_outside_is_clipped_and_the_rest_rounded() -> None:
 
 def test_a_mean_of_bytes_keeps_its_fraction() -> None:
     assert from_uint8(torch.tensor([127.5], dtype=torch.float64)).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_what_is_no_number_does_not_become_an_image(value: float, dtype: torch.dtype) -> None:
+    images = torch.zeros(2, 3, 4, 4, dtype=dtype)
+    images[1, 2, 0, 3] = value
+    with pytest.raises(UserError, match="1 of the 96 values of a batch of images are NaN or infinite"):
+        to_uint8(images)

@@ -106,3 +106,14 @@ def test_conditions_follow_what_was_trained(make: Callable[..., Reconstructor]) 
     shutil.rmtree(reconstructor.export("saliency"))
     with pytest.raises(UserError, match="saliency/export does not exist"):
         reconstructor.conditions()
+
+
+def test_an_export_of_nan_draws_nothing(make: Callable[..., Reconstructor]) -> None:
+    """A damaged export, or training that diverged: black images would look like a result."""
+    reconstructor = make()
+    items = reconstructor.segment_samples("full")[:2]
+    with torch.no_grad():
+        for parameter in reconstructor.networks.semantic(reconstructor.export("semantic")).parameters():
+            parameter.fill_(float("nan"))
+    with pytest.raises(UserError, match="of a batch of images are NaN or infinite"):
+        reconstructor.draw("full", items)

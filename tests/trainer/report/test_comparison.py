@@ -13,8 +13,8 @@ from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.launch.cli import main
 from neuroimagen.trainer.evaluation.evaluate import evaluate_run
 from neuroimagen.trainer.evaluation.intervals import Estimate
-from neuroimagen.trainer.evaluation.metrics.scoring import EvaluateConfig
 from neuroimagen.trainer.evaluation.results import find, read_results
+from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig
 from neuroimagen.trainer.report.comparison import is_clear
 
 

@@ -27,7 +27,8 @@ def test_the_command_writes_one_file_that_needs_no_other(data: Path, tmp_path: P
             assert image.height > image.width > 800
         return
     text = out.read_text(encoding="utf-8")
-    assert text.count("<svg") == 5  # segments, classes, subjects, scalp maps, spectra
+    # segments, classes, subjects, scalp maps, spectra; channels, segments per subject
+    assert text.count("<svg") == 7
     assert text.count("amplitude, data set's units") == 3
     assert re.search(r"All on one scale: red is positive, blue negative, up to ±\d", text)
     assert "http://" not in text.replace("http://www.w3.org", "")

@@ -13,7 +13,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.evaluate import evaluate_run
 from neuroimagen.trainer.evaluation.metrics.metric import ImageMetric
-from neuroimagen.trainer.evaluation.metrics.scoring import EvaluateConfig
+from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig
 from neuroimagen.trainer.report.evaluated import Evaluated, Item, choose_examples, example_metrics, rank_rule
 from neuroimagen.trainer.report.page import write_report
 

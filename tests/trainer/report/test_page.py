@@ -15,7 +15,7 @@ from PIL import Image
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.evaluate import evaluate_run
-from neuroimagen.trainer.evaluation.metrics.scoring import EvaluateConfig
+from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig
 from neuroimagen.trainer.report import page as report
 from neuroimagen.trainer.report import plots
 from neuroimagen.trainer.report.page import write_report

@@ -3,8 +3,8 @@
 import numpy as np
 
 from neuroimagen.data_shards.common.arrays import Floats
-from neuroimagen.trainer.evaluation.metrics.comparison import Comparison
 from neuroimagen.trainer.evaluation.metrics.metric import ImageMetric
+from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
 
 
 def cosine(x: Floats, y: Floats) -> Floats:

@@ -4,8 +4,8 @@ import numpy as np
 
 from neuroimagen.data_shards.common.arrays import Floats
 from neuroimagen.trainer.evaluation.intervals import Estimate
-from neuroimagen.trainer.evaluation.metrics.comparison import Comparison
 from neuroimagen.trainer.evaluation.metrics.metric import SetMetric
+from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
 
 
 def frechet_distance(features: Floats, references: Floats) -> float:

@@ -4,10 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroimagen.data_shards.common.arrays import Floats, Integers
-from neuroimagen.trainer.evaluation.metrics.comparison import Comparison
-from neuroimagen.trainer.evaluation.metrics.correlation import correlation_matrix
 from neuroimagen.trainer.evaluation.metrics.metric import IMAGES, ImageMetric
-from neuroimagen.trainer.evaluation.metrics.scoring import Scoring
+from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
+from neuroimagen.trainer.evaluation.scoring.correlation import correlation_matrix
+from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
 
 
 def two_way_identification(

@@ -4,8 +4,8 @@ import numpy as np
 
 from neuroimagen.data_shards.common.arrays import Floats
 from neuroimagen.trainer.evaluation.intervals import Estimate
-from neuroimagen.trainer.evaluation.metrics.comparison import Comparison
 from neuroimagen.trainer.evaluation.metrics.metric import SetMetric
+from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
 
 
 def inception_score(probabilities: Floats, *, num_splits: int = 10, seed: int = 0) -> tuple[float, float]:

@@ -6,8 +6,8 @@ import numpy as np
 
 from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.trainer.evaluation.intervals import Estimate
-from neuroimagen.trainer.evaluation.metrics.comparison import Comparison
 from neuroimagen.trainer.evaluation.metrics.metric import SetMetric
+from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
 
 
 def kernel_distance(

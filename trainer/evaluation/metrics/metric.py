@@ -8,8 +8,8 @@ from neuroimagen.data_shards.common.arrays import Floats
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.evaluation.conditions import Group
 from neuroimagen.trainer.evaluation.intervals import Estimate
-from neuroimagen.trainer.evaluation.metrics.comparison import Comparison
-from neuroimagen.trainer.evaluation.metrics.scoring import Scoring
+from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
+from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
 
 Scale = Literal["share", "p", "number"]
 IMAGES: frozenset[Group] = frozenset({"model", "ablation", "oracle", "floor", "nuisance"})

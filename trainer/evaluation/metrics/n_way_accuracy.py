@@ -3,9 +3,9 @@
 import numpy as np
 
 from neuroimagen.data_shards.common.arrays import Floats, Integers
-from neuroimagen.trainer.evaluation.metrics.comparison import Comparison
 from neuroimagen.trainer.evaluation.metrics.metric import IMAGES, ImageMetric, Metric
-from neuroimagen.trainer.evaluation.metrics.scoring import Scoring
+from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
+from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
 
 
 def n_way_accuracy(

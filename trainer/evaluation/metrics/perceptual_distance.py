@@ -1,8 +1,8 @@
 """Perceptual distance: LPIPS's distance over the layers of any vision network, without learnt weights."""
 
 from neuroimagen.data_shards.common.arrays import Floats
-from neuroimagen.trainer.evaluation.metrics.comparison import Comparison
 from neuroimagen.trainer.evaluation.metrics.metric import ImageMetric
+from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
 
 
 def _compute(comparison: Comparison) -> Floats | None:

@@ -9,9 +9,9 @@ shown.
 import numpy as np
 
 from neuroimagen.data_shards.common.arrays import Floats, Integers
-from neuroimagen.trainer.evaluation.metrics.comparison import Comparison
 from neuroimagen.trainer.evaluation.metrics.metric import IMAGES, PermutationTest
-from neuroimagen.trainer.evaluation.metrics.scoring import NUM_PERMUTATIONS
+from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
+from neuroimagen.trainer.evaluation.scoring.scoring import NUM_PERMUTATIONS
 
 
 def permutation_p(

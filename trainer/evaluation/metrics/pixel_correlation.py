@@ -7,9 +7,9 @@ up to rounding, and tests compare them.
 import numpy as np
 
 from neuroimagen.data_shards.common.arrays import Floats, Images
-from neuroimagen.trainer.evaluation.metrics.comparison import Comparison
-from neuroimagen.trainer.evaluation.metrics.correlation import check_pairs, standardise
 from neuroimagen.trainer.evaluation.metrics.metric import IMAGES, ImageMetric
+from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
+from neuroimagen.trainer.evaluation.scoring.correlation import check_pairs, standardise
 
 
 def pixel_correlation(images: Images, references: Images) -> Floats:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from neuroimagen.data_shards.common.arrays import Floats, Images
-from neuroimagen.trainer.evaluation.metrics.comparison import Comparison
-from neuroimagen.trainer.evaluation.metrics.correlation import check_pairs, unit_range
 from neuroimagen.trainer.evaluation.metrics.metric import IMAGES, ImageMetric
+from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
+from neuroimagen.trainer.evaluation.scoring.correlation import check_pairs, unit_range
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5

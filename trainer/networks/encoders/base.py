@@ -36,7 +36,7 @@ class EncoderConfig:
     identity.
     """
     unknown_subject: UnknownSubject = "mean"
-    """subject_layers: a subject without a map gets the mean of all maps, or is an error."""
+    """A subject without a map or token of its own gets the mean of all, or is an error."""
 
     def __post_init__(self) -> None:
         require_finite(self)
@@ -47,11 +47,18 @@ class EncoderConfig:
             if field.name.endswith("dropout") and not 0.0 <= value < 1.0:
                 raise ValueError(f"encoder.{field.name} must lie in [0, 1), got {value}")
 
+    @property
+    def reads_subjects(self) -> bool:
+        """Whether a part of the encoder is each subject's own, so that it is made for a list of subjects."""
+        return self.subject_layers
+
     def stored(self) -> dict[str, Any]:
         """The settings as config.json of an export has them, without those of subject layers where there are none."""
         settings = asdict(self)
         if not self.subject_layers:
-            del settings["subject_layers"], settings["unknown_subject"]
+            del settings["subject_layers"]
+        if not self.reads_subjects:
+            del settings["unknown_subject"]
         return settings
 
 
@@ -63,6 +70,8 @@ class Trunk(nn.Module):
     """
 
     Config: ClassVar[type[EncoderConfig]]
+    token_size: int | None = None
+    """W: length of the vector of the segment's subject that `forward` gets as `token` too; None: it gets none."""
 
     def __init__(self, config: Any, *, n_channels: int, n_samples: int) -> None:
         """`config`: of the class `Config`. Raises ValueError where segments are too short for it."""
@@ -70,7 +79,7 @@ class Trunk(nn.Module):
 
     def forward(self, eeg: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
         """EEG [B, C, T], mean [C], whitening [C, C] (with subject layers each segment's own, [B, C, C]) → features
-        [B, F], all float32.
+        [B, F], all float32. Where `token_size` is set: `token` [B, W] as a fourth argument.
         """
         raise NotImplementedError
 

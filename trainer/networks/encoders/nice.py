@@ -1,7 +1,7 @@
 """NICE's encoder and projector (Song et al. 2024)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,9 @@ from neuroimagen.trainer.networks.randomness import SampleDropout
 
 
 @dataclass(frozen=True, kw_only=True)
-class NICEConfig(EncoderConfig):
-    """`encoder.kind: nice`: NICE's own layers, filters in time before those in space."""
+class TSConvConfig(EncoderConfig):
+    """Sizes of NICE's layers, which ATM has too; in samples, so they depend on the sampling rate."""
 
-    kind: Literal["nice"] = "nice"
     temporal_filters: int = 64
     """Filters in time of the first layer."""
     kernel_samples: int = 17
@@ -28,6 +27,17 @@ class NICEConfig(EncoderConfig):
     """Filters in space, after those in time."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class NICEConfig(TSConvConfig):
+    """`encoder.kind: nice`: NICE's own layers, filters in time before those in space.
+
+    The published sizes, at 250 Hz: 40 filters of 25 samples, means over 51 every 5, 40 spatial filters, dropout 0.5,
+    feature_size 768.
+    """
+
+    kind: Literal["nice"] = "nice"
+
+
 class NICETrunk(Trunk):
     """NICE's encoder and projector (Song et al. 2024): filters in time on every electrode, means over time, filters
     over all electrodes, a linear mix of these, then a linear layer with a residual block.
@@ -38,18 +48,20 @@ class NICETrunk(Trunk):
     and half of the multiplications (28 M in place of 53 M for a segment of 128 × 440).
     """
 
-    Config = NICEConfig
+    Config: ClassVar[type[TSConvConfig]] = NICEConfig
+    unit: ClassVar[str] = "segments"
+    """What the convolutions read, in messages."""
     box: Tensor
 
-    def __init__(self, config: NICEConfig, *, n_channels: int, n_samples: int) -> None:
+    def __init__(self, config: TSConvConfig, *, n_channels: int, n_samples: int) -> None:
         super().__init__(config, n_channels=n_channels, n_samples=n_samples)
         self.stride = config.stride_samples
         length = config.kernel_samples + config.pool_samples - 1
         n_steps = (n_samples - length) // self.stride + 1
         if n_steps < 1:
             raise ValueError(
-                f"segments of {n_samples} samples are shorter than the {length} that a filter and its mean take; lower "
-                "encoder.kernel_samples or encoder.pool_samples"
+                f"{self.unit} of {n_samples} samples are shorter than the {length} that a filter and its mean take; "
+                "lower encoder.kernel_samples or encoder.pool_samples"
             )
         filters, spatial = config.temporal_filters, config.spatial_filters
         self.temporal = nn.Conv1d(1, filters, config.kernel_samples)
@@ -65,9 +77,12 @@ class NICETrunk(Trunk):
         self.norm = nn.LayerNorm(config.feature_size)
 
     def forward(self, eeg: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
-        x = (whitening @ (eeg - mean[:, None]))[:, None]  # [B, 1, C, T]
+        return self.convolve(whitening @ (eeg - mean[:, None]))
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Whitened channels [B, C, T] → features [B, F]."""
         smoothed = F.conv1d(self.temporal.weight, self.box, padding=self.box.shape[2] - 1)  # [filters, 1, length]
-        x = F.conv2d(x, smoothed[:, :, None], self.temporal.bias, stride=(1, self.stride))
+        x = F.conv2d(x[:, None], smoothed[:, :, None], self.temporal.bias, stride=(1, self.stride))
         x = F.elu(self.norm_temporal(x))
         x = F.elu(self.norm_spatial(self.spatial(x)[:, :, 0]))  # [B, S, steps]
         features = self.head(self.mix(self.dropout(x)).flatten(1))

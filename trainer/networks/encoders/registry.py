@@ -16,6 +16,8 @@ ENCODERS: Registry[type[Trunk]] = Registry(
         "temporal_spatial": "neuroimagen.trainer.networks.encoders.temporal_spatial:TemporalSpatialTrunk",
         "transformer": "neuroimagen.trainer.networks.encoders.transformer:TransformerTrunk",
         "nice": "neuroimagen.trainer.networks.encoders.nice:NICETrunk",
+        "atm": "neuroimagen.trainer.networks.encoders.atm:ATMTrunk",
+        "flat": "neuroimagen.trainer.networks.encoders.flat:FlatTrunk",
         "braindecode": "neuroimagen.trainer.networks.encoders.braindecode:BraindecodeTrunk",
     },
 )

@@ -8,6 +8,7 @@ on from them with another number of ranks or another ZeRO stage, and bit for bit
     rest.safetensors              buffers and frozen weights, whole
 """
 
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,18 @@ def _make_moments(engine: Engine, pieces: list[deepspeed_adapter.Piece], step: i
             "exp_avg": torch.zeros_like(flat),
             "exp_avg_sq": torch.zeros_like(flat),
         }
+
+
+def read_network(folder: Path, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """The state dictionary of the network in `folder`, whatever ranks and ZeRO stage wrote it; without DeepSpeed.
+
+    `shapes`: of every entry of the state dictionary. Raises UserError when the files are of another network.
+    """
+    rest, pieces = load_file(folder / REST_FILE), _Files(folder)
+    names = rest.keys() | pieces.names(WEIGHT)
+    if names != shapes.keys():
+        raise UserError(f"{folder} is of another network: {_first_difference(names, shapes.keys())}.")
+    return {name: rest[name] if name in rest else pieces.read(WEIGHT, name).view(shapes[name]) for name in names}
 
 
 class _Files:

@@ -46,10 +46,22 @@ def test_a_pickle_that_asks_for_more_is_refused(tmp_path: Path) -> None:
     assert not witness.exists()
 
 
-def test_an_array_of_objects_is_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
-    with pytest.raises(UserError, match="holds an array of objects"):
-        load_npy(tmp_path / "a.npy")
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_plain_pickle_of_that_name_is_read(tmp_path: Path, protocol: int) -> None:
+    with (tmp_path / "a.npy").open("wb") as file:
+        pickle.dump(CONTENT, file, protocol=protocol)
+    loaded = load_npy(tmp_path / "a.npy")
+    np.testing.assert_array_equal(loaded["eeg"], CONTENT["eeg"])
+    assert (loaded["names"], loaded["rate"], loaded["n"]) == (["Cz", "Pz"], 250.0, 3)
+
+
+def test_an_array_of_objects_is_read(tmp_path: Path) -> None:
+    items = np.array([{"eeg": np.arange(3.0)}, {"eeg": None}], dtype=object)
+    np.save(tmp_path / "a.npy", items, allow_pickle=True)
+    loaded = load_npy(tmp_path / "a.npy")
+    assert loaded.shape == (2,)
+    assert loaded[0]["eeg"].tolist() == [0.0, 1.0, 2.0]
+    assert loaded[1] == {"eeg": None}
 
 
 def test_files_that_are_cut_short_or_missing_are_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from source_files import Bomb
@@ -71,3 +72,36 @@ def test_what_is_no_pth_at_all_is_said_in_words(tmp_path: Path) -> None:
     (tmp_path / "a.pth").write_text("hello")
     with pytest.raises(UserError, match=r"not a complete file of torch\.save: it does not begin like one\. "):
         load_pth(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_numpy_arrays_are_read_whatever_the_protocol(tmp_path: Path, protocol: int) -> None:
+    """PyTorch's own restricted unpickler knows no arrays without help, and no instruction of protocols 4 and 5."""
+    content = {
+        "eeg": np.random.default_rng(0).standard_normal((30, 4, 20, 250)).astype(np.float16),
+        "img": np.array(["train_images/00001_aardvark/aardvark_01b.jpg"]),
+        "label": np.arange(3),
+        "ch_names": ["Pz"],
+    }
+    torch.save(content, tmp_path / "train.pt", pickle_protocol=protocol)
+    loaded = load_pth(tmp_path / "train.pt")
+    assert loaded["ch_names"] == ["Pz"]
+    assert isinstance(loaded["eeg"], np.memmap) == (protocol > 2)
+    for name in ("eeg", "img", "label"):
+        assert loaded[name].dtype == content[name].dtype
+        np.testing.assert_array_equal(loaded[name], content[name])
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_a_bomb_among_arrays_does_not_go_off(tmp_path: Path, protocol: int) -> None:
+    witness = tmp_path / "witness"
+    torch.save({"eeg": np.zeros(3), "more": Bomb(witness)}, tmp_path / "train.pt", pickle_protocol=protocol)
+    with pytest.raises(UserError, match=r"asks for posix\.system, and loading it would run code"):
+        load_pth(tmp_path / "train.pt")
+    assert not witness.exists()
+
+
+def test_tensors_of_a_later_protocol_are_refused_with_the_remedy(tmp_path: Path) -> None:
+    torch.save({"eeg": torch.zeros(3)}, tmp_path / "train.pt", pickle_protocol=5)
+    with pytest.raises(UserError, match=r"holds tensors in pickle protocol 5.*save it again"):
+        load_pth(tmp_path / "train.pt")

@@ -16,6 +16,13 @@ def test_preprocessing_in_words() -> None:
         *["mean of the start to 0 s subtracted", "detrend", "clamp ±20"],
     ]
     assert preprocessing_steps({}) == []
+    mixed = {"train": "keep", "val": "average", "test": "average"}
+    assert preprocessing_steps({"steps": "whitened by session", "repetitions": mixed}) == [
+        "whitened by session",
+        "repetitions averaged in val and test",
+    ]
+    assert preprocessing_steps({"repetitions": "average"}) == ["repetitions averaged"]
+    assert preprocessing_steps({"repetitions": "keep"}) == []
 
 
 def test_the_lines_say_what_the_data_set_holds(data: Path) -> None:

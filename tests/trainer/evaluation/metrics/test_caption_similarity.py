@@ -3,8 +3,8 @@
 import numpy as np
 
 from neuroimagen.trainer.evaluation.metrics.caption_similarity import CAPTION_SIMILARITY, cosine
-from neuroimagen.trainer.evaluation.metrics.comparison import Comparison
-from neuroimagen.trainer.evaluation.metrics.scoring import Scoring
+from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
+from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
 
 
 def test_cosines_by_hand() -> None:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from neuroimagen.trainer.evaluation.metrics.correlation import correlation_matrix
 from neuroimagen.trainer.evaluation.metrics.identification import retrieval_accuracy, two_way_identification
+from neuroimagen.trainer.evaluation.scoring.correlation import correlation_matrix
 
 
 def test_two_way_identification_agrees_with_brute_force_and_divides_by_n_minus_one() -> None:

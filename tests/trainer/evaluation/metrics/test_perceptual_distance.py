@@ -4,9 +4,9 @@ import dataclasses
 
 import numpy as np
 
-from neuroimagen.trainer.evaluation.metrics.comparison import Comparison
 from neuroimagen.trainer.evaluation.metrics.perceptual_distance import PERCEPTUAL_DISTANCE
-from neuroimagen.trainer.evaluation.metrics.scoring import Scoring
+from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
+from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
 
 
 def test_it_needs_a_network(scoring: Scoring) -> None:

@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 
-from neuroimagen.trainer.evaluation.metrics.comparison import Comparison
 from neuroimagen.trainer.evaluation.metrics.identification import two_way_identification
 from neuroimagen.trainer.evaluation.metrics.permutation_tests import (
     WITHIN_CLASS_P,
@@ -13,7 +12,8 @@ from neuroimagen.trainer.evaluation.metrics.permutation_tests import (
     permutation_p,
     recognition_table,
 )
-from neuroimagen.trainer.evaluation.metrics.scoring import NUM_PERMUTATIONS, Scoring
+from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
+from neuroimagen.trainer.evaluation.scoring.scoring import NUM_PERMUTATIONS, Scoring
 
 
 def test_the_true_image_is_told_within_its_class_and_the_other_one_is_not(scoring: Scoring) -> None:

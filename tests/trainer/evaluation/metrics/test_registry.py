@@ -8,10 +8,10 @@ import pytest
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.evaluation.intervals import Estimate
 from neuroimagen.trainer.evaluation.metrics import registry
-from neuroimagen.trainer.evaluation.metrics.comparison import Comparison
 from neuroimagen.trainer.evaluation.metrics.metric import ImageMetric, PermutationTest, SetMetric
 from neuroimagen.trainer.evaluation.metrics.registry import METRICS, all_metrics, main_metrics, metric_of
-from neuroimagen.trainer.evaluation.metrics.scoring import Scoring
+from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
+from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,10 @@ from small_encoders import KINDS, fitting_config
 
 from neuroimagen.trainer.networks.encoders.base import EncoderConfig
 from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, build_encoder
+from neuroimagen.trainer.networks.randomness import StepRandom, reseed_dropout
+from neuroimagen.trainer.recipe.recipe import DataConfig, ModelConfig, Recipe
+from neuroimagen.trainer.stages.alignment import AlignmentConfig
+from neuroimagen.trainer.training.dry_run import dry_run
 
 SHAPES = [(128, 440), (17, 100), (5, 123), (63, 250)]
 
@@ -43,6 +47,38 @@ def test_features_gradients_and_round_trip(kind: str, shape: tuple[int, int], tm
     with torch.device("meta"):
         meta = build_encoder(config(kind), n_channels=shape[0], n_samples=shape[1])
         assert meta(torch.empty(2, *shape)).shape == (2, 24)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dropout_is_the_sample_s_own_on_any_number_of_ranks(kind: str) -> None:
+    """All that a kind drops, attention included, which torch's fused attention would draw by rank."""
+    torch.manual_seed(0)
+    settings = config(kind, dropout=0.3, block_dropout=0.4, subject_token=True)
+    encoder = build_encoder(settings, n_channels=5, n_samples=100, subjects=[1, 3]).train()
+    eeg, subject = torch.randn(6, 5, 100), torch.tensor([1, 3, 3, 1, 1, 3])
+
+    def features(first: int, count: int) -> torch.Tensor:
+        torch.manual_seed(first)  # a rank's own generator
+        reseed_dropout(encoder, StepRandom(0, 4, first=first, count=count, device=torch.device("cpu")))
+        return encoder(eeg[first : first + count], subject[first : first + count])
+
+    whole = features(0, 6)
+    assert torch.allclose(torch.cat([features(0, 2), features(2, 4)]), whole, atol=1e-5)
+    assert not torch.allclose(whole, encoder.eval()(eeg, subject), atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_runs_dry_in_the_alignment_stage(kind: str) -> None:
+    """63 × 250 segments, a batch of 1,024 over four ranks, an embedding of 1,024."""
+    data = DataConfig(n_channels=63, n_samples=250, num_classes=1854, subjects=(1,))
+    model = ModelConfig(text_shape=(77, 1024), embedding_size=1024)
+    stages = {"alignment": AlignmentConfig(batch_size=1024)}
+    result = dry_run(Recipe(data=data, model=model, encoder=config(kind), stages=stages), "alignment", num_ranks=4)
+    assert result.batch_shapes["EEG"] == (256, 63, 250)
+    (network,) = result.networks
+    head = 24 * 1024 + 1024 + 1024 * 1025 + 2 * 1024
+    built = build_encoder(config(kind), n_channels=63, n_samples=250)
+    assert network.parameters == sum(p.numel() for p in built.parameters()) + head + 1  # and the logit scale
 
 
 def test_normalisation_is_that_of_the_segments_and_part_of_the_export(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def make(kind: str = "temporal_spatial", *, subjects: tuple[int, ...] | None = (
         "feature_size": 12,
         "spatial_filters": 8,
         "temporal_filters": 8,
-        "width": 32,
+        "width": 40,
         "pool_samples": 9,
         **changes,
     }

@@ -1,0 +1,1 @@
+"""What the sources of recordings share: opening a file, its channels, its events, and cutting it into segments."""

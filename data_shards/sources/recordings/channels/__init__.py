@@ -1,0 +1,1 @@
+"""The channels of recordings: which are EEG, in which unit, and whether several recordings have the same."""

@@ -1,0 +1,1 @@
+"""From a recording to its segments: which can be cut, and their samples."""

@@ -1,0 +1,1 @@
+"""Tables that say what was shown, read a column at a time."""

@@ -1,0 +1,1 @@
+"""The THINGS studies: their images by concept, and the files that their recordings circulate in."""

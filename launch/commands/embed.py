@@ -1,0 +1,80 @@
+"""`neuroimagen embed`: image embeddings of EEG, into a Parquet table."""
+
+import argparse
+from pathlib import Path
+
+from neuroimagen.launch.commands.options import add_cpu
+
+HELP = "Predict the image embeddings of a split's segments, or of new EEG, with a trained alignment stage."
+EPILOG = """\
+examples:
+  neuroimagen embed --run runs/demo --out embeddings.parquet
+  neuroimagen embed --run runs/demo --split all --out embeddings.parquet
+  neuroimagen embed --run runs/demo --eeg new_eeg.npy --subject 3 --out embeddings.parquet
+
+The table has one row per segment: segment, subject, stimulus, label, class, split, and a column embedding_KIND for each
+kind of target that the stage was trained on. EEG of a file is [segments, channels, samples] in the unit, order of
+channels, rate and window of the data that the run was trained on.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run with a trained alignment stage")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="Parquet file to write")
+    parser.add_argument(
+        "--split", choices=("train", "val", "test", "all"), default="test", help="whose segments (default: test)"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="data set, if it is not where the run's config.yaml says"
+    )
+    parser.add_argument("--eeg", type=Path, metavar="FILE", help="NumPy file of new EEG, instead of a data set")
+    parser.add_argument("--subject", type=int, metavar="S", help="with --eeg: whose EEG it is (default: a new subject)")
+    add_cpu(parser)
+
+
+def run(args: argparse.Namespace) -> int | None:
+    """Embed, and print where the table is."""
+    import numpy as np
+    import torch
+
+    from neuroimagen.data_shards.common.errors import UsageError, UserError
+    from neuroimagen.data_shards.dataset.dataset import Dataset
+    from neuroimagen.data_shards.sources.readers.npy import load_npy
+    from neuroimagen.trainer.evaluation.retrieval.alignment_retrieval import load_alignment
+    from neuroimagen.trainer.evaluation.retrieval.embeddings_table import embed_array, embed_dataset, write_embeddings
+    from neuroimagen.trainer.recipe.recipe import load_recipe
+    from neuroimagen.trainer.runs.find_run import require_run
+
+    if args.eeg is not None and (args.data is not None or args.split != "test"):
+        raise UsageError("--eeg embeds the EEG of a file; --data and --split are for a data set. Leave one out.")
+    if args.subject is not None and args.eeg is None:
+        raise UsageError("--subject says whose EEG --eeg is; the segments of a data set have subjects of their own.")
+    require_run(args.run)
+    device = "cuda" if torch.cuda.is_available() and not args.cpu else "cpu"
+    model = load_alignment(args.run, device=device)
+    if model is None:
+        raise UserError(
+            f"{args.run} has no trained alignment stage. Train one: neuroimagen train alignment "
+            f"--config {args.run / 'config.yaml'} --run {args.run}"
+        )
+    if args.eeg is not None:
+        eeg = load_npy(args.eeg)
+        if not isinstance(eeg, np.ndarray):
+            raise UserError(
+                f"{args.eeg} holds a {type(eeg).__name__}; expected an array [segments, channels, samples]."
+            )
+        subject = -1 if args.subject is None else args.subject  # no subject has a negative number
+        table = embed_array(model, eeg, subject=subject, device=device)
+    else:
+        recipe = load_recipe(args.run / "config.yaml")
+        data = args.data or recipe.data.path
+        if data is None:
+            raise UserError(f"{args.run / 'config.yaml'} names no data set. Give one with --data DIR.")
+        dataset = Dataset.open(data)
+        splits = ("train", "val", "test") if args.split == "all" else (args.split,)
+        rows = np.sort(np.concatenate([dataset.rows(split, recipe.data.subjects) for split in splits]))
+        table = embed_dataset(model, dataset, rows, device=device)
+    write_embeddings(table, args.out, model=model, run=args.run)
+    print(f"embeddings: {args.out}, {len(table):,} segments, {', '.join(model.kinds)}")
+    return None

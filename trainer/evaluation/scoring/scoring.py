@@ -1,0 +1,200 @@
+"""What images are scored with: the networks, the true stimuli as the networks see them, and the settings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from neuroimagen.data_shards.common.arrays import Floats, Images, Integers
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.trainer.bundled_model.location import BUNDLED, bundled_model_path, present_name
+from neuroimagen.trainer.evaluation.intervals import NUM_RESAMPLES
+from neuroimagen.trainer.evaluation.scoring.correlation import shrink
+from neuroimagen.trainer.evaluation.scoring.feature_networks import (
+    ClipModel,
+    ImageClassifier,
+    ImageFeatures,
+    PerceptualNetwork,
+    classes_in_classifier,
+)
+
+NUM_PERMUTATIONS = 2000
+"""Permutations of a permutation test."""
+CANDIDATES = 200
+"""Test stimuli among which the metrics retrieval200_… look for the true one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """The recipe's `evaluate` section: which networks score the images, and how."""
+
+    classifier: str = BUNDLED
+    """Folder of a transformers image classifier whose labels hold the data set's classes (by WordNet id or name)."""
+    clip: str = BUNDLED
+    """Folder of a CLIP model."""
+    perceptual: str | None = None
+    """Folder of a transformers vision network for the perceptual distance; null leaves the distance out."""
+    n_way: int = 50
+    """Classes among which an image's class is recognised; at most all that the classifier knows."""
+    num_trials: int = 50
+    """Draws of the other classes, where not all take part."""
+    num_resamples: int = NUM_RESAMPLES
+    """Bootstrap resamples of an interval."""
+    inception_splits: int = 10
+    """Splits of the Inception Score."""
+    batch_size: int = 64
+    """Images in a batch of the networks."""
+    seed: int = 0
+    """Of the trials, the splits and the bootstrap."""
+
+    def __post_init__(self) -> None:
+        for name in ("classifier", "clip"):
+            object.__setattr__(self, name, present_name(getattr(self, name)))
+        for name, least in (
+            ("n_way", 2),
+            ("num_trials", 1),
+            ("num_resamples", 100),
+            ("inception_splits", 1),
+            ("batch_size", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"evaluate.{name} must be at least {least}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringNetworks:
+    """The networks, and the data set's classes among the classifier's."""
+
+    classifier: ImageClassifier
+    clip: ClipModel
+    classes: Integers
+    """The classifier's index of each class of the data set, int64 [classes]."""
+    perceptual: PerceptualNetwork | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class References:
+    """The S true stimuli of a split that images are compared with; arrays have one entry per stimulus."""
+
+    stimuli: Integers
+    """Numbers of the stimuli in the data set, ascending."""
+    keys: tuple[str, ...]
+    labels: Integers
+    images: Images
+    classifier: ImageFeatures
+    clip: ImageFeatures
+    captions: Floats
+    """CLIP embeddings of the stimuli's captions, [S, P]."""
+    pixels: Floats
+    """The images as `correlation.shrink` makes them, [S, 3 · 64²]."""
+
+    @cached_property
+    def same_class(self) -> np.ndarray:
+        """Whether two stimuli have the same class, bool [S, S]."""
+        return self.labels[:, None] == self.labels[None]
+
+    @property
+    def class_sizes(self) -> str:
+        """Number of stimuli per class, as text: "4" or "3 to 5"."""
+        counts = np.unique(np.unique(self.labels, return_counts=True)[1])
+        return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """What the images of every condition are scored with."""
+
+    networks: ScoringNetworks
+    references: References
+    config: EvaluateConfig
+
+    @property
+    def n_way(self) -> int:
+        """Classes among which an image's class is recognised."""
+        return min(self.config.n_way, len(self.networks.classifier.id_to_label))
+
+    @property
+    def num_candidates(self) -> int:
+        """Stimuli among which the metrics retrieval200_… look for the true one."""
+        return min(CANDIDATES, len(self.references.stimuli))
+
+    @cached_property
+    def numbers(self) -> dict[str, object]:
+        """The numbers that definitions of metrics name."""
+        networks, references, config = self.networks, self.references, self.config
+        num_stimuli = len(references.stimuli)
+        return {
+            "n_way": self.n_way,
+            "n_others": self.n_way - 1,
+            "trials": config.num_trials
+            if self.n_way < len(networks.classifier.id_to_label)
+            else "one (all classes take part)",
+            "classifier": networks.classifier.name,
+            "clip": networks.clip.name,
+            "perceptual": "" if networks.perceptual is None else networks.perceptual.name,
+            "size": references.images.shape[2],
+            "n_stimuli": num_stimuli,
+            "n_other_stimuli": num_stimuli - 1,
+            "feature_dimension": references.classifier.features.shape[1],
+            "class_sizes": references.class_sizes,
+            "splits": config.inception_splits,
+            "candidates": self.num_candidates,
+            "candidate_trials": f"{config.num_trials} seeded draws"
+            if num_stimuli > CANDIDATES
+            else "all test stimuli take part",
+            "permutations": NUM_PERMUTATIONS,
+            "targets": "the cached embeddings that an alignment stage was trained on",
+        }
+
+
+def load_scoring(
+    config: EvaluateConfig,
+    dataset: Dataset,
+    *,
+    subjects: Sequence[int] | None,
+    size_px: int,
+    split: Literal["val", "test"] = "test",
+    device: str,
+) -> Scoring:
+    """Load the networks, and the stimuli of a split as the networks see them, at the size of the images to score.
+
+    Raises UserError naming a folder that holds no such network, or classes that the classifier does not know.
+    """
+    networks = load_scoring_networks(config, dataset, device=device)
+    stimuli = np.unique(dataset.index.stimulus[dataset.rows(split, subjects)]).astype(np.int64)
+    images = dataset.stimuli.images(stimuli, size_px)
+    references = References(
+        stimuli=stimuli,
+        keys=tuple(dataset.stimuli.keys[index] for index in stimuli),
+        labels=dataset.stimuli.labels[stimuli],
+        images=images,
+        classifier=networks.classifier.describe(images),
+        clip=networks.clip.describe(images),
+        captions=networks.clip.text_embeddings([dataset.stimuli.captions[index] for index in stimuli]),
+        pixels=shrink(images),
+    )
+    return Scoring(networks=networks, references=references, config=config)
+
+
+def load_scoring_networks(config: EvaluateConfig, dataset: Dataset, *, device: str) -> ScoringNetworks:
+    """The networks of a configuration; "bundled" stands for those of the model that ships with the package."""
+
+    def folder(name: str, network: str) -> Path:
+        return bundled_model_path() / network if name == BUNDLED else Path(name).expanduser()
+
+    size = config.batch_size
+    classifier = ImageClassifier.from_folder(folder(config.classifier, "classifier"), device=device, batch_size=size)
+    clip = ClipModel.from_folder(folder(config.clip, "clip"), device=device, batch_size=size)
+    classes = dataset.metadata.classes
+    indices = classes_in_classifier(
+        classifier.id_to_label, [item.wnid for item in classes], [item.name for item in classes]
+    )
+    perceptual = None
+    if config.perceptual is not None:
+        perceptual = PerceptualNetwork.from_folder(
+            folder(config.perceptual, "classifier"), device=device, batch_size=size
+        )
+    return ScoringNetworks(classifier=classifier, clip=clip, classes=indices, perceptual=perceptual)
