@@ -9,6 +9,10 @@ FOLDERS = ("data_shards", "kernels", "trainer", "tune", "launch")
 
 REASONS = {
     "data_shards/common/arrays.py": "It names types for annotations; nothing in it runs.",
+    "kernels/backends/infonce_triton_kernels.py": (
+        "interpreted_infonce.py and, with interpreted kernels, test_infonce.py compare their results with float64; "
+        "compile_gate.py compiles them. test_infonce_triton.py starts all three in processes of their own."
+    ),
     "data_shards/sources/recordings/part.py": (
         "What a recording gives is compared with MNE's own epochs, and what is dropped with its reasons, in "
         "tests/data_shards/sources/recordings/test_source.py and the tests of cutting/."

@@ -20,7 +20,7 @@ them, that of sort and search hardly does.
 def choose_backend(
     backend: str, device: torch.device, *, num_positives: int = 0, dtype: torch.dtype = torch.float32
 ) -> str:
-    """ "torch" or "triton", for rows of `dtype` on `device`; in mining, an anchor has at most `num_positives` positives.
+    """ "torch" or "triton", for rows of `dtype` on `device`; when mining, of anchors with at most `num_positives` each.
 
     "auto" takes the Triton kernels on an NVIDIA GPU from sm_80 or an AMD gfx942, with at most MAX_SCANNED_POSITIVES
     positives and rows of at most 32 bits; PyTorch otherwise (CPU; few classes in a huge batch; float64). Where the GPU

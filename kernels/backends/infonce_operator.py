@@ -98,7 +98,9 @@ class _LogitSums(torch.autograd.Function):
         distributed: bool,
         backend: str,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        row_logsumexp, largest, total = _backend(backend).logsumexps(rows, targets, scale)
+        logits = infonce_torch.few_logits(rows, targets, scale) if backend == "torch" else None
+        kept = {} if logits is None else {"logits": logits}
+        row_logsumexp, largest, total = _backend(backend).logsumexps(rows, targets, scale, **kept)
         positive = torch.zeros((), dtype=torch.float64, device=rows.device)
         means, own_place = groups.means(targets), groups.place[own]
         for tile in row_tiles(rows.shape[0], rows.shape[1], rows.device):
@@ -114,7 +116,7 @@ class _LogitSums(torch.autograd.Function):
         ctx.distributed, ctx.backend = distributed, backend
         if not columns:
             ctx.mark_non_differentiable(column_logsumexp)
-        ctx.save_for_backward(rows, targets, scale, row_logsumexp, column_logsumexp)
+        ctx.save_for_backward(rows, targets, scale, row_logsumexp, column_logsumexp, *kept.values())
         return row_logsumexp, column_logsumexp, positive
 
     @staticmethod
@@ -123,7 +125,7 @@ class _LogitSums(torch.autograd.Function):
         ctx: Any, row_gradient: Tensor, column_gradient: Tensor, positive_gradient: Tensor
     ) -> tuple[Tensor | None, ...]:
         """∂/∂ℓ_ij = g_i exp(ℓ_ij − LSE_i) + h_j exp(ℓ_ij − LSE_j) + p [j ∈ P(i)] / |P(i)|, h summed over ranks."""
-        rows, targets, scale, row_logsumexp, column_logsumexp = ctx.saved_tensors
+        rows, targets, scale, row_logsumexp, column_logsumexp, *kept = ctx.saved_tensors
         groups, own = ctx.groups, ctx.own
         of_rows, of_targets, of_scale = ctx.needs_input_grad[:3]
         if ctx.columns and ctx.distributed:
@@ -137,6 +139,7 @@ class _LogitSums(torch.autograd.Function):
             (row_gradient.contiguous(), column_gradient.contiguous() if ctx.columns else None),
             of_rows=of_rows or of_scale,
             of_targets=of_targets,
+            **({"logits": kept[0]} if kept else {}),
         )
         positive_weight = positive_gradient.to(rows.dtype)
         if target_gradient is not None:

@@ -17,26 +17,44 @@ GPU_TILE_ELEMENTS = 1 << 27
 """The same on a GPU, where a larger product uses the processors better: 512 MB of float32."""
 
 
+KEPT_TILES = 2
+"""Logits of at most so many tiles are kept for the backward pass, which then has a product less to compute."""
+
+
 def row_tiles(num_rows: int, num_columns: int, device: torch.device) -> Iterator[slice]:
-    elements = TILE_ELEMENTS if device.type == "cpu" else GPU_TILE_ELEMENTS
-    step = max(16, elements // max(1, num_columns))
+    step = max(16, _tile_elements(device) // max(1, num_columns))
     for first in range(0, num_rows, step):
         yield slice(first, min(num_rows, first + step))
 
 
-def logsumexps(rows: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _tile_elements(device: torch.device) -> int:
+    return TILE_ELEMENTS if device.type == "cpu" else GPU_TILE_ELEMENTS
+
+
+def few_logits(rows: Tensor, targets: Tensor, scale: Tensor) -> Tensor | None:
+    """All logits [M, N], if they are few enough to be kept."""
+    if rows.shape[0] * targets.shape[0] > KEPT_TILES * _tile_elements(rows.device):
+        return None
+    with full_float32():
+        return (rows * scale) @ targets.T
+
+
+def logsumexps(
+    rows: Tensor, targets: Tensor, scale: Tensor, *, logits: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """log Σ_j exp ℓ_ij [M] of the logits ℓ_ij = s x_i·y_j; the columns' largest logit [N], and Σ_i exp(ℓ_ij −
-    largest_j) [N], −∞ and 0 without a row.
+    largest_j) [N], −∞ and 0 without a row. `logits`: those of `few_logits`.
     """
     row_logsumexp = rows.new_empty(rows.shape[0])
     largest = rows.new_full((targets.shape[0],), -torch.inf)
     total = rows.new_zeros(targets.shape[0])
     with full_float32():
         for tile in row_tiles(rows.shape[0], targets.shape[0], rows.device):
-            logits = (rows[tile] * scale) @ targets.T  # [R, N]
-            row_logsumexp[tile] = torch.logsumexp(logits, dim=1)
-            new_largest = torch.maximum(largest, logits.amax(0))
-            total.mul_((largest - new_largest).exp_()).add_(logits.sub_(new_largest).exp_().sum(0))
+            part = (rows[tile] * scale) @ targets.T if logits is None else logits[tile]  # [R, N]
+            row_logsumexp[tile] = torch.logsumexp(part, dim=1)
+            new_largest = torch.maximum(largest, part.amax(0))
+            shifted = torch.sub(part, new_largest, out=part if logits is None else None)
+            total.mul_((largest - new_largest).exp_()).add_(shifted.exp_().sum(0))
             largest = new_largest
     return row_logsumexp, largest, total
 
@@ -50,12 +68,14 @@ def slope_products(
     *,
     of_rows: bool,
     of_targets: bool,
+    logits: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Σ_j G_ij y_j [M, D] if `of_rows`, and s Σ_i G_ij x_i [N, D] if `of_targets`, with the slopes of the log-sum-exps
 
     G_ij = g_i exp(ℓ_ij − LSE_i) + h_j exp(ℓ_ij − LSE_j).
 
-    logsumexp: LSE of the rows [M] and of the columns [N]; weight: g [M] and h [N], h None for zeros.
+    logsumexp: LSE of the rows [M] and of the columns [N]; weight: g [M] and h [N], h None for zeros; logits: those of
+    `few_logits`.
     """
     (row_logsumexp, column_logsumexp), (row_weight, column_weight) = logsumexp, weight
     row_products = torch.empty_like(rows) if of_rows else None
@@ -63,12 +83,12 @@ def slope_products(
     with full_float32():
         for tile in row_tiles(rows.shape[0], targets.shape[0], rows.device):
             scaled = rows[tile] * scale
-            logits = scaled @ targets.T
+            part = scaled @ targets.T if logits is None else logits[tile].clone()
             if column_weight is not None:
-                slope = (logits - row_logsumexp[tile, None]).exp_().mul_(row_weight[tile, None])
-                slope.add_(logits.sub_(column_logsumexp).exp_().mul_(column_weight))
+                slope = (part - row_logsumexp[tile, None]).exp_().mul_(row_weight[tile, None])
+                slope.add_(part.sub_(column_logsumexp).exp_().mul_(column_weight))
             else:
-                slope = logits.sub_(row_logsumexp[tile, None]).exp_().mul_(row_weight[tile, None])
+                slope = part.sub_(row_logsumexp[tile, None]).exp_().mul_(row_weight[tile, None])
             if row_products is not None:
                 torch.mm(slope, targets, out=row_products[tile])
             if target_products is not None:

@@ -12,7 +12,13 @@ import torch
 import triton
 from torch import Tensor
 
-from neuroimagen.kernels.backends.devices import device_arch, family, launches_kernels, num_multiprocessors, shared_memory
+from neuroimagen.kernels.backends.devices import (
+    device_arch,
+    family,
+    launches_kernels,
+    num_multiprocessors,
+    shared_memory,
+)
 from neuroimagen.kernels.backends.infonce_triton_kernels import logsumexp_kernel, product_kernel, slope_kernel
 from neuroimagen.kernels.backends.semihard_triton import OPERAND_SCALE
 from neuroimagen.kernels.backends.semihard_triton_kernels import prepare_kernel
@@ -120,8 +126,8 @@ def logsumexps(rows: Tensor, targets: Tensor, scale: Tensor) -> tuple[Tensor, Te
         blocks = min(slab, row_blocks - first)
         of_columns = torch.empty(2, blocks, num_columns, device=device)
         logsumexp_kernel[(blocks, splits)](
-            a.values, b.values, factor, of_rows[0], of_rows[1], of_columns[0], of_columns[1], first * tiles.BM, num_rows,
-            num_columns, padded(rows.shape[1]), per_split * tiles.BN, **tiles.constants(backward=False),
+            a.values, b.values, factor, of_rows[0], of_rows[1], of_columns[0], of_columns[1], first * tiles.BM,
+            num_rows, num_columns, padded(rows.shape[1]), per_split * tiles.BN, **tiles.constants(backward=False),
             **tiles.options(),
         )  # fmt: skip
         above = torch.maximum(largest, of_columns[0].amax(0))

@@ -43,8 +43,8 @@ def logsumexp_kernel(
 ):  # fmt: skip
     """Largest logit and Σ exp2(logit − largest), by rows and by columns. Grid (row blocks, column splits).
 
-    A [M, 2 · half], B [N, 2 · half] fp16 operands, half a multiple of BD. Out, float32: ROW_… [splits, M] over the columns of the split; COLUMN_…
-    [row blocks, N] over the rows of the block. The first block begins at row first_row.
+    A [M, 2 · half], B [N, 2 · half] fp16 operands, half a multiple of BD. Out, float32: ROW_… [splits, M] over the
+    columns of the split; COLUMN_… [row blocks, N] over the rows of the block. The first block begins at row first_row.
     """
     block = tl.program_id(0)
     split = tl.program_id(1)

@@ -18,7 +18,8 @@ def full_float32() -> Iterator[None]:
     writes the settings of the second, and raises when it is read after both were used; so only the second are read and
     written here, and only those that are not full already.
     """
-    changed = [_Setting(owner) for owner in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)]
+    owners = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    changed = [_Setting(owner) for owner in owners]
     changed = [setting for setting in changed if setting.value not in _FULL]
     for setting in changed:
         setting.owner.fp32_precision = "ieee"

@@ -77,8 +77,8 @@ def _weighted_differences(rows: Tensor, others: Tensor, begin: Tensor, other: Te
 def list_pieces(begin: Tensor, num_entries: int, length: int) -> tuple[Tensor, Tensor]:
     """Pieces of at most `length` entries of the lists begin[i] … begin[i + 1] − 1 that are longer than that.
 
-    Returns the first piece of each list, int64 [lists + 1], and the list of each piece, int64 [P], −1 for none. P is the
-    largest number that `num_entries` entries can make, so that nothing is fetched from the device.
+    Returns the first piece of each list, int64 [lists + 1], and the list of each piece, int64 [P], −1 for none. P is
+    the largest number that `num_entries` entries can make, so that nothing is fetched from the device.
     """
     size = begin.diff()
     count = torch.where(size > length, (size + length - 1) // length, 0)

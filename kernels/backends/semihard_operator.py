@@ -48,7 +48,7 @@ def semihard_loss_sum(
             total = embeddings.new_zeros(())
             return (
                 total,
-                # Not on the labels' device: over NCCL the other ranks would wait for a sum that this one makes on the CPU.
+                # Not on the labels' device: the other ranks' NCCL would wait for a sum made on this one's CPU.
                 embeddings.new_zeros(2, dtype=torch.int64),
                 *_no_gradient(rows, columns, candidates, with_gradient),
             )

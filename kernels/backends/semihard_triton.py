@@ -70,8 +70,8 @@ def tile_shape(num_features: int, num_slots: int, *, exact: bool, arch: int | st
     ND = triton.cdiv(num_features, BD)
     width = ND * BD * (1 + exact)
     unit, shared = family(arch), shared_memory(arch)
-    # Eight minima per row spill on sm_100, where the products pass through registers as well, and on sm_120 beside three
-    # products.
+    # Eight minima per row spill on sm_100, where the products pass through registers as well, and on sm_120 beside
+    # three products.
     is_crowded = unit == "blackwell" or (exact and isinstance(arch, int) and arch >= 120)
     K = min(4 if is_crowded else 8, triton.next_power_of_2(num_slots))
     from_shared = unit in ("hopper", "blackwell")

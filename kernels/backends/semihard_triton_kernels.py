@@ -324,7 +324,9 @@ def gradient_kernel(
     if end_piece > first_piece:
         for first in range(first_piece, end_piece, BE):
             p = first + tl.arange(0, BE)
-            part = tl.load(PARTS + p[:, None] * D + d[None, :], mask=(p < end_piece)[:, None] & (d < D)[None, :], other=0.0)
+            part = tl.load(
+                PARTS + p[:, None] * D + d[None, :], mask=(p < end_piece)[:, None] & (d < D)[None, :], other=0.0
+            )
             total += tl.sum(part, axis=0)
     else:
         x = tl.load(X + i * D + d, mask=d < D, other=0.0).to(tl.float32)

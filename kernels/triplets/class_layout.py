@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
 SMALL_LIMIT = 16
 """Positives per anchor up to which a limit is not compared with the classes that there are."""
 
@@ -71,8 +70,9 @@ def class_layout(labels: Tensor, candidate_labels: Tensor, anchor_offset: int | 
 class PositiveSampler:
     """Columns of the positives of any sorted anchors: all of them, or `limit` drawn without replacement.
 
-    The draw uses `generator`, or that of the layout's device. It shuffles every class once and takes the `limit` columns that follow the anchor cyclically: each positive is
-    equally likely, so the mean over the drawn pairs is an unbiased estimate of the mean over all pairs of the anchor.
+    The draw uses `generator`, or that of the layout's device. It shuffles every class once and takes the `limit`
+    columns that follow the anchor cyclically: each positive is equally likely, so the mean over the drawn pairs is an
+    unbiased estimate of the mean over all pairs of the anchor.
     """
 
     def __init__(self, layout: ClassLayout, limit: int | None, generator: torch.Generator | None = None) -> None:

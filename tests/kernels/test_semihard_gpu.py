@@ -142,3 +142,76 @@ def test_the_same_bits_every_time():
         outcomes.append((loss.detach(), leaf.grad))
     assert torch.equal(outcomes[0][0], outcomes[1][0])
     assert torch.equal(outcomes[0][1], outcomes[1][1])
+
+
+def gradient_of(rows, labels, **options):
+    leaf = rows.clone().requires_grad_()
+    loss = SemiHardTripletLoss(margin=1.0, **options)(leaf, labels)
+    loss.backward()
+    return loss.detach(), leaf.grad
+
+
+def check_backends_agree(rows, labels, **options):
+    (loss, gradient), (expected, expected_gradient) = (
+        gradient_of(rows, labels, backend=backend, **options) for backend in ("triton", "torch")
+    )
+    assert abs(loss - expected) < 1e-4
+    assert torch.nn.functional.cosine_similarity(gradient.flatten(), expected_gradient.flatten(), dim=0) > 0.999
+
+
+@pytest.mark.gpu
+def test_one_large_class_among_small_ones():
+    """A class of 64 among classes of 4: most passes of most row blocks are empty."""
+    rows, _ = large_batch(16_384)
+    check_backends_agree(rows, torch.cat([torch.zeros(64), 1 + torch.arange(16_320) // 4]).long().cuda())
+
+
+@pytest.mark.gpu
+def test_a_large_batch_that_has_collapsed():
+    """All rows equal but for one, which is every pair's negative: a list of 200,000 entries."""
+    rows = torch.full((65_536, 128), 0.0625, device="cuda")
+    rows[7] *= 1.5
+    labels = torch.arange(65_536, device="cuda") // 4
+    loss, gradient = gradient_of(rows, labels, backend="triton", reduction="pairs")
+    # Σ over the pairs of other classes: near 0, far |r_7 − r|² = 0.125, slope 1 / P each.
+    hub = (65_536 - 4) * 3 * -2 * 0.03125 / (65_536 * 3)
+    assert abs(float(gradient[7].mean()) - hub) < 1e-2 * abs(hub)
+    assert torch.isfinite(loss)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+def test_rows_on_a_device_that_is_not_the_current_one():
+    rows, labels = large_batch(4096)
+    expected = gradient_of(rows, labels, backend="triton")
+    with torch.cuda.device(0):
+        found = gradient_of(rows.to("cuda:1"), labels.to("cuda:1"), backend="triton")
+    for mine, true in zip(found, expected, strict=True):
+        assert torch.equal(mine.cpu(), true.cpu())
+
+
+@pytest.mark.gpu
+def test_a_step_compiled_for_cuda_graphs():
+    rows, labels = large_batch(4096)
+    linear = torch.nn.Linear(128, 64).cuda()
+    loss = SemiHardTripletLoss(margin=1.0, backend="triton")
+
+    def step(rows):
+        return loss(torch.nn.functional.normalize(linear(rows), dim=1), labels)
+
+    compiled = torch.compile(step, mode="reduce-overhead")
+    for _ in range(3):
+        assert abs(compiled(rows).detach() - step(rows).detach()) < 1e-3
+
+
+@pytest.mark.gpu
+def test_batches_of_other_sizes_compile_nothing():
+    from neuroimagen.kernels.backends.semihard_triton_kernels import semihard_kernel
+
+    rows, labels = large_batch(4096)
+    sizes = (4096, 4095, 4094, 4000, 1)
+    mine_semihard(rows, labels, backend="triton", positives=4)
+    compiled = sum(len(cache[0]) for cache in semihard_kernel.device_caches.values())
+    for size in sizes:
+        mine_semihard(rows[:size], labels[:size], backend="triton", positives=4)
+    assert sum(len(cache[0]) for cache in semihard_kernel.device_caches.values()) == compiled

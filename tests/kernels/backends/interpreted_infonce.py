@@ -50,7 +50,9 @@ def test_sums_and_products_are_those_of_float64(small_tiles, shape, scale):
             slope += (logits - logits.logsumexp(0)).exp() * weight[1].double()
         expected = slope @ targets.double(), scale.double() * slope.T @ rows.double()
         for mine, true in zip(products, expected, strict=True):
-            torch.testing.assert_close(mine.double(), true, rtol=0, atol=4e-6 * float(true.abs().max()) * max(1, scale / 10))
+            torch.testing.assert_close(
+                mine.double(), true, rtol=0, atol=4e-6 * float(true.abs().max()) * max(1, scale / 10)
+            )
 
 
 @pytest.mark.parametrize("spread", [2.0**-40, 2.0**20])

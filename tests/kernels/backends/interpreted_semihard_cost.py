@@ -26,7 +26,15 @@ from neuroimagen.kernels.triplets.class_layout import PositiveSampler, class_lay
 
 def tile_shape(num_features, num_slots, *, exact, arch):
     return TileShape(
-        BM=16, BN=16, BD=16, ND=-(-num_features // 16), K=2, resident=True, num_warps=4, num_stages=2, max_registers=None
+        BM=16,
+        BN=16,
+        BD=16,
+        ND=-(-num_features // 16),
+        K=2,
+        resident=True,
+        num_warps=4,
+        num_stages=2,
+        max_registers=None,
     )
 
 
@@ -74,12 +82,14 @@ def test_a_large_class_costs_the_small_ones_nothing(per_program):
     layout = class_layout(labels, labels, 0)
     shape = tile_shape(16, 23, exact=False, arch=90)
     positive = semihard_triton.positive_slots(layout, PositiveSampler(layout, None), 24)
-    operand, bias = semihard_triton.operand(rows, layout.candidate_order, torch.zeros(16), 2 * torch.ones(()), shape, False)
+    operand, bias = semihard_triton.operand(
+        rows, layout.candidate_order, torch.zeros(16), 2 * torch.ones(()), shape, False
+    )
     per_program.clear()
     semihard_triton.launch(operand, operand, bias, positive, layout, shape, exact=False, num_splits=1)
     products = of_kind(per_program, "dot")
-    # A pass over the 6 column tiles, and the tiles of the block's own classes before it. Two blocks hold the large class:
-    # 12 passes each; the second also holds small ones. The four others have one pass.
+    # A pass over the 6 column tiles, and the tiles of the block's own classes before it. Two blocks hold the large
+    # class: 12 passes each; the second also holds small ones. The four others have one pass.
     assert len(products) <= 2 * 12 + 4 + 6  # those of the farthest negatives, at most one for each block
     assert sum(products) <= (2 * 12 + 4) * (6 + 2) + 6 * 6
     mined = mine_semihard(rows, labels, backend="triton")

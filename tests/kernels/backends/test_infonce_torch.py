@@ -1,4 +1,4 @@
-"""Parts of the torch backend: the log-sum-exps of large logits, means by label, and the memory of a large batch."""
+"""Parts of the torch backend: the log-sum-exps of large logits, logits that are kept, the memory of a large batch."""
 
 import subprocess
 import sys
@@ -6,29 +6,37 @@ import sys
 import pytest
 import torch
 
-from neuroimagen.kernels.backends import infonce_operator, infonce_torch
+from neuroimagen.kernels.backends import infonce_torch
 
 
 def test_logsumexps_of_large_logits_do_not_overflow(monkeypatch):
     monkeypatch.setattr(infonce_torch, "TILE_ELEMENTS", 16 * 50)
     generator = torch.Generator().manual_seed(0)
     rows, targets = 30 * torch.randn(50, 8, generator=generator), 30 * torch.randn(50, 8, generator=generator)
-    groups = infonce_operator.LabelGroups.of(torch.arange(50))
-    of_rows, of_targets, _ = infonce_operator.logit_sums(rows[:50], targets, torch.tensor(100.0), groups, own=slice(50))
+    of_rows, largest, total = infonce_torch.logsumexps(rows, targets, torch.tensor(100.0))
     logits = 100 * rows.double() @ targets.double().T
     torch.testing.assert_close(of_rows.double(), logits.logsumexp(1), rtol=1e-5, atol=0)
-    torch.testing.assert_close(of_targets.double(), logits.logsumexp(0), rtol=1e-5, atol=0)
+    torch.testing.assert_close((largest + total.log()).double(), logits.logsumexp(0), rtol=1e-5, atol=0)
 
 
-def test_means_and_shares_of_labels():
-    rows = torch.arange(10.0).reshape(5, 2)
-    groups = infonce_operator.LabelGroups.of(torch.tensor([7, 3, 7, 3, -1]))
-    expected = torch.tensor([[2.0, 3.0], [4.0, 5.0], [2.0, 3.0], [4.0, 5.0], [8.0, 9.0]])
-    assert torch.equal(groups.means(rows)[groups.place], expected)
-    # A rank that holds rows 1 and 2: half of label 3's two rows, half of label 7's, and nothing of label −1.
-    shares = groups.shares(rows[1:3], slice(1, 3))[groups.place]
-    assert torch.equal(shares, torch.tensor([[2.0, 2.5], [1.0, 1.5], [2.0, 2.5], [1.0, 1.5], [0.0, 0.0]]))
-    assert not groups.shares(rows[:0], slice(0, 0)).any()
+def test_few_logits_are_kept_and_give_the_same():
+    generator = torch.Generator().manual_seed(0)
+    rows, targets = torch.randn(30, 8, generator=generator), torch.randn(40, 8, generator=generator)
+    scale = torch.tensor(3.0)
+    kept = infonce_torch.few_logits(rows, targets, scale)
+    before = kept.clone()
+    found, again = (infonce_torch.logsumexps(rows, targets, scale, logits=logits) for logits in (kept, None))
+    weights = torch.rand(30, generator=generator), torch.rand(40, generator=generator)
+    lse = found[0], found[1] + found[2].log()
+    products = [
+        infonce_torch.slope_products(rows, targets, scale, lse, weights, of_rows=True, of_targets=True, logits=logits)
+        for logits in (kept, None)
+    ]
+    for first, second in zip((*found, *products[0]), (*again, *products[1]), strict=True):
+        assert torch.equal(first, second)
+    assert torch.equal(kept, before)  # a second backward pass needs them too
+    many = torch.empty(3000, 1)
+    assert infonce_torch.few_logits(many, many, scale) is None
 
 
 _LARGE_BATCH = """

@@ -1,4 +1,4 @@
-"""The Triton backend of InfoNCE without a GPU: the torch backend's tests by interpretation, resources by compilation."""
+"""The Triton backend of InfoNCE without a GPU: the torch backend's tests interpreted, resources by compilation."""
 
 from pathlib import Path
 

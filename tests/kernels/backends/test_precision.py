@@ -45,7 +45,10 @@ CASES = {
     "legacy medium": ("torch.set_float32_matmul_precision('medium')", ""),
     "allow_tf32": ("backends.cuda.matmul.allow_tf32 = True", ""),
     # What inherits goes on inheriting.
-    "generic": ("backends.fp32_precision = 'tf32'", "backends.fp32_precision = 'none'; assert found()['cuda'] == 'none'"),
+    "generic": (
+        "backends.fp32_precision = 'tf32'",
+        "backends.fp32_precision = 'none'; assert found()['cuda'] == 'none'",
+    ),
     "one backend": ("backends.cuda.matmul.fp32_precision = 'tf32'", ""),
     "the other backend": ("backends.mkldnn.matmul.fp32_precision = 'bf16'", ""),
     "both kinds": (

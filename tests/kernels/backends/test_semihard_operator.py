@@ -53,7 +53,7 @@ def test_only_the_sum_can_be_differentiated():
 
 @pytest.mark.parametrize("num_rows", [0, 5])
 def test_counts_are_on_the_embeddings_device(num_rows):
-    """The meta device plays the GPU. Over NCCL, a rank without rows would sum its counts on the CPU, and the others wait."""
+    """The meta device plays the GPU. A rank without rows would sum its counts on the CPU, and the others' NCCL wait."""
     rows, labels = torch.empty(num_rows, 3, device="meta"), torch.zeros(0, dtype=torch.int64)
     candidates, candidate_labels = torch.empty(0, 3, device="meta"), torch.zeros(0, dtype=torch.int64)
     options = (None, None, 1.0, "sqeuclidean", "exact", "torch", True)

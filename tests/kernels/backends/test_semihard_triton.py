@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from compile_cases import GOLDEN, TRITON, check, check_recorded, compile_cases
+from compile_cases import check, check_recorded, compile_cases
 
 from neuroimagen.kernels.backends import infonce_triton_kernels, semihard_triton_kernels
 
@@ -30,7 +30,7 @@ def test_a_batch_of_another_size_compiles_nothing(module):
         numbers = {
             parameter.name
             for parameter in kernel.params
-            if not parameter.is_constexpr and not parameter.name.isupper() or parameter.name in ("M", "N")
+            if (not parameter.is_constexpr and not parameter.name.isupper()) or parameter.name in ("M", "N")
         }
         watched = {parameter.name for parameter in kernel.params if not parameter.do_not_specialize}
         assert numbers & watched <= fixed, name

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(__file__).parents[1] / "kernels" / "backends"
 GOLDEN = json.loads((FOLDER / "compile_gate_golden.json").read_text())
 """Version of Triton → case → recorded figures."""
 TRITON = ".".join(importlib.metadata.version("triton").split(".")[:2])
