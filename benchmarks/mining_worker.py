@@ -179,16 +179,16 @@ def _probe(function: LossFunction, case: Case, *, memory_gb: float) -> Figures:
 
 def _probe_cpu(function: LossFunction, rows: Tensor, labels: Tensor, memory_gb: float) -> Figures:
     limit = int(memory_gb * 2**30)
-    resource.setrlimit(resource.RLIMIT_AS, (_status_bytes("VmSize") + limit, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (status_bytes("VmSize") + limit, resource.RLIM_INFINITY))
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-    before = _status_bytes("VmRSS")
+    before = status_bytes("VmRSS")
     try:
         forward, backward, _ = timed_pass(function, rows, labels)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "memory" not in str(error):
             raise
         return {"failed": f"out of memory ({memory_gb:g} GB)"}
-    peak = _status_bytes("VmHWM") - before
+    peak = status_bytes("VmHWM") - before
     return {"peak_mb": round(peak / 1e6, 1), "seconds": round(forward + backward, 4)}
 
 
@@ -206,7 +206,7 @@ def _probe_gpu(function: LossFunction, rows: Tensor, labels: Tensor, _: float) -
     return {"peak_mb": round(peak / 1e6, 1), "seconds": round(forward + backward, 4)}
 
 
-def _status_bytes(field: str) -> int:
+def status_bytes(field: str) -> int:
     """A size from /proc/self/status (VmSize, VmRSS, VmHWM) in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(field + ":")).split()[1])

@@ -38,7 +38,8 @@ from neuroimagen.trainer.evaluation.segment_features import bin_means, num_bins
 from neuroimagen.trainer.networks.classifier import ClassifierModel
 from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.stages.classifier import labelled_rows
-from neuroimagen.tune.confirm import difference_range
+from neuroimagen.trainer.stages.registry import STAGES
+from neuroimagen.tune.intervals import difference_range
 from neuroimagen.tune.trials.objective import selected, validation_of
 
 HELP = "few labels: a classifier that starts from masked pre-training compared with one from scratch"
@@ -135,7 +136,7 @@ def best_of(accuracies: Sequence[float]) -> int:
 def best_validation(stage: Path) -> Figures:
     """Step and validation accuracy of the export of a classifier stage."""
     lines = (json.loads(line) for line in (stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-    best = selected([found for line in lines if (found := validation_of(line))])
+    best = selected([found for line in lines if (found := validation_of(line))], STAGES["classifier"].selection)
     return {"best_step": best.step, "val_accuracy": best.figures["accuracy"]}
 
 

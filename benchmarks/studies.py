@@ -23,7 +23,7 @@ from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path
 from neuroimagen.trainer.evaluation.intervals import bootstrap_difference, bootstrap_mean
-from neuroimagen.tune.confirm import Range, student_interval
+from neuroimagen.tune.intervals import Range, student_interval
 
 Figures = dict[str, Any]
 Measure = Callable[[int, Path], Figures]

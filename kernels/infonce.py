@@ -17,8 +17,11 @@ a tile at a time, and the backward pass computes them again.
 import torch
 from torch import Tensor
 
-from neuroimagen.kernels.backends import infonce_torch
+from neuroimagen.kernels.backends.dispatch import choose_backend
+from neuroimagen.kernels.backends.infonce_operator import LabelGroups, logit_sums
+from neuroimagen.kernels.backends.infonce_torch import soft_positive_sum
 from neuroimagen.kernels.triplets.global_batch import gather_rows, gather_sizes, is_distributed, sum_over_ranks
+from neuroimagen.kernels.triplets.options import BACKENDS
 
 DIRECTIONS = ("both", "rows")
 
@@ -40,6 +43,8 @@ class InfoNCELoss(torch.nn.Module):
         global_batch: gather across ranks; False keeps each rank to its own batch.
         gradients: how the training engine combines the ranks' gradients: "sum", or "mean" (DDP, DeepSpeed), where the
             backward pass is multiplied by the number of ranks to make up for it.
+        backend: "torch", "triton" or "auto" (Triton on the GPUs that `choose_backend` names). The term of soft targets
+            is PyTorch's in either case.
     """
 
     def __init__(
@@ -50,9 +55,14 @@ class InfoNCELoss(torch.nn.Module):
         soft_target_scale: float = 10.0,
         global_batch: bool = True,
         gradients: str = "sum",
+        backend: str = "auto",
     ) -> None:
         super().__init__()
-        for name, value, known in (("directions", directions, DIRECTIONS), ("gradients", gradients, ("sum", "mean"))):
+        for name, value, known in (
+            ("directions", directions, DIRECTIONS),
+            ("gradients", gradients, ("sum", "mean")),
+            ("backend", backend, BACKENDS),
+        ):
             if value not in known:
                 raise ValueError(f"{name}={value!r} is not one of {', '.join(known)}")
         if not 0 <= soft_targets <= 1:
@@ -60,7 +70,7 @@ class InfoNCELoss(torch.nn.Module):
         if not 0 < soft_target_scale < float("inf"):
             raise ValueError(f"soft_target_scale={soft_target_scale!r} must be a positive number")
         self.directions, self.soft_targets, self.soft_target_scale = directions, soft_targets, soft_target_scale
-        self.global_batch, self.gradients = global_batch, gradients
+        self.global_batch, self.gradients, self.backend = global_batch, gradients, backend
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in ("directions", "soft_targets"))
@@ -95,14 +105,20 @@ class InfoNCELoss(torch.nn.Module):
             else:
                 columns, column_labels, first = targets, labels, 0
             own = slice(first, first + rows.shape[0])
-            groups = infonce_torch.LabelGroups.of(column_labels)
-            row_logsumexp, column_logsumexp, positive_total = infonce_torch.logit_sums(
-                rows, columns, scale, groups, own=own, distributed=distributed
+            row_logsumexp, column_logsumexp, positive_total = logit_sums(
+                rows,
+                columns,
+                scale,
+                LabelGroups.of(column_labels),
+                own=own,
+                columns=self.directions == "both",
+                distributed=distributed,
+                backend=choose_backend(self.backend, rows.device, dtype=dtype),
             )
             # One positive term serves both directions: it is a sum over the pairs of one label, read by rows or by
             # columns. The soft targets' term is the mean of the two readings.
             if self.soft_targets:
-                soft = infonce_torch.soft_positive_sum(
+                soft = soft_positive_sum(
                     rows,
                     columns,
                     own=own,

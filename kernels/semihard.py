@@ -82,7 +82,7 @@ def mine_semihard(
         precision: of the Triton kernel: "exact" (fp16x3) or "fast" (fp16, mean removed); the torch backend is always
             exact.
         backend: "auto", "torch" or "triton"; `choose_backend` has the rule.
-        generator: source of the random positives; None: PyTorch's CPU generator.
+        generator: source of the random positives; None: PyTorch's generator of the embeddings' device.
 
     Raises:
         ValueError: shapes that do not fit, an unknown option, rows that are not finite, a backend that cannot serve the
@@ -112,7 +112,7 @@ def mine_semihard(
         rows, columns = call.rows(torch.float32)
         layout = call.layout()
         sampler = PositiveSampler(layout, call.limit, generator)
-        if choose_backend(backend, rows.device, sampler.most()) == "triton":
+        if choose_backend(backend, rows.device, num_positives=sampler.most()) == "triton":
             from neuroimagen.kernels.backends import semihard_triton
 
             return Triplets(*semihard_triton.mine(rows, columns, layout, sampler, precision=precision))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tiny_models import build_tiny_blip_folder, build_tiny_diffusion_folder
+from tiny_models import build_tiny_blip_folder, build_tiny_diffusion_folder, build_tiny_tower
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,6 +49,17 @@ def tiny_diffusion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_blip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random-weight BLIP captioner. Read only."""
     return build_tiny_blip_folder(tmp_path_factory.mktemp("models") / "tiny-blip")
+
+
+@pytest.fixture(scope="session")
+def tiny_tower(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """tiny_tower("dinov2") → the folder of a random-weight image tower (tiny_models.build_tiny_tower). Read only."""
+    root = tmp_path_factory.mktemp("towers")
+
+    def built(kind: str) -> Path:
+        return root / kind if (root / kind).is_dir() else build_tiny_tower(root / kind, kind)
+
+    return built
 
 
 @pytest.fixture(scope="session")

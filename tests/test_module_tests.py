@@ -9,6 +9,10 @@ FOLDERS = ("data_shards", "kernels", "trainer", "tune", "launch")
 
 REASONS = {
     "data_shards/common/arrays.py": "It names types for annotations; nothing in it runs.",
+    "data_shards/sources/recordings/part.py": (
+        "What a recording gives is compared with MNE's own epochs, and what is dropped with its reasons, in "
+        "tests/data_shards/sources/recordings/test_source.py and the tests of cutting/."
+    ),
     "kernels/backends/semihard_loss_triton.py": (
         "Kernels are interpreted in a process of their own: interpreted_semihard.py, which test_semihard_triton.py "
         "starts, compares its loss and gradient with the formula."

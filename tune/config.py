@@ -1,6 +1,7 @@
 """The configuration of a search: a YAML file, whose types and values are checked before anything starts."""
 
 import difflib
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,17 +10,18 @@ from typing import Any, ClassVar, Literal
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.numbers import require_finite
 from neuroimagen.trainer.evaluation.metrics.registry import searchable_metrics
-from neuroimagen.trainer.recipe.recipe import Recipe, all_recipe_keys, load_recipe
+from neuroimagen.trainer.recipe.recipe import Recipe, all_recipe_keys, load_recipe, recipe_tree
 from neuroimagen.trainer.recipe.strict_config import Schema, Sources, plain
 from neuroimagen.trainer.recipe.strict_yaml import read_tree
 from neuroimagen.trainer.runs.find_run import require_run
+from neuroimagen.trainer.stages.registry import STAGES
 from neuroimagen.tune.registry import SAMPLERS, SCHEDULERS
-from neuroimagen.tune.space import Parameter, overrides
+from neuroimagen.tune.space import Parameter, overrides, value_at
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """The keys that both kinds of search have."""
+    """The keys that all kinds of search have."""
 
     kind: ClassVar[str]
     searched_sections: ClassVar[tuple[str, ...]]
@@ -39,7 +41,7 @@ class SearchConfig:
     pairs."""
     confirm_seeds: int = 3
     """Number of new seeds with which the best setting and the default are run again after the search. 0: they are not
-    compared."""
+    compared; 1: their difference has no interval, so it confirms nothing."""
     max_retries: int = 2
     """How often a trial is started again after its worker process was lost."""
     cpus_per_rank: int = 1
@@ -61,25 +63,21 @@ class SearchConfig:
         SAMPLERS[self.sampler].check(self)
 
 
-MARGIN_OBJECTIVES = {
-    "knn_accuracy": "share of validation segments whose class has most of their 15 nearest training segments",
-    "retrieval_top1": "share of validation segments whose nearest training segment is of the same class",
-    "accuracy": "share of validation segments nearest to the centroid of their own class's training segments",
-}
-"""Objective of a margin search → its definition. The contrastive stage measures all of them at every validation."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class MarginSearch(SearchConfig):
-    """A search over the contrastive stage: every trial trains it."""
+class StageSearch(SearchConfig):
+    """A search over the settings of one stage: every trial trains it. A subclass names the stage and its figures."""
 
-    kind: ClassVar[str] = "margin"
-    searched_sections: ClassVar[tuple[str, ...]] = ("contrastive", "encoder")
+    stage: ClassVar[str]
+    definitions: ClassVar[Mapping[str, str]]
+    """Validation figure of the stage that can be the objective → its definition."""
+    fixed_by_checkpoints: ClassVar[tuple[str, ...]]
+    """Keys of the stage's section that population-based training cannot change: a checkpoint holds a position in a plan
+    of these sizes, and weights and optimiser of these networks."""
 
     recipe: str
     """The recipe that trials start from, relative to this file. Its values are the default setting."""
-    objective: str = "knn_accuracy"
-    """Validation figure to maximise, one of MARGIN_OBJECTIVES."""
+    objective: str
+    """Validation figure to maximise, one of `definitions`."""
     scheduler: str = "asha"
     """When trials stop (`tune/registry.py`); a rung is a number of steps at which trials are compared. asha: a trial
     that is behind at a rung is stopped for good. asha_promoting: every trial is paused at a rung, and the best of the
@@ -87,13 +85,13 @@ class MarginSearch(SearchConfig):
     of a better trial's checkpoint, with a changed setting. none: every trial runs to its end."""
     grace_steps: int | None = None
     """asha, asha_promoting: steps that every trial may train, the first rung. pbt: steps after which trials are
-    compared. null: contrastive.validate_every."""
+    compared. null: the stage's validate_every."""
     reduction_factor: int = 3
     """asha, asha_promoting: one of this many trials at a rung continues."""
     num_ranks: int | None = 1
     """Ranks of each trial; null: the option is left out, for a launcher that decides the number."""
     launcher: tuple[str, ...] | None = None
-    """What stands before `train contrastive …` in a trial's command, for instance
+    """What stands before `train STAGE …` in a trial's command, for instance
     [neuroimagen, launch, --hostfile, hosts, --]. null: the neuroimagen of this Python."""
 
     def __post_init__(self) -> None:
@@ -102,15 +100,56 @@ class MarginSearch(SearchConfig):
             raise ValueError("reduction_factor must be at least 2, grace_steps at least 1")
         if self.num_ranks is not None and self.num_ranks < 1:
             raise ValueError(f"num_ranks must be at least 1, got {self.num_ranks}")
-        if self.objective not in MARGIN_OBJECTIVES:
-            raise ValueError(f"objective is {self.objective!r}; expected one of {', '.join(MARGIN_OBJECTIVES)}")
+        if self.objective not in self.definitions:
+            raise ValueError(f"objective is {self.objective!r}; expected one of {', '.join(self.definitions)}")
         if self.scheduler not in SCHEDULERS:
             raise ValueError(str(SCHEDULERS.unknown(self.scheduler)))
         SCHEDULERS[self.scheduler].check(self)
+        for key in self.space:
+            if (parent := key.rpartition(".")[0]) in self.space:
+                raise ValueError(f"space has both {parent} and {key}, which is a part of it; vary one of them")
 
     @property
     def objectives(self) -> tuple[str, ...]:
         return (self.objective,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarginSearch(StageSearch):
+    """A search over the contrastive stage."""
+
+    kind: ClassVar[str] = "margin"
+    stage: ClassVar[str] = "contrastive"
+    searched_sections: ClassVar[tuple[str, ...]] = ("contrastive", "encoder")
+    definitions: ClassVar[Mapping[str, str]] = {
+        "knn_accuracy": "share of validation segments whose class has most of their 15 nearest training segments",
+        "retrieval_top1": "share of validation segments whose nearest training segment is of the same class",
+        "accuracy": "share of validation segments nearest to the centroid of their own class's training segments",
+    }
+    fixed_by_checkpoints: ClassVar[tuple[str, ...]] = ("num_classes", "num_samples", "steps")
+
+    objective: str = "knn_accuracy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentSearch(StageSearch):
+    """A search over the alignment stage."""
+
+    kind: ClassVar[str] = "alignment"
+    stage: ClassVar[str] = "alignment"
+    searched_sections: ClassVar[tuple[str, ...]] = ("alignment", "encoder")
+    definitions: ClassVar[Mapping[str, str]] = {
+        "mrr": "mean of 1 / rank of a validation segment's stimulus among the stimuli of the validation split",
+        "top1": "share of validation segments whose stimulus is the nearest of those of the validation split",
+        "top5": "share of validation segments whose stimulus is among the nearest five of the validation split",
+        "two_way": "mean share of the validation split's other stimuli that are less similar than the segment's own",
+    }
+    fixed_by_checkpoints: ClassVar[tuple[str, ...]] = (
+        *("batch_size", "repetitions", "order", "steps", "targets", "centre_targets", "head"),
+        *("logit_scale", "learn_logit_scale", "initialise_from", "finetune_encoder"),
+    )
+
+    objective: str = "mrr"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +208,11 @@ class GuidanceSearch(SearchConfig):
         return "asha" if self.num_reports > 1 else "none"
 
 
-Search = MarginSearch | GuidanceSearch
-KINDS: dict[str, type[MarginSearch] | type[GuidanceSearch]] = {"margin": MarginSearch, "guidance": GuidanceSearch}
+Search = StageSearch | GuidanceSearch
+KINDS: dict[str, type[MarginSearch] | type[AlignmentSearch] | type[GuidanceSearch]] = {
+    search.kind: search for search in (MarginSearch, AlignmentSearch, GuidanceSearch)
+}
+"""Kind of search, as the command line names it → its configuration."""
 
 
 def load_search(path: Path | str, kind: str) -> Search:
@@ -190,8 +232,9 @@ def search_of(tree: dict[str, Any], kind: str, *, where: str) -> Search:
 
 def _check_space(space: dict[Any, Any], sections: Sequence[str], where: str) -> None:
     keys = [key for key in all_recipe_keys() if key.partition(".")[0] in sections and "." in key]
+    mappings = mapping_keys(sections)
     for key, values in space.items():
-        if key not in keys:
+        if key not in keys and str(key).rpartition(".")[0] not in mappings:
             close = difflib.get_close_matches(str(key), keys, n=1, cutoff=0.4)
             raise UserError(
                 f"{where}: space.{key} is not a key of the recipe's section {' or '.join(sections)}"
@@ -199,6 +242,15 @@ def _check_space(space: dict[Any, Any], sections: Sequence[str], where: str) -> 
             )
         if not isinstance(values, dict):
             raise UserError(f"{where}: space.{key} is {values!r}; give a list of choices, or low and high.")
+
+
+def mapping_keys(sections: Sequence[str]) -> list[str]:
+    """The keys of stages' sections that map free names to numbers, as alignment.targets: space may name a key below."""
+    found = []
+    for section in set(sections) & set(STAGES.names()):
+        hints = typing.get_type_hints(STAGES[section].Config)
+        found += [f"{section}.{name}" for name, hint in hints.items() if typing.get_origin(hint) is Mapping]
+    return found
 
 
 def dump_search(search: Search) -> dict[str, Any]:
@@ -216,7 +268,7 @@ def default_recipe(search: Search, folder: Path, changes: Sequence[str], *, run:
 
     Raises UserError if there is no such recipe, or if none of the values of a key is valid in it.
     """
-    if isinstance(search, MarginSearch):
+    if isinstance(search, StageSearch):
         path = folder / search.recipe
     elif run is not None:
         require_run(run)
@@ -226,7 +278,14 @@ def default_recipe(search: Search, folder: Path, changes: Sequence[str], *, run:
     recipe = load_recipe(path, changes)
     if recipe.data.path is None:
         raise UserError(f"{path} names no data set. Give it with --set data.path=DIR.")
+    tree, mappings = recipe_tree(recipe), mapping_keys(search.searched_sections)
     for key, parameter in search.space.items():
+        section, _, name = key.rpartition(".")
+        if section in mappings and name not in (named := value_at(tree, section)):
+            raise UserError(
+                f"space.{key}: the recipe's {section} names {', '.join(named)}, not {name}. Name it in {path}; its "
+                "value there is the default."
+            )
         problems = []
         for value in (extremes := parameter.extremes()):
             try:

@@ -11,7 +11,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.tune.config import Search
+from neuroimagen.tune.config import Search, StageSearch
 from neuroimagen.tune.records import SearchFolder, TrialRecord
 from neuroimagen.tune.schedulers import mutations
 from neuroimagen.tune.space import label
@@ -259,7 +259,7 @@ def resources_of(search: Search, *, concurrent: int | None, num_cpus: int, num_g
 
     Raises UserError if not even one fits, or if `concurrent` of them do not.
     """
-    ranks = (getattr(search, "num_ranks", 1) or 1) if search.kind == "margin" else 1
+    ranks = (search.num_ranks or 1) if isinstance(search, StageSearch) else 1
     gpus = search.gpus_per_rank if search.gpus_per_rank is not None else (1.0 if num_gpus else 0.0)
     cpus, gpus = ranks * search.cpus_per_rank, ranks * gpus
     fitting = int(min(num_cpus // cpus, num_gpus // gpus if gpus else num_cpus))

@@ -5,9 +5,11 @@ recipe.yaml                  the default: the recipe that trials start from
 trials/0000/trial.json       setting, seed, state and figures of a trial
 trials/0000/starts.jsonl     one line for each time that a worker started the trial
 trials/0000/copies.jsonl     population-based training: one line for each checkpoint copied from another trial
-trials/0000/run/             margin: the run that was trained (curve, checkpoints, export), beside it trial.log
+trials/0000/run/             margin, alignment: the run that was trained (curve, checkpoints, export)
+trials/0000/trial.log        margin, alignment: output of the training command
+trials/0000/segments.parquet figures of every validation segment, where the trial has them
 confirm/best-1000/…          the same for the runs with new seeds
-results.json, trials.csv, table.txt, report.html, best.yaml
+results.json, trials.csv, table.txt, report.html, best.yaml, found.yaml
 """
 
 import dataclasses
@@ -21,6 +23,7 @@ from typing import Any, Literal
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path, held_folder
 from neuroimagen.trainer.recipe.recipe import Recipe, difference, dump_recipe, load_recipe
+from neuroimagen.trainer.stages.segment_figures import SegmentFigures
 from neuroimagen.tune.config import Search, dump_search, search_of
 from neuroimagen.tune.space import Value
 
@@ -38,7 +41,7 @@ class TrialRecord:
     values: dict[str, Value]
     """Key of the recipe → value: the setting of the trial; in population-based training, the one that it began with."""
     seed: int
-    """Margin: the recipe's seed. Guidance: the seed of the noise."""
+    """Margin, alignment: the recipe's seed. Guidance: the seed of the noise."""
     state: State = "running"
     """stopped: ended early by the scheduler, or paused. running, while no search runs: interrupted."""
     figures: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -71,6 +74,7 @@ class TrialFolder:
         earlier = self.path / "forks.jsonl"  # the name in searches of earlier versions
         self.copies = earlier if earlier.is_file() else self.path / "copies.jsonl"
         self.log = self.path / "trial.log"
+        self.segment_figures = self.path / "segments.parquet"
 
     def run(self, number: int = 0) -> Path:
         """The run that the trial trains; after the n-th copy of another trial's checkpoint, run-n."""
@@ -124,6 +128,7 @@ class SearchFolder:
         self.recipe = self.path / "recipe.yaml"
         self.results = self.path / "results.json"
         self.best = self.path / "best.yaml"
+        self.found = self.path / "found.yaml"
         self.page = self.path / "report.html"
         self.table = self.path / "table.txt"
         self.csv = self.path / "trials.csv"
@@ -146,6 +151,11 @@ class SearchFolder:
             return TrialRecord(**tree)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path} is damaged ({error}). Remove {path.parent} to run the trial again.") from None
+
+    def segment_figures(self, name: str) -> SegmentFigures | None:
+        """A trial's figures by segment; None if it has none."""
+        path = self.trial(name).segment_figures
+        return SegmentFigures.read(path) if path.is_file() else None
 
     def records(self, group: Literal["trials", "confirm"] = "trials") -> list[TrialRecord]:
         """All trials of a group, sorted by name."""

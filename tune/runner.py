@@ -9,16 +9,16 @@ from typing import Any, Literal
 import ray
 
 from neuroimagen.trainer.recipe.recipe import Recipe, recipe_tree
-from neuroimagen.tune.config import GuidanceSearch, MarginSearch, Search
+from neuroimagen.tune.config import GuidanceSearch, Search, StageSearch
 from neuroimagen.tune.confirm import confirmation_trials
 from neuroimagen.tune.driver import Recorder, TrialSource, resources_of, run_population, run_trials
 from neuroimagen.tune.records import SearchFolder, TrialRecord
 from neuroimagen.tune.registry import SAMPLERS, SCHEDULERS
 from neuroimagen.tune.samplers.proposals import proposals_for
 from neuroimagen.tune.schedulers import make_scheduler
-from neuroimagen.tune.space import Value
+from neuroimagen.tune.space import Value, value_at
 from neuroimagen.tune.trials.guidance import GuidanceTrial
-from neuroimagen.tune.trials.margin import MarginTrial
+from neuroimagen.tune.trials.training import TrainingTrial
 
 _WITHOUT_LIMIT = 1_000_000
 """Ray needs a number of trials. The search ends when there is no trial left to give to Ray."""
@@ -42,7 +42,7 @@ class Runner:
         if isinstance(search, GuidanceSearch):
             self._constants["run"] = str(run)
         self._num_settings = SAMPLERS[search.sampler].num_settings(search)
-        self._trainable = MarginTrial if isinstance(search, MarginSearch) else GuidanceTrial
+        self._trainable = TrainingTrial if isinstance(search, StageSearch) else GuidanceTrial
 
     def search(self) -> None:
         """Run the trials of the search, or those that are left of an interrupted one."""
@@ -169,8 +169,8 @@ class Runner:
 
     def _scheduler(self, records: Sequence[TrialRecord]) -> Any:
         """The scheduler of the search's trials, which compares them with `records` too."""
-        if isinstance(self._config, MarginSearch):
-            stage = self._recipe.stages["contrastive"]
+        if isinstance(self._config, StageSearch):
+            stage = self._recipe.stages[self._config.stage]
             first, last = self._config.grace_steps or stage.validate_every, stage.steps
         else:
             last = self._config.num_segments
@@ -180,7 +180,7 @@ class Runner:
     @property
     def _seed(self) -> int:
         """The seed of all trials of the search."""
-        return self._recipe.seed if isinstance(self._config, MarginSearch) else self._recipe.reconstruct.seed
+        return self._recipe.seed if isinstance(self._config, StageSearch) else self._recipe.reconstruct.seed
 
 
 def _name(number: int) -> str:
@@ -197,7 +197,5 @@ def _ignore(record: TrialRecord) -> None:
 
 def value_of(recipe: Recipe, key: str) -> Value:
     """The value of a dotted key of a recipe."""
-    value: Any = recipe_tree(recipe)
-    for name in key.split("."):
-        value = value[name]
-    return value
+    found: Value = value_at(recipe_tree(recipe), key)
+    return found

@@ -5,17 +5,13 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-from neuroimagen.tune.config import MarginSearch, Search
+from neuroimagen.tune.config import Search, StageSearch
 from neuroimagen.tune.records import TrialRecord
 from neuroimagen.tune.registry import SCHEDULERS
 from neuroimagen.tune.space import Parameter, Space, Value
 
 _REPORTS = {"time_attr": "step", "metric": "value", "mode": "max"}
 """What trials report, in Ray's terms."""
-
-
-_FIXED_BY_CHECKPOINTS = ("contrastive.num_classes", "contrastive.num_samples", "contrastive.steps")
-"""A checkpoint holds a position in a data plan of these sizes."""
 
 
 class Scheduler(abc.ABC):
@@ -25,7 +21,7 @@ class Scheduler(abc.ABC):
     """Whether trials continue from copies of each other's checkpoints. Then all of them start together."""
 
     @classmethod  # noqa: B027 - most schedulers fit every search
-    def check(cls, search: MarginSearch) -> None:
+    def check(cls, search: StageSearch) -> None:
         """Raise ValueError if the scheduler does not fit the search."""
 
     @classmethod
@@ -93,13 +89,14 @@ class PopulationBasedTraining(Scheduler):
     copies_checkpoints: ClassVar[bool] = True
 
     @classmethod
-    def check(cls, search: MarginSearch) -> None:
+    def check(cls, search: StageSearch) -> None:
         if search.sampler == "grid":
             raise ValueError(
                 "pbt changes settings during training, which a grid cannot. Choose the sampler random or tpe"
             )
         for key in search.space:
-            if key.startswith("encoder.") or key in _FIXED_BY_CHECKPOINTS:
+            section, _, name = key.partition(".")
+            if section == "encoder" or name in search.fixed_by_checkpoints:
                 raise ValueError(f"pbt continues from other trials' checkpoints, which would not fit another {key}")
 
     @classmethod

@@ -10,7 +10,8 @@ import yaml
 
 from neuroimagen.data_shards.common.numbers import require_finite
 
-Value = bool | int | float | str | None
+Value = bool | int | float | str | None | dict[str, float]
+"""The value of a key. Names with numbers are those of a key such as alignment.targets."""
 Values = Mapping[str, Value]
 """Key of the recipe → value: the setting of one trial."""
 
@@ -134,10 +135,19 @@ def num_combinations(space: Space) -> int | None:
 
 def overrides(values: Mapping[str, Any]) -> list[str]:
     """Values as overrides of a recipe: ["contrastive.margin=0.5", …]."""
-    return [f"{key}={_yaml(value)}" for key, value in values.items()]
+    return [f"{key}={yaml_line(value)}" for key, value in values.items()]
 
 
-def _yaml(value: Any) -> str:
+def value_at(tree: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key in a recipe as plain values."""
+    value: Any = tree
+    for name in key.split("."):
+        value = value[name]
+    return value
+
+
+def yaml_line(value: Any) -> str:
+    """A value as YAML in one line."""
     return yaml.safe_dump(value, default_flow_style=True, width=10_000).splitlines()[0]
 
 
@@ -150,4 +160,6 @@ def show(value: Value) -> str:
     """A value as tables and plots show it."""
     if isinstance(value, bool) or value is None:
         return str(value).lower() if value is not None else "null"
+    if isinstance(value, dict):
+        return " + ".join(f"{show(weight)} {name}" for name, weight in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -39,6 +39,7 @@ from neuroimagen.data_shards.remote.mirror import RemoteDataset
 
 if TYPE_CHECKING:
     from neuroimagen.data_shards.dataset.latent_store import LatentStore
+    from neuroimagen.data_shards.frozen_models.towers.config import TowerConfig
 
 _TEXT_COLUMNS = ("split", "session", "recording")
 """Columns of index.parquet that are held as codes: few texts, each in many rows."""
@@ -243,14 +244,15 @@ class Dataset:
         stored = np.frombuffer(self.eeg_bytes(row), dtype="<f2").reshape(self.metadata.n_channels, -1)
         return decode_eeg(stored, float(self.index.scale[row]))
 
-    def latents(self, kind: str, *, model: str) -> "LatentStore":
+    def latents(self, kind: str, *, model: str, tower: "TowerConfig | None" = None) -> "LatentStore":
         """The cached latents of `kind` (vae, text-class, image …) made by the model in folder `model`.
 
-        Raises UserError naming what is cached when none matches.
+        `tower`: the configuration of the image tower that the kind is of, if it was given one. Raises UserError naming
+        what is cached when none matches.
         """
         from neuroimagen.data_shards.dataset.latent_store import LatentStore
 
-        return LatentStore.find(self, kind, model=model)
+        return LatentStore.find(self, kind, model=model, tower=tower)
 
     def _corrupt(self, row: int, problem: str) -> CorruptSampleError:
         return CorruptSampleError(

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.frozen_models.latent_kinds import latent_kind
+from neuroimagen.data_shards.frozen_models.latent_kinds import LatentKind, latent_kind
 
 
 class StimulusTable(Protocol):
@@ -41,12 +41,14 @@ class LatentItems:
     """SHA-256 of what is encoded."""
 
     @classmethod
-    def of(cls, stimuli: StimulusTable, kind: str) -> "LatentItems":
+    def of(cls, stimuli: StimulusTable, kind: str, declared: LatentKind | None = None) -> "LatentItems":
         """The items of a kind: one per image, or one per distinct caption in the order of first appearance.
+
+        `declared`: what the kind is, where its name alone does not say it (image towers that the user named).
 
         Raises UserError when a stimulus lacks the caption that the kind encodes.
         """
-        source = latent_kind(kind).source
+        source = (declared or latent_kind(kind)).source
         if source in ("image", "BLIP caption"):
             content: list[Any] = [list(stimuli.keys), [int(crc) for crc in stimuli.crc32]]
             rows, texts = {key: row for row, key in enumerate(stimuli.keys)}, None

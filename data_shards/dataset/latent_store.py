@@ -15,6 +15,7 @@ from neuroimagen.data_shards.format.storage import CorruptSampleError, ShardFold
 from neuroimagen.data_shards.format.tables import check_locations, numpy_column, read_table
 from neuroimagen.data_shards.frozen_models.latent_kinds import latent_kind
 from neuroimagen.data_shards.frozen_models.model_folder import ModelFolders
+from neuroimagen.data_shards.frozen_models.towers.config import TowerConfig
 from neuroimagen.data_shards.remote.mirror import RemoteDataset
 
 
@@ -69,14 +70,19 @@ class LatentStore:
         return cls(folder, metadata, table, shards)
 
     @classmethod
-    def find(cls, dataset: LatentSource, kind: str, *, model: str | Path) -> "LatentStore":
+    def find(
+        cls, dataset: LatentSource, kind: str, *, model: str | Path, tower: TowerConfig | None = None
+    ) -> "LatentStore":
         """The store of `kind` that was made from this data set by the model in folder `model` as it is now.
 
-        For the latents of an image tower, `model` may be the tower's own folder. Raises UserError naming what is
-        cached when none matches, or when several do.
+        For the latents of an image tower, `model` may be the tower's own folder. `tower`: the image tower's
+        configuration, if it was given one. Raises UserError naming what is cached when none matches, or when several
+        do.
         """
-        identity = latent_kind(kind).identity(ModelFolders(model=Path(model)))
-        inputs = LatentItems.of(dataset.stimuli, kind).digest
+        towers = {} if tower is None else {kind: tower}
+        declared = latent_kind(kind, towers)
+        identity = declared.identity(ModelFolders(model=Path(model), towers=towers))
+        inputs = LatentItems.of(dataset.stimuli, kind, declared).digest
         root = dataset.folder / "latents"
         folders = {path.parent.name: path.parent for path in root.glob(f"{kind}-*/latents.json")}
         if dataset.remote is not None:
@@ -100,9 +106,13 @@ class LatentStore:
         there = ", ".join(folder.name for folder, _ in cached) or "none of that kind"
         # An image tower's own folder is not a model folder.
         has_index = (Path(model) / "model_index.json").is_file()
-        given = f"--model {model}" if has_index else f"--model MODEL --towers {kind}={model}"
+        if tower is not None:
+            given = f"--towers {tower.words(kind)}" if tower.path else f"--model {model} --towers {tower.words(kind)}"
+        else:
+            given = f"--model {model}" if has_index else f"--towers {kind}={model}"
+        of = tower.path if tower is not None and tower.path else model
         raise UserError(
-            f"no {kind} latents of {model} for this data set in {root} (there: {there}; another model, revision or "
+            f"no {kind} latents of {of} for this data set in {root} (there: {there}; another model, revision or "
             "preprocessing does not count). "
             f"Run: neuroimagen cache --data {dataset.location} {given} --kinds {kind}"
         )

@@ -1,14 +1,16 @@
 """The kinds of latent: what each encodes, with which network of which folder, into which shape.
 
 The table KINDS declares each kind once. Beside these, every image tower of the registry (towers/registry.py) is a kind
-of the tower's name. Loading this module imports neither PyTorch nor a tower.
+of the tower's name, and every tower that a user configures is one of the name that the user gives it. Loading this
+module imports neither PyTorch nor a tower.
 """
 
+import dataclasses
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -29,10 +31,14 @@ from neuroimagen.data_shards.frozen_models.model_folder import (
     text_shape,
     vae_reduction,
 )
+from neuroimagen.data_shards.frozen_models.recognise import Use, recognise
 from neuroimagen.data_shards.frozen_models.towers.base import ImageTower
+from neuroimagen.data_shards.frozen_models.towers.config import TowerConfig
 from neuroimagen.data_shards.frozen_models.towers.registry import IMAGE_TOWERS
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from neuroimagen.data_shards.frozen_models.loading import LoadedModels
 
 Source = Literal["image", "class caption", "detailed caption", "BLIP caption"]
@@ -57,6 +63,10 @@ class LatentKind(ABC):
     def identity(self, folders: ModelFolders) -> EncoderIdentity:
         """What decides the numbers. Raises UserError if a folder is incomplete."""
 
+    def shape(self, folders: ModelFolders) -> tuple[int, ...]:
+        """Of one latent, from configurations alone. Raises UserError if a folder is incomplete."""
+        return self.identity(folders).shape
+
 
 class ImageKind(LatentKind):
     """A kind that encodes images."""
@@ -67,16 +77,30 @@ class ImageKind(LatentKind):
     def encoder(self, models: "LoadedModels") -> ImageEncoder:
         """The network that encodes this kind, loaded."""
 
+    def view(self, folders: ModelFolders) -> "Callable[[Image.Image, str], list[Image.Image]] | None":
+        """What an image goes through before it is encoded: image and stimulus's key → images, of whose latents the
+        mean is the latent; None: nothing.
+        """
+        return None
+
 
 class VaeKind(ImageKind):
     """Mean and standard deviation of the VAE's posterior, [2, C, h, w], not scaled."""
 
-    def identity(self, folders: ModelFolders) -> EncoderIdentity:
+    def missing(self, folders: ModelFolders) -> str | None:
+        return _why_not(folders.model, "vae")
+
+    def shape(self, folders: ModelFolders) -> tuple[int, ...]:
         model = require_diffusion_folder(folders.model)
+        latent_px = image_size_px(model) // vae_reduction(model)
+        channels = int(read_config(component_folder(model, "vae"))["latent_channels"])
+        return (2, channels, latent_px, latent_px)
+
+    def identity(self, folders: ModelFolders) -> EncoderIdentity:
+        model = _require(folders.model, "vae")
         folder = component_folder(model, "vae")
         config = read_config(folder)
         size_px = image_size_px(model)
-        latent_px = size_px // vae_reduction(model)
         return EncoderIdentity(
             model_id=model.resolve().name,
             revision=folders_digest(folder),
@@ -86,14 +110,14 @@ class VaeKind(ImageKind):
                 "size_px": size_px,
                 "statistics": "posterior mean and standard deviation, float32, not scaled",
             },
-            shape=(2, int(config["latent_channels"]), latent_px, latent_px),
+            shape=self.shape(folders),
             scaling_factor=float(config["scaling_factor"]),
         )
 
     def encoder(self, models: "LoadedModels") -> ImageEncoder:
         from neuroimagen.data_shards.frozen_models.vae import PosteriorEncoder, VaeEncoder
 
-        return PosteriorEncoder(models.get(VaeEncoder, models.folders.model))
+        return PosteriorEncoder(models.get(VaeEncoder, require_diffusion_folder(models.folders.model)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +131,19 @@ class CaptionKind(LatentKind):
     """The kind in whose store the BLIP captions are, so that one captioning serves both; None: captions are made."""
 
     def missing(self, folders: ModelFolders) -> str | None:
+        if reason := _why_not(folders.model, "text"):
+            return reason
         if self.source == "BLIP caption" and folders.captioner is None:
             return "no BLIP captioner is given (--blip)"
         return None
 
+    def shape(self, folders: ModelFolders) -> tuple[int, ...]:
+        num_tokens, width = text_shape(require_diffusion_folder(folders.model))
+        return (num_tokens, width) if self.state == "hidden" else (width,)
+
     def identity(self, folders: ModelFolders) -> EncoderIdentity:
-        model = require_diffusion_folder(folders.model)
-        num_tokens, width = text_shape(model)
+        model = _require(folders.model, "text")
+        num_tokens, _ = text_shape(model)
         preprocessing: dict[str, object] = {
             "tokens": f"padded or cut to {num_tokens}",
             "state": "last hidden state after the final norm" if self.state == "hidden" else "end-of-text state",
@@ -124,19 +154,20 @@ class CaptionKind(LatentKind):
             model_id=model.resolve().name,
             revision=folders_digest(component_folder(model, "text_encoder"), component_folder(model, "tokenizer")),
             preprocessing=preprocessing,
-            shape=(num_tokens, width) if self.state == "hidden" else (width,),
+            shape=self.shape(folders),
         )
 
     def encoder(self, models: "LoadedModels") -> CaptionEncoder:
         """The text encoder, loaded."""
         from neuroimagen.data_shards.frozen_models.text import StateEncoder, TextEncoder
 
-        return StateEncoder(models.get(TextEncoder, models.folders.model), state=self.state)
+        model = require_diffusion_folder(models.folders.model)
+        return StateEncoder(models.get(TextEncoder, model), state=self.state)
 
 
 @dataclass(frozen=True)
 class TowerKind(ImageKind):
-    """The embedding that an image tower makes."""
+    """The embedding that an image tower makes, in one configuration."""
 
     name: str
     tower: ImageTower
@@ -146,16 +177,45 @@ class TowerKind(ImageKind):
         return self.tower.check_tolerance
 
     def missing(self, folders: ModelFolders) -> str | None:
-        reason = self.tower.missing(folders.tower(self.name))
-        return None if reason is None else f"{reason}; --towers {self.name}=FOLDER gives one"
+        folder = folders.tower(self.name)
+        if folder is None:
+            return f"no folder is given for it; --towers {self.name}=FOLDER gives one"
+        reason = self.tower.missing(folder)
+        if reason is None or (self.name in folders.towers and folders.towers[self.name].path is not None):
+            return reason
+        return f"{reason}; --towers {self.name}=FOLDER gives one"
+
+    def shape(self, folders: ModelFolders) -> tuple[int, ...]:
+        return self.tower.shape(self._folder(folders))
 
     def identity(self, folders: ModelFolders) -> EncoderIdentity:
-        if reason := self.missing(folders):
-            raise UserError(f"{reason}.")
-        return self.tower.identity(folders.tower(self.name))
+        folder, view = self._folder(folders), self.tower.config.view
+        identity = self.tower.identity(folder)
+        if view is None:
+            return identity
+        from neuroimagen.data_shards.frozen_models.towers.views import view_settings
+
+        settings = view_settings(view, self.tower.view_px(folder))
+        return dataclasses.replace(identity, preprocessing={**identity.preprocessing, "view": settings})
+
+    def view(self, folders: ModelFolders) -> "Callable[[Image.Image, str], list[Image.Image]] | None":
+        view = self.tower.config.view
+        if view is None:
+            return None
+        from neuroimagen.data_shards.frozen_models.towers.views import viewed
+
+        size_px = self.tower.view_px(self._folder(folders))
+        return partial(viewed, view=view, size_px=size_px)
 
     def encoder(self, models: "LoadedModels") -> ImageEncoder:
-        return models.get(self.tower.load, models.folders.tower(self.name))
+        return self.tower.encoder(models, self._folder(models.folders))
+
+    def _folder(self, folders: ModelFolders) -> Path:
+        if reason := self.missing(folders):
+            raise UserError(f"{reason}.")
+        folder = folders.tower(self.name)
+        assert folder is not None
+        return folder
 
 
 KINDS: Mapping[str, LatentKind] = {
@@ -182,12 +242,67 @@ def kind_names() -> tuple[str, ...]:
     return (*KINDS, *IMAGE_TOWERS.names())
 
 
-@cache
-def latent_kind(name: str) -> LatentKind:
-    """The kind of this name. Raises UserError that names the known ones."""
+def latent_kind(name: str, towers: Mapping[str, TowerConfig] | None = None) -> LatentKind:
+    """The kind of this name. `towers`: those that the user configured, by their kind.
+
+    Raises UserError that names the known kinds, or says what is wrong with a configuration.
+    """
+    config = (towers or {}).get(name)
+    if config is not None:
+        return _tower_kind(name, _tower_name(name, config), config)
     if name not in kind_names():
-        raise UserError(f"latent kind {name!r} is not one of {', '.join(kind_names())}.")
-    return KINDS[name] if name in KINDS else TowerKind(name, IMAGE_TOWERS[name]())
+        known = ", ".join((*kind_names(), *(towers or {})))
+        raise UserError(
+            f"latent kind {name!r} is not one of {known}. An image tower of another name is given with --towers "
+            f"{name}=FOLDER, in a recipe with model.towers."
+        )
+    return KINDS[name] if name in KINDS else _tower_kind(name, name, TowerConfig())
+
+
+@cache  # a kind is one object, so that its network is loaded once
+def _tower_kind(name: str, tower: str, config: TowerConfig) -> TowerKind:
+    return TowerKind(name, IMAGE_TOWERS[tower]().configured(config, name=tower))
+
+
+def _tower_name(name: str, config: TowerConfig) -> str:
+    """The registry's name of the tower that makes the kind `name` in the user's configuration."""
+    if name in KINDS or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise UserError(
+            f"an image tower cannot have the name {name!r}: it must consist of letters, digits, hyphens and "
+            f"underscores and differ from {', '.join(KINDS)}."
+        )
+    if name in IMAGE_TOWERS and config.tower not in (None, name):
+        raise UserError(
+            f"{name} is the name of an image tower, and the tower {config.tower} is asked for under it. Choose another "
+            "name."
+        )
+    if config.tower is not None or name in IMAGE_TOWERS:
+        tower = config.tower or name
+        if tower not in IMAGE_TOWERS:
+            raise IMAGE_TOWERS.unknown(tower)
+        return tower
+    if config.folder is None:
+        raise UserError(f"the image tower {name} has neither a folder nor a tower; give one of them.")
+    content = recognise(config.folder)
+    if content.tower is None:
+        raise UserError(
+            f"{config.folder} is {content.what}, which does not say the image tower that {name} is to be. Give it "
+            f"(tower=…): one of {', '.join(IMAGE_TOWERS)}."
+        )
+    return content.tower
+
+
+def _why_not(model: Path | None, use: Use) -> str | None:
+    """Why the model folder does not serve a use, as a clause; None if it does."""
+    return "no model folder is given (--model)" if model is None else recognise(model).why_not(use)
+
+
+def _require(model: Path | None, use: Use) -> Path:
+    """Return `model` if it serves a use, else raise a UserError that says why it does not."""
+    model = require_diffusion_folder(model)
+    if reason := recognise(model).why_not(use):
+        raise UserError(f"{reason}.")
+    return model
 
 
 def _captioner_settings(folder: Path) -> dict[str, object]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.frozen_models.model_folder import ModelFolders
+from neuroimagen.data_shards.frozen_models.model_folder import ModelFolders, weights_variant
 
 Network = TypeVar("Network")
 
@@ -38,24 +38,40 @@ def loading(folder: Path) -> Iterator[None]:
 def load_transformer(model_class: Any, folder: Path) -> Any:
     """Load a transformers model in float32 from safetensors, in evaluation mode and without gradients.
 
-    Raises UserError if the folder lacks weights: transformers would fill them with random numbers.
+    Weights that are stored in fp16 only (`model.fp16.safetensors`) are read and computed with in float32. Raises
+    UserError if the folder lacks weights: transformers would fill them with random numbers.
     """
     with loading(folder):
         model, report = model_class.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            folder,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            variant=weights_variant(folder),
         )
     if report["missing_keys"]:
         raise UserError(f"{folder} lacks the weights {sorted(report['missing_keys'])[:3]} …. Fetch the folder again.")
     return model.eval().requires_grad_(False)
 
 
-def load_image_processor(folder: Path) -> Any:
-    """Load a model's own preprocessing of images, on Pillow. Raises UserError if the folder holds none."""
+def load_image_processor(folder: Path, *, size_px: int | None = None) -> Any:
+    """Load a model's own preprocessing of images, on Pillow. Raises UserError if the folder holds none.
+
+    size_px: side of the square that it makes in place of the model's own: the image is resized to it and, where the
+    model crops, cropped to it.
+    """
     # Not from `transformers`: up to 5.17 that name asks for torchvision, whatever the backend.
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     with loading(folder):
-        return AutoImageProcessor.from_pretrained(folder, backend="pil")
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        if size_px is None:
+            return processor
+        square = {"height": size_px, "width": size_px}
+        sizes = (
+            {"size": {"shortest_edge": size_px}, "crop_size": square} if processor.do_center_crop else {"size": square}
+        )
+        return AutoImageProcessor.from_pretrained(folder, backend="pil", **sizes)
 
 
 class LoadedModels:

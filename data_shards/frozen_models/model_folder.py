@@ -5,6 +5,7 @@ No weights are loaded here, and neither torch nor diffusers is imported.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,38 +13,48 @@ from pathlib import Path
 from typing import Any, Literal
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.frozen_models.recognise import recognise
+from neuroimagen.data_shards.frozen_models.towers.config import TowerConfig
 
 Component = Literal["vae", "unet", "text_encoder", "tokenizer", "scheduler"]
 _HASHED_SUFFIXES = {".json", ".txt", ".safetensors"}
+_WEIGHTS = re.compile(
+    r"(?:model|diffusion_pytorch_model)(?:\.(?P<before>\w+))?(?:-\d{5}-of-\d{5})?(?:\.(?P<after>\w+))?\.safetensors"
+)
+"""What transformers and diffusers call weights: model.safetensors, model.fp16-00001-of-00002.safetensors …"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFolders:
     """The model folders that a job encodes with."""
 
-    model: Path
-    """In the layout of diffusers; where only an image tower is needed, the tower's own folder will do."""
-    towers: Mapping[str, Path] = field(default_factory=dict)
-    """Name of an image tower → its own folder."""
+    model: Path | None
+    """In the layout of diffusers; where only image towers are needed, a tower's own folder or None will do."""
+    towers: Mapping[str, TowerConfig] = field(default_factory=dict)
+    """Kind of latent → the image tower that makes it, in the configuration that the user gave."""
     captioner: Path | None = None
     """Of a BLIP captioner."""
 
-    def tower(self, name: str) -> Path:
+    def tower(self, name: str) -> Path | None:
         """The folder in which an image tower looks for its network: its own if it has one, else the model's."""
-        return self.towers.get(name, self.model)
+        config = self.towers.get(name)
+        own = None if config is None else config.folder
+        return self.model if own is None else own
 
 
-def require_diffusion_folder(model: Path) -> Path:
-    """Return `model` if it is a folder in the layout of diffusers, else raise a UserError that says what is missing."""
-    if not model.is_dir():
+def require_diffusion_folder(model: Path | None) -> Path:
+    """Return `model` if it is a folder in the layout of diffusers, else raise a UserError that says what it is."""
+    if model is None:
+        raise UserError("no model folder is given (--model).")
+    if not model.is_dir() and not model.is_file():
         raise UserError(
             f"model folder {model} does not exist. Give the path of a folder in diffusers' layout "
             "(`hf download <repository> --local-dir <folder>` fetches one)."
         )
     if not (model / "model_index.json").is_file():
         raise UserError(
-            f"{model} has no model_index.json, so it is not a model folder of diffusers. A single-file checkpoint "
-            "must be converted first (diffusers' scripts/convert_original_stable_diffusion_to_diffusers.py)."
+            f"{model} has no model_index.json, so it is not a model folder of diffusers: it is "
+            f"{recognise(model).what}. {_capitalised(recognise(model).refuses['diffusion'])}."
         )
     return model
 
@@ -52,8 +63,27 @@ def component_folder(model: Path, component: Component) -> Path:
     """The sub-folder of one component of a diffusers model folder; UserError if it is absent."""
     folder = require_diffusion_folder(model) / component
     if not folder.is_dir():
-        raise UserError(f"model folder {model} lacks its {component}/ folder. Is the download complete?")
+        content = recognise(model)
+        reason = content.refuses.get("diffusion", "Is the download complete?").removesuffix(".")
+        raise UserError(f"model folder {model} lacks its {component}/ folder. It is {content.what}: {reason}.")
     return folder
+
+
+def weights_variant(folder: Path) -> str | None:
+    """The `variant` under which transformers and diffusers find a folder's safetensors: "fp16"; None for plain names.
+
+    Raises UserError if the folder has several variants and no plain weights.
+    """
+    matches = [match for path in folder.glob("*.safetensors") if (match := _WEIGHTS.fullmatch(path.name))]
+    variants = sorted({match["before"] or match["after"] or "" for match in matches})
+    if not variants or "" in variants:
+        return None
+    if len(variants) > 1:
+        raise UserError(
+            f"{folder} has weights in the variants {', '.join(variants)} and none without a variant. Keep the files of "
+            "one of them."
+        )
+    return variants[0]
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
@@ -109,13 +139,17 @@ def text_shape(model: Path) -> tuple[int, int]:
     return int(config["max_position_embeddings"]), int(config["hidden_size"])
 
 
+def _capitalised(clause: str) -> str:
+    return clause[:1].upper() + clause[1:]
+
+
 def require_captioner_folder(folder: Path) -> Path:
     """Return `folder` if it holds a BLIP captioner, else raise UserError naming it."""
     if not folder.is_dir():
         raise UserError(f"captioner folder {folder} does not exist. Give the folder of a BLIP captioning model.")
     if read_config(folder).get("model_type") != "blip":
         raise UserError(
-            f"{folder} holds a model of type {read_config(folder).get('model_type')!r}, not a BLIP captioner "
-            "(for instance Salesforce/blip-image-captioning-base)."
+            f"{folder} is {recognise(folder).what}, not a BLIP captioner (for instance "
+            "Salesforce/blip-image-captioning-base)."
         )
     return folder

@@ -15,7 +15,7 @@ from PIL import Image
 
 from neuroimagen.data_shards.format.images import square_image
 from neuroimagen.data_shards.frozen_models.loading import loading
-from neuroimagen.data_shards.frozen_models.model_folder import component_folder, image_size_px
+from neuroimagen.data_shards.frozen_models.model_folder import component_folder, image_size_px, weights_variant
 
 SLICE_PIXELS = 4 * 512 * 512
 """Pixels that go through a VAE at once. Stable Diffusion's decoder has feature maps of 1 KiB per pixel (256 channels in
@@ -34,6 +34,18 @@ def exact_convolutions() -> Iterator[None]:
         cudnn.conv.fp32_precision = before
 
 
+def load_vae(folder: Path, *, device: torch.device) -> Any:
+    """Load the AutoencoderKL in a folder for inference, in float32 whatever its weights are stored in."""
+    from diffusers import AutoencoderKL
+
+    with loading(folder):
+        vae = AutoencoderKL.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, variant=weights_variant(folder)
+        )
+    # float32 whatever the U-Net runs in: Stable Diffusion's VAE overflows in float16.
+    return vae.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
 class VaeEncoder:
     """AutoencoderKL: images to the mean and standard deviation of their latents' posterior, and back.
 
@@ -41,13 +53,7 @@ class VaeEncoder:
     """
 
     def __init__(self, model: Path, *, device: torch.device) -> None:
-        from diffusers import AutoencoderKL
-
-        folder = component_folder(model, "vae")
-        with loading(folder):
-            self.vae = AutoencoderKL.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
-        # float32 whatever the U-Net runs in: Stable Diffusion's VAE overflows in float16.
-        self.vae.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.vae = load_vae(component_folder(model, "vae"), device=device)
         self.device = device
         self.image_size_px = image_size_px(model)
         self.scaling_factor = float(self.vae.config.scaling_factor)

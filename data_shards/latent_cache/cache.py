@@ -27,7 +27,13 @@ from neuroimagen.data_shards.dataset.latent_format import SHARD_BYTES, SHARD_ITE
 from neuroimagen.data_shards.dataset.latent_items import LatentItems
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.data_shards.frozen_models.encoder import DTYPES
-from neuroimagen.data_shards.frozen_models.latent_kinds import CaptionKind, kind_names, latent_kind
+from neuroimagen.data_shards.frozen_models.latent_kinds import (
+    CaptionKind,
+    LatentKind,
+    TowerKind,
+    kind_names,
+    latent_kind,
+)
 from neuroimagen.data_shards.frozen_models.loading import LoadedModels
 from neuroimagen.data_shards.frozen_models.model_folder import (
     ModelFolders,
@@ -35,6 +41,7 @@ from neuroimagen.data_shards.frozen_models.model_folder import (
     require_diffusion_folder,
 )
 from neuroimagen.data_shards.frozen_models.text import TextEncoder
+from neuroimagen.data_shards.frozen_models.towers.config import TowerConfig
 from neuroimagen.data_shards.frozen_models.vae import exact_convolutions
 from neuroimagen.data_shards.latent_cache.encode import BatchEncoder, EncodableStimuli, batch_encoder
 from neuroimagen.data_shards.latent_cache.write import LatentWriter
@@ -62,17 +69,25 @@ class CachedLatents:
 
 
 def applicable_kinds(dataset: CacheableDataset, folders: ModelFolders) -> tuple[list[str], dict[str, str]]:
-    """The kinds that can be cached with these folders, and for each of the others the reason why it cannot."""
+    """The kinds that can be cached with these folders, and for each of the others the reason why it cannot.
+
+    Towers that are not made by default are among them only if the user named them.
+    """
     reasons: dict[str, str] = {}
     no_captions = any(not caption for caption in dataset.stimuli.detailed_captions)
-    for name in kind_names():
-        kind = latent_kind(name)
+    names = []
+    # The towers that the user configured and did not call by a known name come last.
+    for name in dict.fromkeys((*kind_names(), *folders.towers)):
+        kind = latent_kind(name, folders.towers)
+        if isinstance(kind, TowerKind) and not kind.tower.by_default and name not in folders.towers:
+            continue
+        names.append(name)
         reason = kind.missing(folders)
         if kind.source == "detailed caption" and no_captions:
             reason = "the data set has no detailed captions"
         if reason is not None:
             reasons[name] = reason
-    return [name for name in kind_names() if name not in reasons], reasons
+    return [name for name in names if name not in reasons], reasons
 
 
 class LatentCache:
@@ -81,17 +96,18 @@ class LatentCache:
     def __init__(
         self,
         dataset: CacheableDataset,
-        model: Path,
+        model: Path | None,
         *,
-        towers: Mapping[str, Path] | None = None,
+        towers: Mapping[str, TowerConfig] | None = None,
         captioner: Path | None = None,
         batch_size: int = 32,
         dtype: str = "float16",
         shard_items: int = SHARD_ITEMS,
         ranks: ProcessShare | None = None,
     ) -> None:
-        """`model`: a folder in the layout of diffusers. `towers`: image tower → its folder, for towers that are not in
-        `model`. `captioner`: folder of a BLIP captioner. `ranks`: this process among those that share the work.
+        """`model`: a folder in the layout of diffusers; None where the towers have folders of their own. `towers`: kind
+        of latent → the image tower that makes it, for towers that are not in `model` or not as they are.
+        `captioner`: folder of a BLIP captioner. `ranks`: this process among those that share the work.
         """
         if batch_size < 1:
             raise UserError(f"batch size {batch_size}; it must be at least 1.")
@@ -99,7 +115,7 @@ class LatentCache:
             raise UserError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
         self._dataset = dataset
         folders = ModelFolders(
-            model=require_diffusion_folder(model),
+            model=None if model is None else require_diffusion_folder(model),
             towers=towers or {},
             captioner=require_captioner_folder(captioner) if captioner else None,
         )
@@ -159,9 +175,9 @@ class LatentCache:
 
     def _cut(self, kind: str, items: LatentItems, store: LatentStore) -> str | None:
         """Which captions of a store the text encoder read only the beginning of, as a sentence."""
-        if not isinstance(latent_kind(kind), CaptionKind) or self._ranks.rank != 0:
+        if not isinstance(self._declared(kind), CaptionKind) or self._ranks.rank != 0:
             return None
-        encoder = self._models.get(TextEncoder, self._models.folders.model)
+        encoder = self._models.get(TextEncoder, require_diffusion_folder(self._models.folders.model))
         found = encoder.cut([str(text) for text in store.texts or ()])
         if not found.rows:
             return None
@@ -187,7 +203,7 @@ class LatentCache:
         """
         kind, store = cached.kind, cached.store
         metadata, items = self.describe(kind)
-        tolerance = latent_kind(kind).check_tolerance[metadata.dtype]
+        tolerance = self._declared(kind).check_tolerance[metadata.dtype]
         rng = np.random.default_rng(seed)
         rows = np.sort(rng.choice(len(items.keys), size=min(num_latents, len(items.keys)), replace=False))
         first_stimulus = {int(row): stimulus for stimulus, row in reversed(list(enumerate(items.latent_of)))}
@@ -215,11 +231,11 @@ class LatentCache:
 
         Raises UserError if the folders, or the captions of the data set, cannot make the kind.
         """
-        declared, folders = latent_kind(kind), self._models.folders
+        declared, folders = self._declared(kind), self._models.folders
         if reason := declared.missing(folders):
             raise UserError(f"{kind} cannot be cached: {reason}.")
         identity = declared.identity(folders)
-        items = LatentItems.of(self._dataset.stimuli, kind)
+        items = LatentItems.of(self._dataset.stimuli, kind, declared)
         metadata = LatentMetadata(
             kind=kind,
             model_id=identity.model_id,
@@ -235,12 +251,15 @@ class LatentCache:
         shard_items = max(1, min(self._shard_items, SHARD_BYTES // metadata.npy_bytes))
         return dataclasses.replace(metadata, shard_items=shard_items), items
 
+    def _declared(self, kind: str) -> LatentKind:
+        return latent_kind(kind, self._models.folders.towers)
+
     def _batches(self, rows: Sequence[int]) -> list[Sequence[int]]:
         return [rows[start : start + self._batch_size] for start in range(0, len(rows), self._batch_size)]
 
     def _encoder(self, kind: str, items: LatentItems, *, stored: LatentStore | None = None) -> BatchEncoder:
         """Load the networks of `kind`, in this thread. `stored`: its store, if there is one, for BLIP's captions."""
-        declared = latent_kind(kind)
+        declared = self._declared(kind)
         captions = items.texts
         if isinstance(declared, CaptionKind) and declared.captions_from is not None:
             # Without a store all ranks are here, so that they may make the other kind's first.

@@ -5,7 +5,7 @@ the CPU, in any of several threads, and encodes it in the one thread that uses t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -39,19 +39,33 @@ class BatchEncoder(ABC):
 
 
 class ImageBatches(BatchEncoder):
-    """Images through an image encoder."""
+    """Images through an image encoder, or views of them, of whose latents the mean is taken."""
 
-    def __init__(self, stimuli: EncodableStimuli, encoder: ImageEncoder) -> None:
+    def __init__(
+        self,
+        stimuli: EncodableStimuli,
+        encoder: ImageEncoder,
+        view: Callable[[Image.Image, str], list[Image.Image]] | None = None,
+    ) -> None:
+        """`view`: image and key → the images that are encoded in its place."""
         self._stimuli = stimuli
         self._encoder = encoder
+        self._view = view
 
     def prepare(self, rows: Sequence[int]) -> torch.Tensor:
         # Not by the data set's own cache of decoded images: each is needed once.
-        return self._encoder.pixels([self._stimuli.image(row) for row in rows])
+        images = [self._stimuli.image(row) for row in rows]
+        if self._view is None:
+            return self._encoder.pixels(images)
+        views = [self._view(image, self._stimuli.keys[row]) for row, image in zip(rows, images, strict=True)]
+        return torch.stack([self._encoder.pixels(of_one_view) for of_one_view in zip(*views, strict=True)])
 
     def encode(self, rows: Sequence[int], prepared: torch.Tensor | None) -> tuple[torch.Tensor, list[str]]:
         assert prepared is not None
-        return self._encoder.encode(prepared), []
+        if self._view is None:
+            return self._encoder.encode(prepared), []
+        # View by view, so that a batch takes no more memory than without views.
+        return torch.stack([self._encoder.encode(pixels) for pixels in prepared]).mean(dim=0), []
 
 
 class CaptionBatches(BatchEncoder):
@@ -88,7 +102,7 @@ def batch_encoder(
 ) -> BatchEncoder:
     """The batch encoder of a kind, with its networks loaded. `captions`: those of the store's items, where known."""
     if isinstance(kind, ImageKind):
-        return ImageBatches(stimuli, kind.encoder(models))
+        return ImageBatches(stimuli, kind.encoder(models), kind.view(models.folders))
     assert isinstance(kind, CaptionKind)
     if captions is not None:
         return CaptionBatches(captions, kind.encoder(models))

@@ -5,16 +5,24 @@ With c_aj = ∂Σ/∂d²_aj, which is not zero for an anchor's chosen positives 
     ∂Σ/∂x_a = 2 Σ_j c_aj (x_a − x_j),    ∂Σ/∂x_j = 2 Σ_a c_aj (x_j − x_a).
 
 Both are one kernel over lists: the anchors' own, and the same list sorted by j, so that each row is summed by one
-program in one order. Distances are recomputed from differences of the original rows in float32.
+program in one order. Where very many anchors chose one candidate, as in a batch whose embeddings have collapsed, its
+list is summed in two levels: pieces of PIECE_LENGTH entries, and then the pieces. Distances are recomputed from
+differences of the original rows in float32.
 """
 
 import torch
 import triton
 from torch import Tensor
 
+from neuroimagen.kernels.backends.devices import launches_kernels
 from neuroimagen.kernels.backends.semihard_triton import mine_columns
-from neuroimagen.kernels.backends.semihard_triton_kernels import gradient_kernel, hinge_kernel
+from neuroimagen.kernels.backends.semihard_triton_kernels import gradient_kernel, hinge_kernel, piece_kernel
 from neuroimagen.kernels.triplets.class_layout import ClassLayout, LossSum, PositiveSampler
+
+PIECE_LENGTH = 512
+"""Entries of a list that one program sums one after the other. A list of 262,144 entries, N = 65,536 anchors with 4
+pairs each, becomes 512 pieces: 64 iterations on either level, each of 8 entries, instead of 32,768.
+"""
 
 
 def list_loss(
@@ -52,12 +60,36 @@ def list_loss(
 def _weighted_differences(rows: Tensor, others: Tensor, begin: Tensor, other: Tensor, slope: Tensor, BD: int) -> Tensor:
     out = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
     num_rows, num_features = rows.shape
-    gradient_kernel[(num_rows, triton.cdiv(num_features, BD))](
-        rows, others, begin, other, slope, out, num_features, BE=8, BD=BD
+    blocks = triton.cdiv(num_features, BD)
+    piece_begin, piece_row = list_pieces(begin, other.numel(), PIECE_LENGTH)
+    parts = torch.empty(piece_row.shape[0], num_features, dtype=torch.float32, device=rows.device)
+    if len(parts):
+        piece_kernel[(len(parts), blocks)](
+            rows, others, begin, other, slope, piece_begin, piece_row, parts, num_features,
+            LENGTH=PIECE_LENGTH, BE=8, BD=BD,
+        )  # fmt: skip
+    gradient_kernel[(num_rows, blocks)](
+        rows, others, begin, other, slope, piece_begin, parts, out, num_features, BE=8, BD=BD
     )
     return out
 
 
+def list_pieces(begin: Tensor, num_entries: int, length: int) -> tuple[Tensor, Tensor]:
+    """Pieces of at most `length` entries of the lists begin[i] … begin[i + 1] − 1 that are longer than that.
+
+    Returns the first piece of each list, int64 [lists + 1], and the list of each piece, int64 [P], −1 for none. P is the
+    largest number that `num_entries` entries can make, so that nothing is fetched from the device.
+    """
+    size = begin.diff()
+    count = torch.where(size > length, (size + length - 1) // length, 0)
+    piece_begin = torch.cat([count.new_zeros(1), count.cumsum(0)])
+    # Each list of several pieces has more than (pieces − 1) · length entries, at least half of pieces · length.
+    piece = torch.arange(2 * num_entries // length, device=begin.device)
+    row = torch.searchsorted(piece_begin[1:], piece, right=True)
+    return piece_begin, torch.where(row < len(count), row, -1)
+
+
+@launches_kernels
 def loss_sum(
     embeddings: Tensor,
     candidates: Tensor,

@@ -11,7 +11,8 @@ from neuroimagen.kernels.triplets.class_layout import PositiveSampler
 from neuroimagen.kernels.triplets.options import MiningCall
 
 
-@torch.library.custom_op("neuroimagen::semihard_loss_sum", mutates_args=())
+# Its shapes depend on the classes, and it waits for their sizes: a CUDA graph cannot record it.
+@torch.library.custom_op("neuroimagen::semihard_loss_sum", mutates_args=(), tags=torch.Tag.cudagraph_unsafe)
 def semihard_loss_sum(
     embeddings: Tensor,
     labels: Tensor,
@@ -47,13 +48,14 @@ def semihard_loss_sum(
             total = embeddings.new_zeros(())
             return (
                 total,
-                labels.new_zeros(2, dtype=torch.int64),
+                # Not on the labels' device: over NCCL the other ranks would wait for a sum that this one makes on the CPU.
+                embeddings.new_zeros(2, dtype=torch.int64),
                 *_no_gradient(rows, columns, candidates, with_gradient),
             )
         layout = call.layout()
         sampler = PositiveSampler(layout, call.limit)
         options: dict[str, Any] = {"margin": margin, "distance": distance, "with_gradient": with_gradient}
-        if choose_backend(backend, rows.device, sampler.most(), rows.dtype) == "triton":
+        if choose_backend(backend, rows.device, num_positives=sampler.most(), dtype=rows.dtype) == "triton":
             from neuroimagen.kernels.backends import semihard_loss_triton
 
             result = semihard_loss_triton.loss_sum(rows, columns, layout, sampler, precision=precision, **options)
@@ -99,16 +101,32 @@ def _(  # type: ignore[no-untyped-def]
 def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
     ctx.has_candidates = inputs[2] is not None
-    ctx.save_for_backward(output[2], output[3])
+    # The gradients are results that cannot be differentiated themselves; torch.compile would try.
+    ctx.mark_non_differentiable(output[1], output[2], output[3])
+    ctx.save_for_backward(inputs[0], output[2], output[3])
 
 
-def _scale_gradient(ctx: Any, total: Tensor | None, counts: None, first: Tensor | None, second: Tensor | None) -> Any:
-    if first is not None or second is not None:
-        raise RuntimeError("SemiHardTripletLoss has no second derivative: the gradient is formed in the forward pass")
-    gradient, candidate_gradient = ctx.saved_tensors
+def _scale_gradient(ctx: Any, total: Tensor | None, *_: None) -> Any:
+    embeddings, gradient, candidate_gradient = ctx.saved_tensors
     if total is None:
         return (None,) * 11
+    if torch.is_grad_enabled():
+        # A graph of the gradient was asked for: without this the second derivative would be 0 in silence.
+        gradient = _FirstDerivative.apply(gradient, embeddings)
+        candidate_gradient = _FirstDerivative.apply(candidate_gradient, embeddings)
     return total * gradient, None, total * candidate_gradient if ctx.has_candidates else None, *(None,) * 8
+
+
+class _FirstDerivative(torch.autograd.Function):
+    """A gradient as a function of the embeddings that cannot be differentiated once more."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, embeddings: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> Any:
+        raise RuntimeError("SemiHardTripletLoss has no second derivative: the gradient is formed in the forward pass")
 
 
 semihard_loss_sum.register_autograd(_scale_gradient, setup_context=_save_gradient)

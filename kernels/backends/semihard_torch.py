@@ -7,13 +7,13 @@ index lists.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from neuroimagen.kernels.backends.precision import full_float32
 from neuroimagen.kernels.triplets.class_layout import ClassLayout, LossSum, PositiveSampler, centred
 
 CHUNK_ELEMENTS = 1 << 21
@@ -37,17 +37,6 @@ class Block:
     positive_distance: Tensor
     negative_distance: Tensor
     """Squared distances in the centred frame, float32."""
-
-
-@contextmanager
-def full_float32() -> Iterator[None]:
-    """Matrix products in true float32: TF32 or bfloat16 shortcuts, set globally by a user, would change the mining."""
-    setting = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(setting)
 
 
 def search_blocks(

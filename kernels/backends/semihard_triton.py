@@ -7,13 +7,18 @@ import torch
 import triton
 from torch import Tensor
 
+from neuroimagen.kernels.backends.devices import (
+    device_arch,
+    family,
+    launches_kernels,
+    num_multiprocessors,
+    shared_memory,
+)
 from neuroimagen.kernels.backends.semihard_triton_kernels import farthest_kernel, prepare_kernel, semihard_kernel
 from neuroimagen.kernels.triplets.class_layout import ClassLayout, PositiveSampler, frame
 
 OPERAND_SCALE = 64.0
 PRODUCT_SCALE = -2.0 / OPERAND_SCALE**2
-SHARED_MEMORY = {80: 166912, 90: 232448, 100: 232448, "gfx942": 65536}
-"""Bytes of shared memory that one block may use, by architecture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,45 +61,37 @@ class TileShape:
 
 
 def tile_shape(num_features: int, num_slots: int, *, exact: bool, arch: int | str) -> TileShape:
-    """The tile shape for `arch` (80, 90, 100, 120 … or "gfx942"); a static choice, not yet timed on a device.
+    """The tile shape for `arch` (80, 86, 90, 100, 120 … or "gfx942"); a static choice, not yet timed on a device.
 
-    Where the matrix unit reads its operands from shared memory (sm_90, sm_100) the anchors' rows stay there as long as
-    they fit beside two stages of columns; elsewhere they would sit in registers, so only short rows stay.
+    Where the matrix unit reads its operands from shared memory (sm_90, sm_100, sm_103) the anchors' rows stay there as
+    long as they fit beside two stages of columns; elsewhere they would sit in registers, so only short rows stay.
     """
     BD = 32 if num_features <= 32 else 64 if num_features <= 64 or num_features % 128 in range(1, 65) else 128
     ND = triton.cdiv(num_features, BD)
     width = ND * BD * (1 + exact)
-    # Eight minima per row spill on sm_100, where the products pass through registers as well.
-    K = min(4 if arch == 100 else 8, triton.next_power_of_2(num_slots))
-    shared = SHARED_MEMORY.get(arch, SHARED_MEMORY[80])
-    from_shared = arch in (90, 100)
+    unit, shared = family(arch), shared_memory(arch)
+    # Eight minima per row spill on sm_100, where the products pass through registers as well, and on sm_120 beside three
+    # products.
+    is_crowded = unit == "blackwell" or (exact and isinstance(arch, int) and arch >= 120)
+    K = min(4 if is_crowded else 8, triton.next_power_of_2(num_slots))
+    from_shared = unit in ("hopper", "blackwell")
     # Narrower tiles hold longer rows, and spill except on sm_90.
-    for BM, num_warps in ((128, 8), (64, 4)) if arch == 90 else ((128, 8),):
+    for BM, num_warps in ((128, 8), (64, 4)) if unit == "hopper" else ((128, 8),):
         fits = 2 * width * (BM + 2 * 64) + 2048 <= shared if from_shared else width <= 128
         if fits:
             # With 128 registers per thread two blocks fit a multiprocessor: one computes while the other scans.
-            two_blocks = arch == 90 and BM == 128 and width <= 128 and K <= 4
+            two_blocks = unit == "hopper" and BM == 128 and width <= 128 and K <= 4
             return TileShape(
                 BM=BM, BN=64, BD=BD, ND=ND, K=K, resident=True, num_warps=num_warps, num_stages=2,
                 max_registers=128 if two_blocks else None,
             )  # fmt: skip
     BD = 32 if num_features <= 32 else 64
-    if exact and arch == 90:
+    if exact and unit == "hopper":
         K = min(4, K)  # eight spill beside three products in flight
     return TileShape(
         BM=128, BN=64, BD=BD, ND=triton.cdiv(num_features, BD), K=K, resident=False, num_warps=8, num_stages=2,
         max_registers=None,
     )  # fmt: skip
-
-
-def device_arch(device: torch.device) -> int | str:
-    """80, 90, … or "gfx942"; a CPU (the interpreter) counts as 90."""
-    if device.type == "cpu":
-        return 90
-    if torch.version.hip:
-        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
-    major, minor = torch.cuda.get_device_capability(device)
-    return 10 * major + minor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,10 +192,11 @@ def num_column_splits(num_blocks: int, num_candidates: int, shape: TileShape, de
     """Number of splits of the columns, so that few anchors fill the device too: two programs per multiprocessor."""
     if device.type != "cuda":
         return 1
-    wanted = 2 * torch.cuda.get_device_properties(device).multi_processor_count
+    wanted = 2 * num_multiprocessors(device)
     return max(1, min(wanted // num_blocks, num_candidates // (8 * shape.BN)))
 
 
+@launches_kernels
 def mine(
     embeddings: Tensor, candidates: Tensor, layout: ClassLayout, positives: PositiveSampler, *, precision: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def prepare_kernel(
     X, ORDER, CENTRE, UNIT, OPERAND, BIAS, num_rows, D, x_stride,
     BM: tl.constexpr, BD: tl.constexpr, ND: tl.constexpr, EXACT: tl.constexpr, SCALE: tl.constexpr,
@@ -86,28 +86,36 @@ def _scores(
     column = tl.minimum(j + tl.arange(0, BN), N - 1).to(tl.int64)
     pointers = B + column[None, :] * WIDTH + tl.arange(0, BD)[:, None]
     s = tl.zeros([BM, BN], tl.float32)
+    # Tensor cores cut off what lies below the accumulator's last bit. So the small products, hi·lo and lo·hi, are added
+    # up before the large ones come: in the same accumulator where one product tile holds the whole rows.
+    small = tl.zeros([BM, BN], tl.float32)
     if RESIDENT:
         for i in tl.static_range(ND):
             b = tl.load(pointers + i * BD)
-            s = tl.dot(a[i], b, s)
             if EXACT:
-                s = tl.dot(a[i], tl.load(pointers + (ND + i) * BD), s)
-                s = tl.dot(a[ND + i], b, s)
+                small = tl.dot(a[i], tl.load(pointers + (ND + i) * BD), small)
+                small = tl.dot(a[ND + i], b, small)
+            if ND == 1:
+                s = tl.dot(a[i], b, small)
+            else:
+                s = tl.dot(a[i], b, s)
     else:
         for i in tl.range(0, ND, num_stages=NS):
             tile = tl.load(a[0] + i * BD)
             b = tl.load(pointers + i * BD)
-            s = tl.dot(tile, b, s)
             if EXACT:
-                s = tl.dot(tile, tl.load(pointers + (ND + i) * BD), s)
-                s = tl.dot(tl.load(a[0] + (ND + i) * BD), b, s)
+                small = tl.dot(tile, tl.load(pointers + (ND + i) * BD), small)
+                small = tl.dot(tl.load(a[0] + (ND + i) * BD), b, small)
+            s = tl.dot(tile, b, s)
+    if EXACT and (ND > 1 or not RESIDENT):
+        s += small
     bias = tl.load(BIAS + column)
     return tl.fma(s, tl.full([BM, BN], SCALE, tl.float32), tl.broadcast_to(bias[None, :], [BM, BN])).to(
         tl.uint32, bitcast=True
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "N", "num_slots", "columns_per_split"])
 def semihard_kernel(
     A, B, BIAS, POSITIVE, START, END, BEST, COLUMN, M, N, num_slots, columns_per_split,
     K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, ND: tl.constexpr, EXACT: tl.constexpr,
@@ -140,7 +148,12 @@ def semihard_kernel(
         threshold = threshold + (tl.zeros([BM], tl.uint32),)
         best = best + (tl.full([BM], 0xFFFFFFFF, tl.uint32),)
         tile = tile + (tl.zeros([BM], tl.int32),)
-    for j in tl.range(low // BN * BN, high, BN):  # the positives' keys: 1/C of the columns
+    # Slots are padded to the largest class. A block none of whose anchors has a positive in these scans no column.
+    last = tl.full([BM], -1, tl.int32)
+    for k in tl.static_range(K):
+        last = tl.maximum(last, positive[k])
+    num_columns = tl.where(tl.max(last) >= 0, N, 0)
+    for j in tl.range(low // BN * BN, tl.minimum(high, num_columns), BN):  # the positives' keys: 1/C of the columns
         key = _scores(a, B, BIAS, j, N, BM, BN, BD, ND, EXACT, RESIDENT, SCALE, NS) * BN + col[None, :].to(tl.uint32)
         found = ()
         for k in tl.static_range(K):
@@ -152,7 +165,7 @@ def semihard_kernel(
         strictly = strictly + ((threshold[k] | (BN - 1)) + 1,)
     threshold = strictly
     first = split * columns_per_split
-    for j in tl.range(first, tl.minimum(first + columns_per_split, N), BN, num_stages=NS):  # the negatives
+    for j in tl.range(first, tl.minimum(first + columns_per_split, num_columns), BN, num_stages=NS):  # the negatives
         key = _scores(a, B, BIAS, j, N, BM, BN, BD, ND, EXACT, RESIDENT, SCALE, NS) * BN + col[None, :].to(tl.uint32)
         if ((j + BN > low) & (j < high)) | (j + BN > N):
             c = (j + col)[None, :]
@@ -173,7 +186,7 @@ def semihard_kernel(
         tl.store(COLUMN + out, tl.where((best[k] < LIVE) & (positive[k] >= 0), column, -1), mask=row_ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "N", "num_slots"])
 def farthest_kernel(
     A, B, BIAS, POSITIVE, NEGATIVE, START, END, FARTHEST, M, N, num_slots,
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, ND: tl.constexpr, EXACT: tl.constexpr,
@@ -212,7 +225,7 @@ def farthest_kernel(
     tl.store(FARTHEST + r, tl.where(best > 0, column, -1), mask=row_ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M", "num_slots", "margin"])
 def hinge_kernel(
     X, COLUMNS, LIST, SLOPE, SUM, ACTIVE, M, D, num_slots, margin, ROOT: tl.constexpr, BM: tl.constexpr, BD:
     tl.constexpr
@@ -235,7 +248,8 @@ def hinge_kernel(
         far = tl.zeros([BM], tl.float32)
         positive = COLUMNS + tl.maximum(p, 0).to(tl.int64)[:, None] * D
         negative = COLUMNS + tl.maximum(n, 0).to(tl.int64)[:, None] * D
-        for first in range(0, D, BD):
+        num_features = tl.where(tl.max(pair.to(tl.int32)) > 0, D, 0)  # nothing is read for empty slots
+        for first in range(0, num_features, BD):
             d = first + tl.arange(0, BD)[None, :]
             x = tl.load(anchor + d, mask=d < D, other=0.0).to(tl.float32)
             to_positive = x - tl.load(positive + d, mask=d < D, other=0.0).to(tl.float32)
@@ -261,17 +275,12 @@ def hinge_kernel(
 
 
 @triton.jit
-def gradient_kernel(
-    X, OTHERS, BEGIN, OTHER, SLOPE, OUT, D, BE: tl.constexpr, BD: tl.constexpr
+def _weighted_sum(
+    x, d, OTHERS, OTHER, SLOPE, D, begin, end, BE: tl.constexpr, BD: tl.constexpr
 ):  # fmt: skip
-    """OUT[i] = 2 Σ_e SLOPE[e] (X[i] − OTHERS[OTHER[e]]) over the entries BEGIN[i] ≤ e < BEGIN[i + 1]. Grid (rows, D /
-    BD)."""
-    i = tl.program_id(0).to(tl.int64)
-    d = tl.program_id(1) * BD + tl.arange(0, BD)
-    x = tl.load(X + i * D + d, mask=d < D, other=0.0).to(tl.float32)
+    """Σ_e SLOPE[e] (x − OTHERS[OTHER[e]]) over the entries begin ≤ e < end, BE at a time: float32 [BD]."""
     total = tl.zeros([BD], tl.float32)
-    end = tl.load(BEGIN + i + 1)
-    for first in range(tl.load(BEGIN + i), end, BE):
+    for first in range(begin, end, BE):
         e = first + tl.arange(0, BE)
         slope = tl.load(SLOPE + e, mask=e < end, other=0.0)
         other = tl.load(OTHER + e, mask=(e < end) & (slope != 0), other=0).to(tl.int64)
@@ -279,4 +288,46 @@ def gradient_kernel(
             OTHERS + other[:, None] * D + d[None, :], mask=(slope != 0)[:, None] & (d < D)[None, :], other=0.0
         ).to(tl.float32)
         total += tl.sum(slope[:, None] * (x[None, :] - y), axis=0)
+    return total
+
+
+@triton.jit
+def piece_kernel(
+    X, OTHERS, BEGIN, OTHER, SLOPE, PIECE_BEGIN, PIECE_ROW, PARTS, D,
+    LENGTH: tl.constexpr, BE: tl.constexpr, BD: tl.constexpr
+):  # fmt: skip
+    """PARTS[p]: the sum of `_weighted_sum` over piece p, LENGTH entries of row PIECE_ROW[p] (−1: no piece). Grid
+    (pieces, D / BD)."""
+    p = tl.program_id(0).to(tl.int64)
+    row = tl.load(PIECE_ROW + p).to(tl.int64)
+    if row < 0:
+        return
+    d = tl.program_id(1) * BD + tl.arange(0, BD)
+    x = tl.load(X + row * D + d, mask=d < D, other=0.0).to(tl.float32)
+    begin = tl.load(BEGIN + row) + (p - tl.load(PIECE_BEGIN + row)) * LENGTH
+    end = tl.minimum(begin + LENGTH, tl.load(BEGIN + row + 1))
+    total = _weighted_sum(x, d, OTHERS, OTHER, SLOPE, D, begin, end, BE, BD)
+    tl.store(PARTS + p * D + d, total, mask=d < D)
+
+
+@triton.jit
+def gradient_kernel(
+    X, OTHERS, BEGIN, OTHER, SLOPE, PIECE_BEGIN, PARTS, OUT, D, BE: tl.constexpr, BD: tl.constexpr
+):  # fmt: skip
+    """OUT[i] = 2 Σ_e SLOPE[e] (X[i] − OTHERS[OTHER[e]]) over the entries BEGIN[i] ≤ e < BEGIN[i + 1]. Grid (rows, D /
+    BD). A list that is long is summed already, in pieces PIECE_BEGIN[i] ≤ p < PIECE_BEGIN[i + 1] of PARTS."""
+    i = tl.program_id(0).to(tl.int64)
+    d = tl.program_id(1) * BD + tl.arange(0, BD)
+    first_piece = tl.load(PIECE_BEGIN + i)
+    end_piece = tl.load(PIECE_BEGIN + i + 1)
+    total = tl.zeros([BD], tl.float32)
+    if end_piece > first_piece:
+        for first in range(first_piece, end_piece, BE):
+            p = first + tl.arange(0, BE)
+            part = tl.load(PARTS + p[:, None] * D + d[None, :], mask=(p < end_piece)[:, None] & (d < D)[None, :], other=0.0)
+            total += tl.sum(part, axis=0)
+    else:
+        x = tl.load(X + i * D + d, mask=d < D, other=0.0).to(tl.float32)
+        begin = tl.load(BEGIN + i)
+        total = _weighted_sum(x, d, OTHERS, OTHER, SLOPE, D, begin, tl.load(BEGIN + i + 1), BE, BD)
     tl.store(OUT + i * D + d, 2 * total, mask=d < D)

@@ -12,6 +12,10 @@ import torch
 from torch import Tensor
 
 
+SMALL_LIMIT = 16
+"""Positives per anchor up to which a limit is not compared with the classes that there are."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassLayout:
     """Anchors and candidates in class-sorted order. All tensors int64, on the device of the embeddings."""
@@ -67,18 +71,19 @@ def class_layout(labels: Tensor, candidate_labels: Tensor, anchor_offset: int | 
 class PositiveSampler:
     """Columns of the positives of any sorted anchors: all of them, or `limit` drawn without replacement.
 
-    The draw shuffles every class once and takes the `limit` columns that follow the anchor cyclically: each positive is
+    The draw uses `generator`, or that of the layout's device. It shuffles every class once and takes the `limit` columns that follow the anchor cyclically: each positive is
     equally likely, so the mean over the drawn pairs is an unbiased estimate of the mean over all pairs of the anchor.
     """
 
     def __init__(self, layout: ClassLayout, limit: int | None, generator: torch.Generator | None = None) -> None:
         self.layout = layout
         self.count = layout.num_positives(limit)
-        self._sampled = limit is not None
+        self._limit = limit
+        self._most = limit if limit is not None and limit <= SMALL_LIMIT else None
         if limit is None:
             return
         device = layout.start.device
-        draw_device = "cpu" if generator is None else generator.device
+        draw_device = device if generator is None else generator.device
         shuffle = torch.randperm(layout.num_candidates, generator=generator, device=draw_device).to(device)
         # Stable sort of shuffled columns by class: each class keeps its range and is shuffled within it.
         class_of_column = torch.zeros(layout.num_candidates + 1, dtype=torch.int64, device=device)
@@ -94,8 +99,14 @@ class PositiveSampler:
         self._place = torch.where(layout.own_column >= 0, place[layout.own_column.clamp_min(0)] + 1, alone)
 
     def most(self) -> int:
-        """The largest number of positives that an anchor has."""
-        return int(self.count.max())
+        """No anchor has more positives than this: the largest number, or the limit if that is small.
+
+        The number is on the device. Fetching it waits for all that is queued there, so it is fetched once, and not for
+        a few slots that are empty.
+        """
+        if self._most is None:
+            self._most = int(self.count.max())
+        return self._most
 
     def columns(self, rows: Tensor, width: int) -> tuple[Tensor, Tensor]:
         """Positives of the sorted anchors `rows` [R]: columns, ascending, and which exist (bool), both [R, width].
@@ -106,7 +117,7 @@ class PositiveSampler:
         start, own = layout.start[rows, None], layout.own_column[rows, None]
         slot = torch.arange(width, device=rows.device)[None]
         exists = slot < self.count[rows, None]
-        if self._sampled:
+        if self._limit is not None:
             size = (layout.end[rows, None] - start).clamp_min(1)
             place = start + (self._place[rows, None] - start + slot) % size
             column = self._shuffled[place.clamp_max(layout.num_candidates - 1)]
@@ -141,9 +152,9 @@ def frame(embeddings: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
     """
     # Reductions on the device, no host round trip. The bound is taken again after the centre moved to the grid.
     centre = candidates.mean(0, dtype=torch.promote_types(candidates.dtype, torch.float32))
-    unit = _power_of_two_above(_largest_norm(embeddings, candidates, centre))
+    unit = power_of_two_above(_largest_norm(embeddings, candidates, centre))
     centre = (centre / unit * 128).round() / 128 * unit
-    return centre, _power_of_two_above(_largest_norm(embeddings, candidates, centre))
+    return centre, power_of_two_above(_largest_norm(embeddings, candidates, centre))
 
 
 def centred(embeddings: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,7 +171,11 @@ def _largest_norm(embeddings: Tensor, candidates: Tensor, centre: Tensor) -> Ten
     return torch.maximum(norm, torch.linalg.vector_norm(embeddings - centre, dim=1).amax())
 
 
-def _power_of_two_above(value: Tensor) -> Tensor:
+def power_of_two_above(value: Tensor) -> Tensor:
     """0-dim: a power of two that exceeds `value` by at least 1 % (so that rounding cannot push a row out), 1 for 0."""
     exponent = torch.frexp(value * 1.01).exponent.clamp(-120, 127)
-    return torch.ldexp(torch.ones_like(value), exponent)
+    # From its bits: ldexp multiplies by pow(2, exponent), which need not be exact on a GPU, and ties between equal
+    # distances rest on a scale that is.
+    if value.dtype == torch.float64:
+        return ((exponent.long() + 1023) << 52).view(torch.float64)
+    return ((exponent + 127) << 23).view(torch.float32)

@@ -48,6 +48,10 @@ def sum_of_ranks(total: Tensor, counts: Tensor, gradients: str) -> tuple[Tensor,
     return sum_over_ranks(total, gradient_scale=dist.get_world_size() if gradients == "mean" else 1), counts
 
 
+# PyTorch 2.13 gave it this name, and warns about the old one.
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: Tensor, sizes: list[int]) -> Tensor:  # type: ignore[no-untyped-def]
@@ -61,11 +65,18 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def, override]
-        gradient = gradient.contiguous().clone()
-        dist.all_reduce(gradient)
-        rank = dist.get_rank()
-        begin = sum(ctx.sizes[:rank])
-        return gradient[begin : begin + ctx.sizes[rank]], None
+        # Each rank needs the sum of its own slice alone: half the traffic of a sum of everything on every rank.
+        # Collectives need equal shapes: pad every slice to the longest, cut afterwards.
+        longest, num_own = max(ctx.sizes), ctx.sizes[dist.get_rank()]
+        padded = gradient.contiguous()
+        if min(ctx.sizes) < longest:
+            padded = gradient.new_zeros(len(ctx.sizes), longest, *gradient.shape[1:])
+            for place, part in zip(padded, gradient.split(ctx.sizes), strict=True):
+                place[: len(part)] = part
+            padded = padded.flatten(0, 1)
+        own = gradient.new_empty(longest, *gradient.shape[1:])
+        _reduce_scatter(own, padded)
+        return own[:num_own], None
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -10,6 +10,7 @@ from neuroimagen.launch.commands.lazy_parser import add_subcommands, fill_from
 PACKAGE = "neuroimagen.benchmarks"
 TARGETS: dict[str, str] = {
     "mining": "semi-hard mining and its loss beside public implementations",
+    "infonce": "InfoNCE beside the loss on the matrix of all pairs: time, peak memory",
     "tune": "searches beside exhaustive grids, concurrent trials beside consecutive ones",
     "evaluation": "evaluation of 2,000 reconstructions: the share of the feature networks",
     "verdicts": "verdicts on simulated studies that contain signal, drift, or both",

@@ -12,6 +12,7 @@ from pathlib import Path
 HELP = "What this machine has (torch, GPUs, NCCL, Triton, DeepSpeed's ops, disk), and what will work on it."
 EPILOG = """examples:
   neuroimagen doctor
+  neuroimagen doctor --model models/stable-diffusion-v1-5 models/dinov2-giant
 """
 
 _PACKAGES = (
@@ -42,16 +43,39 @@ class Finding:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    del parser  # the command has no options
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="model folders ('bundled' for the model that comes with neuroimagen): say what each is and serves",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    findings = [*_machine(), *_packages(), _compiler(), *_accelerators()]
+    findings = [finding for path in args.model for finding in _model(path)]
+    findings = findings or [*_machine(), *_packages(), _compiler(), *_accelerators()]
     width = max(len(finding.what) for finding in findings)
     for finding in findings:
         mark = "ok  " if finding.ok else "MISS"
         print(f"{mark} {finding.what:<{width}}  {finding.value}" + (f"  → {finding.remedy}" if finding.remedy else ""))
     return 0 if all(finding.ok for finding in findings) else 1
+
+
+def _model(path: str) -> list[Finding]:
+    """What a model folder is, what it serves, and why not the rest."""
+    from neuroimagen.data_shards.frozen_models.recognise import USES, recognise
+    from neuroimagen.trainer.bundled_model.location import model_path
+
+    content = recognise(model_path(path))
+    serves = ", ".join(USES[use] for use in content.serves) or "nothing"
+    findings = [Finding(path, f"{content.what}; serves {serves}", ok=bool(content.serves) and not content.problems)]
+    if content.tower is not None:
+        findings.append(Finding("", f"image tower {content.tower}: cache --towers NAME={path}"))
+    for reason in dict.fromkeys(content.refuses.values()):
+        uses = [f"no {USES[use]}" for use, other in content.refuses.items() if other == reason]
+        findings.append(Finding("", f"{', '.join(uses)}: {reason}"))
+    return findings + [Finding("", f"missing: {problem}", ok=False) for problem in content.problems]
 
 
 def _machine() -> list[Finding]:

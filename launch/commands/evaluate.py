@@ -61,12 +61,12 @@ def run(args: argparse.Namespace) -> int | None:
 
     from neuroimagen.data_shards.common.errors import UserError
     from neuroimagen.data_shards.dataset.dataset import Dataset
-    from neuroimagen.trainer.bundled_model.location import resolve_model_path
     from neuroimagen.trainer.evaluation.evaluate import TABLE_FILE, evaluate_run
     from neuroimagen.trainer.evaluation.provenance import require_selection_on_validation
     from neuroimagen.trainer.evaluation.results import RESULTS_FILE
     from neuroimagen.trainer.recipe.recipe import load_recipe
     from neuroimagen.trainer.runs.find_run import require_run
+    from neuroimagen.trainer.training.inputs import open_latents
 
     require_run(args.run)
     recipe = load_recipe(args.run / "config.yaml", args.set)
@@ -76,11 +76,11 @@ def run(args: argparse.Namespace) -> int | None:
     device = "cuda" if torch.cuda.is_available() and not args.cpu else "cpu"
     dataset = Dataset.open(data)
     require_selection_on_validation(args.run)
-    open_latents = partial(dataset.latents, model=str(resolve_model_path(recipe.model.path)))
+    latents_of = partial(open_latents, recipe, dataset)
     if args.selection_audit:
         from neuroimagen.trainer.training.selection_audit import selection_audit
 
-        print(selection_audit(args.run, dataset, open_latents=open_latents, subjects=recipe.data.subjects))
+        print(selection_audit(args.run, dataset, open_latents=latents_of, subjects=recipe.data.subjects))
         return None
     control_runs = None
     if args.controls == "all":
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int | None:
         controls=args.controls is not None,
         control_runs=control_runs,
         baselines=args.baselines,
-        open_latents=open_latents,
+        open_latents=latents_of,
     )
     print((args.run / "report" / TABLE_FILE).read_text(encoding="utf-8"))
     print(f"results: {args.run / 'report' / RESULTS_FILE}")

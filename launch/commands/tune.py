@@ -7,24 +7,28 @@ from neuroimagen.data_shards.common.numbers import count
 from neuroimagen.launch.commands.options import add_set
 from neuroimagen.tune.registry import SAMPLERS, SCHEDULERS
 
+KINDS = ("margin", "alignment", "guidance")
 HELP = "Search for settings with Ray Tune, on the validation split only. The result is a recipe."
 EPILOG = f"""\
 examples:
   neuroimagen tune margin --config launch/recipes/tune-margin.yaml --out runs/tune-margin
   neuroimagen tune margin --config launch/recipes/tune-margin.yaml --out runs/tune-margin --resume --trials 60
+  neuroimagen tune alignment --config launch/recipes/tune-alignment.yaml --out runs/tune-alignment
   neuroimagen tune guidance --config launch/recipes/tune-guidance.yaml --run runs/demo --out runs/tune-guidance
   neuroimagen tune margin --config tune.yaml --out shared/tune --address auto --set data.path=shared/cvpr40
 
-margin: every trial trains the contrastive stage. guidance: every trial reconstructs validation segments with a trained
-run. Samplers: {", ".join(SAMPLERS.names())}. Schedulers of a margin search: {", ".join(SCHEDULERS.names())}.
-The results are OUT/report.html, table.txt and best.yaml, a complete recipe for `train --config` or `reconstruct
---config`. An interrupted search continues with --resume. docs/tune.md describes searches in full.
+margin: every trial trains the contrastive stage. alignment: every trial trains the alignment stage. guidance: every
+trial reconstructs validation segments with a trained run. Samplers: {", ".join(SAMPLERS.names())}. Schedulers of
+searches that train: {", ".join(SCHEDULERS.names())}. The results are OUT/report.html, table.txt and best.yaml, a
+complete recipe for `train --config` or `reconstruct --config`: the setting that was found, if it was better than the
+default with new seeds too, else the default. found.yaml has the one that was found. An interrupted
+search continues with --resume. docs/tune.md describes searches in full.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("kind", choices=("margin", "guidance"), help="what to search for")
+    parser.add_argument("kind", choices=KINDS, help="what to search for")
     parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="the search, a YAML file")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of the search")
     parser.add_argument("--run", type=Path, metavar="DIR", help="guidance: the folder of the trained run")
@@ -73,4 +77,5 @@ def run(args: argparse.Namespace) -> int | None:
     print(f"\n{folder.table.read_text(encoding='utf-8')}")
     print(f"report: {folder.page}")
     print(f"recipe: {folder.best}")
+    print(f"found setting: {folder.found}")
     return None

@@ -37,6 +37,16 @@ def test_its_embeddings_are_cached_and_found(
     expected = fields.transpose(0, 3, 1, 2).reshape(12, 48)
     assert np.abs(store.get(range(12)).numpy() - expected).max() < 2**-11  # the rounding to float16
 
+    # Under another name, with a view, which every tower has; and without a setting that it does not have.
+    tower = f"colours={tiny_diffusion_folder}:tower=grid"
+    said = package.run("cache", "--data", data, "--towers", f"{tower},view=fovea", "--check").stdout
+    assert "colours          made  12 × 48" in said
+    (colours,) = (data / "latents").glob("colours-*")
+    assert not np.allclose(LatentStore.open(colours).get(range(12)), expected, atol=1e-3)
+    failed = package.run("cache", "--data", data, "--towers", f"{tower},layer=0.5", check=False)
+    assert failed.returncode == 2
+    assert "the image tower grid has no layer; it has view alone" in failed.stderr
+
     # The package's own settings are part of the identity: embeddings of others are not served in place of these.
     find = (
         "import sys; from neuroimagen.data_shards.dataset.dataset import Dataset\n"
@@ -59,7 +69,7 @@ def test_the_command_line_and_the_default_know_it(
     outside_package: Callable[[str], Any], tiny_dataset_folder: Path, tiny_diffusion_folder: Path
 ) -> None:
     package = outside_package("An image tower")
-    assert "image, grid" in " ".join(package.run("cache", "--help").stdout.split())
+    assert "vae-vector, grid" in " ".join(package.run("cache", "--help").stdout.split())
     words = ("cache", "--data", tiny_dataset_folder, "--model", tiny_diffusion_folder, "--kinds", "gird")
     failed = package.run(*words, check=False)
     assert failed.returncode == 2

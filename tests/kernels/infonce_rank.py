@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from neuroimagen.kernels.infonce import InfoNCELoss
 
+BACKEND = "triton" if os.environ.get("TRITON_INTERPRET") == "1" else "torch"
 SETTINGS = {
     "both": {},
     "rows-mean": {"directions": "rows", "gradients": "mean"},
@@ -31,7 +32,8 @@ class Encoders(torch.nn.Module):
         self.log_scale = torch.nn.Parameter(torch.tensor(1.5))
 
     def forward(self, rows, targets, labels, **settings):
-        return InfoNCELoss(**settings)(self.rows(rows), self.targets(targets), labels, logit_scale=self.log_scale.exp())
+        loss = InfoNCELoss(backend=BACKEND, **settings)
+        return loss(self.rows(rows), self.targets(targets), labels, logit_scale=self.log_scale.exp())
 
 
 def global_batch(num_rows):

@@ -1,6 +1,11 @@
-"""InfoNCE's value and gradients against the float64 reference, over ranks, and for batches without a pair."""
+"""InfoNCE's value and gradients against the float64 reference, over ranks, and for batches without a pair.
 
+The torch backend; with TRITON_INTERPRET=1, as test_infonce_triton.py runs it, the Triton backend.
+"""
+
+import functools
 import importlib.util
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +17,11 @@ from hypothesis import strategies as st
 
 from neuroimagen.kernels.backends import infonce_torch
 from neuroimagen.kernels.backends.infonce_reference import dense_infonce, reference_infonce
-from neuroimagen.kernels.infonce import InfoNCELoss
+from neuroimagen.kernels import infonce
 
+BACKEND = "triton" if os.environ.get("TRITON_INTERPRET") == "1" else "torch"
+InfoNCELoss = functools.partial(infonce.InfoNCELoss, backend=BACKEND)
+float64 = pytest.mark.skipif(BACKEND == "triton", reason="float64 rows are left to the torch backend")
 WORKER = Path(__file__).with_name("infonce_rank.py")
 OPTIONS = [
     {},
@@ -40,6 +48,7 @@ def both(rows, targets, labels, scale, options):
     return results
 
 
+@float64
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 50), st.floats(0.5, 100), st.integers(0, 1000))
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -50,11 +59,12 @@ def test_in_float64_it_is_the_reference(options, num_rows, num_features, num_lab
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("tile", [16 * 300, infonce_torch.TILE_ELEMENTS])
+@pytest.mark.parametrize("tile", [16 * 300, infonce_torch.TILE_ELEMENTS] if BACKEND == "torch" else [1])
 @pytest.mark.parametrize("num_labels", [1, 40, 10_000], ids=["one label", "40 labels", "distinct"])
 def test_in_float32_it_is_the_reference_to_1e_6_whatever_the_tiles(monkeypatch, options, tile, num_labels):
     monkeypatch.setattr(infonce_torch, "TILE_ELEMENTS", tile)
-    ours, reference = both(*batch(300, 32, num_labels, torch.float32), 14.3, options)
+    num_rows = 300 if BACKEND == "torch" else 140  # two of the kernels' tiles
+    ours, reference = both(*batch(num_rows, 32, num_labels, torch.float32), 14.3, options)
     for mine, expected in zip(ours, reference, strict=True):
         torch.testing.assert_close(mine.double(), expected.double(), rtol=0, atol=1e-6)
 
@@ -68,6 +78,7 @@ def test_equal_rows_and_a_single_row():
     assert InfoNCELoss()(row, row, torch.zeros(1, dtype=torch.int64), logit_scale=50.0).abs() < 1e-5
 
 
+@float64
 def test_a_shown_again_stimulus_is_no_negative_of_itself():
     """With distinct labels the loss is CLIP's; with equal labels a pair of equal targets attracts both rows."""
     rows, targets, _ = batch(12, 6, 1, torch.float64)
@@ -83,6 +94,7 @@ def test_a_shown_again_stimulus_is_no_negative_of_itself():
     assert torch.allclose(perfect.grad[0], perfect.grad[1])
 
 
+@float64
 def test_the_gradient_is_that_of_the_loss():
     rows, targets, labels = batch(7, 3, 4, torch.float64)
     scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
@@ -173,9 +185,10 @@ def test_inputs_that_do_not_fit_are_refused(change, error, message):
         {"soft_targets": 1.5},
         {"soft_targets": float("nan")},
         {"soft_target_scale": 0.0},
+        {"backend": "cuda"},
     ],
     ids=str,
 )
 def test_options_that_mean_nothing_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        InfoNCELoss(**options)
+        infonce.InfoNCELoss(**options)

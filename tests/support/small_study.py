@@ -69,7 +69,7 @@ def write_study(out: Path, *, num_stimuli: int = 64, block_size: int | None = No
     return out
 
 
-def write_latents(folder: Path, model: Path) -> None:
+def write_latents(folder: Path, model: Path, *, kinds: tuple[str, ...] = (*TEXT_KINDS, *PICTURE_KINDS)) -> None:
     """Random latents in place of encoders', one a distinct caption or picture; hidden states' first position is
     constant.
     """
@@ -81,7 +81,7 @@ def write_latents(folder: Path, model: Path) -> None:
     from neuroimagen.data_shards.latent_cache.write import LatentWriter
 
     dataset = Dataset.open(folder)
-    for kind in (*TEXT_KINDS, *PICTURE_KINDS):
+    for kind in kinds:
         identity = latent_kind(kind).identity(ModelFolders(model=model))
         items = LatentItems.of(dataset.stimuli, kind)
         metadata = LatentMetadata(

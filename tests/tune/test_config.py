@@ -6,11 +6,25 @@ import pytest
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.launch import cli
-from neuroimagen.tune.config import GuidanceSearch, MarginSearch, default_recipe, dump_search, load_search, search_of
+from neuroimagen.trainer.recipe.recipe import load_recipe
+from neuroimagen.tune.config import (
+    KINDS,
+    GuidanceSearch,
+    StageSearch,
+    default_recipe,
+    dump_search,
+    load_search,
+    search_of,
+)
+from neuroimagen.tune.runner import value_of
+from neuroimagen.tune.space import overrides
 
 RECIPES = Path(cli.__file__).resolve().parent / "recipes"
 MARGIN = {"recipe": "r.yaml", "space": {"contrastive.margin": {"low": 0.1, "high": 1.0}}}
+ALIGNMENT = {"recipe": "r.yaml", "space": {"alignment.logit_scale": {"low": 5.0, "high": 50.0}}}
 GUIDANCE = {"space": {"reconstruct.guidance": {"low": 1.0, "high": 9.0}}}
+
+TREES = {"margin": MARGIN, "alignment": ALIGNMENT, "guidance": GUIDANCE}
 
 
 @pytest.mark.parametrize(
@@ -34,6 +48,22 @@ GUIDANCE = {"space": {"reconstruct.guidance": {"low": 1.0, "high": 9.0}}}
         ("margin", {"scheduler": "asap"}, "scheduler"),
         ("margin", {"scheduler": "pbt", "space": {"encoder.feature_size": [8, 16]}}, "would not fit"),
         ("margin", {"num_trials": 0}, "at least 1"),
+        ("margin", {"objective": "mrr"}, "objective is 'mrr'; expected one of knn_accuracy"),
+        ("alignment", {"objective": "knn_accuracy"}, "expected one of mrr, top1, top5, two_way"),
+        ("alignment", {"space": {"alignment.logit_scal": [1]}}, "did you mean 'alignment.logit_scale'"),
+        ("alignment", {"space": {"contrastive.margin": [1]}}, "not a key of the recipe's section alignment or encoder"),
+        (
+            "alignment",
+            {"space": {"alignment.targets": [{"image": "much"}]}},
+            "space.alignment.targets.choices is {'image': 'much'}",
+        ),
+        (
+            "alignment",
+            {"space": {"alignment.targets": [{"image": 1}], "alignment.targets.image": [1.0, 2.0]}},
+            "both alignment.targets and alignment.targets.image",
+        ),
+        ("alignment", {"scheduler": "pbt", "space": {"alignment.batch_size": [8, 16]}}, "would not fit"),
+        ("alignment", {"scheduler": "pbt", "space": {"alignment.head": ["linear"]}}, "would not fit"),
         ("guidance", {"objective": {"fid": 1.0}}, "no metric 'fid'"),
         ("guidance", {"objective": {"ssim": -1.0}}, "weights above 0"),
         ("guidance", {"pareto": ["ssim", "ssim"]}, "two different metrics"),
@@ -43,25 +73,32 @@ GUIDANCE = {"space": {"reconstruct.guidance": {"low": 1.0, "high": 9.0}}}
 )
 def test_a_wrong_search_is_refused_in_one_line(kind: str, change: dict, words: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(UserError, match=words) as refused:
-        search_of((MARGIN if kind == "margin" else GUIDANCE) | change, kind, where="search.yaml")
+        search_of(TREES[kind] | change, kind, where="search.yaml")
     assert str(refused.value).startswith("search.yaml: ")
 
 
-@pytest.mark.parametrize(("kind", "tree"), [("margin", MARGIN), ("guidance", GUIDANCE)])
-def test_a_search_survives_its_record(kind: str, tree: dict) -> None:  # type: ignore[type-arg]
-    tree = tree | {
-        "space": tree["space"] | {f"{'contrastive.positives' if kind == 'margin' else 'reconstruct.steps'}": [1, 2]}
-    }
+CHOICES = {
+    "margin": {"contrastive.positives": [1, 2]},
+    "alignment": {
+        "alignment.targets": [{"image": 1.0}, {"image": 1.0, "pooled-detailed": 0.5}],
+        "alignment.batch_size": [8],
+    },
+    "guidance": {"reconstruct.steps": [1, 2]},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_search_survives_its_record(kind: str) -> None:
+    tree = TREES[kind] | {"space": TREES[kind]["space"] | CHOICES[kind]}  # type: ignore[operator]
     search = search_of(tree, kind, where="x")
     assert search_of(dump_search(search), kind, where="x") == search
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("tune-*.yaml")), ids=lambda path: path.stem)
 def test_shipped_searches_are_valid(path: Path) -> None:
-    kind = "margin" if "margin" in path.stem else "guidance"
-    search = load_search(path, kind)
-    assert isinstance(search, MarginSearch if kind == "margin" else GuidanceSearch)
-    if isinstance(search, MarginSearch):
+    search = load_search(path, path.stem.split("-")[1])
+    assert isinstance(search, KINDS[path.stem.split("-")[1]])
+    if isinstance(search, StageSearch):
         default_recipe(search, path.parent, ["data.path=data"])
 
 
@@ -72,6 +109,21 @@ def test_values_that_no_trial_could_take_are_refused_before_any_starts(tmp_path:
         default_recipe(search, tmp_path, [])
     mixed = search_of(MARGIN | {"space": {"contrastive.distance": ["manhattan", "cosine"]}}, "margin", where="x")
     assert default_recipe(mixed, tmp_path, []).data.path == "data"  # that trial fails alone
+
+
+def test_the_weight_of_one_kind_of_target_can_be_searched(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("data: {path: data}\nalignment: {targets: {image: 1.0, pooled-detailed: 0.2}}\n")
+    weight = {"alignment.targets.pooled-detailed": {"low": 0.0, "high": 1.0}}
+    search = search_of(ALIGNMENT | {"space": weight}, "alignment", where="x")
+    recipe = default_recipe(search, tmp_path, [])
+    assert value_of(recipe, "alignment.targets.pooled-detailed") == 0.2
+    varied = load_recipe(tmp_path / "r.yaml", overrides({"alignment.targets.pooled-detailed": 0.75}))
+    assert varied.stages["alignment"].targets == {"image": 1.0, "pooled-detailed": 0.75}
+    other = search_of(ALIGNMENT | {"space": {"alignment.targets.dino": [0.0, 1.0]}}, "alignment", where="x")
+    with pytest.raises(UserError, match=r"space\.alignment\.targets\.dino: .* names image, pooled-detailed, not dino"):
+        default_recipe(other, tmp_path, [])
+    # A weight alone changes no network, so a population may change it.
+    search_of(ALIGNMENT | {"space": weight, "scheduler": "pbt", "sampler": "random"}, "alignment", where="x")
 
 
 def test_a_missing_run_or_data_set_is_said(tmp_path: Path) -> None:

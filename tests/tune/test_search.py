@@ -127,12 +127,16 @@ def test_a_search_from_its_file_to_its_recipe_killed_and_resumed(
     # The result: a recipe that `train` takes, a page that loads nothing from the network, and runs with new seeds.
     results = json.loads((out / "results.json").read_text())
     assert results["best"]["trial"] == best.name
-    recipe, default = load_recipe(out / "best.yaml"), load_recipe(tmp_path / "recipe.yaml")
+    recipe, default = load_recipe(out / "found.yaml"), load_recipe(tmp_path / "recipe.yaml")
     assert recipe.stages["contrastive"].margin == best.values["contrastive.margin"]
     assert (recipe.stages["contrastive"].steps, recipe.seed, recipe.data) == (27, 3, default.data)
     assert recipe.stages["contrastive"].checkpoint_every == default.stages["contrastive"].checkpoint_every
     (comparison,) = results["comparisons"]
     assert comparison["seeds"] == [1003, 1004]
+    # Three stimuli of validation confirm nothing.
+    assert "contains 0" in comparison["verdict"]
+    assert load_recipe(out / "best.yaml") == load_recipe(out / "recipe.yaml")
+    assert "best.yaml holds the default setting: with new seeds the found one was not shown to be better." in said
     assert {record.seed for record in SearchFolder(out).records("confirm")} == {1003, 1004}
     page = (out / "report.html").read_text()
     assert "default-src 'none'" in page

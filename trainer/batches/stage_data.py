@@ -34,8 +34,6 @@ class Shapes:
     """Whom the segments are of; None where neither recipe nor data set says (a dry run)."""
     latent_shape: tuple[int, int, int] | None = None
     """(C, h, w) of the VAE's latents, for stages that use them."""
-    embedding_size: int | None = None
-    """Length of the CLIP image embedding, for stages that use it."""
     latents: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Shape of one cached latent by its kind, where the sizes above do not say it."""
 
@@ -46,9 +44,6 @@ class Shapes:
         if kind == "vae":
             assert self.latent_shape is not None
             return (2, *self.latent_shape)
-        if kind == "image":
-            assert self.embedding_size is not None
-            return (self.embedding_size,)
         return self.text_shape
 
 

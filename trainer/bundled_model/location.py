@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.frozen_models.recognise import recognise
 
 BUNDLED = "bundled"
 """What a recipe writes as `model.path` for the model that ships with the package."""
@@ -23,14 +24,19 @@ def bundled_model_path() -> Path:
     return folder
 
 
+def model_path(path: str) -> Path:
+    """The folder that `path` stands for, whether or not there is a model in it."""
+    return bundled_model_path() if present_name(path) == BUNDLED else Path(path).expanduser()
+
+
 def resolve_model_path(path: str) -> Path:
     """`bundled`, or a folder in the layout of diffusers. Raises UserError when there is no model_index.json in it."""
-    if present_name(path) == BUNDLED:
-        return bundled_model_path()
-    folder = Path(path).expanduser()
+    folder = model_path(path)
     if not (folder / "model_index.json").is_file():
+        content = recognise(folder)
         raise UserError(
-            f"{folder} holds no model_index.json: it is not a diffusers model folder. "
-            f"Give the folder that has vae/, unet/ and text_encoder/ in it, or '{BUNDLED}'."
+            f"{folder} holds no model_index.json: it is {content.what}, not a diffusers model folder. "
+            f"Give the folder that has vae/, unet/ and text_encoder/ in it, or '{BUNDLED}'. Of what is there: "
+            f"{content.refuses['diffusion']}."
         )
     return folder

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from neuroimagen.data_shards.frozen_models.loading import loading
-from neuroimagen.data_shards.frozen_models.model_folder import component_folder, read_config
+from neuroimagen.data_shards.frozen_models.model_folder import component_folder, read_config, weights_variant
 from neuroimagen.trainer.bundled_model.location import BUNDLED, resolve_model_path
 from neuroimagen.trainer.networks.eeg_unet import NoiseSchedule
 
@@ -59,7 +59,9 @@ def load_unet(model: str, *, latent_shape: tuple[int, int, int], text_shape: tup
         unet = UNet2DConditionModel.from_config(read_config(unet_folder))
     else:
         with loading(unet_folder):
-            unet = UNet2DConditionModel.from_pretrained(unet_folder, use_safetensors=True)
+            unet = UNet2DConditionModel.from_pretrained(
+                unet_folder, use_safetensors=True, dtype=torch.float32, variant=weights_variant(unet_folder)
+            )
     with torch.device("cpu"):
         schedule = NoiseSchedule(read_config(component_folder(folder, "scheduler"), "scheduler_config.json"))
     scaling_factor = float(read_config(component_folder(folder, "vae"))["scaling_factor"])

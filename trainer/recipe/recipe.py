@@ -12,6 +12,7 @@ import yaml
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.numbers import require_finite
+from neuroimagen.data_shards.frozen_models.towers.config import TowerConfig
 from neuroimagen.trainer.batches.stage_data import OrderConfig
 from neuroimagen.trainer.bundled_model.location import present_name
 from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig
@@ -59,7 +60,10 @@ class ModelConfig:
     """(C, h, w) of the VAE's latents: 4 × 64 × 64 for Stable Diffusion 1.x at 512 px."""
     image_size_px: int | None = None
     embedding_size: int = 768
-    """Length of the CLIP image embedding, for a dry run; 768 for CLIP ViT-L/14."""
+    """Length of an image embedding, for a dry run where no folder says it; 768 for CLIP ViT-L/14."""
+    towers: Mapping[str, TowerConfig] = field(default_factory=dict)
+    """Kind of latent → the image tower that makes it, as `cache --towers` was given it: {dino: {path: …, layer: …}}.
+    Stages name the kind, as in alignment.targets. Towers in the model folder need none."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", present_name(self.path))
@@ -98,6 +102,10 @@ class Recipe:
     def with_stage(self, name: str, section: StageConfig) -> "Recipe":
         """The recipe with another section for stage `name`."""
         return dataclasses.replace(self, stages={**self.stages, name: section})
+
+    def with_towers(self, others: Mapping[str, TowerConfig]) -> "Recipe":
+        """The recipe with those of `others` that it has no image tower of the same name for."""
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, towers={**others, **self.model.towers}))
 
 
 SHARED_SECTIONS = ("seed", "data", "model", "encoder")

@@ -21,6 +21,7 @@ from neuroimagen.data_shards.frozen_models.model_folder import (
     read_config,
     text_shape,
     vae_reduction,
+    weights_variant,
 )
 from neuroimagen.data_shards.frozen_models.text import TextEncoder
 from neuroimagen.data_shards.frozen_models.vae import VaeEncoder
@@ -89,7 +90,9 @@ class LatentDiffusion:
             self.unet: Any = unet
             return
         with loading(unet_folder):
-            network = UNet2DConditionModel.from_pretrained(unet_folder, use_safetensors=True, dtype=dtype)
+            network = UNet2DConditionModel.from_pretrained(
+                unet_folder, use_safetensors=True, dtype=dtype, variant=weights_variant(unet_folder)
+            )
         self.unet = network.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
         self._stem = SharedStem(self.unet)
         if compile_backend is not None:

@@ -4,6 +4,7 @@
 <run>/<stage>/config.yaml            the complete recipe of this stage
 <run>/<stage>/environment.json       versions, machine, ranks: one entry for each start
 <run>/<stage>/metrics.jsonl          one line for each logged step; tensorboard/ has the same
+<run>/<stage>/validation.parquet     the exported weights' figures of every validation segment, where a stage has them
 <run>/<stage>/samples/               images drawn while it trained: step-<steps done>.png
 <run>/<stage>/checkpoints/, export/, logs/
 """
@@ -30,6 +31,8 @@ from neuroimagen.trainer.recipe.recipe import SHARED_SECTIONS, Recipe, differenc
 from neuroimagen.trainer.runs.wandb_log import WandbLog
 
 PACKAGES = ("neuroimagen", "torch", "deepspeed", "numpy", "safetensors", "diffusers", "transformers", "triton")
+SEGMENT_FIGURES = "validation.parquet"
+"""Name of the file of figures by segment, with the exported weights and with the best ones so far."""
 
 
 class StageFolder:
@@ -42,6 +45,7 @@ class StageFolder:
         self.config = self.path / "config.yaml"
         self.environment = self.path / "environment.json"
         self.metrics = self.path / "metrics.jsonl"
+        self.segment_figures = self.path / SEGMENT_FIGURES
         self.bad_batches = self.path / "bad-batches.jsonl"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
@@ -77,7 +81,7 @@ def open_stage_folder(folder: StageFolder, recipe: Recipe, *, num_ranks: int, re
                 f"{folder.path} holds a {folder.stage} stage {'finished' if folder.is_finished else 'begun'} already. "
                 "Go on with --resume, choose another --run, or remove it."
             )
-        changed = [key for key in difference(begun, recipe) if _concerns(key, folder.stage)]
+        changed = _changed(begun, recipe, folder.stage)
         if changed:
             raise UserError(
                 f"{folder.path} was begun with another recipe: {'; '.join(changed[:5])}. Resume with the one in "
@@ -97,6 +101,15 @@ def open_stage_folder(folder: StageFolder, recipe: Recipe, *, num_ranks: int, re
     _add_environment(folder.environment, num_ranks)
 
 
+def _changed(before: Recipe, recipe: Recipe, stage: str) -> list[str]:
+    """The differences that touch what `stage` computes.
+
+    An image tower that only one recipe names is none: a later stage may need one that an earlier one did not.
+    """
+    pair = before.with_towers(recipe.model.towers), recipe.with_towers(before.model.towers)
+    return [key for key in difference(*pair) if _concerns(key, stage)]
+
+
 def _concerns(change: str, stage: str) -> bool:
     """Whether a difference of recipes touches what `stage` computes."""
     if change.startswith("data.resident_gib "):
@@ -108,13 +121,13 @@ def _merge_run_recipe(path: Path, stage: str, recipe: Recipe) -> None:
     """Write the run's recipe, or put this stage's section into it. The sections that stages share must agree."""
     if path.is_file():
         before = load_recipe(path)
-        changed = [key for key in difference(before, recipe) if _concerns(key, "")]
+        changed = _changed(before, recipe, "")
         if changed:
             raise UserError(
                 f"{path} is another recipe's run: {'; '.join(changed[:5])}. Choose another --run, or leave these keys "
                 "alone."
             )
-        recipe = before.with_stage(stage, recipe.stages[stage])
+        recipe = before.with_towers(recipe.model.towers).with_stage(stage, recipe.stages[stage])
     with atomic_path(path) as temporary:
         temporary.write_text(dump_recipe(recipe), encoding="utf-8")
 

@@ -33,6 +33,7 @@ from neuroimagen.trainer.stages.base import (
     fit_encoder_normalisation,
 )
 from neuroimagen.trainer.stages.config import SampledStageConfig
+from neuroimagen.trainer.stages.segment_figures import SegmentFigures
 
 SAMPLE_SIZE_PX = 128
 """Side of the gallery's images that samples show."""
@@ -244,7 +245,7 @@ class AlignmentStage(SampledStage):
         return total, figures
 
     @torch.no_grad()
-    def validate(self, networks: Mapping[str, nn.Module], data: StageData) -> dict[str, float]:
+    def validate(self, networks: Mapping[str, nn.Module], data: StageData) -> SegmentFigures:
         """Retrieval of a single segment's stimulus among all stimuli of the validation split, by the cosine with their
         targets of the first kind.
 
@@ -252,7 +253,8 @@ class AlignmentStage(SampledStage):
         which selects the weights. two_way: share of the other stimuli that are less similar. Ties count against.
         """
         kind, rows = self._model.kinds[0], data.rows("val")
-        gallery, place = data.latents[kind].distinct(data.dataset.index.stimulus[rows])
+        stimuli = data.dataset.index.stimulus[rows]
+        gallery, place = data.latents[kind].distinct(stimuli)
         targets = self._model.centred(kind, data.latents[kind].get(gallery).to(data.device))
         own = torch.from_numpy(data.share(place)).to(data.device)
         ranks = [torch.empty(0, dtype=torch.int64, device=data.device)]
@@ -261,13 +263,14 @@ class AlignmentStage(SampledStage):
             similarity = cosine_similarities(embeddings[kind].float(), targets)
             true, own = own[: len(batch)], own[len(batch) :]
             ranks.append((similarity >= similarity.gather(1, true[:, None])).sum(1))
-        rank = data.gather(torch.cat(ranks)).double()
-        return {
-            "top1": float((rank <= 1).double().mean()),
-            "top5": float((rank <= 5).double().mean()),
-            "mrr": float((1 / rank).mean()),
-            "two_way": float((1 - (rank - 1) / max(1, len(gallery) - 1)).mean()),
+        rank = data.gather(torch.cat(ranks)).double().cpu().numpy()
+        values = {
+            "top1": (rank <= 1).astype(np.float64),
+            "top5": (rank <= 5).astype(np.float64),
+            "mrr": 1 / rank,
+            "two_way": 1 - (rank - 1) / max(1, len(gallery) - 1),
         }
+        return SegmentFigures(rows=rows, stimuli=stimuli, values=values)
 
     def draw(self, networks: Mapping[str, nn.Module], eeg: Tensor, subject: Tensor, rows: np.ndarray) -> np.ndarray:
         """The images of the validation split whose targets are most similar to the embeddings."""

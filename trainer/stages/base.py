@@ -19,6 +19,7 @@ from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.randomness import StepRandom
 from neuroimagen.trainer.stages.config import SampledStageConfig, StageConfig
+from neuroimagen.trainer.stages.segment_figures import SegmentFigures
 
 Loss = tuple[Tensor, dict[str, Tensor]]
 """A scalar to minimise and figures to log, each a scalar that is averaged over ranks."""
@@ -144,8 +145,12 @@ class Stage(ABC):
         """Fit what is estimated from the training split before the first step (normalisations)."""
 
     @abstractmethod
-    def validate(self, networks: Mapping[str, nn.Module], data: StageData) -> dict[str, float]:
-        """Figures on the validation split; a collective, the same on every rank. Networks come in evaluation mode."""
+    def validate(self, networks: Mapping[str, nn.Module], data: StageData) -> dict[str, float] | SegmentFigures:
+        """Figures on the validation split; a collective, the same on every rank. Networks come in evaluation mode.
+
+        Figures that are means over segments come segment by segment: then the run keeps those of the exported weights,
+        so that two runs can be compared in pairs of equal segments.
+        """
 
     @abstractmethod
     def exported(self, networks: Mapping[str, nn.Module]) -> PretrainedModule:

@@ -25,6 +25,7 @@ from neuroimagen.trainer.networks.randomness import StepRandom
 from neuroimagen.trainer.stages import zero_shot
 from neuroimagen.trainer.stages.base import Loss, Phase, Selection, Stage, StageContext, fit_encoder_normalisation
 from neuroimagen.trainer.stages.config import StageConfig
+from neuroimagen.trainer.stages.segment_figures import SegmentFigures
 
 CENTROID_SEGMENTS = 4096
 """Training segments, at most, that validation compares with: for class centroids and nearest neighbours."""
@@ -138,7 +139,7 @@ class ContrastiveStage(Stage):
         return self._triplet_loss(self._embed(networks["encoder"], eeg, batch.subject), batch.label), {}
 
     @torch.no_grad()
-    def validate(self, networks: Mapping[str, nn.Module], data: StageData) -> dict[str, float]:
+    def validate(self, networks: Mapping[str, nn.Module], data: StageData) -> SegmentFigures:
         """Shares of validation segments whose class is found among known segments: the training split; where no class
         is in both splits (zero-shot), every other stimulus of the validation split's own classes.
 
@@ -159,11 +160,13 @@ class ContrastiveStage(Stage):
             empty = torch.empty(0, encoder.feature_size, device=data.device)
             parts.append(data.gather(torch.cat([empty, *share])).double())
         found = (parts[0], index.label[known_rows], parts[1], index.label[val_rows])
-        return {
-            "accuracy": centroid_accuracy(*found),
-            "knn_accuracy": neighbour_accuracy(*found, num_neighbours=NEIGHBOURS),
-            "retrieval_top1": neighbour_accuracy(*found, num_neighbours=1),
+        hits = {
+            "accuracy": centroid_hits(*found),
+            "knn_accuracy": neighbour_hits(*found, num_neighbours=NEIGHBOURS),
+            "retrieval_top1": neighbour_hits(*found, num_neighbours=1),
         }
+        values = {name: hit.astype(np.float64) for name, hit in hits.items()}
+        return SegmentFigures(rows=val_rows, stimuli=index.stimulus[val_rows], values=values)
 
     def exported(self, networks: Mapping[str, nn.Module]) -> PretrainedModule:
         encoder = networks["encoder"]
@@ -179,13 +182,14 @@ def _known_and_queries(data: StageData) -> tuple[np.ndarray, np.ndarray]:
     return known, queries
 
 
-def centroid_accuracy(embeddings: Tensor, labels: np.ndarray, queries: Tensor, query_labels: np.ndarray) -> float:
-    """Share of `queries` [N, F] that lie nearest (L2) to the mean of the `embeddings` [M, F] of their own class."""
+def centroid_hits(embeddings: Tensor, labels: np.ndarray, queries: Tensor, query_labels: np.ndarray) -> np.ndarray:
+    """Whether each of `queries` [N, F] lies nearest (L2) to the mean of its class's `embeddings` [M, F]; bool [N]."""
     classes, positions = np.unique(labels, return_inverse=True)
     member = F.one_hot(torch.from_numpy(positions), len(classes)).to(embeddings.dtype)  # [M, classes]
     centroids = (member.T @ embeddings) / member.sum(0)[:, None]
     distance, nearest = _distances(queries, centroids).min(dim=1)
-    return float(np.mean((classes[nearest.numpy()] == query_labels) & distance.isfinite().numpy()))
+    right: np.ndarray = (classes[nearest.numpy()] == query_labels) & distance.isfinite().numpy()
+    return right
 
 
 def _distances(queries: Tensor, others: Tensor) -> Tensor:
@@ -193,10 +197,10 @@ def _distances(queries: Tensor, others: Tensor) -> Tensor:
     return torch.cdist(queries, others).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
-def neighbour_accuracy(
+def neighbour_hits(
     embeddings: Tensor, labels: np.ndarray, queries: Tensor, query_labels: np.ndarray, *, num_neighbours: int
-) -> float:
-    """Share of `queries` [N, F] whose class has most of the nearest (L2) `embeddings` [M, F].
+) -> np.ndarray:
+    """Whether the class of each of `queries` [N, F] has most of the nearest (L2) `embeddings` [M, F]; bool [N].
 
     Of classes with equally many votes, the one whose nearest voter is nearest wins.
     """
@@ -207,5 +211,5 @@ def neighbour_accuracy(
     # Together the voters' ranks weigh less than one vote, and a nearer voter more than all that follow it.
     order = 2.0 ** -torch.arange(1, num_neighbours + 1, dtype=torch.float64)
     votes = voters.sum(dim=1) + 0.5 * (voters * order[:, None]).sum(dim=1)
-    right = classes[votes.argmax(dim=1).numpy()] == query_labels
-    return float(np.mean(right & distance[:, 0].isfinite().numpy()))
+    right: np.ndarray = (classes[votes.argmax(dim=1).numpy()] == query_labels) & distance[:, 0].isfinite().numpy()
+    return right

@@ -106,7 +106,7 @@ class DiffusionStage(SampledStage):
             unet=unet.network.train(),
             schedule=unet.schedule,
             scaling_factor=unet.scaling_factor,
-            embedding_size=context.shapes.embedding_size,
+            embedding_size=context.shapes.of_latent("image")[0] if config.alignment_weight else None,
             model_folder=unet.folder,
             sampler=context.make_sampler(config),
         )

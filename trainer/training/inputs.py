@@ -7,17 +7,11 @@ from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.joined import JoinedDataset
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.data_shards.format.schema import read_metadata
-from neuroimagen.data_shards.frozen_models.latent_kinds import latent_kind
-from neuroimagen.data_shards.frozen_models.model_folder import (
-    ModelFolders,
-    component_folder,
-    image_size_px,
-    read_config,
-    vae_reduction,
-)
+from neuroimagen.data_shards.frozen_models.latent_kinds import CaptionKind, TowerKind, VaeKind, latent_kind
+from neuroimagen.data_shards.frozen_models.model_folder import ModelFolders
 from neuroimagen.data_shards.frozen_models.model_folder import text_shape as text_shape_of
 from neuroimagen.trainer.batches.stage_data import Shapes
-from neuroimagen.trainer.bundled_model.location import resolve_model_path
+from neuroimagen.trainer.bundled_model.location import model_path, resolve_model_path
 from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.stages.registry import STAGES
 
@@ -52,29 +46,31 @@ def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, L
     latents: dict[str, LatentStore] = {}
     text_shape = recipe.model.text_shape or (0, 0)
     latent_shape: tuple[int, int, int] | None = None
-    embedding_size: int | None = None
     for kind in latent_kinds(recipe, name):
-        model = resolve_model_path(recipe.model.path)
-        latents[kind] = dataset.latents(kind, model=str(model))
+        declared = latent_kind(kind, recipe.model.towers)
+        latents[kind] = open_latents(recipe, dataset, kind)
         shape = latents[kind].metadata.shape
-        if kind == "vae":
+        if isinstance(declared, VaeKind):
             latent_shape = (shape[1], shape[2], shape[3])
-            text_shape = text_shape_of(Path(model))
-        elif kind.startswith("text-"):
+            text_shape = text_shape_of(resolve_model_path(recipe.model.path))
+        elif isinstance(declared, CaptionKind) and declared.state == "hidden":
             text_shape = (shape[0], shape[1])
-        elif kind == "image":
-            embedding_size = shape[0]
     _require("text_shape", recipe.model.text_shape, text_shape if latents else recipe.model.text_shape)
     _require("latent_shape", recipe.model.latent_shape, latent_shape or recipe.model.latent_shape)
     shapes = Shapes(
         text_shape=text_shape,
         latent_shape=latent_shape,
-        embedding_size=embedding_size,
         subjects=subjects,
         latents={kind: store.metadata.shape for kind, store in latents.items()},
         **found,
     )
     return dataset, shapes, latents
+
+
+def open_latents(recipe: Recipe, dataset: Dataset, kind: str) -> LatentStore:
+    """The cached latents of `kind` that the recipe's model, or the image tower it configures, made of a data set."""
+    model = resolve_model_path(recipe.model.path)
+    return dataset.latents(kind, model=str(model), tower=recipe.model.towers.get(kind))
 
 
 def _require(key: str, expected: tuple[int, ...] | None, found: tuple[int, ...] | None) -> None:
@@ -101,25 +97,33 @@ def expected_shapes(recipe: Recipe, name: str) -> Shapes:
     missing = [f"data.{key}" for key, value in sizes.items() if value is None]
     if recipe.encoder.reads_subjects and subjects is None:
         missing.append("data.subjects")
-    text_shape = model.text_shape or text_shape_of(Path(resolve_model_path(model.path)))
-    kinds = latent_kinds(recipe, name)
+    # Without a check: a recipe that states all sizes needs no model folder here.
+    folders = ModelFolders(model=model_path(model.path), towers=model.towers)
+    text_shape = model.text_shape or text_shape_of(resolve_model_path(model.path))
+    latents = {kind: _declared_shape(kind, recipe, folders) for kind in latent_kinds(recipe, name)}
+    vae = next((kind for kind in latents if isinstance(latent_kind(kind, folders.towers), VaeKind)), None)
     latent_shape = model.latent_shape
-    if latent_shape is None and "vae" in kinds:
-        folder = Path(resolve_model_path(model.path))
-        side = image_size_px(folder) // vae_reduction(folder)
-        latent_shape = (int(read_config(component_folder(folder, "vae"))["latent_channels"]), side, side)
+    if latent_shape is None and vae is not None:
+        _, channels, height, width = latents[vae]
+        latent_shape = (channels, height, width)
     if missing:
         raise UserError(f"a dry run without the data set needs {', '.join(missing)} in the recipe.")
-    others = [kind for kind in kinds if kind not in ("vae", "image") and not kind.startswith("text-")]
     return Shapes(
         text_shape=text_shape,
         latent_shape=latent_shape,
-        embedding_size=model.embedding_size,
         subjects=subjects,
-        latents={kind: latent_kind(kind).identity(_folders(recipe)).shape for kind in others},
+        latents=latents,
         **{key: int(value) for key, value in sizes.items() if value is not None},
     )
 
 
-def _folders(recipe: Recipe) -> ModelFolders:
-    return ModelFolders(model=resolve_model_path(recipe.model.path))
+def _declared_shape(kind: str, recipe: Recipe, folders: ModelFolders) -> tuple[int, ...]:
+    """Shape of a latent by the recipe, else by the configurations of the folders that it names."""
+    declared, model = latent_kind(kind, folders.towers), recipe.model
+    if isinstance(declared, VaeKind) and model.latent_shape is not None:
+        return (2, *model.latent_shape)
+    if isinstance(declared, CaptionKind) and model.text_shape is not None:
+        return model.text_shape if declared.state == "hidden" else model.text_shape[1:]
+    if isinstance(declared, TowerKind) and declared.missing(folders) and declared.tower.config.path is None:
+        return (model.embedding_size,)
+    return declared.shape(folders)

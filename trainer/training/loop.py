@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.common.files import atomic_folder
+from neuroimagen.data_shards.common.files import atomic_folder, atomic_path
 from neuroimagen.data_shards.format.schema import segment_key
 from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.trainer.batches.stage_data import StageData
 from neuroimagen.trainer.networks.randomness import StepRandom, derive_seed, reseed_dropout
 from neuroimagen.trainer.recipe.recipe import Recipe
-from neuroimagen.trainer.runs.run_folder import MetricsLog, StageFolder
+from neuroimagen.trainer.runs.run_folder import SEGMENT_FIGURES, MetricsLog, StageFolder
 from neuroimagen.trainer.stages.base import SampledStage, Stage
+from neuroimagen.trainer.stages.segment_figures import SegmentFigures
 from neuroimagen.trainer.training.build import build_stage, load_initial
 from neuroimagen.trainer.training.checkpoint import Checkpoints, RunState, best_name, latest_checkpoint, read_state
 from neuroimagen.trainer.training.engines.ema import EMA
@@ -109,7 +110,7 @@ def train(recipe: Recipe, name: str, folder: StageFolder, *, device: torch.devic
                 log.write(state.step, {**means, "learning_rate": learning_rate, **speed.read(state.step)})
         if state.step % config.validate_every == 0 or last:
             with evaluation_networks(engines, averages) as networks:
-                validation = validate(stage, networks, data)
+                validation, segments = validate(stage, networks, data)
                 speed.restart(state.step)
                 if log:
                     log.write(state.step, {f"val_{key}": value for key, value in validation.items()})
@@ -117,7 +118,7 @@ def train(recipe: Recipe, name: str, folder: StageFolder, *, device: torch.devic
                 if stage.selection.better(figure, state.best):
                     state.best, state.best_step = figure, state.step
                     best = folder.checkpoints / best_name(state.step)
-                    group.attempt(partial(write_best, stage.exported(networks), best))
+                    group.attempt(partial(write_best, stage.exported(networks), best, segments))
         if isinstance(stage, SampledStage) and stage.samples_due(state.step):
             with evaluation_networks(engines, averages) as networks:
                 group.attempt(partial(write_samples, stage, networks, data, log, state.step))
@@ -212,10 +213,13 @@ def cut_batch(batch: Batch, num_blocks: int) -> Iterator[tuple[int, Batch]]:
         yield start, dataclasses.replace(batch, latents=latents, **tensors)
 
 
-def validate(stage: Stage, networks: Mapping[str, nn.Module], data: StageData) -> dict[str, float]:
-    """The stage's validation figures, computed with its networks in evaluation mode."""
+def validate(
+    stage: Stage, networks: Mapping[str, nn.Module], data: StageData
+) -> tuple[dict[str, float], SegmentFigures | None]:
+    """The stage's validation figures, computed with its networks in evaluation mode; where it has them, by segment."""
     with evaluation_mode(networks):
-        return stage.validate(networks, data)
+        found = stage.validate(networks, data)
+    return (found.means(), found) if isinstance(found, SegmentFigures) else (found, None)
 
 
 def write_samples(
@@ -233,16 +237,22 @@ def check_resumable(saved: RunState, now: RunState) -> None:
         raise UserError("the data set has changed since the checkpoint was written. Restore it, or start a new run.")
 
 
-def write_best(network: Any, folder: Path) -> None:
-    """Save the best network so far; it replaces what an earlier attempt at this step has left."""
+def write_best(network: Any, folder: Path, segments: SegmentFigures | None) -> None:
+    """Save the best network so far and its figures by segment; they replace what an earlier attempt has left."""
     shutil.rmtree(folder, ignore_errors=True)
     with atomic_folder(folder) as temporary:
         network.save_pretrained(temporary)
+        if segments is not None:
+            segments.write(temporary / SEGMENT_FIGURES)
 
 
 def write_export(folder: StageFolder, state: RunState) -> None:
-    """Copy the best network to export/, which marks the stage as finished."""
+    """Copy the best network to export/, which marks the stage as finished, and its figures by segment beside it."""
     if folder.is_finished:
         return
+    best = folder.checkpoints / best_name(state.best_step)
+    if (best / SEGMENT_FIGURES).is_file():
+        with atomic_path(folder.segment_figures) as unfinished:
+            shutil.copyfile(best / SEGMENT_FIGURES, unfinished)
     with atomic_folder(folder.export) as temporary:
-        shutil.copytree(folder.checkpoints / best_name(state.best_step), temporary, dirs_exist_ok=True)
+        shutil.copytree(best, temporary, dirs_exist_ok=True, ignore=shutil.ignore_patterns(SEGMENT_FIGURES))

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroimagen.trainer.report.templates import render_page
-from neuroimagen.tune.config import MarginSearch
-from neuroimagen.tune.confirm import Comparison
+from neuroimagen.tune.config import StageSearch
 from neuroimagen.tune.records import SearchFolder, TrialRecord, read_lines
 from neuroimagen.tune.report.plots import comparison_svg, curves_svg, pareto_svg, slices_svg
 from neuroimagen.tune.report.result import Result, cost, environment, ranked, sentence
@@ -27,7 +26,8 @@ def render(result: Result, folder: SearchFolder, *, recipe: str) -> str:
         best_value=result.best.figures[result.objective],
         objective=result.objective,
         objective_text=result.objective_text,
-        comparisons=[{"text": sentence(item), "item": item, "good": _is_better(item)} for item in result.comparisons],
+        comparisons=[{"text": sentence(item), "item": item, "good": item.is_better} for item in result.comparisons],
+        decision=result.decision,
         comparison_svg=comparison_svg(result.comparisons) if result.comparisons else None,
         parallel=parallel_coordinates(result),
         importance=sorted(result.importance.items(), key=lambda entry: -entry[1]),
@@ -45,10 +45,6 @@ def render(result: Result, folder: SearchFolder, *, recipe: str) -> str:
         recipe=recipe,
         commands=_commands(folder, result),
     )
-
-
-def _is_better(item: Comparison) -> bool:
-    return item.difference.low is not None and item.difference.low > 0
 
 
 def _row(record: TrialRecord, keys: list[str], result: Result) -> dict[str, Any]:
@@ -72,8 +68,8 @@ def _copies(result: Result, folder: SearchFolder) -> list[dict[str, Any]]:
 
 def _commands(folder: SearchFolder, result: Result) -> list[str]:
     best = shlex.quote(str(folder.best))
-    if isinstance(result.search, MarginSearch):
-        return [f"neuroimagen train contrastive --config {best} --run runs/best"]
+    if isinstance(result.search, StageSearch):
+        return [f"neuroimagen train {result.search.stage} --config {best} --run runs/best"]
     return [f"neuroimagen reconstruct --config {best} --run {shlex.quote(result.search.run or 'RUN')}"]
 
 

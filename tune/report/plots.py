@@ -3,7 +3,7 @@
 from typing import Any
 
 from neuroimagen.trainer.report import plots
-from neuroimagen.tune.config import MarginSearch
+from neuroimagen.tune.config import StageSearch
 from neuroimagen.tune.confirm import Comparison
 from neuroimagen.tune.report.result import Result
 from neuroimagen.tune.space import show
@@ -83,7 +83,7 @@ def curves_svg(result: Result) -> str | None:
             axis.plot(steps, values, color=colour, linewidth=width, alpha=alpha)
             if record.state == "stopped":
                 axis.plot(steps[-1:], values[-1:], marker="x", markersize=5, color=plots.SERIES[1])
-        axis.set_xlabel("steps" if isinstance(result.search, MarginSearch) else "segments drawn")
+        axis.set_xlabel("steps" if isinstance(result.search, StageSearch) else "segments drawn")
         axis.set_ylabel(result.objective.replace("_", " "))
         axis.margins(x=0.01)
         return plots.themed_svg(figure, "curves")

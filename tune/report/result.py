@@ -8,8 +8,8 @@ from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.recipe.recipe import Recipe
-from neuroimagen.tune.config import MARGIN_OBJECTIVES, GuidanceSearch, MarginSearch, Search
-from neuroimagen.tune.confirm import Comparison, best_trial, compare, range_of
+from neuroimagen.tune.config import GuidanceSearch, Search, StageSearch
+from neuroimagen.tune.confirm import Comparison, Decision, best_trial, compare, decide, range_of
 from neuroimagen.tune.records import SearchFolder, TrialRecord, read_lines
 from neuroimagen.tune.samplers.importance import importances
 from neuroimagen.tune.space import Value
@@ -31,6 +31,8 @@ class Result:
     """The best trial's setting at its end."""
     comparisons: list[Comparison]
     """One for each objective; none if there were no runs with new seeds."""
+    decision: Decision
+    """Which setting best.yaml holds."""
     importance: dict[str, float]
     """Key of the space → share of the objective's variance that it explains."""
     front: list[TrialRecord]
@@ -45,16 +47,24 @@ class Result:
         """The definition of the objective."""
         if isinstance(self.search, GuidanceSearch):
             return f"{statement(self.search)}, on {self.search.num_segments} validation segments"
-        return MARGIN_OBJECTIVES[self.search.objective]
+        return self.search.definitions[self.search.objective]
 
 
-def read_result(folder: SearchFolder, search: Search, recipe: Recipe) -> Result:
-    """The result of the trials that are recorded. Raises UserError if none of them ran to its end."""
+def read_result(folder: SearchFolder, search: Search, recipe: Recipe, *, num_stimuli: int) -> Result:
+    """The result of the trials that are recorded. Raises UserError if none of them ran to its end.
+
+    num_stimuli: stimuli of the validation segments, for runs with new seeds that left no figures by segment.
+    """
     records, confirmations = folder.records(), folder.records("confirm")
     best = best_trial(records, search)
     if best is None:
         raise UserError(f"{folder.path}: no trial ran to its end.")
-    compared = [compare(confirmations, name, within=range_of(search, name)) for name in search.objectives]
+    segments = {record.name: found for record in confirmations if (found := folder.segment_figures(record.name))}
+    compared = [
+        compare(confirmations, name, within=range_of(search, name), num_stimuli=num_stimuli, segments=segments)
+        for name in search.objectives
+    ]
+    comparisons = [item for item in compared if item is not None]
     front = []
     if len(search.objectives) == 2:
         x, y = search.objectives
@@ -67,7 +77,8 @@ def read_result(folder: SearchFolder, search: Search, recipe: Recipe) -> Result:
         confirmations=confirmations,
         best=best,
         best_values=final_values(folder, best),
-        comparisons=[item for item in compared if item is not None],
+        comparisons=comparisons,
+        decision=decide(comparisons, confirmations),
         importance=importances(search, records, search.objectives[0]),
         front=front,
     )
@@ -96,7 +107,7 @@ def _with_interval(interval: Any, *, signed: bool = False) -> str:
 
 def cost(result: Result) -> dict[str, float]:
     """Number of trials, training steps (guidance: reconstructed images) and seconds of workers."""
-    unit = "steps" if isinstance(result.search, MarginSearch) else "images"
+    unit = "steps" if isinstance(result.search, StageSearch) else "images"
     return {
         "trials": len(result.records),
         f"{unit}_of_search": sum(record.steps for record in result.records),

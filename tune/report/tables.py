@@ -3,12 +3,10 @@
 import csv
 from collections.abc import Sequence
 
-import yaml
-
 from neuroimagen.data_shards.common.files import atomic_path
 from neuroimagen.tune.records import SearchFolder
 from neuroimagen.tune.report.result import Result, ranked, sentence
-from neuroimagen.tune.space import show
+from neuroimagen.tune.space import show, yaml_line
 
 
 def text_table(result: Result, num: int = 20) -> str:
@@ -24,10 +22,10 @@ def text_table(result: Result, num: int = 20) -> str:
     if len(result.records) > num:
         text += f"\n… and {len(result.records) - num} more in trials.csv"
     text += "".join(f"\n\n{len(item.seeds)} new seeds: {sentence(item)}" for item in result.comparisons)
-    if not result.comparisons:
+    if not result.confirmations:
         text += "\n\nThe best setting was not run with new seeds (confirm_seeds: 0), so it is not known whether it is"
         text += " better than the default."
-    return text + "\n"
+    return f"{text}\n\n{result.decision.sentence}\n"
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
@@ -49,7 +47,7 @@ def write_csv(folder: SearchFolder, result: Result) -> None:
                     *(record.name, record.state, record.seed, record.steps, record.seconds),
                     *(record.num_starts, record.retries),
                     *(record.figures.get(name, "") for name in metrics),
-                    *(yaml.safe_dump(record.values[key]).splitlines()[0] for key in keys),
+                    *(yaml_line(record.values[key]) for key in keys),
                     record.message,
                 ]
             )

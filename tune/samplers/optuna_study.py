@@ -37,7 +37,7 @@ class OptunaProposals(Proposals):
         self._sampler = sampler
         self._random = optuna.samplers.RandomSampler(seed=seed + 1)
         self._open: dict[str, Any] = {}
-        self._known: dict[tuple[Value, ...], list[float] | None] = {}
+        self._known: dict[str, list[float] | None] = {}
         """Setting → its objectives; None while its trial runs, and if it failed."""
 
     @abc.abstractmethod
@@ -53,7 +53,7 @@ class OptunaProposals(Proposals):
             self._study.sampler = self._sampler if repeat < ESTIMATOR_REPEATS else self._random
             trial = self._study.ask(self._distributions)
             setting = setting_of(trial.params, self._space)
-            key = tuple(setting.values())
+            key = repr(list(setting.values()))  # a value may be a mapping, which has no hash
             if key not in self._known:
                 self._known[key] = None
                 self._open[name] = trial
@@ -64,7 +64,7 @@ class OptunaProposals(Proposals):
         return None
 
     def tell(self, record: TrialRecord) -> None:
-        key = tuple(record.values[name] for name in self._space)
+        key = repr([record.values[name] for name in self._space])
         values = [record.figures[name] for name in self._objectives if name in record.figures]
         measured = len(values) == len(self._objectives)
         self._known[key] = values if measured and record.state == "finished" else None

@@ -1,7 +1,7 @@
 """A trial of a guidance search: an actor that reconstructs validation segments. Its trials share the loaded models."""
 
+import dataclasses
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from ray import tune
 
-from neuroimagen.data_shards.common.arrays import Floats
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.files import atomic_path
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.sealed import seal
 from neuroimagen.trainer.bundled_model.location import resolve_model_path
@@ -19,17 +19,11 @@ from neuroimagen.trainer.evaluation.scoring.scoring import load_scoring
 from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
 from neuroimagen.trainer.reconstruction.noise import SegmentSample
 from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
+from neuroimagen.trainer.stages.segment_figures import SegmentFigures, joined
 from neuroimagen.tune.config import GuidanceSearch
 from neuroimagen.tune.records import SearchFolder, add_line, read_search
 from neuroimagen.tune.space import overrides
-from neuroimagen.tune.trials.objective import objective_values
-
-
-def spread(rows: np.ndarray, num: int | None) -> np.ndarray:
-    """`num` of `rows`, evenly spaced; all of them if `num` is None or larger than their number."""
-    if num is None or num >= len(rows):
-        return rows
-    return rows[np.arange(num) * len(rows) // num]
+from neuroimagen.tune.trials.objective import objective_values, spread
 
 
 class SharedModels:
@@ -62,8 +56,8 @@ class SharedModels:
         """The rows of the validation segments that are reconstructed, int64 [num_segments]."""
         return spread(self._dataset.rows("val", self._recipe.data.subjects), num_segments)
 
-    def figures(self, recipe: Recipe, condition: str, rows: np.ndarray) -> dict[str, Floats]:
-        """Metric → its value for each of the segments at `rows` [n], reconstructed with the settings of `recipe`.
+    def figures(self, recipe: Recipe, condition: str, rows: np.ndarray) -> SegmentFigures:
+        """Every metric of each of the segments at `rows` [n], reconstructed with the settings of `recipe`.
 
         Raises UserError if a stage that the condition needs has not been trained.
         """
@@ -74,8 +68,10 @@ class SharedModels:
         for start in range(0, len(rows), size):
             samples = [SegmentSample(row=int(row)) for row in rows[start : start + size]]
             batches.append(reconstructor.draw(condition, samples))
-        columns = np.array([self._column[int(self._dataset.index.stimulus[row])] for row in rows])
-        return search_figures(np.concatenate(batches), columns, self._scoring)
+        stimuli = self._dataset.index.stimulus[rows]
+        columns = np.array([self._column[int(stimulus)] for stimulus in stimuli])
+        values = search_figures(np.concatenate(batches), columns, self._scoring)
+        return SegmentFigures(rows=rows, stimuli=stimuli, values=values)
 
 
 def chunks(rows: np.ndarray, num_reports: int) -> list[np.ndarray]:
@@ -95,7 +91,7 @@ def guidance_recipe(default: Path, values: dict[str, Any], condition: str, *, se
 
 
 class GuidanceTrial(tune.Trainable):  # type: ignore[misc]
-    """Ray's actor for one trial after another. Configuration: that of MarginTrial, run, num_segments, num_reports."""
+    """Ray's actor for one trial after another. Configuration: that of TrainingTrial, run, num_segments, num_reports."""
 
     def setup(self, config: dict[str, Any]) -> None:
         seal("test")
@@ -126,7 +122,7 @@ class GuidanceTrial(tune.Trainable):  # type: ignore[misc]
         self._seed, self._num_segments = int(config["seed"]), config["num_segments"]
         self._num_reports = int(config["num_reports"])
         self._waiting: list[np.ndarray] | None = None
-        self._measured: list[dict[str, Floats]] = []
+        self._measured: list[SegmentFigures] = []
         self._trial.add_start()
 
     def step(self) -> dict[str, Any]:
@@ -143,11 +139,22 @@ class GuidanceTrial(tune.Trainable):  # type: ignore[misc]
             self._measured.append(self._shared.figures(self._recipe, self._search.condition, self._waiting.pop(0)))
         except (UserError, MemoryError, RuntimeError) as error:  # errors that a setting can cause
             return {"failed": str(error) or type(error).__name__, "done": True}
-        figures = means(self._measured)
+        measured = joined(self._measured)
+        figures = measured.means()
         objectives = objective_values(figures, self._search)
-        num_segments = sum(len(next(iter(chunk.values()))) for chunk in self._measured)
-        end = {"finished": True, "done": True} if not self._waiting else {}
-        return {"step": num_segments, "value": next(iter(objectives.values())), "figures": figures | objectives, **end}
+        end = {}
+        if not self._waiting:
+            # An objective is a weighted mean of metrics, so that of a segment is the same mean of its figures.
+            by_segment = dict(measured.values) | objective_values(measured.values, self._search)
+            with atomic_path(self._trial.segment_figures) as temporary:
+                dataclasses.replace(measured, values=by_segment).write(temporary)
+            end = {"finished": True, "done": True}
+        return {
+            "step": len(measured.rows),
+            "value": next(iter(objectives.values())),
+            "figures": figures | objectives,
+            **end,
+        }
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Save nothing: a trial takes seconds, and is run again from its start."""
@@ -155,8 +162,3 @@ class GuidanceTrial(tune.Trainable):  # type: ignore[misc]
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         pass
-
-
-def means(chunks: Sequence[dict[str, Floats]]) -> dict[str, float]:
-    """The mean of every metric over the segments of all chunks."""
-    return {name: float(np.concatenate([chunk[name] for chunk in chunks]).mean()) for name in chunks[0]}

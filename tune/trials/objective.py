@@ -2,10 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 import numpy as np
 
+from neuroimagen.data_shards.common.arrays import Floats
+from neuroimagen.trainer.stages.base import Selection
 from neuroimagen.tune.config import GuidanceSearch
+
+FigureT = TypeVar("FigureT", float, Floats)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,25 +27,26 @@ def validation_of(line: Mapping[str, float]) -> Validation | None:
     return Validation(step=int(line["step"]), figures=figures) if figures else None
 
 
-def selected(validations: Sequence[Validation], *, by: str = "accuracy") -> Validation:
-    """The validation whose weights the run exports: the first one with the highest figure `by`, as the loop chooses it.
+def selected(validations: Sequence[Validation], selection: Selection) -> Validation:
+    """The validation whose weights the run exports: the first one with the best figure, as the loop chooses it.
 
     A trial has the value of its export, not the highest value on its curve.
     """
     best = validations[0]
     for validation in validations[1:]:
-        if validation.figures[by] > best.figures[by]:
+        if selection.better(validation.figures[selection.metric], best.figures[selection.metric]):
             best = validation
     return best
 
 
-def combined(figures: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """Weighted mean of the figures named in `weights`."""
-    return float(np.average([figures[name] for name in weights], weights=list(weights.values())))
+def combined(figures: Mapping[str, FigureT], weights: Mapping[str, float]) -> FigureT:
+    """Weighted mean of the figures named in `weights`: numbers, or arrays with a figure of every segment."""
+    parts = [figures[name] for name in weights]
+    return cast(FigureT, np.average(parts, weights=list(weights.values()), axis=0))
 
 
-def objective_values(figures: Mapping[str, float], search: GuidanceSearch) -> dict[str, float]:
-    """The objective or objectives of a guidance search, by name."""
+def objective_values(figures: Mapping[str, FigureT], search: GuidanceSearch) -> dict[str, FigureT]:
+    """The objective or objectives of a guidance search, by name; of numbers, or of arrays by segment."""
     if search.pareto is not None:
         return {name: figures[name] for name in search.pareto}
     return {"objective": combined(figures, search.objective)}
@@ -63,3 +69,10 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
             front.append(position)
             highest = points[position][1]
     return front
+
+
+def spread(rows: np.ndarray, num: int | None) -> np.ndarray:
+    """`num` of `rows`, evenly spaced; all of them if `num` is None or larger than their number."""
+    if num is None or num >= len(rows):
+        return rows
+    return rows[np.arange(num) * len(rows) // num]

@@ -26,12 +26,12 @@ STOP_GRACE_SECONDS = 60.0
 
 
 def trial_command(
-    *, recipe: Path, run: Path, num_ranks: int | None, launcher: Sequence[str] | None = None
+    *, stage: str, recipe: Path, run: Path, num_ranks: int | None, launcher: Sequence[str] | None = None
 ) -> list[str]:
-    """The command of a margin trial: the one that starts or resumes the training of `run` on the command line."""
+    """The command of a trial that trains `stage`: the one that starts or resumes its training in `run`."""
     return [
         *(launcher if launcher is not None else (sys.executable, "-m", "neuroimagen.launch.cli")),
-        *("train", "contrastive", "--config", str(recipe), "--run", str(run)),
+        *("train", stage, "--config", str(recipe), "--run", str(run)),
         *(() if num_ranks is None else ("--num-ranks", str(num_ranks))),
         "--resume",
     ]

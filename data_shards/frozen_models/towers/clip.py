@@ -1,73 +1,91 @@
-"""CLIP's image tower with its projection (Radford et al. 2021), from a folder of transformers' CLIPModel."""
+"""CLIP's image tower (Radford et al. 2021), from a folder of transformers' CLIPModel or of its image tower alone.
 
-from collections.abc import Sequence
+OpenCLIP's checkpoints in transformers' layout are CLIPModels. IP-Adapter's and unCLIP's `image_encoder/` are
+CLIPVisionModelWithProjection.
+"""
+
 from pathlib import Path
+from typing import Any
 
 import torch
-from PIL import Image
+from torch import nn
 
-from neuroimagen.data_shards.frozen_models.encoder import EncoderIdentity
-from neuroimagen.data_shards.frozen_models.loading import load_image_processor, load_transformer
-from neuroimagen.data_shards.frozen_models.model_folder import folders_digest, read_config
-from neuroimagen.data_shards.frozen_models.towers.base import ImageTower
+from neuroimagen.data_shards.frozen_models.loading import load_transformer, loading
+from neuroimagen.data_shards.frozen_models.model_folder import read_config
+from neuroimagen.data_shards.frozen_models.recognise import clip_image_folder
+from neuroimagen.data_shards.frozen_models.towers.transformer import TransformerTower, VisionNetwork, VisionSizes
 
 
-class ClipImageTower(ImageTower):
-    """Projected image embedding [P] of the CLIP model in a folder or in its clip/ sub-folder, not normalised."""
+class ClipImageTower(TransformerTower):
+    """Projected image embedding [P] of the CLIP model in a folder, in its clip/ or its image_encoder/ sub-folder."""
+
+    what = "a CLIP model with an image tower"
+
+    def network_folder(self, folder: Path) -> Path | None:
+        return clip_image_folder(folder)
 
     def missing(self, folder: Path) -> str | None:
-        if clip_folder(folder) is None:
-            return f"{folder} holds no CLIP model with an image tower, and neither does its clip/ folder"
-        return None
+        if clip_image_folder(folder) is None:
+            return (
+                f"{folder} holds no CLIP model with an image tower, and neither does its clip/ or image_encoder/ folder"
+            )
+        return super().missing(folder)
 
-    def identity(self, folder: Path) -> EncoderIdentity:
-        clip = _require_clip_folder(folder)
-        return EncoderIdentity(
-            model_id=folder.resolve().name,
-            revision=folders_digest(clip),
-            # The words below enter the stores' digests: changing one would orphan every store on disk.
-            preprocessing={"picture": "own size, RGB", "processor": "the model's preprocessor_config.json"},
-            shape=(int(read_config(clip)["projection_dim"]),),
+    def sizes(self, network: Path) -> VisionSizes:
+        config = read_config(network)
+        vision = config.get("vision_config", config)
+        alone = "vision_config" not in config and "CLIPVisionModel" in config.get("architectures", ())
+        return VisionSizes(
+            width=int(vision.get("hidden_size", 768)),
+            num_blocks=int(vision.get("num_hidden_layers", 12)),
+            image_px=int(vision.get("image_size", 224)),
+            num_prefix_tokens=1,
+            projection=None if alone else int(config.get("projection_dim", 512)),
         )
 
-    def load(self, folder: Path, *, device: torch.device) -> "ClipImageEncoder":
-        return ClipImageEncoder(_require_clip_folder(folder), device=device)
+    def processor_folder(self, folder: Path) -> Path | None:
+        network = self._network(folder)
+        if "vision_config" in read_config(network):  # such a folder always has its own
+            return network
+        # unCLIP's is not in image_encoder/, but beside it.
+        places = [network, *([] if network == folder else [folder / "feature_extractor", folder / "image_processor"])]
+        return next((place for place in places if (place / "preprocessor_config.json").is_file()), None)
+
+    def default_processor_words(self, network: Path) -> str | None:
+        return f"CLIP's, {self.sizes(network).image_px} px"
+
+    def default_processor(self, network: Path, size_px: int | None) -> Any:
+        return clip_processor(network, size_px or self.sizes(network).image_px)
+
+    @staticmethod
+    def load_network(network: Path, *, device: torch.device) -> VisionNetwork:
+        from transformers import CLIPModel, CLIPVisionModel, CLIPVisionModelWithProjection
+
+        config = read_config(network)
+        whole: type[Any] = CLIPModel if "vision_config" in config else CLIPVisionModelWithProjection
+        if whole is CLIPVisionModelWithProjection and "CLIPVisionModel" in config.get("architectures", ()):
+            whole = CLIPVisionModel
+        clip = load_transformer(whole, network)
+        return clip_network(getattr(clip, "vision_model", clip), getattr(clip, "visual_projection", None), device)
 
 
-class ClipImageEncoder:
-    """CLIP's image tower, loaded, with its own preprocessing. P: width of the projection; s: side of its input, px."""
-
-    def __init__(self, folder: Path, *, device: torch.device) -> None:
-        from transformers import CLIPModel
-
-        self.clip = load_transformer(CLIPModel, folder).to(device)
-        self.processor = load_image_processor(folder)
-        self.device = device
-
-    def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """RGB images of any size → what the tower reads, float32 [B, 3, s, s] on the CPU."""
-        pixels: torch.Tensor = self.processor(images=list(images), return_tensors="pt").pixel_values
-        return pixels
-
-    @torch.inference_mode()
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """`pixels` → projected embeddings float32 [B, P], not normalised."""
-        pixels = pixels.to(self.device, non_blocking=True)
-        embeddings: torch.Tensor = self.clip.visual_projection(
-            self.clip.vision_model(pixel_values=pixels).pooler_output
-        )
-        return embeddings
+def clip_network(vision: nn.Module, projection: nn.Module | None, device: torch.device) -> VisionNetwork:
+    """transformers' image tower of CLIP with its projection, on `device`; the text tower is let go."""
+    return VisionNetwork(
+        model=vision.to(device),
+        blocks="layers",
+        final_norm="post_layernorm",
+        normed=False,
+        projection=None if projection is None else projection.to(device),
+        resizes={"interpolate_pos_encoding": True},
+    )
 
 
-def clip_folder(folder: Path) -> Path | None:
-    """The folder of the CLIP model with an image tower: `folder` itself or its clip/ sub-folder; None if neither."""
-    for candidate in (folder, folder / "clip"):
-        if (candidate / "config.json").is_file() and "vision_config" in read_config(candidate):
-            return candidate
-    return None
+def clip_processor(folder: Path, size_px: int, **settings: Any) -> Any:
+    """CLIP's preprocessing on Pillow: the shorter side to `size_px`, centre crop, CLIP's mean and deviation."""
+    # By module: the name in `transformers` itself asks for torchvision in some versions.
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-
-def _require_clip_folder(folder: Path) -> Path:
-    found = clip_folder(folder)
-    assert found is not None, f"{folder}: `missing` is asked first"
-    return found
+    square = {"height": size_px, "width": size_px}
+    with loading(folder):
+        return CLIPImageProcessorPil(size={"shortest_edge": size_px}, crop_size=square, **settings)

@@ -25,7 +25,7 @@ def test_captions_do_not_depend_on_the_batch(tiny_blip_folder: Path) -> None:
 
 
 def test_a_folder_of_another_model_is_refused(tiny_diffusion_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="type 'clip', not a BLIP captioner"):
+    with pytest.raises(UserError, match="is a CLIP model, not a BLIP captioner"):
         Captioner(tiny_diffusion_folder / "clip", device=CPU)
     with pytest.raises(UserError, match=r"captioner folder .* does not exist"):
         Captioner(tmp_path / "nowhere", device=CPU)

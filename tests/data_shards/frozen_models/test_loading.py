@@ -3,14 +3,17 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.frozen_models.loading import LoadedModels, load_image_processor, loading
 from neuroimagen.data_shards.frozen_models.model_folder import ModelFolders
 from neuroimagen.data_shards.frozen_models.text import TextEncoder
-from neuroimagen.data_shards.frozen_models.vae import VaeEncoder
+from neuroimagen.data_shards.frozen_models.towers.clip import ClipImageTower
+from neuroimagen.data_shards.frozen_models.vae import PosteriorEncoder, VaeEncoder
 
 CPU = torch.device("cpu")
 
@@ -33,6 +36,38 @@ def test_truncated_weights(model: Path, encoder: type, weights: str) -> None:
     (model / weights).write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=f"cannot load the model in .*{Path(weights).parent}"):
         encoder(model, device=CPU)
+
+
+def test_weights_in_fp16_alone_are_read_into_float32(model: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    whole: dict[str, torch.Tensor] = {}
+    for part, name in (("vae", "diffusion_pytorch_model"), ("text_encoder", "model"), ("clip", "model")):
+        path = model / part / f"{name}.safetensors"
+        halves = {key: value.half() if value.is_floating_point() else value for key, value in load_file(path).items()}
+        # The same numbers in float32, under the plain name: what the variant has to give.
+        save_file(
+            {key: value.float() if value.is_floating_point() else value for key, value in halves.items()},
+            path,
+            {"format": "pt"},
+        )
+        whole |= _outputs(model, part, image)
+        path.unlink()
+        save_file(halves, model / part / f"{name}.fp16.safetensors", metadata={"format": "pt"})
+    for part in ("vae", "text_encoder", "clip"):
+        for name, output in _outputs(model, part, image).items():
+            assert output.dtype == torch.float32
+            torch.testing.assert_close(output, whole[name], rtol=1e-5, atol=1e-5)
+
+
+def _outputs(model: Path, part: str, image: Image.Image) -> dict[str, torch.Tensor]:
+    if part == "text_encoder":
+        return {"text": TextEncoder(model, device=CPU).encode(["a red image"])[0]}
+    encoder = (
+        PosteriorEncoder(VaeEncoder(model, device=CPU)) if part == "vae" else ClipImageTower().load(model, device=CPU)
+    )
+    return {part: encoder.encode(encoder.pixels([image]))}
 
 
 def test_missing_weights_do_not_become_random(model: Path) -> None:

@@ -18,7 +18,9 @@ from neuroimagen.data_shards.frozen_models.model_folder import (
     require_diffusion_folder,
     text_shape,
     vae_reduction,
+    weights_variant,
 )
+from neuroimagen.data_shards.frozen_models.towers.config import TowerConfig
 
 
 @pytest.fixture
@@ -76,10 +78,41 @@ def test_a_damaged_configuration_is_named(tmp_path: Path, text: str, message: st
 
 def test_only_blip_writes_captions(model: Path, tiny_blip_folder: Path) -> None:
     assert require_captioner_folder(tiny_blip_folder) == tiny_blip_folder
-    with pytest.raises(UserError, match="holds a model of type 'clip', not a BLIP captioner"):
+    with pytest.raises(UserError, match="clip is a CLIP model, not a BLIP captioner"):
         require_captioner_folder(model / "clip")
 
 
 def test_towers_without_a_folder_are_looked_for_in_the_model() -> None:
-    folders = ModelFolders(model=Path("model"), towers={"dinov2": Path("other")})
+    towers = {"dinov2": TowerConfig(path="other"), "fovea": TowerConfig(view="fovea")}
+    folders = ModelFolders(model=Path("model"), towers=towers)
     assert (folders.tower("dinov2"), folders.tower("image")) == (Path("other"), Path("model"))
+    assert folders.tower("fovea") == Path("model")
+    assert ModelFolders(model=None).tower("image") is None
+
+
+@pytest.mark.parametrize(
+    ("names", "variant"),
+    [
+        ((), None),
+        (("model.safetensors", "model.fp16.safetensors"), None),
+        (("model.fp16.safetensors",), "fp16"),
+        (("diffusion_pytorch_model.fp16-00001-of-00002.safetensors",), "fp16"),
+        (("diffusion_pytorch_model-00001-of-00002.fp16.safetensors",), "fp16"),
+        (("diffusion_pytorch_model-00001-of-00002.safetensors",), None),
+        (("model.non_ema.safetensors",), "non_ema"),
+        (("adapter.fp16.safetensors",), None),
+    ],
+)
+def test_the_variant_of_weights_is_read_from_their_names(
+    tmp_path: Path, names: tuple[str, ...], variant: str | None
+) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    assert weights_variant(tmp_path) == variant
+
+
+def test_several_variants_without_plain_weights_are_refused(tmp_path: Path) -> None:
+    for name in ("model.fp16.safetensors", "model.bf16.safetensors"):
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match="in the variants bf16, fp16 and none without"):
+        weights_variant(tmp_path)

@@ -4,7 +4,7 @@ import dataclasses
 import errno
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.data_shards.format.storage import CorruptSampleError
 from neuroimagen.data_shards.frozen_models.latent_kinds import KINDS, latent_kind
 from neuroimagen.data_shards.frozen_models.model_folder import ModelFolders
+from neuroimagen.data_shards.frozen_models.towers.config import TowerConfig
 from neuroimagen.data_shards.frozen_models.vae import VaeEncoder
 from neuroimagen.data_shards.latent_cache.cache import LatentCache, applicable_kinds
 from neuroimagen.data_shards.latent_cache.write import LatentWriter
@@ -269,8 +270,97 @@ def test_applicable_kinds(cached: tuple, tiny_diffusion_folder: Path, tiny_blip_
     assert list(reasons) == ["image"]
     assert "bare holds no CLIP model with an image tower" in reasons["image"]
     assert "--towers image=FOLDER" in reasons["image"]
-    folders = ModelFolders(model=bare, towers={"image": tiny_diffusion_folder / "clip"})
+    folders = ModelFolders(model=bare, towers={"image": TowerConfig(path=str(tiny_diffusion_folder / "clip"))})
     assert applicable_kinds(dataset, folders)[0][-1] == "image"
+
+
+def test_towers_alone_need_no_model(dataset: Dataset, tiny_tower: Callable[[str], Path]) -> None:
+    folders = ModelFolders(model=None, towers={"dino": TowerConfig(path=str(tiny_tower("dinov2")))})
+    kinds, reasons = applicable_kinds(dataset, folders)
+    assert kinds == ["dino"]
+    assert set(reasons) >= {*KINDS, "image"}
+    assert reasons["vae"] == "no model folder is given (--model)"
+
+
+def test_one_tower_in_several_configurations_lives_in_one_cache(
+    dataset: Dataset, tiny_tower: Callable[[str], Path], tiny_diffusion_folder: Path
+) -> None:
+    path = str(tiny_tower("dinov2"))
+    towers = {
+        "dino": TowerConfig(path=path),
+        "dino-deep": TowerConfig(path=path, layer=0.67, pool="mean"),
+        "dino-fovea": TowerConfig(path=path, view="fovea"),
+        "siglip": TowerConfig(path=str(tiny_tower("siglip"))),
+    }
+    cache = LatentCache(dataset, None, towers=towers, batch_size=5, dtype="float32")
+    stores = {kind: cache.cache(kind) for kind in towers}
+    assert len({cached.store.folder for cached in stores.values()}) == 4
+    for kind, cached in stores.items():
+        assert cache.check(cached) <= 2e-4
+        assert not cache.cache(kind).made
+        found = dataset.latents(kind, model=str(tiny_diffusion_folder), tower=towers[kind])
+        assert found.folder == cached.store.folder
+    plain, deep, fovea = (stores[kind].store.get(range(12)) for kind in ("dino", "dino-deep", "dino-fovea"))
+    assert not torch.allclose(plain, deep)
+    assert not torch.allclose(plain, fovea)
+    # Under the same name, another layer, pooling or view is another store, and is not served.
+    for other in (
+        TowerConfig(path=path, pool="mean"),
+        TowerConfig(path=path, layer=1.0),
+        TowerConfig(path=path, view="blur"),
+    ):
+        with pytest.raises(
+            UserError, match=rf"no dino latents of {path} .*Run: neuroimagen cache .* --towers dino={path}:"
+        ):
+            dataset.latents("dino", model=str(tiny_diffusion_folder), tower=other)
+
+
+def test_views_are_of_the_stimulus_whatever_the_batch(dataset: Dataset, tiny_tower: Callable[[str], Path]) -> None:
+    from neuroimagen.data_shards.frozen_models.towers.siglip import SiglipTower
+    from neuroimagen.data_shards.frozen_models.towers.views import viewed
+
+    path = tiny_tower("siglip")
+    towers = {"four": TowerConfig(path=str(path), view="mean-of-four")}
+    latents = [
+        LatentCache(dataset, None, towers=towers, batch_size=size, dtype="float32", shard_items=items)
+        .cache("four")
+        .store.get(range(12))
+        for size, items in ((3, 5), (12, 12))
+    ]
+    torch.testing.assert_close(latents[0], latents[1], rtol=1e-5, atol=1e-5)
+    encoder = SiglipTower().load(path, device=torch.device("cpu"))
+    for row, key in enumerate(dataset.stimuli.keys):
+        views = viewed(dataset.stimuli.image(row), key, view="mean-of-four", size_px=32)
+        expected = torch.stack([encoder.encode(encoder.pixels([image]))[0] for image in views]).mean(0)
+        torch.testing.assert_close(latents[0][row], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_interrupted_tower_with_views_continues(
+    dataset: Dataset, tiny_tower: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cache() -> LatentCache:
+        towers = {"four": TowerConfig(path=str(tiny_tower("dinov2")), view="mean-of-four", layer=0.67)}
+        return LatentCache(dataset, None, towers=towers, batch_size=2, shard_items=4)
+
+    undisturbed = folder_bytes(cache().cache("four").store.folder)
+    shutil.rmtree(dataset.folder / "latents")
+    encode, calls = LatentCache._encode, []
+
+    def failing_encode(self: LatentCache, *args: object) -> object:
+        calls.append(args)
+        if len(calls) == 4:
+            raise RuntimeError("the device went away")
+        return encode(self, *args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LatentCache, "_encode", failing_encode)
+        with pytest.raises(RuntimeError, match="went away"):
+            cache().cache("four")
+    (unfinished,) = (dataset.folder / "latents").glob(".four-*.part")
+    assert len(list(unfinished.glob("*.tar"))) == 1
+    made = cache().cache("four")
+    assert made.made
+    assert folder_bytes(made.store.folder) == undisturbed
 
 
 class TestBadModelFolders:
@@ -295,7 +385,7 @@ class TestBadModelFolders:
             LatentCache(dataset, model).cache("vae")
 
     def test_captioner_of_another_kind(self, dataset: Dataset, model: Path) -> None:
-        with pytest.raises(UserError, match="holds a model of type 'clip', not a BLIP captioner"):
+        with pytest.raises(UserError, match="is a CLIP model, not a BLIP captioner"):
             LatentCache(dataset, model, captioner=model / "clip")
 
     def test_blip_captions_without_a_captioner(self, dataset: Dataset, model: Path) -> None:

@@ -58,35 +58,6 @@ def test_folds_are_read_and_applied(tmp_path: Path) -> None:
         assert words == "fold 0 of 1 of the split file"
 
 
-@pytest.mark.parametrize(
-    ("fold", "message"),
-    [
-        ({"test": [6]}, r"fold 0, test: position 6 is out of range, the EEG file has 6 segments \(1 such"),
-        ({"val": [-1]}, "position -1 is out of range"),
-        ({"test": [0]}, "test: position 0 comes twice"),
-        ({"train": [4, 4]}, "train: position 4 comes twice"),
-        ({"test": [0.5]}, "test: expected a list of whole numbers"),
-        ({"test": "abc"}, "expected a list of whole numbers"),
-        ({"test": [[1], [2]]}, "expected a list of whole numbers"),
-        ({"test": [[1], [2, 3]]}, "expected a list of whole numbers"),
-        ({"extra": []}, "holds .*'extra'.*; expected train, val and test"),
-    ],
-)
-def test_wrong_folds_are_named(tmp_path: Path, fold: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        read_folds(_write(tmp_path / "s.pth", **fold), num_segments=6)
-
-
-def test_files_that_are_no_split_files_are_refused(tmp_path: Path) -> None:
-    for content in ({"folds": []}, {"splits": []}, [1, 2], {"splits": {"train": []}}):
-        torch.save(content, tmp_path / "s.pth")
-        with pytest.raises(UserError, match="is not a split file"):
-            read_folds(tmp_path / "s.pth", num_segments=6)
-    torch.save({"splits": [3]}, tmp_path / "s.pth")
-    with pytest.raises(UserError, match="holds int; expected train"):
-        read_folds(tmp_path / "s.pth", num_segments=6)
-
-
 def test_wrong_rules_name_the_right_ones(tmp_path: Path) -> None:
     for text in ("fold", "fold:x", "fold:-1", "leave-subject-out", "bytheway"):
         with pytest.raises(UsageError, match="is not one of fold:N"):

@@ -2,6 +2,7 @@
 
 python compile_gate.py CASE … prints one JSON line for each case "kernel,arch,precision,num_features,num_slots", for
 instance "semihard_kernel,90,fast,128,4": the tile shape that the launcher chooses, and the assembler's figures for it.
+InfoNCE's kernels take no slots; theirs are 0.
 """
 
 import json
@@ -18,8 +19,11 @@ import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from neuroimagen.kernels.backends import semihard_triton_kernels
-from neuroimagen.kernels.backends.semihard_triton import OPERAND_SCALE, SHARED_MEMORY, tile_shape
+from neuroimagen.kernels.backends import infonce_triton_kernels, semihard_triton_kernels
+from neuroimagen.kernels.backends.devices import shared_memory
+from neuroimagen.kernels.backends.infonce_triton import padded, tiles_for
+from neuroimagen.kernels.backends.semihard_loss_triton import PIECE_LENGTH
+from neuroimagen.kernels.backends.semihard_triton import OPERAND_SCALE, tile_shape
 
 TOOLS = Path(triton.backends.nvidia.__file__).parent / "bin"
 LISTS = {
@@ -31,8 +35,26 @@ LISTS = {
     "num_rows:i32 D:i32 x_stride:i32",
     "hinge_kernel": "X:*fp32 COLUMNS:*fp32 LIST:*i32 SLOPE:*fp32 SUM:*fp32 ACTIVE:*i32 "
     "M:i32 D:i32 num_slots:i32 margin:fp32",
-    "gradient_kernel": "X:*fp32 OTHERS:*fp32 BEGIN:*i64 OTHER:*i32 SLOPE:*fp32 OUT:*fp32 D:i32",
+    "gradient_kernel": "X:*fp32 OTHERS:*fp32 BEGIN:*i64 OTHER:*i32 SLOPE:*fp32 PIECE_BEGIN:*i64 PARTS:*fp32 "
+    "OUT:*fp32 D:i32",
+    "piece_kernel": "X:*fp32 OTHERS:*fp32 BEGIN:*i64 OTHER:*i32 SLOPE:*fp32 PIECE_BEGIN:*i64 PIECE_ROW:*i64 "
+    "PARTS:*fp32 D:i32",
+    "logsumexp_kernel": "A:*fp16 B:*fp16 FACTOR:*fp32 ROW_LARGEST:*fp32 ROW_TOTAL:*fp32 COLUMN_LARGEST:*fp32 "
+    "COLUMN_TOTAL:*fp32 first_row:i32 M:i32 N:i32 half:i32 columns_per_split:i32",
+    "slope_kernel": "A:*fp16 B:*fp16 FACTOR:*fp32 ROW_LSE:*fp32 COLUMN_LSE:*fp32 ROW_WEIGHT:*fp32 "
+    "COLUMN_WEIGHT:*fp32 SCALE:*fp32 HIGH:*fp16 LOW:*fp16 first_row:i32 M:i32 N:i32 half:i32 stride:i32",
+    "product_kernel": "HIGH:*fp16 LOW:*fp16 B:*fp16 FACTOR:*fp32 OUT:*fp32 num_m:i32 num_n:i32 num_k:i32 "
+    "blocks_per_split:i32 half:i32 stride:i32 out_stride:i32",
 }
+INFONCE = {
+    "logsumexp_kernel": {},
+    "slope_kernel": {"BOTH": True},
+    "product_kernel": {"TRANSPOSED": False, "ADD": False},
+    "product_kernel_transposed": {"TRANSPOSED": True, "ADD": True},
+}
+"""Case → the compile-time arguments that the tile shape does not give."""
+ALIGNED = ("half", "stride", "out_stride")
+"""Numbers that are multiples of 16 wherever speed counts, and that Triton specialises for."""
 SIGNATURES = {name: dict(pair.split(":") for pair in line.split()) for name, line in LISTS.items()}
 MMA = ("HGMMA", "HMMA", "UTCHMMA")
 REGISTERS_PER_SM = 65536
@@ -40,6 +62,18 @@ REGISTERS_PER_SM = 65536
 
 def gate(kernel, arch, precision, num_features, num_slots):
     """Resources of one kernel as the launcher would build it."""
+    if kernel in INFONCE:
+        tiles = tiles_for(arch)
+        is_product = kernel.startswith("product")
+        constants = (
+            tiles.product_constants(padded(num_features))
+            if is_product
+            else tiles.constants(backward=kernel == "slope_kernel")
+        )
+        compiled = compile_kernel(
+            kernel.removesuffix("_transposed"), constants | INFONCE[kernel], arch, tiles.options()
+        )
+        return {"shape": asdict(tiles), **resources(compiled, arch, multiplies=True)}
     exact = precision == "exact"
     shape = tile_shape(num_features, num_slots, exact=exact, arch=arch)
     constants, options = shape.constants(exact=exact), shape.options()
@@ -52,14 +86,19 @@ def gate(kernel, arch, precision, num_features, num_slots):
         constants, options = {"ROOT": True, "BM": 16, "BD": 128}, {}
     elif kernel == "gradient_kernel":
         constants, options = {"BE": 8, "BD": 128}, {}
+    elif kernel == "piece_kernel":
+        constants, options = {"LENGTH": PIECE_LENGTH, "BE": 8, "BD": 128}, {}
     compiled = compile_kernel(kernel, constants, arch, options)
-    uses_mma = "NS" in constants
-    return {"shape": asdict(shape), **resources(compiled, arch, shape.BM * shape.BN if uses_mma else 0)}
+    multiplies = "NS" in constants
+    scanned = shape.BM * shape.BN if multiplies else 0
+    return {"shape": asdict(shape), **resources(compiled, arch, multiplies=multiplies, scanned=scanned)}
 
 
 def compile_kernel(name, constants, arch, options):
-    """`arch`: 80, 90, 100 (NVIDIA) or "gfx942". Pointers are 16-byte aligned, as PyTorch's allocations are."""
-    kernel, types = getattr(semihard_triton_kernels, name), SIGNATURES[name]
+    """`arch`: 80, 90, 100 … (NVIDIA) or "gfx942". Pointers are 16-byte aligned, as PyTorch's allocations are."""
+    types = SIGNATURES[name]
+    modules = (semihard_triton_kernels, infonce_triton_kernels)
+    kernel = next(getattr(module, name) for module in modules if hasattr(module, name))
     source = ASTSource(
         kernel,
         {argument: "constexpr" if argument in constants else types[argument] for argument in kernel.arg_names},
@@ -67,28 +106,28 @@ def compile_kernel(name, constants, arch, options):
         {
             (kernel.arg_names.index(argument),): [["tt.divisibility", 16]]
             for argument, kind in types.items()
-            if kind.startswith("*")
+            if kind.startswith("*") or argument in ALIGNED
         },
     )
     target = GPUTarget("cuda", arch, 32) if isinstance(arch, int) else GPUTarget("hip", arch, 64)
     return triton.compile(source, target=target, options=options)
 
 
-def resources(compiled, arch, elements):
-    """Registers, spills, shared memory and its limit; whether row offsets are 64 bits wide; for kernels with a matrix
-    product of `elements` per tile: MMA instructions, and on NVIDIA blocks per multiprocessor and instructions per
-    element.
+def resources(compiled, arch, *, multiplies, scanned=0):
+    """Registers, spills, shared memory and its limit; whether row offsets are 64 bits wide; for a kernel that
+    `multiplies`: MMA instructions, and on NVIDIA blocks per multiprocessor; for one whose hot loop scans tiles of
+    `scanned` elements: instructions per element.
     """
     result = {
         "shared": compiled.metadata.shared,
-        "shared_limit": SHARED_MEMORY[arch],
+        "shared_limit": shared_memory(arch),
         "wide_rows": wide_row_pointers(compiled.asm["ttir"]),
     }
     if not isinstance(arch, int):
         text = compiled.asm["amdgcn"]
         result["registers"] = int(re.search(r"\.vgpr_count:\s+(\d+)", text)[1])
         result["spills"] = int(re.search(r"\.vgpr_spill_count:\s+(\d+)", text)[1])
-        if elements:
+        if multiplies:
             result["mma"] = len(re.findall(r"\bv_mfma", text))
         return result
     with tempfile.TemporaryDirectory() as folder:
@@ -103,13 +142,14 @@ def resources(compiled, arch, elements):
         sass = run_tool("nvdisasm", "-c", cubin).stdout
     result["registers"] = int(re.search(r"REG:(\d+)", usage)[1])
     result["spills"] = int(re.search(r"(\d+) bytes spill stores", verbose)[1])
-    if elements:
+    if multiplies:
         warps = compiled.metadata.num_warps
         registers_per_block = -(-result["registers"] // 8) * 8 * 32 * warps
-        shared_blocks = (SHARED_MEMORY[arch] + 1024) // (result["shared"] + 1024)
+        shared_blocks = (shared_memory(arch) + 1024) // (result["shared"] + 1024)
         result["blocks_per_sm"] = min(REGISTERS_PER_SM // registers_per_block, shared_blocks)
         result["mma"] = sum(len(re.findall(rf"\b{op}\b", sass)) for op in MMA)
-        result["instructions_per_element"] = round(sum(hot_loop(sass).values()) * 32 * warps / elements, 2)
+        if scanned:
+            result["instructions_per_element"] = round(sum(hot_loop(sass).values()) * 32 * warps / scanned, 2)
     return result
 
 

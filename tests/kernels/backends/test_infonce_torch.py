@@ -6,15 +6,15 @@ import sys
 import pytest
 import torch
 
-from neuroimagen.kernels.backends import infonce_torch
+from neuroimagen.kernels.backends import infonce_operator, infonce_torch
 
 
 def test_logsumexps_of_large_logits_do_not_overflow(monkeypatch):
     monkeypatch.setattr(infonce_torch, "TILE_ELEMENTS", 16 * 50)
     generator = torch.Generator().manual_seed(0)
     rows, targets = 30 * torch.randn(50, 8, generator=generator), 30 * torch.randn(50, 8, generator=generator)
-    groups = infonce_torch.LabelGroups.of(torch.arange(50))
-    of_rows, of_targets, _ = infonce_torch.logit_sums(rows[:50], targets, torch.tensor(100.0), groups, own=slice(50))
+    groups = infonce_operator.LabelGroups.of(torch.arange(50))
+    of_rows, of_targets, _ = infonce_operator.logit_sums(rows[:50], targets, torch.tensor(100.0), groups, own=slice(50))
     logits = 100 * rows.double() @ targets.double().T
     torch.testing.assert_close(of_rows.double(), logits.logsumexp(1), rtol=1e-5, atol=0)
     torch.testing.assert_close(of_targets.double(), logits.logsumexp(0), rtol=1e-5, atol=0)
@@ -22,7 +22,7 @@ def test_logsumexps_of_large_logits_do_not_overflow(monkeypatch):
 
 def test_means_and_shares_of_labels():
     rows = torch.arange(10.0).reshape(5, 2)
-    groups = infonce_torch.LabelGroups.of(torch.tensor([7, 3, 7, 3, -1]))
+    groups = infonce_operator.LabelGroups.of(torch.tensor([7, 3, 7, 3, -1]))
     expected = torch.tensor([[2.0, 3.0], [4.0, 5.0], [2.0, 3.0], [4.0, 5.0], [8.0, 9.0]])
     assert torch.equal(groups.means(rows)[groups.place], expected)
     # A rank that holds rows 1 and 2: half of label 3's two rows, half of label 7's, and nothing of label −1.

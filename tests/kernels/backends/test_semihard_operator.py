@@ -36,9 +36,33 @@ def test_the_operator_keeps_pytorchs_contract(with_candidates):
     rows.requires_grad_()
     extra = (rows.detach().clone().requires_grad_(), labels, None) if with_candidates else (None, None, None)
     arguments = (rows, labels, *extra, None, 1.0, "sqeuclidean", "exact", "auto", True)
-    # "test_aot_dispatch_dynamic" would differentiate the gradients that the operator returns; the compile test is ours.
-    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(semihard_loss_sum, arguments, test_utils=checks)
+    torch.library.opcheck(semihard_loss_sum, arguments)
+
+
+def test_a_cuda_graph_must_not_record_the_operator():
+    """It waits for the sizes of the classes; mode="reduce-overhead" reads the tag."""
+    assert torch.Tag.cudagraph_unsafe in torch.ops.neuroimagen.semihard_loss_sum.default.tags
+
+
+def test_only_the_sum_can_be_differentiated():
+    rows, labels = batch(20, 4)
+    arguments = (None, None, None, None, 1.0, "sqeuclidean", "exact", "auto", True)
+    found = semihard_loss_sum(rows.requires_grad_(), labels, *arguments)
+    assert [tensor.requires_grad for tensor in found] == [True, False, False, False]
+
+
+@pytest.mark.parametrize("num_rows", [0, 5])
+def test_counts_are_on_the_embeddings_device(num_rows):
+    """The meta device plays the GPU. Over NCCL, a rank without rows would sum its counts on the CPU, and the others wait."""
+    rows, labels = torch.empty(num_rows, 3, device="meta"), torch.zeros(0, dtype=torch.int64)
+    candidates, candidate_labels = torch.empty(0, 3, device="meta"), torch.zeros(0, dtype=torch.int64)
+    options = (None, None, 1.0, "sqeuclidean", "exact", "torch", True)
+    if num_rows:
+        labels = torch.zeros(num_rows, dtype=torch.int64)
+        found = semihard_loss_sum(rows, labels, candidates, candidate_labels, *options)
+    else:
+        found = semihard_loss_sum(rows, labels, None, None, *options)
+    assert {tensor.device.type for tensor in found} == {"meta"}
 
 
 def test_a_second_derivative_is_refused():

@@ -2,8 +2,16 @@
 
 import pytest
 import torch
+from device_traffic import DeviceTraffic
 
-from neuroimagen.kernels.triplets.class_layout import PositiveSampler, centred, class_layout, frame
+from neuroimagen.kernels.triplets.class_layout import (
+    SMALL_LIMIT,
+    PositiveSampler,
+    centred,
+    class_layout,
+    frame,
+    power_of_two_above,
+)
 
 LABELS = torch.tensor([7, 3, 7, 3, 3, 9])
 
@@ -41,13 +49,40 @@ def test_positives_are_others_of_the_class(limit):
     sampler = PositiveSampler(layout, limit, torch.Generator().manual_seed(1))
     columns, exists = sampler.columns(torch.arange(6), 3)
     assert exists.sum(1).tolist() == layout.num_positives(limit).tolist()
-    assert sampler.most() == min(2, limit or 2)
+    assert sampler.most() == (limit or 2)
     for anchor in range(6):
         found = columns[anchor][exists[anchor]].tolist()
         others = set(range(int(layout.start[anchor]), int(layout.end[anchor]))) - {anchor}
         assert found == sorted(set(found))
         assert set(found) <= others
         assert limit is not None or set(found) == others
+
+
+@pytest.mark.parametrize(("limit", "fetches"), [(None, 1), (4, 0), (SMALL_LIMIT, 0), (SMALL_LIMIT + 1, 1)])
+def test_the_largest_number_of_positives_is_fetched_once_or_not_at_all(limit, fetches):
+    """Each fetch waits for everything that is queued on the GPU, which the meta device plays."""
+    labels = torch.zeros(40, dtype=torch.int64, device="meta")
+    with DeviceTraffic() as traffic:
+        sampler = PositiveSampler(class_layout(labels, labels, 0), limit)
+        assert [sampler.most() for _ in range(3)] == [sampler.most()] * 3
+    # Nothing is drawn on the CPU and copied, either.
+    assert [crossing.what for crossing in traffic.crossings] == ["number out"] * fetches
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_power_of_two_is_exact_whatever_pow_does(monkeypatch, dtype):
+    """On a GPU ldexp multiplies by a power that need not be exact."""
+
+    def inexact(value, exponent):
+        return value * torch.pow(2.0, exponent).mul(1 + 1e-6)
+
+    monkeypatch.setattr(torch, "ldexp", inexact)
+    for exponent in (-140, -120, -119, -1, 0, 1, 5, 100, 126):
+        found = power_of_two_above(torch.tensor(1.5 * 2.0**exponent, dtype=dtype))
+        assert found.dtype == dtype
+        assert float(found) == 2.0 ** max(-120, exponent + 1)
+    assert float(power_of_two_above(torch.zeros((), dtype=dtype))) == 1
+    assert float(power_of_two_above(torch.tensor(0.995, dtype=dtype))) == 2  # a hundredth is left for rounding
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])

@@ -40,6 +40,31 @@ def test_ranks_together_are_one_process_on_the_whole_batch(worker, tmp_path, siz
     assert all(np.isnan(rank["broken/loss"]) and np.isnan(rank["broken/hard loss"]) for rank in ranks)
 
 
+@pytest.mark.parametrize("sizes", [[3, 3], [1, 0, 4]], ids=["even", "uneven"])
+def test_backward_sends_each_rank_its_own_slice_alone(monkeypatch, sizes):
+    """The sum over ranks of every slice on every rank would be twice the traffic."""
+    from neuroimagen.kernels.triplets import global_batch
+
+    sent = []
+
+    def reduce_scatter(out, padded):
+        sent.append(padded)
+        out.copy_(padded.view(len(sizes), -1, *padded.shape[1:])[dist.get_rank()])
+
+    dist = torch.distributed
+    monkeypatch.setattr(dist, "get_rank", lambda: len(sizes) - 1)
+    monkeypatch.setattr(dist, "all_gather", lambda parts, padded: [part.copy_(padded) for part in parts])
+    monkeypatch.setattr(dist, "all_reduce", None)
+    monkeypatch.setattr(global_batch, "_reduce_scatter", reduce_scatter)
+    rows = torch.zeros(sizes[-1], 2, requires_grad=True)
+    weight = torch.arange(2.0 * sum(sizes)).reshape(-1, 2)
+    (global_batch.gather_rows(rows, sizes) * weight).sum().backward()
+    assert torch.equal(rows.grad, weight[-sizes[-1] :])
+    (padded,) = sent
+    assert padded.shape == (len(sizes) * max(sizes), 2)
+    assert torch.equal(padded.view(len(sizes), max(sizes), 2)[0, : sizes[0]], weight[: sizes[0]])
+
+
 def test_one_process_without_a_group_needs_none():
     assert not torch.distributed.is_initialized()
     rows = torch.randn(8, 3)

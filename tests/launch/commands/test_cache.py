@@ -54,7 +54,16 @@ def test_a_tower_s_folder_is_given_by_name(
     assert "image            made  12 × 20" in capsys.readouterr().out
     assert main([*words, "--clip", str(clip)]) == 0  # the same
     assert "image            kept" in capsys.readouterr().out
-    for wrong, said in (("clip", "'clip' is not NAME=PATH"), ("imagge=x", "Did you mean 'image'?")):
+    for wrong, said in (
+        ("clip", "'clip' is not NAME=PATH"),
+        ("image=x:layer=2", "layer is a depth in (0, 1]"),
+        ("image=x:lair=0.5", "did you mean 'layer'?"),
+        ("image=x:view=foveal", "expected one of fovea, blur"),
+        ("image=x:tower=dinov2", "Choose another name"),
+        ("mine=x:tower=dinov3", "Did you mean 'dinov2'?"),
+        ("imagge=nowhere", "nowhere is no folder"),
+        ("image=x:layer=0.5,mean", "'mean' in 'image=x:layer=0.5,mean' is not KEY=VALUE"),
+    ):
         with pytest.raises(SystemExit) as stop:
             main([*words, "--towers", wrong])
         assert stop.value.code == 2
@@ -192,3 +201,41 @@ def test_captions_that_were_cut_are_counted_and_named(
         "text-detailed    3 of 4 captions are longer than the 24 tokens that the text encoder takes, and were cut "
         "(of the stimuli a, b, d). 2 of them do not differ from another any more (a, b)."
     ]
+
+
+def test_three_towers_without_a_model(
+    data: Path, tiny_tower: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dino = shutil.copytree(tiny_tower("dinov2"), tmp_path / "with:colon" / "dino")
+    towers = [f"dino={dino}:layer=0.67,pool=mean", f"fovea={dino}:view=fovea", f"siglip={tiny_tower('siglip')}"]
+    words = ["cache", "--data", str(data), "--towers", *towers]
+    assert main([*words, "--check"]) == 0
+    output = capsys.readouterr().out
+    for kind in ("dino", "fovea", "siglip"):
+        assert f"{kind:16} made  12 × 32  " in output
+    assert output.count("checked: recomputed latents differ") == 3
+    assert "left out" not in output
+    assert main([*words, "--kinds", "fovea"]) == 0
+    output = capsys.readouterr().out
+    assert output.count("kept") == 1
+    assert output.startswith("fovea ")
+
+
+def test_what_is_asked_for_and_cannot_be_made_ends_it_before_any_work(
+    data: Path, tiny_tower: Callable[[str], Path], tiny_diffusion_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    siglip = tiny_tower("siglip")
+    words = ["cache", "--data", str(data), "--towers", f"dino={tiny_tower('dinov2')}", f"s={siglip}:pool=cls"]
+    assert main(words) == 1
+    assert f"s cannot be cached: a SigLIP model in {siglip} cannot be pooled by cls" in capsys.readouterr().err
+    assert not (data / "latents").exists()
+    for wrong, said in (
+        (["--kinds", "dinno"], "there is no kind 'dinno'. Did you mean 'dino'?"),
+        (["--towers", f"dino={siglip}", f"dino={siglip}:pool=mean"], "dino is given twice"),
+    ):
+        assert main([*words[:5], *wrong]) == 2
+        assert said in capsys.readouterr().err
+    assert main(["cache", "--data", str(data)]) == 2
+    assert "give --model, or --towers" in capsys.readouterr().err
+    assert main(["cache", "--data", str(data), "--model", str(siglip)]) == 1
+    assert "it is a SigLIP model, not a diffusers model folder" in capsys.readouterr().err

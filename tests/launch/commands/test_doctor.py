@@ -1,6 +1,9 @@
 """`neuroimagen doctor`: one line per finding, and an exit code that says whether all is there."""
 
+import json
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -46,3 +49,28 @@ def test_no_compiler_and_no_torch(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
     main(["doctor"])
     assert "not compiled, because there is no C++ compiler" in capsys.readouterr().out
+
+
+def test_a_model_folder_is_described(
+    tiny_diffusion_folder: Path, tiny_tower: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dino = tiny_tower("dinov2")
+    assert main(["doctor", "--model", str(tiny_diffusion_folder), str(dino)]) == 0
+    printed = capsys.readouterr().out
+    assert "serves VAE latents, text states, image embeddings, training and sampling its U-Net\n" in printed
+    assert "a DINOv2 model; serves image embeddings\n" in printed
+    assert f"image tower dinov2: cache --towers NAME={dino}\n" in printed
+    assert "torch" not in printed  # the machine is not asked about
+    assert main(["doctor", "--model", "bundled"]) == 0
+    assert "of Stable Diffusion's layout" in capsys.readouterr().out
+
+    flux = tmp_path / "flux"
+    (flux / "transformer").mkdir(parents=True)
+    index = {"_class_name": "FluxPipeline", "transformer": ["diffusers", "FluxTransformer2DModel"]}
+    (flux / "model_index.json").write_text(json.dumps(index))
+    assert main(["doctor", "--model", str(flux)]) == 1
+    printed = capsys.readouterr().out
+    assert "MISS" in printed
+    assert "FLUX (FluxPipeline); serves nothing" in printed
+    assert "no training and sampling its U-Net: it has a transformer in place of a U-Net" in printed
+    assert "missing: its transformer/ folder is empty: the download is not complete" in printed

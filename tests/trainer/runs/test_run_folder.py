@@ -109,3 +109,17 @@ def test_metrics_beyond_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> 
     lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     assert lines == [{"step": 5, "loss": 0.2}, {"step": 10, "loss": 0.1}, {"step": 15, "loss": 2.0}]
     assert any(folder.tensorboard.iterdir())
+
+
+def test_a_later_stage_may_name_another_image_tower(tmp_path: Path, recipe: Recipe) -> None:
+    run = tmp_path / "run"
+    contrastive = begin(run, recipe)
+    contrastive.metrics.write_text('{"step": 1}\n', encoding="utf-8")
+    dino = "model.towers={dino: {path: models/dino, layer: 0.67}}"
+    begin(run, changed(recipe, tmp_path, dino), "alignment")
+    assert load_recipe(run / "config.yaml").model.towers["dino"].layer == 0.67
+    begin(run, changed(recipe, tmp_path, dino), resume=True)  # the stage that was begun without it
+    begin(run, changed(recipe, tmp_path, "model.towers={siglip: {path: models/siglip}}"), "semantic")
+    assert set(load_recipe(run / "config.yaml").model.towers) == {"dino", "siglip"}
+    with pytest.raises(UserError, match=r"another recipe's run: model\.towers\.dino\.layer \(0\.67 → 0\.5\)"):
+        begin(run, changed(recipe, tmp_path, "model.towers={dino: {path: models/dino, layer: 0.5}}"), "alignment")

@@ -152,7 +152,7 @@ def test_validation_ranks_the_stimulus_among_those_of_validation(recipe_path: Pa
     assert isinstance(model, AlignmentModel)
     targets = model.centred("image", data.latents["image"].get(gallery))
     answer = targets[0].repeat(64, 1)
-    figures = built.validate({"model": Answer(answer, 1.0)}, data)
+    figures = built.validate({"model": Answer(answer, 1.0)}, data).means()
     similarity = F.cosine_similarity(targets[:1], targets)
     ranks = np.array([int((similarity >= similarity[np.searchsorted(gallery, own)]).sum()) for own in stimuli])
     assert figures["top1"] == pytest.approx((stimuli == gallery[0]).mean())

@@ -15,7 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.format.schema import SPLITS
-from neuroimagen.trainer.stages.contrastive import centroid_accuracy, neighbour_accuracy
+from neuroimagen.trainer.stages.contrastive import centroid_hits, neighbour_hits
 
 
 def clusters(num: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:
@@ -28,10 +28,10 @@ def clusters(num: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:
 def test_one_neighbour_and_untied_votes_are_scikit_learn_s() -> None:
     (known, labels), (queries, truth) = clusters(211, 0), clusters(90, 1)
     reference = KNeighborsClassifier(1).fit(known, labels).predict(queries)
-    assert neighbour_accuracy(known, labels, queries, truth, num_neighbours=1) == accuracy_score(truth, reference)
+    assert neighbour_hits(known, labels, queries, truth, num_neighbours=1).mean() == accuracy_score(truth, reference)
     two = labels % 20  # two classes and an odd number of voters: no ties
     reference = KNeighborsClassifier(15).fit(known, two).predict(queries)
-    share = neighbour_accuracy(known, two, queries, truth % 20, num_neighbours=15)
+    share = neighbour_hits(known, two, queries, truth % 20, num_neighbours=15).mean()
     assert share == accuracy_score(truth % 20, reference)
     assert 0.5 < share < 1.0
 
@@ -40,12 +40,12 @@ def test_among_equally_many_votes_the_nearest_voter_decides() -> None:
     known = torch.tensor([[1.0], [2.0], [3.0], [4.0]]).double()
     query = torch.zeros(1, 1).double()
     for labels, winner in (([3, 8, 8, 3], 3), ([8, 3, 3, 8], 8), ([3, 8, 8, 8], 8)):
-        assert neighbour_accuracy(known, np.array(labels), query, np.array([winner]), num_neighbours=4) == 1.0
+        assert neighbour_hits(known, np.array(labels), query, np.array([winner]), num_neighbours=4).mean() == 1.0
 
 
 def test_fewer_segments_than_neighbours_all_vote() -> None:
     known, labels = torch.tensor([[0.0], [1.0]]), np.array([4, 4])
-    assert neighbour_accuracy(known, labels, known, labels, num_neighbours=15) == 1.0
+    assert neighbour_hits(known, labels, known, labels, num_neighbours=15).mean() == 1.0
 
 
 Train = Callable[..., Path]
@@ -57,11 +57,11 @@ def test_embeddings_that_are_not_numbers_are_no_hits(num_neighbours: int) -> Non
     known, labels = torch.arange(12.0).double()[:, None], np.repeat([0, 5], 6)
     broken = torch.full((12, 1), torch.nan).double()
     for where, asked in ((known, broken), (broken, known)):
-        assert neighbour_accuracy(where, labels, asked, labels, num_neighbours=num_neighbours) == 0.0
-        assert centroid_accuracy(where, labels, asked, labels) == 0.0
+        assert neighbour_hits(where, labels, asked, labels, num_neighbours=num_neighbours).mean() == 0.0
+        assert centroid_hits(where, labels, asked, labels).mean() == 0.0
     one_broken = torch.cat([known, broken[:1]])
     several = np.append(labels, 0)
-    assert neighbour_accuracy(one_broken, several, known, labels, num_neighbours=1) == 1.0
+    assert neighbour_hits(one_broken, several, known, labels, num_neighbours=1).mean() == 1.0
 
 
 def test_zero_shot_validation_compares_within_the_validation_part(

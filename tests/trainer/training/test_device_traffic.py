@@ -26,7 +26,7 @@ from neuroimagen.trainer.stages.registry import STAGES
 from neuroimagen.trainer.training.build import build_stage
 from neuroimagen.trainer.training.engines.engine import Engine
 from neuroimagen.trainer.training.inputs import open_inputs
-from neuroimagen.trainer.training.loop import train_step
+from neuroimagen.trainer.training.loop import train_step, validate
 from neuroimagen.trainer.training.process_group import ProcessGroup
 
 Opened = tuple[Stage, StageData]
@@ -101,7 +101,7 @@ def test_validation_keeps_to_its_device(name: str, opened: Callable[..., Opened]
     for network in stage.networks.values():
         network.eval()
     with DeviceTraffic() as traffic:
-        figures = stage.validate(stage.networks, data)
+        figures, _ = validate(stage, stage.networks, data)
     assert stage.selection.metric in figures
     assert traffic.crossings
     assert not traffic.of("mixed devices")

@@ -1,11 +1,16 @@
 """What a stage reads, and its comparison with what the recipe expects."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from small_study import N_CHANNELS, N_SAMPLES, NUM_CLASSES
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.latent_cache.cache import LatentCache
 from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.stages.registry import STAGES
 from neuroimagen.trainer.training.inputs import expected_shapes, latent_kinds, open_inputs
@@ -23,7 +28,7 @@ def test_sizes_are_those_of_the_data_set_and_the_latents(recipe_path: Path, name
     for kind, store in latents.items():
         assert shapes.of_latent(kind) == store.metadata.shape
     if name == "diffusion":
-        assert (shapes.latent_shape, shapes.embedding_size, shapes.text_shape) == ((4, 8, 8), 20, (24, 32))
+        assert (shapes.latent_shape, shapes.of_latent("image"), shapes.text_shape) == ((4, 8, 8), (20,), (24, 32))
     if name == "semantic":
         assert shapes.text_shape == (24, 32)
     assert len(dataset) == 128
@@ -61,3 +66,69 @@ def test_a_dry_run_takes_sizes_from_the_recipe_then_from_what_it_names(recipe_pa
     assert (said.n_samples, said.latent_shape, said.subjects) == (N_SAMPLES, (4, 16, 16), None)
     with pytest.raises(UserError, match=r"needs data\.n_channels, data\.num_classes in the recipe"):
         expected_shapes(load_recipe(recipe_path, [absent, SIZES[1]]), "contrastive")
+
+
+@pytest.fixture
+def dino_recipe(
+    recipe_path: Path, study_folder: Path, tiny_tower: Callable[[str], Path], tmp_path: Path
+) -> tuple[Path, Path]:
+    """A recipe whose alignment stage has a tower of the user's name for its target, and its data with that tower's
+    latents.
+    """
+    data, path = shutil.copytree(study_folder, tmp_path / "data"), tmp_path / "dino.yaml"
+    tower = {"path": str(tiny_tower("dinov2")), "layer": 0.67, "pool": "mean"}
+    tree = yaml.safe_load(recipe_path.read_text())
+    tree["data"]["path"] = str(data)
+    tree["model"]["towers"] = {"dino": tower}
+    tree["alignment"]["targets"] = {"dino": 1.0}
+    path.write_text(yaml.safe_dump(tree))
+    return path, data
+
+
+def test_a_tower_of_the_recipe_is_found_by_its_configuration(dino_recipe: tuple[Path, Path]) -> None:
+    path, data = dino_recipe
+    recipe = load_recipe(path)
+    with pytest.raises(UserError, match=r"no dino latents of .*--towers dino=.*:layer=0\.67,pool=mean --kinds dino"):
+        open_inputs(recipe, "alignment")
+    LatentCache(Dataset.open(data), None, towers=recipe.model.towers).cache("dino")
+    _, shapes, latents = open_inputs(recipe, "alignment")
+    assert tuple(latents) == ("dino",)
+    assert shapes.of_latent("dino") == (32,)
+    with pytest.raises(UserError, match="no dino latents"):  # those of another layer are not served
+        open_inputs(load_recipe(path, ["model.towers.dino.layer=0.34"]), "alignment")
+    with pytest.raises(UserError, match=r"latent kind 'dinno' is not one of .*, dino\..*model\.towers"):
+        open_inputs(load_recipe(path, ["alignment.targets={dinno: 1.0}"]), "alignment")
+    assert load_recipe(path).model.towers == {"dino": recipe.model.towers["dino"]}
+
+
+def test_a_wrong_setting_of_a_tower_is_named_when_the_recipe_is_read(dino_recipe: tuple[Path, Path]) -> None:
+    path, _ = dino_recipe
+    for override, said in (
+        ("model.towers.dino.lair=0.5", r"did you mean 'model\.towers\.dino\.layer'"),
+        ("model.towers.dino.layer=2", r"layer is a depth in \(0, 1\]"),
+        ("model.towers.dino.view=foveal", "expected one of fovea, blur"),
+    ):
+        with pytest.raises(UserError, match=said):
+            load_recipe(path, [override])
+
+
+def test_a_dry_run_reads_the_sizes_of_towers_from_configurations(dino_recipe: tuple[Path, Path]) -> None:
+    path, _ = dino_recipe  # nothing is cached
+    assert expected_shapes(load_recipe(path), "alignment").of_latent("dino") == (32,)
+    both = load_recipe(path, ["alignment.targets={image: 1.0, pooled-class: 0.5}"])
+    shapes = expected_shapes(both, "alignment")
+    assert (shapes.of_latent("image"), shapes.of_latent("pooled-class")) == ((20,), (32,))
+    # Without the model folder, the recipe's own numbers.
+    words = ["model.path=nowhere", "model.text_shape=[77, 768]", "model.embedding_size=512"]
+    shapes = expected_shapes(
+        load_recipe(path, [*words, "alignment.targets={image: 1.0, pooled-class: 0.5}"]), "alignment"
+    )
+    assert (shapes.of_latent("image"), shapes.of_latent("pooled-class")) == ((512,), (768,))
+    shapes = expected_shapes(
+        load_recipe(path, [*words, "model.towers={image: {view: fovea}}", "alignment.targets={image: 1}"]), "alignment"
+    )
+    assert shapes.of_latent("image") == (512,)
+    with pytest.raises(UserError, match="holds no DINOv2"):
+        expected_shapes(
+            load_recipe(path, ["model.towers.dino.tower=dinov2", f"model.towers.dino.path={path.parent}"]), "alignment"
+        )

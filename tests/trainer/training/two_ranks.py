@@ -54,7 +54,7 @@ SHAPES = Shapes(
     num_classes=4,
     text_shape=(5, 7),
     latent_shape=(4, 8, 8),
-    embedding_size=9,
+    latents={"image": (9,)},
     subjects=tuple(range(12)),  # of 16: the others get the mean of their layers
 )
 

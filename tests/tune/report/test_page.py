@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> SearchFolder:
 
 def page_of(folder: SearchFolder, search: Search, records: list[TrialRecord]) -> str:
     store(folder, search, records)
-    page = render(read_result(folder, search, Recipe()), folder, recipe="seed: 4\n")
+    page = render(read_result(folder, search, Recipe(), num_stimuli=400), folder, recipe="seed: 4\n")
     parser = Balanced()
     parser.feed(page)
     assert parser.open == []
@@ -83,5 +83,5 @@ def test_population_based_training_shows_its_schedule(folder: SearchFolder) -> N
     copy = {"from": "trials/0001", "run": 0, "step": 3, "values": values}
     page_of(folder, margin_search(), margin_records())
     add_line(folder.trial("trials/0004").copies, copy)
-    page = render(read_result(folder, margin_search(), Recipe()), folder, recipe="")
+    page = render(read_result(folder, margin_search(), Recipe(), num_stimuli=400), folder, recipe="")
     assert "step 3, checkpoint of trials/0001: contrastive.margin 0.7" in page

@@ -21,7 +21,7 @@ def labels(svg: str) -> list[str]:
 def margin_result(tmp_path: Path) -> Result:
     folder = SearchFolder(tmp_path / "margin")
     store(folder, margin_search(), [*margin_records(), *confirmation_records([0.8, 0.9], [0.5, 0.6])])
-    return read_result(folder, margin_search(), Recipe())
+    return read_result(folder, margin_search(), Recipe(), num_stimuli=400)
 
 
 def test_a_logarithmic_axis_names_its_ends_and_its_middle(margin_result: Result) -> None:
@@ -45,5 +45,5 @@ def test_trials_that_report_once_have_no_curves(margin_result: Result) -> None:
 def test_a_pareto_front_has_the_two_objectives_as_axes(tmp_path: Path) -> None:
     folder = SearchFolder(tmp_path / "pareto")
     store(folder, pareto_search(), pareto_records())
-    svg = plots.pareto_svg(read_result(folder, pareto_search(), Recipe()))
+    svg = plots.pareto_svg(read_result(folder, pareto_search(), Recipe(), num_stimuli=400))
     assert {"ssim", "two way clip"} <= set(labels(svg))

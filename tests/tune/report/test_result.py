@@ -19,7 +19,7 @@ def folder(tmp_path: Path) -> SearchFolder:
 
 def test_a_result_has_best_trial_comparison_order_and_cost(folder: SearchFolder) -> None:
     store(folder, margin_search(), [*margin_records(), *confirmation_records([0.82, 0.8], [0.71, 0.7])])
-    result = read_result(folder, margin_search(), Recipe())
+    result = read_result(folder, margin_search(), Recipe(), num_stimuli=400)
     assert (result.best.name, result.objective) == ("trials/0004", "knn_accuracy")
     assert "15 nearest training segments" in result.objective_text
     assert result.best_values == {"contrastive.margin": 0.9, "contrastive.distance": "cosine"}
@@ -30,13 +30,13 @@ def test_a_result_has_best_trial_comparison_order_and_cost(folder: SearchFolder)
     found = cost(result)
     assert found == {"trials": 10, "steps_of_search": 6 * 9 + 3 * 3, "steps_of_confirmation": 0, "worker_seconds": 0.0}
     (comparison,) = result.comparisons
-    assert sentence(comparison).startswith("knn_accuracy 0.8100 [0.6829, 0.9371] against 0.7050 [0.6415, 0.7685] of")
-    assert "difference +0.1050 [+0.0415, +0.1685]: better than the default." in sentence(comparison)
+    assert sentence(comparison).startswith("knn_accuracy 0.8100 [0.6772, 0.9428] against 0.7050 [0.6274, 0.7826] of")
+    assert "difference +0.1050 [+0.0184, +0.1916]: better than the default." in sentence(comparison)
 
 
 def test_a_pareto_search_has_a_front(folder: SearchFolder) -> None:
     store(folder, pareto_search(), pareto_records())
-    result = read_result(folder, pareto_search(), Recipe())
+    result = read_result(folder, pareto_search(), Recipe(), num_stimuli=400)
     assert [record.name for record in result.front] == ["trials/0002", "trials/0001", "trials/0000"]
     assert result.best.name == "trials/0001"
     assert result.objective_text == "the Pareto front of ssim and two_way_clip, on 96 validation segments"
@@ -57,4 +57,4 @@ def test_without_a_finished_trial_there_is_no_result(folder: SearchFolder) -> No
     stopped = [dataclasses.replace(record, state="stopped") for record in margin_records()[:2]]
     store(folder, margin_search(), stopped)
     with pytest.raises(UserError, match="no trial ran to its end"):
-        read_result(folder, margin_search(), Recipe())
+        read_result(folder, margin_search(), Recipe(), num_stimuli=400)

@@ -20,14 +20,15 @@ def folder(tmp_path: Path) -> SearchFolder:
 
 def result_of(folder: SearchFolder, confirmations: list[TrialRecord]) -> Result:
     store(folder, margin_search(), [*margin_records(), *confirmations])
-    return read_result(folder, margin_search(), Recipe())
+    return read_result(folder, margin_search(), Recipe(), num_stimuli=400)
 
 
 def test_a_table_has_the_best_trials_first_and_the_comparison(folder: SearchFolder) -> None:
     result = result_of(folder, confirmation_records([0.81, 0.8], [0.71, 0.7]))
     lines = text_table(result).splitlines()
     assert lines[2].split()[:3] == ["0004", "0.8000", "finished"]
-    assert "2 new seeds: knn_accuracy 0.8050 [" in lines[-1]
+    assert "2 new seeds: knn_accuracy 0.8050 [" in lines[-3]
+    assert lines[-1].startswith("best.yaml holds the setting that the search found: ")
     assert "… and 7 more in trials.csv" in text_table(result, num=3)
 
 

@@ -23,8 +23,10 @@ from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.reconstruction.noise import SegmentSample
 from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
+from neuroimagen.trainer.stages.segment_figures import SegmentFigures
 from neuroimagen.tune.records import SearchFolder, read_lines
-from neuroimagen.tune.trials.guidance import SharedModels, chunks, guidance_recipe, spread
+from neuroimagen.tune.trials.guidance import SharedModels, chunks, guidance_recipe
+from neuroimagen.tune.trials.objective import spread
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def test_figures_are_those_of_the_reconstructor_and_the_metrics(run: Path) -> No
         shared = SharedModels(run, load_recipe(default), device="cpu")
         rows = shared.rows(None)
         recipe = guidance_recipe(default, values, "full", seed=5)
-        found = shared.figures(recipe, "full", rows)
+        found = shared.figures(recipe, "full", rows).values
         with pytest.raises(SealedSplitError):
             Dataset.open(load_recipe(default).data.path or "").rows("test")
         dataset = Dataset.open(recipe.data.path or "")
@@ -113,11 +115,18 @@ def test_a_search_loads_its_models_once_a_worker_and_ends_in_a_recipe(run: Path,
     assert results["pareto_front"]
     assert "Pareto front" in (out / "report.html").read_text()
 
-    recipe = load_recipe(out / "best.yaml")
+    for record in SearchFolder(out).records("confirm"):
+        found = SegmentFigures.read(SearchFolder(out).trial(record.name).segment_figures)
+        assert len(found.rows) == 6  # all of the validation split
+        assert {name: pytest.approx(value) for name, value in found.means().items()} == record.figures
+    methods = {item["method"] for item in results["comparisons"]}
+    assert methods == {"intervals over seeds and 3 stimuli, paired by segment"}
+
+    recipe = load_recipe(out / "found.yaml")
     best = next(record for record in made if record.name == results["best"]["trial"])
     assert recipe.reconstruct.guidance == best.values["reconstruct.guidance"]
     assert (recipe.reconstruct.split, recipe.reconstruct.conditions, recipe.reconstruct.seed) == ("test", None, 0)
-    assert main(["reconstruct", "--run", str(run), "--config", str(out / "best.yaml"), "--conditions", "full"]) == 0
+    assert main(["reconstruct", "--run", str(run), "--config", str(out / "found.yaml"), "--conditions", "full"]) == 0
     manifest = json.loads((run / "reconstructions" / "full" / "manifest.json").read_text())
     assert manifest["strength"] == best.values["reconstruct.strength"]
     assert manifest["split"] == "test"
@@ -129,9 +138,9 @@ def test_a_setting_is_the_same_alone_and_after_others_on_a_worker(run: Path) -> 
         shared = SharedModels(run, load_recipe(default), device="cpu")
         rows = shared.rows(4)
         wanted = guidance_recipe(default, {"reconstruct.guidance": 2.0}, "full", seed=0)
-        first = shared.figures(wanted, "full", rows)
+        first = shared.figures(wanted, "full", rows).values
         changes = {"reconstruct.scheduler": "ddim", "reconstruct.steps": 8, "reconstruct.semantic": "semantic_detailed"}
         shared.figures(guidance_recipe(default, changes, "full", seed=1), "full", rows)
-        again = shared.figures(wanted, "full", rows)
+        again = shared.figures(wanted, "full", rows).values
     for name in first:
         np.testing.assert_array_equal(first[name], again[name])

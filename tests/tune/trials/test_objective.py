@@ -1,9 +1,11 @@
 """The value of a trial, and the Pareto front compared with its definition."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neuroimagen.trainer.stages.base import Selection
 from neuroimagen.tune.config import GuidanceSearch, search_of
 from neuroimagen.tune.trials.objective import (
     Validation,
@@ -14,6 +16,8 @@ from neuroimagen.tune.trials.objective import (
     statement,
     validation_of,
 )
+
+SELECTION = Selection("accuracy", "max")
 
 
 def test_only_validations_are_read_from_the_log() -> None:
@@ -27,12 +31,14 @@ def test_a_trial_has_the_value_of_its_export() -> None:
         Validation(step=step, figures={"accuracy": accuracy, "knn_accuracy": knn})
         for step, accuracy, knn in ((1, 0.2, 0.9), (2, 0.6, 0.3), (3, 0.6, 0.8), (4, 0.5, 0.7))
     ]
-    assert selected(curve).step == 2  # the loop keeps the first of equals
-    assert selected(curve[:1]).figures["knn_accuracy"] == 0.9
+    assert selected(curve, SELECTION).step == 2  # the loop keeps the first of equals
+    assert selected(curve[:1], SELECTION).figures["knn_accuracy"] == 0.9
 
 
 def test_the_objective_is_the_weighted_mean() -> None:
     assert combined({"a": 1.0, "b": 0.25, "c": 9.0}, {"a": 1.0, "b": 3.0}) == pytest.approx(0.4375)
+    by_segment = {"a": np.array([1.0, 0.0]), "b": np.array([0.25, 1.0])}
+    np.testing.assert_allclose(combined(by_segment, {"a": 1.0, "b": 3.0}), [0.4375, 0.75])
 
 
 def test_the_objectives_of_a_guidance_search_have_names_and_words() -> None:

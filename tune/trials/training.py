@@ -1,4 +1,4 @@
-"""A trial of a margin search: an actor that runs the training command and reports its validations."""
+"""A trial of a search over a stage: an actor that runs the training command and reports its validations."""
 
 import os
 import shutil
@@ -15,7 +15,8 @@ from neuroimagen.data_shards.dataset.sealed import seal
 from neuroimagen.trainer.recipe.recipe import Recipe, dump_recipe, load_recipe
 from neuroimagen.trainer.runs.rank_status import read_statuses
 from neuroimagen.trainer.runs.run_folder import StageFolder, locked
-from neuroimagen.tune.config import MarginSearch
+from neuroimagen.trainer.stages.registry import STAGES
+from neuroimagen.tune.config import StageSearch
 from neuroimagen.tune.records import SearchFolder, add_line, read_lines, read_search
 from neuroimagen.tune.registry import SCHEDULERS
 from neuroimagen.tune.space import Values, overrides
@@ -28,7 +29,6 @@ from neuroimagen.tune.trials.process import (
     trial_environment,
 )
 
-STAGE = "contrastive"
 POLL_SECONDS = 0.1
 KEPT_FOR_COPIES = 8
 """Checkpoints that a run of population-based training keeps: another trial may need one that is not the newest."""
@@ -38,17 +38,19 @@ class WorkerLostError(Exception):
     """The trial's process or one of its ranks was killed, which is not an effect of its setting."""
 
 
-def trial_recipe(default: Path, values: Values, *, seed: int, keep_checkpoints: int | None = None) -> Recipe:
+def trial_recipe(
+    default: Path, values: Values, *, stage: str, seed: int, keep_checkpoints: int | None = None
+) -> Recipe:
     """The recipe of a trial: the default with its values, and with a checkpoint at every validation to resume from."""
     changes = [*overrides(values), f"seed={seed}"]
-    config = load_recipe(default, changes).stages["contrastive"]
-    changes.append(f"contrastive.checkpoint_every={min(config.validate_every, config.checkpoint_every)}")
+    config = load_recipe(default, changes).stages[stage]
+    changes.append(f"{stage}.checkpoint_every={min(config.validate_every, config.checkpoint_every)}")
     if keep_checkpoints is not None:
-        changes.append(f"contrastive.keep_checkpoints={max(keep_checkpoints, config.keep_checkpoints)}")
+        changes.append(f"{stage}.keep_checkpoints={max(keep_checkpoints, config.keep_checkpoints)}")
     return load_recipe(default, changes)
 
 
-class MarginTrial(tune.Trainable):  # type: ignore[misc]
+class TrainingTrial(tune.Trainable):  # type: ignore[misc]
     """Ray's actor for a trial. Its configuration: folder, trial, seed, cwd, and the values of the space's keys."""
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -56,8 +58,8 @@ class MarginTrial(tune.Trainable):  # type: ignore[misc]
         os.chdir(config["cwd"])  # where the user started the search: relative paths mean the same
         self._folder = SearchFolder(config["folder"])
         search, _ = read_search(self._folder)
-        assert isinstance(search, MarginSearch)
-        self._search = search
+        assert isinstance(search, StageSearch)
+        self._search, self._stage = search, search.stage
         self._process: TrialProcess | None = None
         self._begin(config)
 
@@ -73,11 +75,14 @@ class MarginTrial(tune.Trainable):  # type: ignore[misc]
         self._values = {key: config[key] for key in self._search.space}
         self._seed = int(config["seed"])
         self._after = 0
+        self._problem: UserError | None = None
         self._trial.add_start()
 
     def step(self) -> dict[str, Any]:
         """The next validation of the run; the last one when the command has ended."""
         try:
+            if self._problem is not None:
+                raise self._problem
             if self._process is None:
                 self._start()
         except UserError as error:
@@ -98,31 +103,39 @@ class MarginTrial(tune.Trainable):  # type: ignore[misc]
 
     def _start(self) -> None:
         recipe = self._recipe()
-        self._total = recipe.stages["contrastive"].steps
+        self._total = recipe.stages[self._stage].steps
         path = self._trial.path / "recipe.yaml"
         with atomic_path(path) as temporary:
             temporary.write_text(dump_recipe(recipe), encoding="utf-8")
         self._run = self._trial.newest_run
         if self._trial.num_starts > 1:
-            wait_until_free(StageFolder(self._run, STAGE))
-        metrics = StageFolder(self._run, STAGE).metrics
+            wait_until_free(StageFolder(self._run, self._stage))
+        metrics = StageFolder(self._run, self._stage).metrics
         self._seen = [v for line in read_lines(metrics) if (v := validation_of(line)) and v.step <= self._after]
         self._tail = MetricsTail(metrics, after=self._after)
         self._waiting: deque[Validation] = deque()
         self._process = TrialProcess(
-            trial_command(recipe=path, run=self._run, num_ranks=self._search.num_ranks, launcher=self._search.launcher),
+            trial_command(
+                stage=self._stage,
+                recipe=path,
+                run=self._run,
+                num_ranks=self._search.num_ranks,
+                launcher=self._search.launcher,
+            ),
             log=self._trial.log,
             environment=trial_environment(os.environ, cpus_per_rank=self._search.cpus_per_rank),
         )
 
     def _recipe(self) -> Recipe:
         keep = KEPT_FOR_COPIES if SCHEDULERS[self._search.scheduler].copies_checkpoints else None
-        return trial_recipe(self._folder.recipe, self._values, seed=self._seed, keep_checkpoints=keep)
+        return trial_recipe(
+            self._folder.recipe, self._values, stage=self._stage, seed=self._seed, keep_checkpoints=keep
+        )
 
     def _result(self, validation: Validation, **more: Any) -> dict[str, Any]:
         self._seen.append(validation)
         self._after = validation.step
-        chosen = selected(self._seen)
+        chosen = selected(self._seen, STAGES[self._stage].selection)
         figures = {name: chosen.figures[name] for name in sorted(chosen.figures)}
         return {"step": validation.step, "value": figures[self._search.objective], "figures": figures, **more}
 
@@ -130,16 +143,24 @@ class MarginTrial(tune.Trainable):  # type: ignore[misc]
         """The result of a command that has ended. Raises WorkerLostError where it or a rank was killed."""
         assert self._process is not None
         last_line = self._process.last_line()
-        if code == 0 and self._waiting:
-            return self._result(self._waiting.popleft(), finished=True, done=True)
-        if code == 0 and self._seen:  # the trial had finished when its search was interrupted
-            return self._result(self._seen.pop(), finished=True, done=True)
+        if code == 0 and (self._waiting or self._seen):
+            # Without a validation that waits, the trial had finished when its search was interrupted.
+            last = self._waiting.popleft() if self._waiting else self._seen.pop()
+            self._keep_segment_figures()
+            return self._result(last, finished=True, done=True)
         if code == 0:
             return {"failed": f"the command ended without a validation. Its last line: {last_line}", "done": True}
-        statuses = read_statuses(StageFolder(self._run, STAGE).logs)
+        statuses = read_statuses(StageFolder(self._run, self._stage).logs)
         if code < 0 or code > 128 or any(status.has_died for status in statuses):
             raise WorkerLostError(last_line or f"exit code {code}")
         return {"failed": last_line.removeprefix("neuroimagen train: ") or f"exit code {code}", "done": True}
+
+    def _keep_segment_figures(self) -> None:
+        """Copy the figures by segment of the run's export, if its stage has left them, to the trial's folder."""
+        made = StageFolder(self._run, self._stage).segment_figures
+        if made.is_file():
+            with atomic_path(self._trial.segment_figures) as temporary:
+                shutil.copyfile(made, temporary)
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """The position of the trial; its weights are in its run."""
@@ -160,7 +181,11 @@ class MarginTrial(tune.Trainable):  # type: ignore[misc]
         target = self._trial.run(len(done) + 1)
         shutil.rmtree(target, ignore_errors=True)
         source = self._folder.trial(checkpoint["trial"]).run(checkpoint["run"])
-        copy_run(source, target, self._recipe(), stage=STAGE, step=self._after)
+        try:
+            copy_run(source, target, self._recipe(), stage=self._stage, step=self._after)
+        except UserError as error:  # it ends the trial with this message; the worker is not lost
+            self._problem = error
+            return
         add_line(self._trial.copies, copy)
 
     def cleanup(self) -> None:

@@ -1,0 +1,50 @@
+"""SigLIP's image tower (Zhai et al. 2023), from a folder of transformers' SiglipModel or of its image tower alone."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from neuroimagen.data_shards.frozen_models.loading import load_transformer
+from neuroimagen.data_shards.frozen_models.model_folder import read_config
+from neuroimagen.data_shards.frozen_models.recognise import read_json
+from neuroimagen.data_shards.frozen_models.towers.transformer import TransformerTower, VisionNetwork, VisionSizes
+
+_MODEL_TYPES = ("siglip", "siglip_vision_model")
+
+
+class SiglipTower(TransformerTower):
+    """The attention head's embedding (`projection`) or the mean of the patch tokens, [D]. It has no class token."""
+
+    what = "a SigLIP model"
+    by_default = False  # it has a folder of its own
+    pools = ("projection", "mean")
+
+    def network_folder(self, folder: Path) -> Path | None:
+        return folder if read_json(folder / "config.json").get("model_type") in _MODEL_TYPES else None
+
+    def sizes(self, network: Path) -> VisionSizes:
+        config = read_config(network)
+        vision = config.get("vision_config", config)
+        width = int(vision.get("hidden_size", 768))
+        return VisionSizes(
+            width=width,
+            num_blocks=int(vision.get("num_hidden_layers", 12)),
+            image_px=int(vision.get("image_size", 224)),
+            num_prefix_tokens=0,
+            projection=width if vision.get("vision_use_head", True) else None,
+        )
+
+    @staticmethod
+    def load_network(network: Path, *, device: torch.device) -> VisionNetwork:
+        from transformers import SiglipModel, SiglipVisionModel
+
+        model = load_transformer(SiglipModel if "vision_config" in read_config(network) else SiglipVisionModel, network)
+        return VisionNetwork(
+            model=getattr(model, "vision_model", model).to(device),
+            blocks="layers",
+            final_norm="post_layernorm",
+            normed=True,
+            projection=nn.Identity(),
+            resizes={"interpolate_pos_encoding": True},
+        )
