@@ -14,7 +14,7 @@ RECIPES = ROOT / "launch" / "recipes"
 
 PROJECTOR_1024 = 1024 * 1025 + 2 * 1024  # the residual block and the norm
 TSCONV_63 = 40 * 26 + 4 * 40 + 40 * (40 * 63 + 1) + 40 * 41
-# One block of width 250 with four heads of 62, and ten tokens would be ten: one subject, and the shared one.
+# One block of width 250 with four heads of 62; the token that all subjects share, and one subject's difference from it.
 TRANSFORMER = 250 * 251 + 3 * 248 * 251 + 250 * 249 + 256 * 251 + 250 * 257 + 3 * 500 + 2 * 250
 PARAMETERS = {
     "things-eeg2-nice": TSCONV_63 + 768 * 1441 + 768 * 769 + 2 * 768,
@@ -58,6 +58,12 @@ def test_a_published_recipe_at_the_real_size(name: str, capsys: pytest.CaptureFi
 def test_what_the_recipes_say_can_be_switched(name: str, changes: tuple[str, ...]) -> None:
     words = ["train", "alignment", "--config", str(RECIPES / f"{name}.yaml"), "--dry-run"]
     assert main([*words, *(["--set", *changes] if changes else [])]) == 0
+
+
+def test_tokens_need_to_know_the_subjects(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "alignment", "--config", str(RECIPES / "things-eeg2-atm.yaml"), "--dry-run"]
+    assert main([*words, "--set", "data.subjects=null"]) == 1
+    assert "a dry run without the data set needs data.subjects" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", EPOCHS)

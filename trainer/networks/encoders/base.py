@@ -71,7 +71,8 @@ class Trunk(nn.Module):
 
     Config: ClassVar[type[EncoderConfig]]
     token_size: int | None = None
-    """W: length of the vector of the segment's subject that `forward` gets as `token` too; None: it gets none."""
+    """W: length of the vector of the segment's subject that `forward` gets as `token` too; None: it gets none. Where it
+    is set, the configuration's `reads_subjects` must be true."""
 
     def __init__(self, config: Any, *, n_channels: int, n_samples: int) -> None:
         """`config`: of the class `Config`. Raises ValueError where segments are too short for it."""
