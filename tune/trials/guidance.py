@@ -23,7 +23,7 @@ from neuroimagen.trainer.stages.segment_figures import SegmentFigures, joined
 from neuroimagen.tune.config import GuidanceSearch
 from neuroimagen.tune.records import SearchFolder, add_line, read_search
 from neuroimagen.tune.space import overrides
-from neuroimagen.tune.trials.objective import objective_values, spread
+from neuroimagen.tune.trials.objective import objective_values, objectives_by_segment, spread
 
 
 class SharedModels:
@@ -144,8 +144,7 @@ class GuidanceTrial(tune.Trainable):  # type: ignore[misc]
         objectives = objective_values(figures, self._search)
         end = {}
         if not self._waiting:
-            # An objective is a weighted mean of metrics, so that of a segment is the same mean of its figures.
-            by_segment = dict(measured.values) | objective_values(measured.values, self._search)
+            by_segment = dict(measured.values) | objectives_by_segment(measured.values, self._search)
             with atomic_path(self._trial.segment_figures) as temporary:
                 dataclasses.replace(measured, values=by_segment).write(temporary)
             end = {"finished": True, "done": True}

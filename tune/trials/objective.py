@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
 
 import numpy as np
 
 from neuroimagen.data_shards.common.arrays import Floats
 from neuroimagen.trainer.stages.base import Selection
 from neuroimagen.tune.config import GuidanceSearch
-
-FigureT = TypeVar("FigureT", float, Floats)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,17 +36,28 @@ def selected(validations: Sequence[Validation], selection: Selection) -> Validat
     return best
 
 
-def combined(figures: Mapping[str, FigureT], weights: Mapping[str, float]) -> FigureT:
-    """Weighted mean of the figures named in `weights`: numbers, or arrays with a figure of every segment."""
-    parts = [figures[name] for name in weights]
-    return cast(FigureT, np.average(parts, weights=list(weights.values()), axis=0))
+def combined(figures: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """Weighted mean of the figures named in `weights`."""
+    return float(np.average([figures[name] for name in weights], weights=list(weights.values())))
 
 
-def objective_values(figures: Mapping[str, FigureT], search: GuidanceSearch) -> dict[str, FigureT]:
-    """The objective or objectives of a guidance search, by name; of numbers, or of arrays by segment."""
+def objective_values(figures: Mapping[str, float], search: GuidanceSearch) -> dict[str, float]:
+    """The objective or objectives of a guidance search, by name."""
     if search.pareto is not None:
         return {name: figures[name] for name in search.pareto}
     return {"objective": combined(figures, search.objective)}
+
+
+def objectives_by_segment(values: Mapping[str, Floats], search: GuidanceSearch) -> dict[str, Floats]:
+    """The objective or objectives of every segment, [N] by name, from its metrics.
+
+    Their means are those of `objective_values`, because an objective is linear in the metrics.
+    """
+    if search.pareto is not None:
+        return {name: values[name] for name in search.pareto}
+    weights = search.objective
+    parts = np.stack([values[name] for name in weights])
+    return {"objective": np.average(parts, weights=list(weights.values()), axis=0)}
 
 
 def statement(search: GuidanceSearch) -> str:

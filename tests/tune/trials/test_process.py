@@ -47,6 +47,7 @@ def write_recipe(folder: Path, **settings: object) -> Path:
 
 def fake_command(folder: Path, **settings: object) -> list[str]:
     return trial_command(
+        stage="contrastive",
         recipe=write_recipe(folder, **settings),
         run=folder / "run",
         num_ranks=1,
@@ -68,11 +69,13 @@ def rank_pid(folder: Path) -> int:
 
 
 def test_the_command_is_that_of_the_command_line(tmp_path: Path) -> None:
-    command = trial_command(recipe=tmp_path / "r.yaml", run=tmp_path / "run", num_ranks=2)
+    command = trial_command(stage="alignment", recipe=tmp_path / "r.yaml", run=tmp_path / "run", num_ranks=2)
     assert command[:3] == [sys.executable, "-m", "neuroimagen.launch.cli"]
     args = build_parser().parse_args(command[3:])
-    assert (args.stage, args.num_ranks, args.resume, args.run) == ("contrastive", 2, True, tmp_path / "run")
-    launched = trial_command(recipe=Path("r"), run=Path("x"), num_ranks=None, launcher=["neuroimagen", "launch", "--"])
+    assert (args.stage, args.num_ranks, args.resume, args.run) == ("alignment", 2, True, tmp_path / "run")
+    launched = trial_command(
+        stage="contrastive", recipe=Path("r"), run=Path("x"), num_ranks=None, launcher=["neuroimagen", "launch", "--"]
+    )
     assert launched == [
         "neuroimagen",
         "launch",
