@@ -71,7 +71,7 @@ def test_dropout_is_the_sample_s_own_on_any_number_of_ranks(kind: str) -> None:
 def test_every_kind_runs_dry_in_the_alignment_stage(kind: str) -> None:
     """63 × 250 segments, a batch of 1,024 over four ranks, an embedding of 1,024."""
     data = DataConfig(n_channels=63, n_samples=250, num_classes=1854, subjects=(1,))
-    model = ModelConfig(text_shape=(77, 1024), embedding_size=1024)
+    model = ModelConfig(path="a folder that is not here", text_shape=(77, 1024), embedding_size=1024)
     stages = {"alignment": AlignmentConfig(batch_size=1024)}
     result = dry_run(Recipe(data=data, model=model, encoder=config(kind), stages=stages), "alignment", num_ranks=4)
     assert result.batch_shapes["EEG"] == (256, 63, 250)
