@@ -34,7 +34,7 @@ from neuroimagen.trainer.training.engines.engine import Frozen, build_engines, c
 from neuroimagen.trainer.training.loop import train_step
 from neuroimagen.trainer.training.process_group import ProcessGroup
 
-STAGES = ("masked", "contrastive", "classifier", "saliency", "semantic", "diffusion")
+STAGES = ("masked", "contrastive", "classifier", "saliency", "semantic", "alignment", "diffusion")
 """Without `semantic_detailed`, whose step is that of `semantic` with other captions."""
 SEED = 0
 WARM_UP_STEPS = 3
