@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from neuroimagen.benchmarks.machine import timed
+from neuroimagen.data_shards.frozen_models.latent_kinds import latent_kind
 from neuroimagen.data_shards.frozen_models.model_folder import (
+    ModelFolders,
     component_folder,
     image_size_px,
     read_config,
@@ -54,6 +56,7 @@ def bundled_shapes() -> Shapes:
         num_classes=40,
         text_shape=text_shape_of(model),
         latent_shape=(channels, side, side),
+        latents={"image": latent_kind("image").identity(ModelFolders(model=model)).shape},
     )
 
 
