@@ -17,8 +17,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt launch/setup_environment.sh
 demo: setup
 	@"$(BIN)/python" "$(BIN)/neuroimagen" demo --out runs/demo $(ARGS)
 
+# Two processes, each with whole files: tests that share fixtures stay together, and most of a test's time is one thread's.
 test: setup
-	@"$(BIN)/python" -m pytest -m "not slow" $(ARGS)
+	@"$(BIN)/python" -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 test-all: setup
 	@"$(BIN)/python" -m pytest $(ARGS)
