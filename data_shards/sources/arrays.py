@@ -11,7 +11,6 @@
 
 import argparse
 import dataclasses
-import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 from neuroimagen.data_shards.common.errors import UsageError, UserError
 from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord, check_names
 from neuroimagen.data_shards.sources.base import Source
-from neuroimagen.data_shards.sources.class_names import EEGCVPR40_CLASS_NAMES, class_caption, differing_classes
+from neuroimagen.data_shards.sources.class_names import class_caption, refuse_differing_classes
 from neuroimagen.data_shards.sources.options import add_images, add_sfreq, add_split, add_split_seed, interval
 from neuroimagen.data_shards.sources.readers.csv_table import read_csv_table
 from neuroimagen.data_shards.sources.readers.hashes import file_records
@@ -309,12 +308,9 @@ class ArraySource(Source):
         for image, label in zip(self._table.image, self._label.tolist(), strict=True):
             if label_of.setdefault(image, label) != label:
                 raise UserError(f"image {image} has two classes in the table.")
-        wnid_of = {name: wnid for wnid, name in EEGCVPR40_CLASS_NAMES.items()}
-        names = [self._classes[label].name for label in label_of.values()]
-        known = {name: name if re.fullmatch(r"n\d{8}", name) else wnid_of.get(name, "") for name in set(names)}
-        said = [(image, known[name]) for image, name in zip(label_of, names, strict=True) if known[name]]
-        if differing := differing_classes(said):
-            raise UserError(f"the table's classes and the images' names say different classes: {differing}.")
+        refuse_differing_classes(
+            ((image, self._classes[label].name) for image, label in label_of.items()), where="the table"
+        )
         self._image_files = ImageFiles({image: self._images / image for image in label_of})
         if problems := self._image_files.problems:
             raise UserError(

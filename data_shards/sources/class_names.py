@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable
 from types import MappingProxyType
 
+from neuroimagen.data_shards.common.errors import UserError
+
 EEGCVPR40_CLASS_NAMES = MappingProxyType(
     {
         "n02389026": "sorrel",
@@ -63,6 +65,21 @@ def differing_classes(images: Iterable[tuple[str, str]], *, limit: int = 3) -> s
     }
     shown = ", ".join(f"{name} in class {wnid}" for name, wnid in list(wrong.items())[:limit])
     return f"{shown} ({len(wrong)} images)" if wrong else ""
+
+
+def refuse_differing_classes(images: Iterable[tuple[str, str]], where: str) -> None:
+    """Raise UserError where an image's name begins with another WordNet id than its class has: captions would be wrong.
+
+    images: name and class, which may be a WordNet id or a name that belongs to one; other classes say nothing.
+    """
+    wnid_of = {name: wnid for wnid, name in EEGCVPR40_CLASS_NAMES.items()}
+
+    def wnid(name: str) -> str:
+        return name if re.fullmatch(r"n\d{8}", name) else wnid_of.get(name, "")
+
+    said = [(image, wnid(name)) for image, name in images]
+    if differing := differing_classes([(image, known) for image, known in said if known]):
+        raise UserError(f"{where}: the classes and the images' names say different classes: {differing}.")
 
 
 def class_caption(class_name: str) -> str:

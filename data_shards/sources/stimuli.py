@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.format.schema import ClassInfo, StimulusRecord
-from neuroimagen.data_shards.sources.class_names import class_caption
+from neuroimagen.data_shards.sources.class_names import class_caption, refuse_differing_classes
 from neuroimagen.data_shards.sources.readers.images import ImageFiles, listed
 from neuroimagen.data_shards.sources.stimulus_keys import keys_of_images
 
@@ -47,6 +47,9 @@ class Stimuli:
                 f"image {names[self.number[trial]]} has two classes in {where}, {two[0]!r} and {two[1]!r} "
                 f"({wrong.size} rows)."
             )
+        refuse_differing_classes(
+            zip(names, (self.classes[label].name for label in own.tolist()), strict=True), where=where
+        )
         self._names, self._label_of_image = names, own.tolist()
         self._caption_of_image: list[str | None] = [None] * len(names)
         if caption is not None:

@@ -2,8 +2,15 @@
 
 import re
 
+import pytest
+
+from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.simulator.drawn_stimuli import CLASSES
-from neuroimagen.data_shards.sources.class_names import EEGCVPR40_CLASS_NAMES, class_caption
+from neuroimagen.data_shards.sources.class_names import (
+    EEGCVPR40_CLASS_NAMES,
+    class_caption,
+    refuse_differing_classes,
+)
 
 
 def test_the_published_classes_are_in_the_order_of_their_labels() -> None:
@@ -20,3 +27,15 @@ def test_simulated_classes_have_their_names_and_ids() -> None:
 
 def test_the_caption_of_a_class() -> None:
     assert class_caption("coffee mug") == "an image of coffee mug"
+
+
+def test_images_named_by_another_class_are_refused_and_the_first_named() -> None:
+    good = [
+        ("n02389026/n02389026_1.JPEG", "sorrel"),
+        ("n02389026_2", "n02389026"),
+        ("cat.jpg", "sorrel"),
+        ("n1_2", "x"),
+    ]
+    refuse_differing_classes(good, where="t.csv")
+    with pytest.raises(UserError, match=r"^t\.csv: .* n02389026_1 in class n03888257 \(1 images\)"):
+        refuse_differing_classes([*good, ("n02389026_1", "parachute")], where="t.csv")
