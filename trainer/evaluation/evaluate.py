@@ -69,6 +69,8 @@ DETAILS_FILE = "details.json"
 EEG_FILE = "eeg.npz"
 TABLE_FILE = "table.txt"
 RETRIEVAL_FILE = "retrieval.csv"
+_DRAWING_STAGES = ("saliency", "semantic", "semantic_detailed", "diffusion")
+"""Stages that images are drawn with: a run that has one waits for `neuroimagen reconstruct`."""
 
 
 def evaluate_run(
@@ -168,9 +170,13 @@ def evaluate_run(
 
 
 def _conditions(run: Path) -> dict[str, Reconstructions]:
-    """The run's images; none where it has none but a stage that the EEG is measured by."""
+    """The run's images; none where no stage that draws is trained, but one that the EEG is measured by."""
+
+    def is_trained(*stages: str) -> bool:
+        return any((run / stage / "export").is_dir() for stage in stages)
+
     has_images = any((run / "reconstructions").glob(f"*/{MANIFEST_FILE}"))
-    if not has_images and any((run / stage / "export").is_dir() for stage in ("contrastive", "alignment")):
+    if not has_images and is_trained("contrastive", "alignment") and not is_trained(*_DRAWING_STAGES):
         return {}
     return read_reconstructions(run)
 

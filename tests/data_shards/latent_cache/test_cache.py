@@ -329,7 +329,7 @@ def test_views_are_of_the_stimulus_whatever_the_batch(dataset: Dataset, tiny_tow
     ]
     torch.testing.assert_close(latents[0], latents[1], rtol=1e-5, atol=1e-5)
     encoder = SiglipTower().load(path, device=torch.device("cpu"))
-    for row, key in enumerate(dataset.stimuli.keys):
+    for row, key in enumerate(dataset.stimuli.keys[:12]):
         views = viewed(dataset.stimuli.image(row), key, view="mean-of-four", size_px=32)
         expected = torch.stack([encoder.encode(encoder.pixels([image]))[0] for image in views]).mean(0)
         torch.testing.assert_close(latents[0][row], expected, rtol=1e-4, atol=1e-5)

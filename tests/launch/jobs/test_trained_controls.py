@@ -207,7 +207,9 @@ def test_why_there_is_no_run_without_a_subject(run: Path, tmp_path: Path) -> Non
     assert reason is not None
     assert "without subject 1 there are no batches to train on: 7 classes per batch were asked for" in reason
     shutil.rmtree(run / "contrastive" / "export")
-    assert why_none_without_subject(run, dataset) == "the run has no trained contrastive stage"
+    assert why_none_without_subject(run, dataset) == (
+        "the run has neither a trained contrastive stage nor an alignment stage"
+    )
 
 
 def test_every_tested_subject_is_left_out_and_reasons_are_kept(

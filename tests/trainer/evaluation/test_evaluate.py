@@ -139,6 +139,7 @@ def test_what_cannot_be_believed_is_refused(
         (run / "semantic" / "environment.json").write_text("[{}]")
     elif damage == "no reconstructions":
         shutil.rmtree(run / "reconstructions")
+        (run / "semantic" / "export").mkdir(parents=True, exist_ok=True)  # a stage that images are drawn with
     elif damage == "missing picture":
         picture.unlink()
     elif damage == "truncated picture":
