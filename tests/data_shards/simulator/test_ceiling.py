@@ -53,7 +53,7 @@ def test_information_agrees_with_generalised_least_squares_in_the_time_domain() 
 
 
 def test_the_default_study_has_a_ceiling_worth_reaching() -> None:
-    """Issue's terms: between 0.75 and 0.95 for 12 classes; the two bounds enclose it within 0.01."""
+    """Between 0.75 and 0.95 for 12 classes; the two bounds enclose it within 0.01."""
     ceiling = measure_ceiling(ForwardModel(ForwardModelConfig()), num_draws=50_000)
     assert 0.75 < ceiling.achievable < 0.95
     assert ceiling.accuracy <= ceiling.noise_free == pytest.approx(0.8793, abs=1e-4)

@@ -41,7 +41,7 @@ def test_a_new_stage_has_its_recipe_and_environment(tmp_path: Path, recipe: Reci
 
 def test_a_begun_stage_is_resumed_or_refused(tmp_path: Path, recipe: Recipe) -> None:
     run = tmp_path / "run"
-    # Nothing was trained yet: a mended recipe may start over.
+    # Nothing was trained yet: a corrected recipe may start over.
     begin(run, changed(recipe, tmp_path, "contrastive.steps=3"))
     folder = begin(run, recipe)
     folder.metrics.write_text('{"step": 1}\n', encoding="utf-8")
