@@ -21,7 +21,7 @@ from neuroimagen.trainer.evaluation.intervals import Estimate, bootstrap_mean
 from neuroimagen.trainer.evaluation.metrics.embedding_retrieval import csls, embedding_chance, embedding_values
 from neuroimagen.trainer.evaluation.metrics.registry import METRICS
 from neuroimagen.trainer.evaluation.results import Result, result
-from neuroimagen.trainer.evaluation.retrieval.ridge_retrieval import predicted_features
+from neuroimagen.trainer.evaluation.retrieval.ridge_retrieval import group_means, predicted_features
 from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig
 from neuroimagen.trainer.networks.alignment import AlignmentModel
 
@@ -149,7 +149,7 @@ def alignment_figures(
         groups = [test[group_of.reshape(-1) == number] for number in range(len(pairs))]
         averaged = embed_averages(model, dataset, groups, device=device)[gallery.kind]
         figures.results += score("alignment_averaged_signals", gallery.similarity(averaged), pairs[:, 1])
-        means = _group_means(_unit(embeddings.astype(np.float64)), group_of.reshape(-1))
+        means = group_means(_unit(embeddings.astype(np.float64)), group_of.reshape(-1))
         figures.results += score("alignment_averaged_embeddings", gallery.similarity(means), pairs[:, 1])
     figures.results += score("alignment_csls", csls(similarity), shown)
     figures.results += score("alignment_whitened", _whitened_similarity(embeddings, gallery), shown)
@@ -159,7 +159,7 @@ def alignment_figures(
     ridge = predicted_features(summaries.window, _unit(targets), both, stimuli, subjects, is_test)
     figures.results += score("alignment_ridge", gallery.similarity(ridge), shown)
     if is_repeated:
-        means = _group_means(ridge, group_of.reshape(-1))
+        means = group_means(ridge, group_of.reshape(-1))
         figures.results += score("alignment_ridge_averaged", gallery.similarity(means), pairs[:, 1])
     figures.results += score.chance()
     figures.results += _ceiling(dataset, gallery)
@@ -315,9 +315,3 @@ def _whitened_similarity(embeddings: Floats, gallery: Gallery) -> Floats:
 def _unit(rows: Floats) -> Floats:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(norms > 0, norms, 1)
-
-
-def _group_means(values: Floats, groups: Integers) -> Floats:
-    sums = np.zeros((groups.max() + 1, values.shape[1]))
-    np.add.at(sums, groups, values)
-    return sums / np.bincount(groups)[:, None]

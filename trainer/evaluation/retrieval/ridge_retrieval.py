@@ -67,7 +67,7 @@ def retrieval_results(dataset: Dataset, summaries: SegmentSummaries, scoring: Sc
             np.stack([subjects[is_test], stimuli[is_test]], axis=1), axis=0, return_inverse=True
         )
         if len(groups) < len(clip):  # a stimulus was shown to a subject more than once
-            mean_clip, mean_pixels = (_group_means(values, averaged.ravel()) for values in (clip, pixels))
+            mean_clip, mean_pixels = (group_means(values, averaged.ravel()) for values in (clip, pixels))
             how += "; predictions averaged over the repetitions of a stimulus to a subject"
             results += _figures(f"{condition}_averaged", mean_clip, mean_pixels, targets, groups[:, 1], how, scoring)
     return results
@@ -112,7 +112,7 @@ def predicted_features(
     return predicted
 
 
-def _group_means(values: Floats, groups: Integers) -> Floats:
+def group_means(values: Floats, groups: Integers) -> Floats:
     """Means of the rows of each group: [n, P], groups [n] in 0..G−1 → [G, P]."""
     sums = np.zeros((groups.max() + 1, values.shape[1]))
     np.add.at(sums, groups, values)
