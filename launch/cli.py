@@ -14,6 +14,7 @@ from neuroimagen.launch.commands.lazy_parser import add_subcommands, fill_from
 COMMANDS: dict[str, str] = {
     "demo": "the whole job on a simulated study, ending with a report",
     "data": "simulate, ingest, verify or describe a data set",
+    "recipe": "a recipe for a data set and a model folder, with the commands to run next",
     "cache": "compute VAE latents and CLIP embeddings of the stimuli once",
     "train": "train a stage",
     "launch": "run train, cache or reconstruct on many ranks or nodes",

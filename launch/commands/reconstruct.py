@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int | None:
     from neuroimagen.data_shards.common.process_share import ProcessShare
     from neuroimagen.data_shards.dataset.dataset import Dataset
     from neuroimagen.trainer.bundled_model.location import resolve_model_path
+    from neuroimagen.trainer.evaluation.scoring.class_scorers import check_classifier
     from neuroimagen.trainer.recipe.recipe import load_recipe
     from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
     from neuroimagen.trainer.reconstruction.writing import write_condition
@@ -71,9 +72,11 @@ def run(args: argparse.Namespace) -> int | None:
             f"{args.config or args.run / 'config.yaml'} names no data set. Give it with --set data.path=DIR."
         )
     ranks = ProcessShare.from_environment(cpu=args.cpu)
+    dataset = Dataset.open(recipe.data.path)
+    check_classifier(recipe.evaluate.classifier, dataset)
     reconstructor = Reconstructor(
         args.run,
-        Dataset.open(recipe.data.path),
+        dataset,
         resolve_model_path(recipe.model.path),
         recipe.reconstruct,
         subjects=recipe.data.subjects,

@@ -15,7 +15,7 @@ HEAVY = ("torch", "transformers", "diffusers", "deepspeed", "ray", "mne", "numpy
 DOCTOR = "neuroimagen.launch.commands.doctor"
 PUBLIC_COMMANDS = {
     *("demo", "data", "cache", "train", "launch", "reconstruct", "evaluate", "report", "embed", "tune", "bench"),
-    "doctor",
+    *("doctor", "recipe"),
 }
 
 

@@ -29,6 +29,11 @@ _OTHERS: Mapping[str, Condition] = {
         text="the class whose mean training embedding f(x) is nearest to the segment's: what the EEG encoder knows",
         group="eeg",
     ),
+    "classifier_stage": Condition(
+        title="classifier stage",
+        text="the class that the classifier stage gives the segment: an encoder trained by cross-entropy",
+        group="eeg",
+    ),
     "linear_decoder": Condition(
         title="linear decoder",
         text="shrinkage LDA on the raw window in 40 ms bins, fitted on the training split",

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from neuroimagen.data_shards.common.arrays import Floats, Integers
+from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.recording_time import recording_time
@@ -27,6 +28,7 @@ from neuroimagen.trainer.evaluation.segment_features import (
     remove_trend,
     slow_features,
 )
+from neuroimagen.trainer.networks.classifier import ClassifierModel
 from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
 
 _BATCH = 64
@@ -91,6 +93,33 @@ def load_encoder(run: Path, *, device: str = "cpu") -> EEGEncoder | None:
     return EEGEncoder.from_pretrained(folder, device=device) if folder.is_dir() else None
 
 
+def classifier_prediction(
+    run: Path, dataset: Dataset, rows: Integers, *, device: str = "cpu"
+) -> "EegPrediction | None":
+    """The classes that the classifier stage gives the segments in `rows`; None if that stage has not been trained.
+
+    Raises UserError if it was trained for another number of classes than the data set has.
+    """
+    folder = run / "classifier" / "export"
+    if not folder.is_dir():
+        return None
+    model = ClassifierModel.from_pretrained(folder, device=device)
+    num_classes = dataset.metadata.num_classes
+    if model.head.out_features != num_classes:
+        raise UserError(
+            f"{folder} knows {model.head.out_features} classes, the data set has {num_classes}. Give the data set that "
+            "the stage was trained on."
+        )
+    predicted = []
+    for batch, eeg in _eeg_batches(dataset, rows):
+        predicted.append(_features(model, eeg, dataset.index.subject[batch], device).argmax(axis=1))
+    return EegPrediction(
+        condition="classifier_stage",
+        predicted=np.concatenate(predicted).astype(np.int64),
+        text="the class with the highest score of the classifier stage, whose weights the validation split chose",
+    )
+
+
 def embed(dataset: Dataset, rows: Integers, encoder: EEGEncoder, *, device: str = "cpu") -> Floats:
     """f(x) of the segments in `rows` [N] of the index, float32 [N, F]."""
     subjects = dataset.index.subject
@@ -99,7 +128,7 @@ def embed(dataset: Dataset, rows: Integers, encoder: EEGEncoder, *, device: str 
     )
 
 
-def _features(encoder: EEGEncoder, eeg: np.ndarray, subject: np.ndarray, device: str) -> np.ndarray:
+def _features(encoder: EEGEncoder | ClassifierModel, eeg: np.ndarray, subject: np.ndarray, device: str) -> np.ndarray:
     subjects = torch.from_numpy(subject.astype(np.int64)).to(device)
     with torch.inference_mode():
         return encoder(torch.from_numpy(eeg).to(device), subjects).float().cpu().numpy()

@@ -25,6 +25,7 @@ from neuroimagen.trainer.evaluation.controls import (
 )
 from neuroimagen.trainer.evaluation.eeg_conditions import (
     SegmentSummaries,
+    classifier_prediction,
     eeg_predictions,
     eeg_results,
     load_encoder,
@@ -92,8 +93,8 @@ def evaluate_run(
     `baselines` adds the conditions of baselines.py; `open_latents` opens the cached latents of a kind, which the
     figures of an alignment stage need.
 
-    A run without reconstructions is measured by its EEG alone, if its contrastive or alignment stage is trained; it
-    needs neither a classifier nor a CLIP model then.
+    A run without reconstructions is measured by its EEG alone, if its contrastive, alignment or classifier stage is
+    trained; it needs neither a classifier nor a CLIP model then.
 
     Raises UserError if anything but the validation split chose a checkpoint of the run, or there is nothing to measure.
     """
@@ -112,6 +113,9 @@ def evaluate_run(
     resampling = {"num_resamples": config.num_resamples, "seed": config.seed}
     summaries = summarise_segments(dataset, encoder=load_encoder(run, device=device), subjects=subjects, device=device)
     results += eeg_results(dataset, summaries, **resampling)
+    trained = classifier_prediction(run, dataset, summaries.rows[summaries.is_test], device=device)
+    if trained is not None:
+        results += prediction_results(dataset, summaries, [trained], **resampling)
     if controls:
         results += control_results(dataset, summaries, **resampling)
         if scoring is not None:
@@ -176,14 +180,18 @@ def _conditions(run: Path) -> dict[str, Reconstructions]:
         return any((run / stage / "export").is_dir() for stage in stages)
 
     has_images = any((run / "reconstructions").glob(f"*/{MANIFEST_FILE}"))
-    if not has_images and is_trained("contrastive", "alignment") and not is_trained(*_DRAWING_STAGES):
+    if not has_images and is_trained("contrastive", "alignment", "classifier") and not is_trained(*_DRAWING_STAGES):
         return {}
     return read_reconstructions(run)
 
 
 def _confusions(measured: Mapping[str, Measured], scoring: Scoring) -> dict[str, list[list[int]]]:
     num_classes = len(scoring.networks.classes)
-    return {name: confusion(figures, scoring.references, num_classes=num_classes) for name, figures in measured.items()}
+    return {
+        name: confusion(figures.predicted, figures.stimuli, scoring.references, num_classes=num_classes)
+        for name, figures in measured.items()
+        if figures.predicted is not None
+    }
 
 
 def _drift_surrogate_results(

@@ -11,7 +11,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.evaluation.conditions import condition_of
 from neuroimagen.trainer.evaluation.intervals import Estimate
 from neuroimagen.trainer.evaluation.metrics.metric import ImageMetric, PermutationTest, SetMetric
-from neuroimagen.trainer.evaluation.metrics.registry import all_metrics, searchable_metrics
+from neuroimagen.trainer.evaluation.metrics.registry import metrics_of, searchable_metrics
 from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
 from neuroimagen.trainer.evaluation.scoring.scoring import References, Scoring
 from neuroimagen.trainer.reconstruction.manifest import Reconstructions, read_image
@@ -29,8 +29,9 @@ class Measured:
     sets: dict[str, Estimate]
     """Metric → the figure of all images together."""
     p_values: dict[str, float]
-    predicted: Integers
-    """The class of the data set with the highest score for the first sample of each segment."""
+    predicted: Integers | None
+    """The class of the data set with the highest score for the first sample of each segment; None without a classifier.
+    """
 
 
 def image_size(conditions: Mapping[str, Reconstructions]) -> int:
@@ -64,7 +65,7 @@ def measure(
     first, segments = np.unique(np.array(found.segments), return_index=True, return_inverse=True)[1:]
     comparison = Comparison(scoring, distinct, columns=columns, shown=shown, segments=segments)
     group = condition_of(condition).group
-    metrics = {name: metric for name, metric in all_metrics().items() if group in metric.groups}
+    metrics = {name: metric for name, metric in metrics_of(scoring).items() if group in metric.groups}
     values = {
         name: value
         for name, metric in metrics.items()
@@ -85,7 +86,7 @@ def measure(
         p_values={
             name: metric.compute(comparison) for name, metric in metrics.items() if isinstance(metric, PermutationTest)
         },
-        predicted=comparison.predicted[first],
+        predicted=comparison.predicted[first] if "class scores" in scoring.networks.offers else None,
     )
 
 
@@ -93,6 +94,7 @@ def _items(
     condition: str, found: Reconstructions, comparison: Comparison, values: Mapping[str, Floats]
 ) -> list[dict[str, Any]]:
     """The lines of items.csv: each image with its figures."""
+    recognised = "class scores" in comparison.scoring.networks.offers
     return [
         {
             "condition": condition,
@@ -102,7 +104,7 @@ def _items(
             "subject": int(found.subjects[number]),
             "sample": int(found.samples[number]),
             "file": found.files[number].relative_to(found.folder.parent).as_posix(),
-            "predicted": int(comparison.predicted[number]),
+            **({"predicted": int(comparison.predicted[number])} if recognised else {}),
             **{name: round(float(value[number]), 6) for name, value in values.items()},
         }
         for number in range(len(found))
@@ -119,5 +121,5 @@ def search_figures(images: Images, columns: Integers, scoring: Scoring) -> dict[
     return {
         name: value
         for name, metric in searchable_metrics().items()
-        if (value := metric.compute(comparison)) is not None
+        if name in metrics_of(scoring) and (value := metric.compute(comparison)) is not None
     }

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from neuroimagen.data_shards.common.arrays import Integers
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.image_conditions import Measured
 from neuroimagen.trainer.evaluation.intervals import Estimate, bootstrap_difference, bootstrap_mean
-from neuroimagen.trainer.evaluation.metrics.registry import METRICS, all_metrics, main_metrics
+from neuroimagen.trainer.evaluation.metrics.registry import METRICS, main_metrics, metrics_of
 from neuroimagen.trainer.evaluation.results import Result, find, p_result, result
 from neuroimagen.trainer.evaluation.scoring.scoring import References, Scoring
 
@@ -43,7 +44,7 @@ def reference_results(dataset: Dataset, scoring: Scoring | None) -> list[Result]
 def _guessing(scoring: Scoring) -> list[Result]:
     n = len(scoring.references.stimuli)
     results = []
-    for name, metric in all_metrics().items():
+    for name, metric in metrics_of(scoring).items():
         chance = metric.chance(scoring) if metric.chance is not None else None
         if chance is not None:
             guess = Estimate(value=chance, low=None, high=None, n=n)
@@ -75,7 +76,7 @@ def difference_results(measured: Mapping[str, Measured], results: Sequence[Resul
     differences: list[Result] = []
     if "full" in measured and "semantic_only" in measured:
         model, other = measured["full"], measured["semantic_only"]
-        for name, metric in all_metrics().items():
+        for name, metric in metrics_of(scoring).items():
             if "difference" not in metric.groups or name not in model.values or name not in other.values:
                 continue
             estimate = bootstrap_difference(
@@ -127,10 +128,13 @@ def subject_figures(measured: Mapping[str, Measured], scoring: Scoring) -> list[
     return entries
 
 
-def confusion(measured: Measured, references: References, *, num_classes: int) -> list[list[int]]:
-    """Number of segments by true class (row) and class that the image is recognised as (column)."""
+def confusion(predicted: Integers, stimuli: Integers, references: References, *, num_classes: int) -> list[list[int]]:
+    """Number of segments by true class (row) and class that the image is recognised as (column).
+
+    `predicted` [n]: class of each segment's image; `stimuli` [n]: its stimulus's place among the references.
+    """
     matrix = np.zeros((num_classes, num_classes), dtype=int)
-    np.add.at(matrix, (references.labels[measured.stimuli], measured.predicted), 1)
+    np.add.at(matrix, (references.labels[stimuli], predicted), 1)
     return matrix.tolist()
 
 

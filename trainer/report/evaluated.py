@@ -26,8 +26,8 @@ class Item:
     stimulus: str
     label: int
     subject: int
-    predicted: int
-    """The class that the classifier recognises the image as."""
+    predicted: int | None
+    """The class that the classifier recognises the image as; None where the evaluation had no classifier."""
     file: str
     figures: Mapping[str, float]
 
@@ -102,7 +102,7 @@ def _item(line: Mapping[str, str]) -> Item:
         stimulus=line["stimulus"],
         label=int(line["label"]),
         subject=int(line["subject"]),
-        predicted=int(line["predicted"]),
+        predicted=int(line["predicted"]) if line.get("predicted") else None,
         file=line["file"],
         figures={name: float(value) for name, value in line.items() if name not in words},
     )

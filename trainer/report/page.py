@@ -89,7 +89,7 @@ def _html(
                 {
                     "tag": tag,
                     "subject": item.subject,
-                    "right": item.predicted == item.label,
+                    "right": None if item.predicted is None else item.predicted == item.label,
                     "caption": _caption(evaluated, item, metrics),
                     "images": [data_uri(image, THUMB_PX * 2) for image in shown],
                 }
@@ -147,8 +147,8 @@ def _encoded(image: Image.Image) -> str:
 
 
 def _caption(evaluated: Evaluated, item: Item, metrics: Mapping[str, Metric]) -> str:
-    recognised = evaluated.class_names[item.predicted]
-    return f"{item.stimulus}, subject {item.subject}: recognised as {recognised}; {_figures(item, metrics)}"
+    recognised = "" if item.predicted is None else f"recognised as {evaluated.class_names[item.predicted]}; "
+    return f"{item.stimulus}, subject {item.subject}: {recognised}{_figures(item, metrics)}"
 
 
 def _figures(item: Item, metrics: Mapping[str, Metric]) -> str:
@@ -211,7 +211,12 @@ def _confusion(evaluated: Evaluated) -> dict[str, Any]:
     found = evaluated.details["confusion"].get(evaluated.main_condition)
     counts = np.zeros((num_classes, num_classes), dtype=int) if found is None else np.array(found)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    return {"counts": counts.tolist(), "shares": shares.round(3).tolist(), "names": evaluated.class_names}
+    return {
+        "counts": counts.tolist(),
+        "shares": shares.round(3).tolist(),
+        "names": evaluated.class_names,
+        "is_known": found is not None,
+    }
 
 
 def _per_subject(details: Mapping[str, Any]) -> dict[str, Any]:

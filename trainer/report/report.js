@@ -8,6 +8,7 @@
   let shown = pageSize;
 
   const isRight = (item) => item.label === item.predicted;
+  const isRecognised = (item) => item.predicted !== null; // null: the evaluation had no classifier
   // The chosen order as a comparison of two items: "given", "wrong", or "highest 0", the number being that of a metric.
   const comparison = (chosen) => {
     const [order, metric] = chosen.split(" ");
@@ -46,7 +47,7 @@
     const sign = document.createElement("i");
     sign.className = isRight(item) ? "right" : "wrong";
     sign.textContent = isRight(item) ? "✓" : `✗ ${data.names[item.predicted]}`;
-    verdict.append(`s${item.subject} `, sign);
+    verdict.append(`s${item.subject} `, ...(isRecognised(item) ? [sign] : []));
     caption.append(name, verdict);
     figure.title = `${item.stimulus}, subject ${item.subject}: ${item.caption}`;
     figure.append(trio, caption);

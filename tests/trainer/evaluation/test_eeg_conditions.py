@@ -1,16 +1,22 @@
 """Conditions from the EEG alone: what each decoder sees, on made-up labels and on studies of known contents."""
 
+import shutil
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import simulated_run
+import torch
 
+from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation import eeg_conditions
+from neuroimagen.trainer.evaluation.evaluate import evaluate_run
 from neuroimagen.trainer.evaluation.results import Result, find
+from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig
 from neuroimagen.trainer.evaluation.verdict import verdict
+from neuroimagen.trainer.networks.classifier import ClassifierModel
 
 
 def test_nearest_in_time_knows_blocks_and_nothing_else() -> None:
@@ -79,3 +85,29 @@ def test_the_verdict_on_drift_in_studies_of_known_contents(
         detrended = find(results, "linear_decoder_detrended", "accuracy")
         assert detrended is not None
         assert detrended.value < 0.35
+
+
+def test_the_classifier_stage_is_scored_on_the_test_split(tmp_path: Path) -> None:
+    simulated_run.write_dataset(tmp_path / "data")
+    dataset = Dataset.open(tmp_path / "data")
+    rows = dataset.rows("test")
+    assert eeg_conditions.classifier_prediction(tmp_path / "run", dataset, rows) is None
+    export = tmp_path / "run" / "classifier" / "export"
+    encoder = {"n_channels": 8, "n_samples": 60}
+    torch.manual_seed(0)
+    model = ClassifierModel(encoder=encoder, num_classes=6).eval()
+    model.save_pretrained(export)
+    found = eeg_conditions.classifier_prediction(tmp_path / "run", dataset, rows)
+    assert found is not None
+    eeg = torch.from_numpy(np.stack([dataset.eeg(int(row)) for row in rows]))
+    with torch.no_grad():
+        expected = model(eeg, torch.from_numpy(dataset.index.subject[rows].astype(np.int64))).argmax(1)
+    assert found.predicted.tolist() == expected.tolist()
+    results = evaluate_run(tmp_path / "run", dataset, EvaluateConfig(num_resamples=100))  # nothing else is trained
+    accuracy = find(results, "classifier_stage", "accuracy")
+    assert accuracy is not None
+    assert accuracy.value == pytest.approx((expected.numpy() == dataset.index.label[rows]).mean())
+    shutil.rmtree(export)
+    ClassifierModel(encoder=encoder, num_classes=5).save_pretrained(export)
+    with pytest.raises(UserError, match="knows 5 classes, the data set has 6"):
+        eeg_conditions.classifier_prediction(tmp_path / "run", dataset, rows)

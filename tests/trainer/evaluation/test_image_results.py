@@ -73,7 +73,9 @@ def test_figures_per_subject_and_confusion_count_every_segment(measured: dict[st
         (subject, metric) for subject in (1, 2) for metric in main_metrics()
     }
     assert sum(entry["n"] for entry in entries if entry["metric"] == "ssim") == 24
-    matrix = np.array(confusion(measured["full"], scoring.references, num_classes=6))
+    matrix = np.array(
+        confusion(measured["full"].predicted, measured["full"].stimuli, scoring.references, num_classes=6)
+    )
     assert matrix.sum() == 24
     assert matrix.sum(axis=1).tolist() == [4] * 6
 

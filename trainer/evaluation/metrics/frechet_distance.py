@@ -31,13 +31,14 @@ def frechet_distance(features: Floats, references: Floats) -> float:
 
 
 def _compute(comparison: Comparison) -> Estimate | None:
-    features, references = comparison.classifier.features, comparison.scoring.references.classifier.features
+    features, references = comparison.classifier.features, comparison.classifier_of_stimuli.features
     if min(len(features), len(references)) < 2:
         return None
     return Estimate(value=frechet_distance(features, references), low=None, high=None, n=len(features))
 
 
 FID = SetMetric(
+    needs="classifier features",
     title="FID",
     definition="Frechet distance between gaussians fitted to {feature_dimension}-d features ({classifier}) of "
     "{n_images} pictures and of the {n_stimuli} stimuli; biased upwards for few pictures, so without an interval",

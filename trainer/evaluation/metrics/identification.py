@@ -68,11 +68,11 @@ def _clip_late(comparison: Comparison) -> Floats:
 
 
 def _classifier_early(comparison: Comparison) -> Floats:
-    return _in_layer(comparison, comparison.classifier.early, comparison.scoring.references.classifier.early)
+    return _in_layer(comparison, comparison.classifier.early, comparison.classifier_of_stimuli.early)
 
 
 def _classifier_late(comparison: Comparison) -> Floats:
-    return _in_layer(comparison, comparison.classifier.late, comparison.scoring.references.classifier.late)
+    return _in_layer(comparison, comparison.classifier.late, comparison.classifier_of_stimuli.late)
 
 
 def _in_layer(comparison: Comparison, layer: Floats, references: Floats) -> Floats:
@@ -96,6 +96,7 @@ TWO_WAY_CLIP = ImageMetric(
     compute=_clip,
 )
 TWO_WAY_CLASSIFIER = ImageMetric(
+    needs="classifier features",
     title="2-way classifier",
     definition="two-way identification among {n_stimuli} test stimuli, divided by {n_other_stimuli} exactly; Pearson "
     "correlation of the classifier's penultimate features ({classifier}, {feature_dimension}-d)",
@@ -123,6 +124,7 @@ TWO_WAY_CLIP_LATE = ImageMetric(
     compute=_clip_late,
 )
 TWO_WAY_CLASSIFIER_EARLY = ImageMetric(
+    needs="classifier features",
     title="2-way classifier, early",
     definition="two-way identification among {n_stimuli} test stimuli; correlation of the layer at a quarter of the "
     "depth of the classifier ({classifier}), pooled to at most 8 x 8 places or 16 groups of tokens",
@@ -132,6 +134,7 @@ TWO_WAY_CLASSIFIER_EARLY = ImageMetric(
     compute=_classifier_early,
 )
 TWO_WAY_CLASSIFIER_LATE = ImageMetric(
+    needs="classifier features",
     title="2-way classifier, late",
     definition="two-way identification among {n_stimuli} test stimuli; correlation of the layer at three quarters of "
     "the depth of the classifier ({classifier}), pooled to at most 8 x 8 places or 16 groups of tokens",

@@ -37,6 +37,7 @@ def _compute(comparison: Comparison) -> Estimate | None:
 
 
 INCEPTION_SCORE = SetMetric(
+    needs="class scores",
     title="IS",
     definition="exp of the mean KL divergence of the class probabilities ({classifier}) from their mean; mean over "
     "{splits} splits of {n_images} pictures, interval 1.96 standard errors over the splits; ignores the stimulus",

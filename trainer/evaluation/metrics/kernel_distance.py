@@ -54,7 +54,7 @@ def kernel_distance(
 
 
 def _compute(comparison: Comparison) -> Estimate | None:
-    features, references = comparison.classifier.features, comparison.scoring.references.classifier.features
+    features, references = comparison.classifier.features, comparison.classifier_of_stimuli.features
     if min(len(features), len(references)) < 2:
         return None
     value, error = kernel_distance(
@@ -66,6 +66,7 @@ def _compute(comparison: Comparison) -> Estimate | None:
 
 
 KID = SetMetric(
+    needs="classifier features",
     title="KID",
     definition="unbiased squared MMD with kernel (x.y/d + 1)^3 of {feature_dimension}-d features ({classifier}) of "
     "{n_images} pictures and of the {n_stimuli} stimuli; interval by jackknife over stimuli",

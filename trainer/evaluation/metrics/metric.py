@@ -8,6 +8,7 @@ from neuroimagen.data_shards.common.arrays import Floats
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.evaluation.conditions import Group
 from neuroimagen.trainer.evaluation.intervals import Estimate
+from neuroimagen.trainer.evaluation.scoring.class_scorers import Offer
 from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
 from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
 
@@ -36,6 +37,8 @@ class Metric:
     in_main_table: bool = False
     """Whether report.md, the LaTeX table, the terminal, the figures per subject, comparisons of runs and the first view
     of the page's table show it. The page's full table has every metric."""
+    needs: Offer | None = None
+    """What the classifier must offer for it; an evaluation without that leaves the metric out."""
     chance: Callable[[Scoring], float | None] | None = None
     """The figure of guessing; None where there is none."""
 

@@ -52,7 +52,7 @@ def _top5(comparison: Comparison) -> Floats | None:
 
 
 def _own_verdict(comparison: Comparison) -> Floats:
-    scores = comparison.scoring.references.classifier.scores
+    scores = comparison.classifier_of_stimuli.scores
     assert scores is not None  # a classifier has them
     return _accuracy(comparison, scores[comparison.columns].argmax(axis=1))
 
@@ -74,6 +74,7 @@ def _chance_retrieval_top5(scoring: Scoring) -> float:
 
 
 ACCURACY = ImageMetric(
+    needs="class scores",
     title="accuracy",
     definition="{n_way}-way top-1: the classifier ({classifier}) scores the picture over the true class and "
     "{n_others} others drawn at random; share of {trials} seeded trials in which no other scores as high; true "
@@ -86,6 +87,7 @@ ACCURACY = ImageMetric(
     compute=_top1,
 )
 ACCURACY_TOP5 = ImageMetric(
+    needs="class scores",
     title="top-5",
     definition="{n_way}-way top-5: as accuracy, but fewer than five of the {n_others} others score as high as the "
     "true class",
@@ -95,6 +97,7 @@ ACCURACY_TOP5 = ImageMetric(
     compute=_top5,
 )
 ACCURACY_OWN_VERDICT = ImageMetric(
+    needs="class scores",
     title="agreement",
     definition="{n_way}-way top-1 with the classifier's own verdict on the true stimulus as the target instead of the "
     "label",

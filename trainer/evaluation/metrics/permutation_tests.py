@@ -79,6 +79,7 @@ def _within_class_p(comparison: Comparison) -> float:
 
 
 PERMUTATION_P = PermutationTest(
+    needs="class scores",
     title="p, class",
     definition="share of {permutations} permutations of the stimuli's labels (all segments of a stimulus together) "
     "after which as many segments are given their class; not a test for drift, which the labels of blocks go "

@@ -3,6 +3,7 @@
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.registry import Registry
 from neuroimagen.trainer.evaluation.metrics.metric import ImageMetric, Metric
+from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
 
 _ROOM = "neuroimagen.trainer.evaluation.metrics"
 METRICS: Registry[Metric] = Registry(
@@ -56,6 +57,12 @@ def all_metrics() -> dict[str, Metric]:
                 f"point of the group {METRICS.group} in the package that adds it."
             )
     return metrics
+
+
+def metrics_of(scoring: Scoring) -> dict[str, Metric]:
+    """The metrics that an evaluation can have: those whose needs its classifier meets."""
+    offers = scoring.networks.offers
+    return {name: metric for name, metric in all_metrics().items() if metric.needs is None or metric.needs in offers}
 
 
 def metric_of(name: str) -> Metric:

@@ -53,8 +53,15 @@ class Comparison:
 
     @cached_property
     def classifier(self) -> ImageFeatures:
-        """Scores, features and layers of the classifier for each image."""
+        """Scores, features and layers of the classifier for each image. Only for metrics that say that they need it."""
+        assert self.scoring.networks.classifier is not None
         return self.scoring.networks.classifier.describe(self._distinct).take(self._shown)
+
+    @property
+    def classifier_of_stimuli(self) -> ImageFeatures:
+        """The same of the true stimuli."""
+        assert self.scoring.references.classifier is not None
+        return self.scoring.references.classifier
 
     @cached_property
     def clip(self) -> ImageFeatures:
@@ -100,4 +107,4 @@ class Comparison:
     @cached_property
     def similarity_in_classifier(self) -> Floats:
         """Correlation of each image with every stimulus in the classifier's penultimate features, float32 [N, S]."""
-        return correlation_matrix(self.classifier.features, self.scoring.references.classifier.features)
+        return correlation_matrix(self.classifier.features, self.classifier_of_stimuli.features)

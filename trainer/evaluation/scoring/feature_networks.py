@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -127,6 +127,9 @@ def _layer_distance(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 class ImageClassifier(_ImageNetwork):
     """Any `AutoModelForImageClassification` folder: class scores and penultimate features."""
+
+    offers: ClassVar = frozenset({"class scores", "classifier features"})
+    """What metrics can have of it (class_scorers.Offer)."""
 
     def __init__(self, network: Any, processor: Any, *, name: str, device: str, batch_size: int) -> None:
         super().__init__(network, processor, name=name, device=device, batch_size=batch_size)

@@ -12,14 +12,9 @@ from neuroimagen.data_shards.common.arrays import Floats, Images, Integers
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.bundled_model.location import BUNDLED, bundled_model_path, present_name
 from neuroimagen.trainer.evaluation.intervals import NUM_RESAMPLES
+from neuroimagen.trainer.evaluation.scoring.class_scorers import AUTO, ClassScorer, Offer, load_classifier
 from neuroimagen.trainer.evaluation.scoring.correlation import shrink
-from neuroimagen.trainer.evaluation.scoring.feature_networks import (
-    ClipModel,
-    ImageClassifier,
-    ImageFeatures,
-    PerceptualNetwork,
-    classes_in_classifier,
-)
+from neuroimagen.trainer.evaluation.scoring.feature_networks import ClipModel, ImageFeatures, PerceptualNetwork
 
 NUM_PERMUTATIONS = 2000
 """Permutations of a permutation test."""
@@ -31,8 +26,11 @@ CANDIDATES = 200
 class EvaluateConfig:
     """The recipe's `evaluate` section: which networks score the images, and how."""
 
-    classifier: str = BUNDLED
-    """Folder of a transformers image classifier whose labels hold the data set's classes (by WordNet id or name)."""
+    classifier: str = AUTO
+    """What recognises the class of an image: the folder of a transformers image classifier whose labels hold the data
+    set's classes (by WordNet id or name); zero-shot (CLIP on class captions); linear-probe (logistic regression on CLIP
+    embeddings of the training stimuli); none; or auto, the bundled classifier where it knows the classes, else none.
+    """
     clip: str = BUNDLED
     """Folder of a CLIP model."""
     perceptual: str | None = None
@@ -68,11 +66,17 @@ class EvaluateConfig:
 class ScoringNetworks:
     """The networks, and the data set's classes among the classifier's."""
 
-    classifier: ImageClassifier
+    classifier: ClassScorer | None
+    """None: no class of an image is recognised, and the figures that need one are left out."""
     clip: ClipModel
     classes: Integers
     """The classifier's index of each class of the data set, int64 [classes]."""
     perceptual: PerceptualNetwork | None = None
+
+    @property
+    def offers(self) -> frozenset[Offer]:
+        """What metrics can have of the classifier."""
+        return frozenset() if self.classifier is None else self.classifier.offers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +88,7 @@ class References:
     keys: tuple[str, ...]
     labels: Integers
     images: Images
-    classifier: ImageFeatures
+    classifier: ImageFeatures | None
     clip: ImageFeatures
     captions: Floats
     """CLIP embeddings of the stimuli's captions, [S, P]."""
@@ -114,7 +118,9 @@ class Scoring:
     @property
     def n_way(self) -> int:
         """Classes among which an image's class is recognised."""
-        return min(self.config.n_way, len(self.networks.classifier.id_to_label))
+        classifier = self.networks.classifier
+        known = len(self.networks.classes) if classifier is None else len(classifier.id_to_label)
+        return min(self.config.n_way, known)
 
     @property
     def num_candidates(self) -> int:
@@ -130,15 +136,15 @@ class Scoring:
             "n_way": self.n_way,
             "n_others": self.n_way - 1,
             "trials": config.num_trials
-            if self.n_way < len(networks.classifier.id_to_label)
+            if networks.classifier is not None and self.n_way < len(networks.classifier.id_to_label)
             else "one (all classes take part)",
-            "classifier": networks.classifier.name,
+            "classifier": "none" if networks.classifier is None else networks.classifier.name,
             "clip": networks.clip.name,
             "perceptual": "" if networks.perceptual is None else networks.perceptual.name,
             "size": references.images.shape[2],
             "n_stimuli": num_stimuli,
             "n_other_stimuli": num_stimuli - 1,
-            "feature_dimension": references.classifier.features.shape[1],
+            "feature_dimension": 0 if references.classifier is None else references.classifier.features.shape[1],
             "class_sizes": references.class_sizes,
             "splits": config.inception_splits,
             "candidates": self.num_candidates,
@@ -163,7 +169,7 @@ def load_scoring(
 
     Raises UserError naming a folder that holds no such network, or classes that the classifier does not know.
     """
-    networks = load_scoring_networks(config, dataset, device=device)
+    networks = load_scoring_networks(config, dataset, size_px=size_px, device=device)
     stimuli = np.unique(dataset.index.stimulus[dataset.rows(split, subjects)]).astype(np.int64)
     images = dataset.stimuli.images(stimuli, size_px)
     references = References(
@@ -171,7 +177,7 @@ def load_scoring(
         keys=tuple(dataset.stimuli.keys[index] for index in stimuli),
         labels=dataset.stimuli.labels[stimuli],
         images=images,
-        classifier=networks.classifier.describe(images),
+        classifier=None if networks.classifier is None else networks.classifier.describe(images),
         clip=networks.clip.describe(images),
         captions=networks.clip.text_embeddings([dataset.stimuli.captions[index] for index in stimuli]),
         pixels=shrink(images),
@@ -179,22 +185,23 @@ def load_scoring(
     return Scoring(networks=networks, references=references, config=config)
 
 
-def load_scoring_networks(config: EvaluateConfig, dataset: Dataset, *, device: str) -> ScoringNetworks:
-    """The networks of a configuration; "bundled" stands for those of the model that ships with the package."""
+def load_scoring_networks(config: EvaluateConfig, dataset: Dataset, *, size_px: int, device: str) -> ScoringNetworks:
+    """The networks of a configuration; "bundled" stands for those of the model that ships with the package.
+
+    size_px: side of the images that will be scored.
+    """
 
     def folder(name: str, network: str) -> Path:
         return bundled_model_path() / network if name == BUNDLED else Path(name).expanduser()
 
     size = config.batch_size
-    classifier = ImageClassifier.from_folder(folder(config.classifier, "classifier"), device=device, batch_size=size)
     clip = ClipModel.from_folder(folder(config.clip, "clip"), device=device, batch_size=size)
-    classes = dataset.metadata.classes
-    indices = classes_in_classifier(
-        classifier.id_to_label, [item.wnid for item in classes], [item.name for item in classes]
+    classifier, classes = load_classifier(
+        config.classifier, dataset, clip, size_px=size_px, device=device, batch_size=size
     )
     perceptual = None
     if config.perceptual is not None:
         perceptual = PerceptualNetwork.from_folder(
             folder(config.perceptual, "classifier"), device=device, batch_size=size
         )
-    return ScoringNetworks(classifier=classifier, clip=clip, classes=indices, perceptual=perceptual)
+    return ScoringNetworks(classifier=classifier, clip=clip, classes=classes, perceptual=perceptual)
