@@ -124,7 +124,7 @@ def suggest(facts: Facts, *, data: str, model: str, recipe: str, run: str, like:
     else:
         sections, notes = _sections(facts)
         stages = [name for name in sections if name != "reconstruct"]
-        comment = "# Made for these data and this model. The numbers are where a search on the validation split may start."
+        comment = "# Made for these data and this model; a search on the validation split may start from its numbers."
         parts = [(why, {name: values}) for name, (why, values) in sections.items()]
     if not stages:
         raise UserError(f"no stage can be trained on {data} with {model}: {'; '.join(notes)}.")

@@ -149,7 +149,7 @@ def ssim(first: Tensor, second: Tensor, *, data_range: float = 2.0, window: int 
     """Structural similarity [B] of images [B, 3, S, S]: gaussian window, mean over pixels and RGB (Wang et al. 2004).
 
     `data_range` is the span of the values (2 for [-1, 1]); borders where the window does not fit are left out.
-    evaluation/metrics/ssim.py states why the evaluation has an implementation of its own.
+    evaluation/scoring/structural_similarity.py states why the evaluation has an implementation of its own.
     """
     channels = first.shape[1]
     weights = _gaussian_window(window, sigma, first.device).expand(channels, 1, 1, -1)

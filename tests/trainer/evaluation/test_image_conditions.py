@@ -9,8 +9,8 @@ from neuroimagen.trainer.evaluation.image_conditions import columns_of, image_si
 from neuroimagen.trainer.evaluation.metrics.metric import IMAGES, ImageMetric, PermutationTest, SetMetric
 from neuroimagen.trainer.evaluation.metrics.pixel_correlation import pixel_correlation
 from neuroimagen.trainer.evaluation.metrics.registry import all_metrics
-from neuroimagen.trainer.evaluation.metrics.ssim import ssim
 from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
+from neuroimagen.trainer.evaluation.scoring.structural_similarity import ssim
 from neuroimagen.trainer.reconstruction.manifest import read_reconstructions
 
 

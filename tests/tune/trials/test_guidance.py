@@ -15,8 +15,8 @@ from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.sealed import SealedSplitError, sealed
 from neuroimagen.launch.cli import main
 from neuroimagen.trainer.evaluation.metrics.pixel_correlation import pixel_correlation
-from neuroimagen.trainer.evaluation.metrics.ssim import ssim
 from neuroimagen.trainer.evaluation.scoring.scoring import load_scoring
+from neuroimagen.trainer.evaluation.scoring.structural_similarity import ssim
 from neuroimagen.trainer.networks.encoders.registry import encoder_config
 from neuroimagen.trainer.networks.gan import SaliencyModel
 from neuroimagen.trainer.networks.semantic import SemanticModel

@@ -15,6 +15,7 @@ from neuroimagen.trainer.evaluation.intervals import NUM_RESAMPLES
 from neuroimagen.trainer.evaluation.scoring.class_scorers import AUTO, ClassScorer, Offer, load_classifier
 from neuroimagen.trainer.evaluation.scoring.correlation import shrink
 from neuroimagen.trainer.evaluation.scoring.feature_networks import ClipModel, ImageFeatures, PerceptualNetwork
+from neuroimagen.trainer.evaluation.scoring.structural_similarity import BlurredReferences
 
 NUM_PERMUTATIONS = 2000
 """Permutations of a permutation test."""
@@ -99,6 +100,11 @@ class References:
     def same_class(self) -> np.ndarray:
         """Whether two stimuli have the same class, bool [S, S]."""
         return self.labels[:, None] == self.labels[None]
+
+    @cached_property
+    def blurred(self) -> BlurredReferences:
+        """The images, for SSIM with them."""
+        return BlurredReferences(self.images)
 
     @property
     def class_sizes(self) -> str:

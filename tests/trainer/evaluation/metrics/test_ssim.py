@@ -1,52 +1,18 @@
-"""SSIM against scikit-image, torchmetrics and closed forms; and against the loss' own implementation."""
+"""The metric SSIM: each image with its own stimulus."""
 
 import numpy as np
-import pytest
-import torch
-from skimage.metrics import structural_similarity
-from smooth_images import random_images
+from simulated_run import Finished
 
-from neuroimagen.trainer.evaluation.metrics.ssim import ssim
-from neuroimagen.trainer.networks import gan
-
-
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (23, 31), (11, 12)])
-def test_ssim_agrees_with_scikit_image_and_torchmetrics(height: int, width: int) -> None:
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
-    x, y = random_images(0, height=height, width=width), random_images(1, height=height, width=width)
-    measured = ssim(x, y, batch_size=2)
-    expected = [
-        structural_similarity(
-            a / 255,
-            b / 255,
-            channel_axis=0,
-            data_range=1,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-        )
-        for a, b in zip(x, y, strict=True)
-    ]
-    np.testing.assert_allclose(measured, expected, atol=1e-5)
-    other = structural_similarity_index_measure(
-        torch.from_numpy(x) / 255, torch.from_numpy(y) / 255, data_range=1.0, reduction="none", return_full_image=True
-    )[1]
-    inside = other[:, :, 5:-5, 5:-5].mean(dim=(1, 2, 3))  # it averages over reflected borders too; leave them out
-    np.testing.assert_allclose(measured, inside.numpy(), atol=1e-5)
+from neuroimagen.trainer.evaluation.metrics.ssim import SSIM
+from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
+from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
+from neuroimagen.trainer.evaluation.scoring.structural_similarity import ssim
 
 
-def test_ssim_closed_forms() -> None:
-    x = random_images(3)
-    np.testing.assert_allclose(ssim(x, x), 1.0, atol=1e-6)
-    low, high = (np.full((1, 3, 16, 16), value, dtype=np.uint8) for value in (51, 204))  # 0.2 and 0.8: no structure
-    expected = (2 * 0.2 * 0.8 + 0.01**2) / (0.2**2 + 0.8**2 + 0.01**2)
-    np.testing.assert_allclose(ssim(low, high), expected, atol=1e-4)
-    with pytest.raises(ValueError, match="at least 11 px"):
-        ssim(x[:, :, :8, :8], x[:, :, :8, :8])
-
-
-def test_the_loss_computes_the_same_ssim() -> None:
-    x, y = random_images(0, height=32, width=32), random_images(1, height=32, width=32)
-    differentiable = gan.ssim(*(torch.from_numpy(images) / 255 for images in (x, y)), data_range=1.0)
-    np.testing.assert_allclose(differentiable.numpy(), ssim(x, y), atol=1e-5)
+def test_the_metric_compares_each_image_with_its_own_stimulus(finished: Finished, scoring: Scoring) -> None:
+    columns = np.array([3, 0, 3, 11])
+    images = scoring.references.images[[0, 0, 3, 5]]
+    value = SSIM.compute(Comparison(scoring, images, columns=columns))
+    assert value is not None
+    np.testing.assert_allclose(value, ssim(images, scoring.references.images[columns]), atol=1e-7)
+    assert value[2] == value.max()
