@@ -145,8 +145,6 @@ class TextLayout:
     """(L, D): number of tokens and width of the joined hidden states."""
     pooled_size: int
     """Width of the pooled state: the end-of-text state; with two text encoders the second's, projected."""
-    takes_pooled: bool
-    """Whether the U-Net takes the pooled state beside the hidden ones."""
 
 
 def text_layout(model: Path) -> TextLayout:
@@ -160,7 +158,6 @@ def text_layout(model: Path) -> TextLayout:
             encoders=(("text_encoder", "tokenizer"),),
             shape=(num_tokens, width),
             pooled_size=width,
-            takes_pooled=False,
         )
     (num_tokens, width), (other_tokens, other_width) = (
         _tower_shape(model, "text_encoder"),
@@ -168,14 +165,13 @@ def text_layout(model: Path) -> TextLayout:
     )
     if num_tokens != other_tokens:
         raise UserError(
-            f"{model}: text_encoder takes {num_tokens} tokens and text_encoder_2 {other_tokens}, so their states cannot "
-            "be joined. They are from different models; fetch the folder again."
+            f"{model}: text_encoder takes {num_tokens} tokens and text_encoder_2 {other_tokens}, so their states "
+            "cannot be joined. They are from different models; fetch the folder again."
         )
     return TextLayout(
         encoders=(("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")),
         shape=(num_tokens, width + other_width),
         pooled_size=int(read_config(component_folder(model, "text_encoder_2"))["projection_dim"]),
-        takes_pooled=True,
     )
 
 
@@ -186,8 +182,7 @@ def text_shape(model: Path) -> tuple[int, int]:
 
 def pooled_size(model: Path) -> int | None:
     """Width of the pooled state that the U-Net takes beside the hidden ones (SDXL); None where it takes none."""
-    layout = text_layout(model)
-    return layout.pooled_size if layout.takes_pooled else None
+    return text_layout(model).pooled_size if recognise(model).family == "SDXL" else None
 
 
 def _tower_shape(model: Path, component: Component) -> tuple[int, int]:

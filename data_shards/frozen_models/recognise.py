@@ -41,8 +41,8 @@ _REFUSED: Mapping[str, Mapping[Use, str]] = {
     "SDXL refiner": {
         "text": "it refines images that SDXL's base model has drawn, with the second of its two text encoders alone; "
         "give the base model's folder",
-        "diffusion": "it refines images that SDXL's base model has drawn, with an aesthetic score beside the text; give "
-        "the base model's folder",
+        "diffusion": "it refines images that SDXL's base model has drawn, with an aesthetic score beside the text; "
+        "give the base model's folder",
     },
     "SDXL": {
         "diffusion": "its U-Net takes the states of two text encoders, a pooled embedding and time ids",

@@ -43,7 +43,7 @@ def test_sizes_come_from_the_configurations(model: Path) -> None:
 
 def test_the_layout_of_text_follows_from_the_family(model: Path, tiny_sdxl_folder: Path, tmp_path: Path) -> None:
     one = text_layout(model)
-    assert (one.encoders, one.pooled_size, one.takes_pooled) == ((("text_encoder", "tokenizer"),), 32, False)
+    assert (one.encoders, one.pooled_size) == ((("text_encoder", "tokenizer"),), 32)
     assert pooled_size(model) is None
     index = json.loads((model / "model_index.json").read_text())
     (model / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableUnCLIPImg2ImgPipeline"}))
