@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.loading.plan import BalancedPlan
 from neuroimagen.launch.jobs.progress import Progress
 from neuroimagen.launch.jobs.rank_command import Launcher, default_num_ranks
@@ -109,6 +110,8 @@ def check_inputs(recipe: Recipe, name: str, run: Path, num_ranks: int) -> None:
     with torch.device("meta"):  # networks without weights: only the stage's needs are read
         stage = build_stage(recipe, name, shapes, initial=initial and initial.to("meta"))
     engine_config(stage.config, global_batch_size=stage.global_batch_size, world_size=num_ranks)
+    if recipe.encoder.reads_subjects:
+        print(untrained_text(dataset, recipe, shapes.subjects or ()), end="", file=sys.stderr, flush=True)
     data = StageData(
         dataset,
         needs=stage.needs,
@@ -123,6 +126,18 @@ def check_inputs(recipe: Recipe, name: str, run: Path, num_ranks: int) -> None:
         repeats = repeats_text(plan, [item.name for item in dataset.metadata.classes])
         if repeats is not None:
             print(f"{name}: {repeats}", file=sys.stderr, flush=True)
+
+
+def untrained_text(dataset: Dataset, recipe: Recipe, trained: Sequence[int]) -> str:
+    """The line that names the recipe's subjects without training segments, and says what becomes of them; or nothing."""
+    others = [str(one) for one in recipe.data.subjects or dataset.metadata.subjects if one not in trained]
+    if not others:
+        return ""
+    becomes = "refused" if recipe.encoder.unknown_subject == "error" else "given the mean of the other subjects' maps"
+    return (
+        f"{len(others)} subject{'s have' if len(others) > 1 else ' has'} no training segments ({', '.join(others)}): as "
+        f"any new subject's, their EEG is {becomes} (encoder.unknown_subject).\n"
+    )
 
 
 NUM_NAMED = 5

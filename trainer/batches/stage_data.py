@@ -34,7 +34,7 @@ class Shapes:
     pooled_size: int | None = None
     """Width of the pooled state that the U-Net takes beside them (SDXL); None where it takes none."""
     subjects: tuple[int, ...] | None = None
-    """Whom the segments are of; None where neither recipe nor data set says (a dry run)."""
+    """Whom the training segments are of; None where neither recipe nor data set says (a dry run)."""
     latent_shape: tuple[int, int, int] | None = None
     """(C, h, w) of the VAE's latents, for stages that use them."""
     latents: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

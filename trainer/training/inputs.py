@@ -1,6 +1,9 @@
 """Opens what a stage reads, and compares it with what the recipe expects."""
 
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
@@ -51,10 +54,10 @@ def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, L
         )
     STAGES[name].check_model(recipe.stages[name], resolve_model_path(recipe.model.path))
     dataset = Dataset.open(recipe.data.path)
-    subjects = recipe.data.subjects or dataset.metadata.subjects
+    subjects: Sequence[int] = recipe.data.subjects or dataset.metadata.subjects
     if more := STAGES[name].more_data(recipe.stages[name]):
         dataset = JoinedDataset([dataset, *(Dataset.open(path) for path in more)])
-        subjects += dataset.subjects
+        subjects = (*subjects, *dataset.subjects)
     metadata = dataset.metadata
     found = {"n_channels": metadata.n_channels, "n_samples": metadata.n_samples, "num_classes": metadata.num_classes}
     for key, value in found.items():
@@ -81,11 +84,22 @@ def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, L
         text_shape=text_shape,
         pooled_size=_pooled_size(recipe),
         latent_shape=latent_shape,
-        subjects=subjects,
+        subjects=trained_subjects(dataset, recipe.data.subjects, subjects),
         latents={kind: store.metadata.shape for kind, store in latents.items()},
         **found,
     )
     return dataset, shapes, latents
+
+
+def trained_subjects(
+    dataset: Dataset, chosen: Sequence[int] | None, subjects: Sequence[int]
+) -> tuple[int, ...]:
+    """Those of `subjects` who have training segments: who has none is unknown to the networks, as a new subject is.
+
+    `chosen`: the subjects that the recipe takes of the (first) data set; None: all. Without any training segment, all.
+    """
+    present = set(np.unique(dataset.index.subject[dataset.rows("train", chosen)]).tolist())
+    return tuple(subject for subject in subjects if subject in present) or tuple(subjects)
 
 
 def open_latents(recipe: Recipe, dataset: Dataset, kind: str) -> LatentStore:

@@ -5,14 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from small_study import N_CHANNELS, N_SAMPLES, NUM_CLASSES
+from small_study import N_CHANNELS, N_SAMPLES, NUM_CLASSES, write_study
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.latent_cache.cache import LatentCache
+from neuroimagen.launch.jobs.train import untrained_text
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
 from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.stages.registry import STAGES
+from neuroimagen.trainer.training.build import build_stage
 from neuroimagen.trainer.training.inputs import expected_shapes, latent_kinds, open_inputs
 
 SIZES = [f"data.n_channels={N_CHANNELS}", f"data.n_samples={N_SAMPLES}", f"data.num_classes={NUM_CLASSES}"]
@@ -162,3 +166,28 @@ def test_a_model_that_the_stage_does_not_train_is_refused_before_data_are_read(
     for check in (open_inputs, expected_shapes):
         with pytest.raises(UserError, match=r"\(SDXL \(StableDiffusionXLPipeline\)\) takes a pooled text state"):
             check(recipe, "diffusion")
+
+
+def test_a_subject_without_training_segments_is_unknown_to_the_networks(recipe_path: Path, tmp_path: Path) -> None:
+    """As in a data set that was split by leave-subject-out: a map of its own would stay untrained."""
+    data = write_study(tmp_path / "data", tested_subject=2)
+    recipe = load_recipe(recipe_path, [f"data.path={data}", "encoder.subject_layers=true"])
+    dataset, shapes, _ = open_inputs(recipe, "contrastive")
+    assert dataset.metadata.subjects == (1, 2)
+    assert set(dataset.index.subject[dataset.rows("test")].tolist()) == {2}
+    assert shapes.subjects == (1,)
+    stage = build_stage(recipe, "contrastive", shapes)
+    encoder = stage.networks["encoder"]
+    assert isinstance(encoder, EEGEncoder)
+    with torch.no_grad():
+        encoder.subject_layers.offsets.normal_(0, 0.3)
+    eeg = torch.randn(2, N_CHANNELS, N_SAMPLES)
+    known, unseen = (encoder.eval()(eeg, torch.full((2,), subject)) for subject in (1, 2))
+    assert torch.allclose(known, unseen)  # the mean of one map
+    assert untrained_text(dataset, recipe, (1,)) == (
+        "1 subject has no training segments (2): as any new subject's, their EEG is given the mean of the other "
+        "subjects' maps (encoder.unknown_subject).\n"
+    )
+    assert untrained_text(dataset, recipe, (1, 2)) == ""
+    refusing = load_recipe(recipe_path, [f"data.path={data}", "encoder.unknown_subject=error"])
+    assert "their EEG is refused" in untrained_text(dataset, refusing, (1,))
