@@ -192,10 +192,24 @@ class AlignmentStage(SampledStage):
             # The mean is over segments of one subject: those of another have other topographies.
             pairs = np.stack([index.subject[rows], index.stimulus[rows]])
             shown = np.unique(pairs, axis=1, return_inverse=True)[1].reshape(-1)
-            return BalancedPlan(rows, shown, config.batch_size, config.repetitions, seed, need_pairs=False)
+            sizes = (config.batch_size, config.repetitions)
+            return BalancedPlan(rows, shown, *sizes, seed, need_pairs=False, groups="stimuli")
         if config.order == "distinct":
-            return BalancedPlan(rows, index.stimulus[rows], config.batch_size, 1, seed, need_pairs=False)
+            stimuli = index.stimulus[rows]
+            return BalancedPlan(rows, stimuli, config.batch_size, 1, seed, need_pairs=False, groups="stimuli")
         return data.shuffled(rows, seed, config.batch_size)
+
+    def plan_warning(self, plan: Plan, data: StageData) -> str | None:
+        short = plan.short_classes if isinstance(plan, BalancedPlan) else {}
+        if not short:
+            return None
+        assert isinstance(plan, BalancedPlan)
+        fewest = min(short.values())
+        return (
+            f"{len(short)} of {plan.num_of_classes} stimuli, each to one subject, have fewer than the "
+            f"{self.config.repetitions} segments that a batch takes of each (the fewest: {fewest}), so some of theirs "
+            f"are taken twice. With alignment.repetitions={fewest} none is."
+        )
 
     def check(self, data: StageData) -> None:
         stimuli = np.unique(data.dataset.index.stimulus[data.rows("val")])

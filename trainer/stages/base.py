@@ -145,6 +145,10 @@ class Stage(ABC):
         """The order of the training split, here shuffled; every global batch has `global_batch_size` segments."""
         return data.shuffled(data.rows("train"), seed, self.global_batch_size)
 
+    def plan_warning(self, plan: Plan, data: StageData) -> str | None:
+        """What the user should know of a plan before training starts, as a sentence; by default nothing."""
+        return None
+
     def check(self, data: StageData) -> None:
         """Raise UserError where these data do not allow validation."""
         data.rows("val")

@@ -91,9 +91,7 @@ def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, L
     return dataset, shapes, latents
 
 
-def trained_subjects(
-    dataset: Dataset, chosen: Sequence[int] | None, subjects: Sequence[int]
-) -> tuple[int, ...]:
+def trained_subjects(dataset: Dataset, chosen: Sequence[int] | None, subjects: Sequence[int]) -> tuple[int, ...]:
     """Those of `subjects` who have training segments: who has none is unknown to the networks, as a new subject is.
 
     `chosen`: the subjects that the recipe takes of the (first) data set; None: all. Without any training segment, all.
