@@ -21,7 +21,7 @@ from neuroimagen.kernels.infonce import InfoNCELoss
 from neuroimagen.trainer.batches.augmentation import augment_eeg
 from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
 from neuroimagen.trainer.networks.alignment import SCALE_BOUNDS, AlignmentModel, HeadKind, cosine_similarities
-from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, Finetuned, choose_finetuned
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, Finetuned
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.randomness import StepRandom
 from neuroimagen.trainer.stages.base import (
@@ -30,6 +30,7 @@ from neuroimagen.trainer.stages.base import (
     SampledStage,
     Selection,
     StageContext,
+    begin_encoder,
     fit_encoder_normalisation,
 )
 from neuroimagen.trainer.stages.config import SampledStageConfig
@@ -131,10 +132,7 @@ class AlignmentStage(SampledStage):
             logit_scale=config.logit_scale,
             learn_logit_scale=config.learn_logit_scale,
         )
-        self._fit_normalisation = initial_encoder is None
-        if initial_encoder is not None:
-            model.encoder.load_state_dict(initial_encoder.state_dict())
-        choose_finetuned(model.encoder, config.finetune_encoder)
+        self._fit_normalisation = begin_encoder(model.encoder, initial_encoder, config.finetune_encoder)
         self.networks = {"model": model}
         self.phases = (Phase("model", self._loss),)
         self._infonce = InfoNCELoss(

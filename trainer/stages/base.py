@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from neuroimagen.data_shards.loading.plan import Plan
 from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.trainer.batches.stage_data import BatchNeeds, Shapes, StageData
-from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, Finetuned, choose_finetuned
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.randomness import StepRandom
 from neuroimagen.trainer.stages.config import SampledStageConfig, StageConfig
@@ -186,6 +186,17 @@ class SampledStage(Stage):
     @abstractmethod
     def draw(self, networks: Mapping[str, nn.Module], eeg: Tensor, subject: Tensor, rows: np.ndarray) -> np.ndarray:
         """Images uint8 [n, 3, S, S] of segments [n, C, T] of subjects [n]; `rows` of the index give the noise."""
+
+
+def begin_encoder(encoder: EEGEncoder, initial: EEGEncoder | None, finetuned: Finetuned) -> bool:
+    """Give a stage's fresh encoder the weights of the one that it starts from, and choose which of them it trains.
+
+    Returns whether the normalisation is still to be fitted: a trained encoder keeps its own.
+    """
+    if initial is not None:
+        encoder.load_state_dict(initial.state_dict())
+    choose_finetuned(encoder, finetuned)
+    return initial is None
 
 
 NORMALISATION_SEGMENTS = 512

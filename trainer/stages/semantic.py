@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.trainer.batches.augmentation import augment_eeg
 from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
-from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, Finetuned, choose_finetuned
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, Finetuned
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.randomness import StepRandom
 from neuroimagen.trainer.networks.semantic import SemanticModel
@@ -27,6 +27,7 @@ from neuroimagen.trainer.stages.base import (
     Sampler,
     Selection,
     StageContext,
+    begin_encoder,
     fit_encoder_normalisation,
 )
 from neuroimagen.trainer.stages.config import SampledStageConfig
@@ -100,10 +101,7 @@ class SemanticStage(SampledStage):
             head_dropout=config.head_dropout,
             pooled_size=pooled_size,
         )
-        self._fit_normalisation = initial_encoder is None
-        if initial_encoder is not None:
-            model.encoder.load_state_dict(initial_encoder.state_dict())
-        choose_finetuned(model.encoder, config.finetune_encoder)
+        self._fit_normalisation = begin_encoder(model.encoder, initial_encoder, config.finetune_encoder)
         self.networks = {"model": model}
         self.phases = (Phase("model", self._loss),)
 
