@@ -38,9 +38,13 @@ _REFUSED: Mapping[str, Mapping[Use, str]] = {
     "Stable Diffusion 2.1-unCLIP": {
         "diffusion": "its U-Net takes an image embedding with noise beside the text states",
     },
+    "SDXL refiner": {
+        "text": "it refines images that SDXL's base model has drawn, with the second of its two text encoders alone; "
+        "give the base model's folder",
+        "diffusion": "it refines images that SDXL's base model has drawn, with an aesthetic score beside the text; "
+        "give the base model's folder",
+    },
     "SDXL": {
-        "text": "its U-Net takes the penultimate states of two text encoders (77×2048), a pooled embedding (1280) and "
-        "time ids, while text and pooled kinds hold the states of one text encoder",
         "diffusion": "its U-Net takes the states of two text encoders, a pooled embedding and time ids",
     },
     "Stable Diffusion 3": {
@@ -69,6 +73,9 @@ _COMPONENTS: Mapping[Use, tuple[str, ...]] = {
     "diffusion": ("vae", "unet", "text_encoder", "tokenizer", "scheduler"),
 }
 """Use → the components of a diffusion model that it needs."""
+
+_SECOND_TOWER = ("text_encoder_2", "tokenizer_2")
+"""The components that SDXL needs for text and diffusion beside those of every family."""
 
 _BARE: Mapping[str, tuple[str, str | None]] = {
     "clip": ("a CLIP model", "image"),
@@ -236,13 +243,16 @@ def _diffusion_model(folder: Path) -> FolderContent:
     index = read_json(folder / "model_index.json")
     class_name = str(index.get("_class_name", "unnamed pipeline"))
     family = next((name for begins, name in _FAMILIES if class_name.startswith(begins)), None)
+    if family == "SDXL" and _is_component(index.get("text_encoder_2")) and not _is_component(index.get("text_encoder")):
+        family = "SDXL refiner"
     refuses: dict[Use, str] = {"captions": "it is not a captioner"}
     lacking = {name: _component_problem(folder, name, entry) for name, entry in index.items()}
     listed = any(_is_component(entry) for entry in index.values())
     problems = [problem for problem in lacking.values() if problem is not None]
     problems += _unfinished_files(folder)
     for use, components in _COMPONENTS.items():
-        for name in reversed(components):  # what stands first is said
+        second = _SECOND_TOWER if family == "SDXL" and use != "vae" else ()
+        for name in reversed((*components, *second)):  # what stands first is said
             problem = lacking.get(name)
             if problem is None and not (folder / name).is_dir():
                 # An index that lists nothing was made by hand: the folders tell.

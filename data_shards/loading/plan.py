@@ -197,7 +197,7 @@ class BalancedPlan:
 
     `labels` are those of the rows given, in the same order; they may be any grouping, for instance subjects. With
     `need_pairs` every class must have two rows and K must be at least 2. Without, K = 1 gives batches in which no class
-    comes twice, and a class of one row may be in the plan.
+    comes twice, and a class of one row may be in the plan. `groups`: what messages call the classes.
     """
 
     def __init__(
@@ -209,6 +209,7 @@ class BalancedPlan:
         seed: int,
         *,
         need_pairs: bool = True,
+        groups: str = "classes",
     ) -> None:
         self.rows = _check_rows(rows, num_classes * num_samples)
         labels = np.asarray(labels)
@@ -221,7 +222,7 @@ class BalancedPlan:
         classes, counts = np.unique(labels, return_counts=True)
         if len(classes) < num_classes:
             raise UserError(
-                f"{num_classes} classes per batch were asked for, the segments have {len(classes)}. Ask for fewer."
+                f"{num_classes} {groups} per batch were asked for, the segments have {len(classes)}. Ask for fewer."
             )
         if need_pairs and (lonely := classes[counts < 2]).size:
             raise UserError(

@@ -31,10 +31,13 @@ from neuroimagen.data_shards.sources.class_names import EEGCVPR40_CLASS_NAMES, c
 from neuroimagen.data_shards.sources.eegcvpr40_file import EegCvpr40File, read_json_object
 from neuroimagen.data_shards.sources.eegcvpr40_selection import EegCvpr40Options, EegCvpr40Selection
 from neuroimagen.data_shards.sources.options import (
+    add_class_names,
     add_images,
+    add_on_missing,
     add_sfreq,
     add_split_seed,
     add_subjects,
+    add_window,
     options_from,
     pair,
 )
@@ -87,9 +90,7 @@ class EegCvpr40Source(Source):
             metavar="FILE",
             help="JSON {image name: detailed caption} (default: captions.json beside --eeg)",
         )
-        files.add_argument(
-            "--class-names", type=Path, metavar="FILE", help="JSON {wnid: name} for classes beyond EEGCVPR40's 40"
-        )
+        add_class_names(files)
         choice = parser.add_argument_group("choice of segments")
         choice.add_argument(
             "--split",
@@ -107,9 +108,7 @@ class EegCvpr40Source(Source):
             metavar="A:B",
             help="recorded lengths to keep, in samples (default: 450:600)",
         )
-        choice.add_argument(
-            "--window", type=pair, default=default.window, metavar="A:B", help="samples to keep (default: 20:460)"
-        )
+        add_window(choice, default.window)
         choice.add_argument(
             "--n-channels",
             type=int,
@@ -119,12 +118,7 @@ class EegCvpr40Source(Source):
         )
         add_sfreq(choice, "the file's own, or 1000")
         problems = parser.add_argument_group("problems in the data")
-        problems.add_argument(
-            "--on-missing",
-            choices=("stop", "skip"),
-            default=default.on_missing,
-            help="missing or unreadable images: report them and leave their segments out, or stop (default: skip)",
-        )
+        add_on_missing(problems, "missing or unreadable images: report them and leave their segments out, or stop")
         problems.add_argument(
             "--on-nan",
             choices=("stop", "skip"),

@@ -57,6 +57,26 @@ def add_sfreq(parser: Container, default: str | None = None) -> None:
     parser.add_argument("--sfreq", type=finite_number, required=default is None, metavar="HZ", help=text)
 
 
+def add_class_names(parser: Container) -> None:
+    """--class-names FILE → args.class_names, a Path or None."""
+    parser.add_argument(
+        "--class-names", type=Path, metavar="FILE", help="JSON {wnid: name} for classes beyond EEGCVPR40's 40"
+    )
+
+
+def add_window(parser: Container, default: tuple[int, int] | None, help_text: str = "samples to keep") -> None:
+    """--window A:B → args.window, two numbers, or None where that is the default: all samples."""
+    said = "all" if default is None else f"{default[0]}:{default[1]}"
+    parser.add_argument("--window", type=pair, default=default, metavar="A:B", help=f"{help_text} (default: {said})")
+
+
+def add_on_missing(
+    parser: Container, help_text: str = "images that can't be stored: leave their segments out, or stop"
+) -> None:
+    """--on-missing stop|skip → args.on_missing."""
+    parser.add_argument("--on-missing", choices=("stop", "skip"), default="skip", help=f"{help_text} (default: skip)")
+
+
 def pair(text: str) -> tuple[int, int]:
     """The value of an option A:B, two whole numbers."""
     try:

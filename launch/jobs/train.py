@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.data_shards.loading.plan import BalancedPlan
 from neuroimagen.launch.jobs.progress import Progress
 from neuroimagen.launch.jobs.rank_command import Launcher, default_num_ranks
 from neuroimagen.launch.jobs.work import Watcher, run_here
@@ -113,6 +112,8 @@ def check_inputs(recipe: Recipe, name: str, run: Path, num_ranks: int) -> None:
     with torch.device("meta"):  # networks without weights: only the stage's needs are read
         stage = build_stage(recipe, name, shapes, initial=initial and initial.to("meta"))
     engine_config(stage.config, global_batch_size=stage.global_batch_size, world_size=num_ranks)
+    if recipe.encoder.reads_subjects:
+        print(untrained_text(dataset, recipe, shapes.subjects or ()), end="", file=sys.stderr, flush=True)
     data = StageData(
         dataset,
         needs=stage.needs,
@@ -123,28 +124,17 @@ def check_inputs(recipe: Recipe, name: str, run: Path, num_ranks: int) -> None:
     )
     stage.check(data)
     plan = stage.plan(data, recipe.seed)
-    if isinstance(plan, BalancedPlan):
-        repeats = repeats_text(plan, [item.name for item in dataset.metadata.classes])
-        if repeats is not None:
-            print(f"{name}: {repeats}", file=sys.stderr, flush=True)
+    if (warning := stage.plan_warning(plan, data)) is not None:
+        print(f"{name}: {warning}", file=sys.stderr, flush=True)
 
 
-NUM_NAMED = 5
-"""The largest number of classes that a warning names."""
-
-
-def repeats_text(plan: BalancedPlan, names: Sequence[str]) -> str | None:
-    """The warning that names the classes with repeated segments in a batch; None where there are none.
-
-    names: The class names, by label.
-    """
-    short = plan.short_classes
-    if not short:
-        return None
-    named = ", ".join(f"{names[label]} ({num})" for label, num in list(short.items())[:NUM_NAMED])
-    more = f" and {len(short) - NUM_NAMED} more" if len(short) > NUM_NAMED else ""
+def untrained_text(dataset: Dataset, recipe: Recipe, trained: Sequence[int]) -> str:
+    """The line that names the recipe's subjects without training segments and says what becomes of them, or nothing."""
+    others = [str(one) for one in recipe.data.subjects or dataset.metadata.subjects if one not in trained]
+    if not others:
+        return ""
+    becomes = "refused" if recipe.encoder.unknown_subject == "error" else "given the mean of the other subjects' maps"
     return (
-        f"{len(short)} of {plan.num_of_classes} classes have fewer than the {plan.num_samples} segments that a batch "
-        f"takes of each, so batches repeat some, and repeated segments are positives of each other at distance 0: "
-        f"{named}{more}. With num_samples {min(short.values())} none is repeated."
+        f"{len(others)} subject{'s have' if len(others) > 1 else ' has'} no training segments ({', '.join(others)}): "
+        f"as any new subject's, their EEG is {becomes} (encoder.unknown_subject).\n"
     )

@@ -21,6 +21,7 @@ from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.loading.plan import BalancedPlan
 from neuroimagen.trainer.evaluation.controls import (
     SURROGATE_CONDITION,
+    UNSEEN_SUBJECT_ALIGNMENT,
     UNSEEN_SUBJECT_CONDITION,
     ControlRuns,
     sessions_of,
@@ -34,6 +35,9 @@ from neuroimagen.trainer.training.build import initial_source
 STAGES = ("contrastive", "saliency", "semantic")
 """The stages that the condition `full` is drawn with, in the order in which they need each other."""
 
+WITHOUT_SUBJECT = {"contrastive": UNSEEN_SUBJECT_CONDITION, "alignment": UNSEEN_SUBJECT_ALIGNMENT}
+"""The stages that are trained again without each subject (none of them draws an image) → what is measured of them."""
+
 
 def make_control_runs(
     run: Path, dataset: Dataset, *, subjects: Sequence[int] | None = None, cpu: bool = False
@@ -42,15 +46,20 @@ def make_control_runs(
 
     `cpu`: train and draw on the CPU.
 
-    Raises UserError when a stage of the run is missing, or a step fails.
+    Raises UserError when some stages of those that draw images are missing, or a step fails.
     """
     absent = {}
-    surrogate = make_surrogate_run(run, dataset, cpu=cpu)
-    if surrogate is None:
-        absent[SURROGATE_CONDITION] = "the order of recording is unknown, or blocks are too short to estimate drift"
+    surrogate = None
+    if not any((run / stage / "export").is_dir() for stage in STAGES):
+        absent[SURROGATE_CONDITION] = f"the run has no trained {', '.join(STAGES)}, so it draws no images of its own"
+    else:
+        surrogate = make_surrogate_run(run, dataset, cpu=cpu)
+        if surrogate is None:
+            absent[SURROGATE_CONDITION] = "the order of recording is unknown, or blocks are too short to estimate drift"
     reason = why_none_without_subject(run, dataset, subjects=subjects)
     if reason is not None:
-        absent[UNSEEN_SUBJECT_CONDITION] = reason
+        trained = _trained_without_subject(run) or ["contrastive"]
+        absent |= {condition: reason for stage, condition in WITHOUT_SUBJECT.items() if stage in trained}
     others = {} if reason is not None else make_runs_without_subject(run, dataset, subjects=subjects, cpu=cpu)
     return ControlRuns(drift_surrogate=surrogate, without_subject=others, absent=absent)
 
@@ -183,8 +192,8 @@ def folder_without_subject(run: Path, subject: int) -> Path:
 
 
 def _trained_without_subject(run: Path) -> list[str]:
-    """The stages of `run` that are trained again without each subject: those that read no image into the result."""
-    return [stage for stage in ("contrastive", "alignment") if (run / stage / "export").is_dir()]
+    """The stages of `run` that are trained again without each subject."""
+    return [stage for stage in WITHOUT_SUBJECT if (run / stage / "export").is_dir()]
 
 
 def _tested_subjects(dataset: Dataset, subjects: Sequence[int] | None) -> list[int]:

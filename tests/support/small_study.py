@@ -13,10 +13,13 @@ TEXT_KINDS = ("text-class", "text-detailed")
 PICTURE_KINDS = ("vae", "image")
 
 
-def write_study(out: Path, *, num_stimuli: int = 64, block_size: int | None = None) -> Path:
+def write_study(
+    out: Path, *, num_stimuli: int = 64, block_size: int | None = None, tested_subject: int | None = None
+) -> Path:
     """Two subjects see every stimulus; class and layout are written into the EEG as ramps on their own channels.
 
     `block_size`: stimuli a block, in the order of the stimuli; None: the order of recording is not known.
+    `tested_subject`: whose segments are the test split, as of leave-subject-out; None: the last stimuli are.
     """
     from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord
     from neuroimagen.data_shards.simulator import drawn_stimuli as stimuli
@@ -55,6 +58,8 @@ def write_study(out: Path, *, num_stimuli: int = 64, block_size: int | None = No
             for subject in (1, 2):
                 eeg = (mixing * amplitudes) @ courses + rng.standard_normal((N_CHANNELS, N_SAMPLES)) + 3.0
                 split = ("train", "train", "train", "val", "test")[number // NUM_CLASSES % 5]
+                if tested_subject is not None:
+                    split = "test" if subject == tested_subject else "val" if split == "val" else "train"
                 writer.add_segment(
                     SegmentRecord(
                         eeg=eeg.astype(np.float32),

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from small_study import RECIPE, write_latents, write_study
+from train_here import train_in_process
 
 
 @pytest.fixture(scope="session")
@@ -29,15 +29,6 @@ def train_here(one_rank: None) -> Callable[..., Path]:
     """train_here(recipe_path, stage, run, *overrides, resume=False) → the stage's folder, trained in this process."""
 
     def run_stage(recipe_path: Path, stage: str, run: Path, *overrides: str, resume: bool = False) -> Path:
-        from neuroimagen.trainer.recipe.recipe import load_recipe
-        from neuroimagen.trainer.runs.run_folder import StageFolder, open_stage_folder
-        from neuroimagen.trainer.training.loop import StopRequest, train
-
-        recipe = load_recipe(recipe_path, overrides)
-        folder = StageFolder(run, stage)
-        folder.path.mkdir(parents=True, exist_ok=True)
-        open_stage_folder(folder, recipe, num_ranks=1, resume=resume)
-        train(recipe, stage, folder, device=torch.device("cpu"), stop=StopRequest())
-        return folder.path
+        return train_in_process(recipe_path, stage, run, overrides, resume=resume)
 
     return run_stage

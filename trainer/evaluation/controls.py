@@ -41,6 +41,7 @@ from neuroimagen.trainer.evaluation.segment_features import NUM_COMPONENTS
 NUM_SURROGATES = 20
 SURROGATE_CONDITION = "drift_surrogate_full"
 UNSEEN_SUBJECT_CONDITION = "eeg_classifier_unseen_subject"
+UNSEEN_SUBJECT_ALIGNMENT = "alignment_unseen_subject"
 
 
 @dataclass(frozen=True, kw_only=True)

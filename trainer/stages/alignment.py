@@ -21,7 +21,7 @@ from neuroimagen.kernels.infonce import InfoNCELoss
 from neuroimagen.trainer.batches.augmentation import augment_eeg
 from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
 from neuroimagen.trainer.networks.alignment import SCALE_BOUNDS, AlignmentModel, HeadKind, cosine_similarities
-from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, Finetuned, choose_finetuned
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, Finetuned
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.randomness import StepRandom
 from neuroimagen.trainer.stages.base import (
@@ -30,6 +30,7 @@ from neuroimagen.trainer.stages.base import (
     SampledStage,
     Selection,
     StageContext,
+    begin_encoder,
     fit_encoder_normalisation,
 )
 from neuroimagen.trainer.stages.config import SampledStageConfig
@@ -131,10 +132,7 @@ class AlignmentStage(SampledStage):
             logit_scale=config.logit_scale,
             learn_logit_scale=config.learn_logit_scale,
         )
-        self._fit_normalisation = initial_encoder is None
-        if initial_encoder is not None:
-            model.encoder.load_state_dict(initial_encoder.state_dict())
-        choose_finetuned(model.encoder, config.finetune_encoder)
+        self._fit_normalisation = begin_encoder(model.encoder, initial_encoder, config.finetune_encoder)
         self.networks = {"model": model}
         self.phases = (Phase("model", self._loss),)
         self._infonce = InfoNCELoss(
@@ -192,10 +190,24 @@ class AlignmentStage(SampledStage):
             # The mean is over segments of one subject: those of another have other topographies.
             pairs = np.stack([index.subject[rows], index.stimulus[rows]])
             shown = np.unique(pairs, axis=1, return_inverse=True)[1].reshape(-1)
-            return BalancedPlan(rows, shown, config.batch_size, config.repetitions, seed, need_pairs=False)
+            sizes = (config.batch_size, config.repetitions)
+            return BalancedPlan(rows, shown, *sizes, seed, need_pairs=False, groups="stimuli")
         if config.order == "distinct":
-            return BalancedPlan(rows, index.stimulus[rows], config.batch_size, 1, seed, need_pairs=False)
+            stimuli = index.stimulus[rows]
+            return BalancedPlan(rows, stimuli, config.batch_size, 1, seed, need_pairs=False, groups="stimuli")
         return data.shuffled(rows, seed, config.batch_size)
+
+    def plan_warning(self, plan: Plan, data: StageData) -> str | None:
+        short = plan.short_classes if isinstance(plan, BalancedPlan) else {}
+        if not short:
+            return None
+        assert isinstance(plan, BalancedPlan)
+        fewest = min(short.values())
+        return (
+            f"{len(short)} of {plan.num_of_classes} stimuli, each to one subject, have fewer than the "
+            f"{self.config.repetitions} segments that a batch takes of each (the fewest: {fewest}), so some of theirs "
+            f"are taken twice. With alignment.repetitions={fewest} none is."
+        )
 
     def check(self, data: StageData) -> None:
         stimuli = np.unique(data.dataset.index.stimulus[data.rows("val")])

@@ -7,6 +7,7 @@ A stage is one file, which declares all that it needs, and one line in registry.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from neuroimagen.data_shards.loading.plan import Plan
 from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.trainer.batches.stage_data import BatchNeeds, Shapes, StageData
-from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, Finetuned, choose_finetuned
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.randomness import StepRandom
 from neuroimagen.trainer.stages.config import SampledStageConfig, StageConfig
@@ -47,9 +48,11 @@ class Selection:
 class Sampler(Protocol):
     """Draws images of hidden states, for stages that show samples while they train."""
 
-    def draw(self, hidden: Tensor, rows: np.ndarray, *, unet: nn.Module | None = None) -> np.ndarray:
-        """Images uint8 [n, 3, S, S] of hidden states [n, L, D] that belong to `rows` of the index; `unet`: a network in
-        training, in place of the model folder's.
+    def draw(
+        self, hidden: Tensor, rows: np.ndarray, *, pooled: Tensor | None = None, unet: nn.Module | None = None
+    ) -> np.ndarray:
+        """Images uint8 [n, 3, S, S] of hidden states [n, L, D] that belong to `rows` of the index. `pooled`: pooled
+        states [n, P], where the U-Net takes them. `unet`: a network in training, in place of the model folder's.
         """
         ...
 
@@ -111,6 +114,12 @@ class Stage(ABC):
         """What its batches carry beside EEG and labels: kinds of cached latent, stimuli. By default nothing."""
         return BatchNeeds()
 
+    @classmethod  # noqa: B027 - most stages take any model
+    def check_model(cls, config: Any, folder: Path) -> None:
+        """Raise UserError where the latent diffusion model in `folder` does not serve this stage, by its configurations
+        alone: called before data are read. By default every model does.
+        """
+
     @classmethod
     def starts_from(cls, config: Any) -> str | None:
         """The stage whose export it starts from: a name for the same run, a path for another's; None: from scratch."""
@@ -135,6 +144,10 @@ class Stage(ABC):
     def plan(self, data: StageData, seed: int) -> Plan:
         """The order of the training split, here shuffled; every global batch has `global_batch_size` segments."""
         return data.shuffled(data.rows("train"), seed, self.global_batch_size)
+
+    def plan_warning(self, plan: Plan, data: StageData) -> str | None:
+        """What the user should know of a plan before training starts, as a sentence; by default nothing."""
+        return None
 
     def check(self, data: StageData) -> None:
         """Raise UserError where these data do not allow validation."""
@@ -173,6 +186,17 @@ class SampledStage(Stage):
     @abstractmethod
     def draw(self, networks: Mapping[str, nn.Module], eeg: Tensor, subject: Tensor, rows: np.ndarray) -> np.ndarray:
         """Images uint8 [n, 3, S, S] of segments [n, C, T] of subjects [n]; `rows` of the index give the noise."""
+
+
+def begin_encoder(encoder: EEGEncoder, initial: EEGEncoder | None, finetuned: Finetuned) -> bool:
+    """Give a stage's fresh encoder the weights of the one that it starts from, and choose which of them it trains.
+
+    Returns whether the normalisation is still to be fitted: a trained encoder keeps its own.
+    """
+    if initial is not None:
+        encoder.load_state_dict(initial.state_dict())
+    choose_finetuned(encoder, finetuned)
+    return initial is None
 
 
 NORMALISATION_SEGMENTS = 512

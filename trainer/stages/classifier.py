@@ -15,10 +15,18 @@ from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.trainer.batches.augmentation import augment_eeg
 from neuroimagen.trainer.batches.stage_data import StageData
 from neuroimagen.trainer.networks.classifier import ClassifierModel
-from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, Finetuned, choose_finetuned
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, Finetuned
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.randomness import StepRandom, derive_seed
-from neuroimagen.trainer.stages.base import Loss, Phase, Selection, Stage, StageContext, fit_encoder_normalisation
+from neuroimagen.trainer.stages.base import (
+    Loss,
+    Phase,
+    Selection,
+    Stage,
+    StageContext,
+    begin_encoder,
+    fit_encoder_normalisation,
+)
 from neuroimagen.trainer.stages.config import StageConfig
 from neuroimagen.trainer.stages.zero_shot import is_zero_shot
 
@@ -62,10 +70,7 @@ class ClassifierStage(Stage):
     ) -> None:
         self.config: ClassifierConfig = config
         model = ClassifierModel(encoder=encoder, num_classes=num_classes)
-        self._fit_normalisation = initial_encoder is None
-        if initial_encoder is not None:
-            model.encoder.load_state_dict(initial_encoder.state_dict())
-        choose_finetuned(model.encoder, config.finetune_encoder)
+        self._fit_normalisation = begin_encoder(model.encoder, initial_encoder, config.finetune_encoder)
         self.networks = {"model": model}
         self.phases = (Phase("model", self._loss),)
 

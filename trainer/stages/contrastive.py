@@ -4,7 +4,7 @@ Semi-hard triplet loss max(0, β + ‖f(x_a) − f(x_p)‖² − ‖f(x_a) − f
 1; negatives as in FaceNet, Schroff et al. 2015).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -121,6 +121,10 @@ class ContrastiveStage(Stage):
         labels = data.dataset.index.label[rows]
         return BalancedPlan(rows, labels, self.config.num_classes, self.config.num_samples, seed)
 
+    def plan_warning(self, plan: Plan, data: StageData) -> str | None:
+        assert isinstance(plan, BalancedPlan)
+        return repeats_text(plan, [item.name for item in data.dataset.metadata.classes])
+
     def check(self, data: StageData) -> None:
         _known_and_queries(data)
 
@@ -213,3 +217,24 @@ def neighbour_hits(
     votes = voters.sum(dim=1) + 0.5 * (voters * order[:, None]).sum(dim=1)
     right: np.ndarray = (classes[votes.argmax(dim=1).numpy()] == query_labels) & distance[:, 0].isfinite().numpy()
     return right
+
+
+NUM_NAMED = 5
+"""The largest number of classes that a warning names."""
+
+
+def repeats_text(plan: BalancedPlan, names: Sequence[str]) -> str | None:
+    """The warning that names the classes with repeated segments in a batch; None where there are none.
+
+    names: The class names, by label.
+    """
+    short = plan.short_classes
+    if not short:
+        return None
+    named = ", ".join(f"{names[label]} ({num})" for label, num in list(short.items())[:NUM_NAMED])
+    more = f" and {len(short) - NUM_NAMED} more" if len(short) > NUM_NAMED else ""
+    return (
+        f"{len(short)} of {plan.num_of_classes} classes have fewer than the {plan.num_samples} segments that a batch "
+        f"takes of each, so batches repeat some, and repeated segments are positives of each other at distance 0: "
+        f"{named}{more}. With num_samples {min(short.values())} none is repeated."
+    )

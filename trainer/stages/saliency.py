@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.trainer.batches.augmentation import augment_eeg
 from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
-from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, Finetuned, choose_finetuned
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, Finetuned
 from neuroimagen.trainer.networks.gan import (
     Discriminator,
     SaliencyModel,
@@ -35,6 +35,7 @@ from neuroimagen.trainer.stages.base import (
     SampledStage,
     Selection,
     StageContext,
+    begin_encoder,
     fit_encoder_normalisation,
 )
 from neuroimagen.trainer.stages.config import SampledStageConfig
@@ -108,10 +109,7 @@ class SaliencyStage(SampledStage):
             width=config.generator_width,
             hidden_size=config.generator_hidden_size,
         )
-        self._fit_normalisation = initial_encoder is None
-        if initial_encoder is not None:
-            model.encoder.load_state_dict(initial_encoder.state_dict())
-        choose_finetuned(model.encoder, config.finetune_encoder)
+        self._fit_normalisation = begin_encoder(model.encoder, initial_encoder, config.finetune_encoder)
         discriminator = Discriminator(
             feature_size=model.encoder.feature_size,
             image_size_px=config.image_size_px,

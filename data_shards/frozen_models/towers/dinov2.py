@@ -6,21 +6,15 @@ import torch
 
 from neuroimagen.data_shards.frozen_models.loading import load_transformer
 from neuroimagen.data_shards.frozen_models.model_folder import read_config
-from neuroimagen.data_shards.frozen_models.recognise import read_json
-from neuroimagen.data_shards.frozen_models.towers.transformer import TransformerTower, VisionNetwork, VisionSizes
-
-_MODEL_TYPES = ("dinov2", "dinov2_with_registers")
+from neuroimagen.data_shards.frozen_models.towers.transformer import OwnFolderTower, VisionNetwork, VisionSizes
 
 
-class Dinov2Tower(TransformerTower):
+class Dinov2Tower(OwnFolderTower):
     """Class token or mean of the patch tokens, [D]."""
 
     what = "a DINOv2 model"
-    by_default = False  # it has a folder of its own
+    model_types = ("dinov2", "dinov2_with_registers")
     pools = ("cls", "mean")
-
-    def network_folder(self, folder: Path) -> Path | None:
-        return folder if read_json(folder / "config.json").get("model_type") in _MODEL_TYPES else None
 
     def sizes(self, network: Path) -> VisionSizes:
         config = read_config(network)

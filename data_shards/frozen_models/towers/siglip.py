@@ -7,21 +7,15 @@ from torch import nn
 
 from neuroimagen.data_shards.frozen_models.loading import load_transformer
 from neuroimagen.data_shards.frozen_models.model_folder import read_config
-from neuroimagen.data_shards.frozen_models.recognise import read_json
-from neuroimagen.data_shards.frozen_models.towers.transformer import TransformerTower, VisionNetwork, VisionSizes
-
-_MODEL_TYPES = ("siglip", "siglip_vision_model")
+from neuroimagen.data_shards.frozen_models.towers.transformer import OwnFolderTower, VisionNetwork, VisionSizes
 
 
-class SiglipTower(TransformerTower):
+class SiglipTower(OwnFolderTower):
     """The attention head's embedding (`projection`) or the mean of the patch tokens, [D]. It has no class token."""
 
     what = "a SigLIP model"
-    by_default = False  # it has a folder of its own
+    model_types = ("siglip", "siglip_vision_model")
     pools = ("projection", "mean")
-
-    def network_folder(self, folder: Path) -> Path | None:
-        return folder if read_json(folder / "config.json").get("model_type") in _MODEL_TYPES else None
 
     def sizes(self, network: Path) -> VisionSizes:
         config = read_config(network)

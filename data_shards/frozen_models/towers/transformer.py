@@ -194,6 +194,17 @@ class TransformerTower(ImageTower):
         return found
 
 
+class OwnFolderTower(TransformerTower):
+    """A vision transformer in a folder of its own, which is known by the type in its config.json."""
+
+    by_default = False
+    model_types: tuple[str, ...]
+    """`model_type` of the configurations of its networks."""
+
+    def network_folder(self, folder: Path) -> Path | None:
+        return folder if read_json(folder / "config.json").get("model_type") in self.model_types else None
+
+
 class VisionEncoder:
     """A vision transformer, loaded, with its own preprocessing."""
 

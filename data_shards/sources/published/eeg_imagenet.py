@@ -20,12 +20,14 @@ import numpy as np
 from neuroimagen.data_shards.common.errors import UsageError, UserError
 from neuroimagen.data_shards.sources.class_names import EEGCVPR40_CLASS_NAMES
 from neuroimagen.data_shards.sources.options import (
+    add_class_names,
     add_images,
+    add_on_missing,
     add_split,
     add_split_seed,
     add_subjects,
+    add_window,
     options_from,
-    pair,
 )
 from neuroimagen.data_shards.sources.published.columns import Row, RowSource
 from neuroimagen.data_shards.sources.published.tables import read_text_mapping
@@ -93,20 +95,11 @@ class EegImageNetSource(RowSource):
             default=default.granularity,
             help="classes to take (default: all)",
         )
-        parser.add_argument(
-            "--window", type=pair, default=default.window, metavar="A:B", help="samples to keep (default: 40:440)"
-        )
-        parser.add_argument(
-            "--class-names", type=Path, metavar="FILE", help="JSON {wnid: name} for classes beyond EEGCVPR40's 40"
-        )
+        add_window(parser, default.window)
+        add_class_names(parser)
         add_split(parser, "by-image or leave-subject-out:S (default: by-image, 80/10/10 %%)")
         add_split_seed(parser)
-        parser.add_argument(
-            "--on-missing",
-            choices=("stop", "skip"),
-            default=default.on_missing,
-            help="images that can't be stored: leave their segments out, or stop (default: skip)",
-        )
+        add_on_missing(parser)
 
     @classmethod
     def from_arguments(cls, args: argparse.Namespace) -> "EegImageNetSource":

@@ -27,7 +27,14 @@ import pyarrow.parquet as pq
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.format.schema import DatasetMetadata
 from neuroimagen.data_shards.sources.class_names import EEGCVPR40_CLASS_NAMES, differing_classes
-from neuroimagen.data_shards.sources.options import add_sfreq, add_split, add_split_seed, add_subjects, options_from
+from neuroimagen.data_shards.sources.options import (
+    add_class_names,
+    add_sfreq,
+    add_split,
+    add_split_seed,
+    add_subjects,
+    options_from,
+)
 from neuroimagen.data_shards.sources.published.columns import Row, RowSource
 from neuroimagen.data_shards.sources.published.tables import read_text_mapping
 from neuroimagen.data_shards.sources.splits import DROPPED, Division, divide
@@ -83,9 +90,7 @@ class EegCvpr40ParquetSource(RowSource):
             help="channels of a segment; says which axis is time (default: 128)",
         )
         add_sfreq(parser, "1000")
-        parser.add_argument(
-            "--class-names", type=Path, metavar="FILE", help="JSON {wnid: name} for classes beyond EEGCVPR40's 40"
-        )
+        add_class_names(parser)
         add_split(parser, "by-image or leave-subject-out:S (default: the split that the files' names say)")
         add_split_seed(parser)
 

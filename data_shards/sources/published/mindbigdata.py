@@ -14,7 +14,15 @@ import numpy as np
 
 from neuroimagen.data_shards.common.errors import UsageError, UserError
 from neuroimagen.data_shards.sources.class_names import EEGCVPR40_CLASS_NAMES
-from neuroimagen.data_shards.sources.options import add_images, add_split, add_split_seed, options_from, pair
+from neuroimagen.data_shards.sources.options import (
+    add_class_names,
+    add_images,
+    add_on_missing,
+    add_split,
+    add_split_seed,
+    add_window,
+    options_from,
+)
 from neuroimagen.data_shards.sources.published.columns import Row, RowSource
 from neuroimagen.data_shards.sources.published.tables import read_text_mapping
 from neuroimagen.data_shards.sources.splits import divide
@@ -61,23 +69,13 @@ class MindBigDataSource(RowSource):
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        default = MindBigDataOptions
         parser.add_argument("--eeg", type=Path, required=True, metavar="DIR", help="folder of the CSV files")
         add_images(parser, "folder of images, <wnid>/<wnid>_<number>.JPEG")
-        parser.add_argument(
-            "--class-names", type=Path, metavar="FILE", help="JSON {wnid: name} for classes beyond EEGCVPR40's 40"
-        )
-        parser.add_argument(
-            "--window", type=pair, default=default.window, metavar="A:B", help="samples to keep (default: 0:352)"
-        )
+        add_class_names(parser)
+        add_window(parser, MindBigDataOptions.window)
         add_split(parser, "by-image, or by-session (default: by-image, 80/10/10 %%)")
         add_split_seed(parser)
-        parser.add_argument(
-            "--on-missing",
-            choices=("stop", "skip"),
-            default=default.on_missing,
-            help="images that can't be stored: leave their segments out, or stop (default: skip)",
-        )
+        add_on_missing(parser)
 
     @classmethod
     def from_arguments(cls, args: argparse.Namespace) -> "MindBigDataSource":

@@ -11,7 +11,7 @@ from neuroimagen.data_shards.sources.options import (
     add_split,
     add_split_seed,
     add_subjects,
-    pair,
+    add_window,
 )
 from neuroimagen.data_shards.sources.splits import SplitRule
 from neuroimagen.data_shards.sources.things.repetitions import parse_repetitions
@@ -63,9 +63,7 @@ def add_eeg2_options(parser: Container) -> None:
         metavar="NAME",
         help="channels to keep, or occipito-parietal: those whose names begin with O or P (default: all)",
     )
-    parser.add_argument(
-        "--window", type=pair, metavar="A:B", help="samples to keep, of those in the file (default: all)"
-    )
+    add_window(parser, None, "samples to keep, of those in the file")
     parser.add_argument(
         "--repetitions",
         nargs="+",

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from neuroimagen.data_shards.sources.options import (
+    add_class_names,
     add_images,
+    add_on_missing,
     add_sfreq,
     add_split_seed,
     add_subjects,
+    add_window,
     interval,
     options_from,
     pair,
@@ -46,6 +49,22 @@ def test_a_sampling_rate_without_a_default_is_required() -> None:
     add_sfreq(parser)
     with pytest.raises(SystemExit):
         parser.parse_args([])
+
+
+def test_options_with_a_default_say_it() -> None:
+    parser = argparse.ArgumentParser()
+    add_class_names(parser)
+    add_on_missing(parser)
+    add_window(parser, (20, 460))
+    args = parser.parse_args([])
+    assert (args.class_names, args.on_missing, args.window) == (None, "skip", (20, 460))
+    args = parser.parse_args(["--class-names", "a.json", "--on-missing", "stop", "--window", "3:5"])
+    assert (args.class_names, args.on_missing, args.window) == (Path("a.json"), "stop", (3, 5))
+    assert "samples to keep (default: 20:460)" in parser.format_help()
+    whole = argparse.ArgumentParser()
+    add_window(whole, None)
+    assert whole.parse_args([]).window is None
+    assert "(default: all)" in whole.format_help()
 
 
 def test_pairs_and_intervals() -> None:

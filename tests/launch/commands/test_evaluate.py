@@ -1,14 +1,19 @@
 """`neuroimagen evaluate` and `report` as a user types them."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 import simulated_run
+from small_study import RECIPE, write_latents, write_study
+from train_here import train_in_process
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.launch.cli import main
+from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.launch.cli import main, parse
 from neuroimagen.launch.jobs import trained_controls as controls
+from neuroimagen.trainer.recipe.recipe import load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +82,39 @@ def test_the_controls_are_made_on_the_cpu_where_that_was_asked_for(
     monkeypatch.setattr(controls, "make_control_runs", make_control_runs)
     assert main(["evaluate", "--run", str(run), "--controls", *options]) == 1
     assert asked == [bool(options)]
+
+
+def test_leave_one_subject_out_of_an_alignment_run_is_one_command(
+    one_rank: None,
+    tiny_diffusion_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`evaluate --controls` of a run that has nothing but the alignment stage, on data whose order is known."""
+    data, recipe, run = write_study(tmp_path / "data", block_size=8), tmp_path / "recipe.yaml", tmp_path / "run"
+    write_latents(data, tiny_diffusion_folder, kinds=("image",))
+    recipe.write_text(RECIPE.format(data=data, model=tiny_diffusion_folder), encoding="utf-8")
+    train_in_process(recipe, "alignment", run)
+
+    def train_step(command: list[str], *, check: bool) -> subprocess.CompletedProcess[bytes]:
+        args = parse(command[3:])  # without Python, -m and the module
+        train_in_process(args.config, args.stage, args.run, args.set, resume=args.resume)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(controls.subprocess, "run", train_step)
+    words = ["evaluate", "--run", str(run), "--controls", "--cpu", "--set", "evaluate.num_resamples=50"]
+    assert main(words) == 0, capsys.readouterr().err
+    printed = capsys.readouterr().out
+    assert "alignment, unseen subject" in printed
+    for subject, other in ((1, 2), (2, 1)):
+        made = run / "controls" / f"without-subject-{subject}" / "alignment"
+        assert (made / "export" / "model.safetensors").is_file()
+        assert load_recipe(made / "config.yaml").data.subjects == (other,)
+    results = json.loads((run / "report" / "results.json").read_text())
+    figures = {item["metric"]: item for item in results if item["condition"] == "alignment_unseen_subject"}
+    dataset = Dataset.open(data)
+    assert figures["embedding_top1"]["n"] == len(dataset.rows("test"))
+    num_stimuli = len(set(dataset.index.stimulus[dataset.rows("test")].tolist()))
+    assert 1 <= figures["embedding_mean_rank"]["value"] <= num_stimuli
+    assert "the run has no trained contrastive, saliency, semantic" in printed  # no drift surrogate, and it is said

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,13 +12,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from small_study import RECIPE, write_latents
 
 from neuroimagen.trainer.runs.rank_status import read_statuses
 
 
-def start(recipe: Path, run: Path, *options: str, settings: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    """`neuroimagen launch … -- train contrastive` in the background."""
-    words = ["train", "contrastive", "--config", str(recipe), "--run", str(run), "--resume"]
+def start(
+    recipe: Path, run: Path, *options: str, settings: tuple[str, ...] = (), stage: str = "contrastive"
+) -> subprocess.Popen[str]:
+    """`neuroimagen launch … -- train STAGE` in the background."""
+    words = ["train", stage, "--config", str(recipe), "--run", str(run), "--resume"]
     command = [sys.executable, "-m", "neuroimagen.launch.cli", "launch", *options, "--", *words]
     if settings:
         command += ["--set", *settings]
@@ -25,9 +29,9 @@ def start(recipe: Path, run: Path, *options: str, settings: tuple[str, ...] = ()
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def step_of(run: Path) -> int:
+def step_of(run: Path, stage: str = "contrastive") -> int:
     """The last step that a job has logged."""
-    path = run / "contrastive" / "metrics.jsonl"
+    path = run / stage / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     try:
         return int(json.loads(lines[-1])["step"]) if lines else 0
@@ -35,20 +39,20 @@ def step_of(run: Path) -> int:
         return 0
 
 
-def wait_for_step(run: Path, step: int, job: subprocess.Popen[str]) -> None:
-    while step_of(run) < step and job.poll() is None:
+def wait_for_step(run: Path, step: int, job: subprocess.Popen[str], stage: str = "contrastive") -> None:
+    while step_of(run, stage) < step and job.poll() is None:
         time.sleep(0.01)
 
 
-def kill_a_rank(run: Path, rank: int) -> int:
+def kill_a_rank(run: Path, rank: int, stage: str = "contrastive") -> int:
     """SIGKILL; returns its process id."""
-    status = next(s for s in read_statuses(run / "contrastive" / "logs") if s.rank == rank)
+    status = next(s for s in read_statuses(run / stage / "logs") if s.rank == rank)
     os.kill(status.pid, signal.SIGKILL)
     return status.pid
 
 
-def weights(run: Path) -> bytes:
-    return (run / "contrastive" / "export" / "model.safetensors").read_bytes()
+def weights(run: Path, stage: str = "contrastive") -> bytes:
+    return (run / stage / "export" / "model.safetensors").read_bytes()
 
 
 def left_behind(run: Path) -> list[str]:
@@ -76,6 +80,47 @@ def test_a_killed_rank_is_named_and_the_job_goes_on_to_the_same_weights(job_reci
     assert f"rank 1 exited without an error message (process {pid}: " in said
     assert "Restart 1 of 1." in said
     assert weights(run) == weights(tmp_path / "whole")
+    assert left_behind(run) == []
+
+
+@pytest.fixture(scope="module")
+def latents_recipe(job_recipe: Path, tiny_diffusion_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small study's recipe with the cached latents that the other stages need. Read only."""
+    folder = tmp_path_factory.mktemp("latents")
+    data = shutil.copytree(job_recipe.parent / "data", folder / "data")
+    write_latents(data, tiny_diffusion_folder, kinds=("image",))
+    path = folder / "recipe.yaml"
+    path.write_text(RECIPE.format(data=data, model=tiny_diffusion_folder), encoding="utf-8")
+    return path
+
+
+def test_alignment_killed_by_kill_9_resumes_to_the_same_weights(latents_recipe: Path, tmp_path: Path) -> None:
+    """Its logit scale, batches of repetitions and the state of InfoNCE come from the checkpoint, or from nowhere."""
+    settings = (
+        "alignment.steps=40",
+        "alignment.checkpoint_every=7",
+        "alignment.log_every=1",
+        "alignment.batch_size=8",
+        "alignment.repetitions=2",
+        "alignment.ema_decay=0.9",
+    )
+    whole = start(latents_recipe, tmp_path / "whole", "--num-ranks", "1", settings=settings, stage="alignment")
+    said = whole.communicate(timeout=900)[0]
+    assert whole.returncode == 0, said
+
+    run = tmp_path / "killed"
+    job = start(latents_recipe, run, "--num-ranks", "1", settings=settings, stage="alignment")
+    wait_for_step(run, 10, job, "alignment")
+    kill_a_rank(run, 0, "alignment")
+    said = job.communicate(timeout=900)[0]
+    assert job.returncode == 1, said
+    assert "rank 0 exited without an error message" in said
+    assert not (run / "alignment" / "export").exists()
+
+    resumed = start(latents_recipe, run, "--num-ranks", "1", settings=settings, stage="alignment")
+    said = resumed.communicate(timeout=900)[0]
+    assert resumed.returncode == 0, said
+    assert weights(run, "alignment") == weights(tmp_path / "whole", "alignment")
     assert left_behind(run) == []
 
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.data_shards.loading.plan import BalancedPlan
 from neuroimagen.launch.cli import main
-from neuroimagen.launch.jobs.train import check_inputs, repeats_text
+from neuroimagen.launch.jobs.train import check_inputs
 from neuroimagen.trainer.recipe.recipe import load_recipe
 
 
@@ -56,13 +55,3 @@ def test_repeated_segments_are_said_once_before_ranks_start(
     for name, count in zip((item.name for item in dataset.metadata.classes), counts, strict=True):
         assert f"{name} ({count})" in said
     assert f"With num_samples {counts.min()} none is repeated" in said
-
-
-def test_few_of_many_short_classes_are_named() -> None:
-    labels = np.repeat(np.arange(30), np.arange(2, 32))
-    plan = BalancedPlan(np.arange(len(labels)), labels, 4, 20, seed=0)
-    text = repeats_text(plan, [f"c{label}" for label in range(30)])
-    assert text is not None
-    assert "18 of 30 classes" in text
-    assert "c0 (2), c1 (3), c2 (4), c3 (5), c4 (6) and 13 more" in text
-    assert repeats_text(BalancedPlan(np.arange(len(labels)), labels, 4, 2, seed=0), []) is None

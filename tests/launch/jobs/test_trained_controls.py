@@ -270,3 +270,18 @@ def test_the_controls_are_really_trained_and_not_made_twice(tmp_path: Path, tiny
     assert len({path.relative_to(run / "controls").parts[0] for path in written}) == 3
     assert make_control_runs(run, dataset) == made
     assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+def test_what_is_not_made_is_named_by_what_the_run_has(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reasons stand beside the conditions of the stages that were trained."""
+    Commands(monkeypatch)
+    dataset = Dataset.open(run.parent / "data")
+    finish_stage(run, "alignment")
+    both = make_control_runs(run, dataset, subjects=(1,)).absent
+    assert set(both) == {"eeg_classifier_unseen_subject", "alignment_unseen_subject"}
+    for stage in STAGES:
+        shutil.rmtree(run / stage)
+    alone = make_control_runs(run, dataset, subjects=(1,))
+    assert alone.drift_surrogate is None
+    assert set(alone.absent) == {"drift_surrogate_full", "alignment_unseen_subject"}
+    assert alone.absent["alignment_unseen_subject"] == "there is one subject only"

@@ -141,6 +141,23 @@ def test_repetitions_come_together_and_of_one_subject(recipe_path: Path) -> None
         assert (values[:, 0] == values[:, 1]).all()
 
 
+def test_stimuli_with_fewer_segments_than_a_batch_takes_are_counted(recipe_path: Path) -> None:
+    """Every stimulus is shown once to a subject: with two repetitions the same segment is taken twice."""
+    built, data = opened(recipe_path, "alignment.repetitions=2", "alignment.batch_size=8")
+    warning = built.plan_warning(built.plan(data, 0), data)
+    pairs = len(np.unique(data.dataset.index.stimulus[data.rows("train")])) * 2
+    assert warning == (
+        f"{pairs} of {pairs} stimuli, each to one subject, have fewer than the 2 segments that a batch takes of each "
+        "(the fewest: 1), so some of theirs are taken twice. With alignment.repetitions=1 none is."
+    )
+    for order in ("shuffled", "distinct"):
+        built, data = opened(recipe_path, f"alignment.order={order}", "alignment.batch_size=8")
+        assert built.plan_warning(built.plan(data, 0), data) is None
+    built, data = opened(recipe_path, "alignment.order=distinct", "alignment.batch_size=1000")
+    with pytest.raises(UserError, match="1000 stimuli per batch were asked for"):
+        built.plan(data, 0)
+
+
 def test_validation_ranks_the_stimulus_among_those_of_validation(recipe_path: Path) -> None:
     """The answer is the target of one stimulus: right for its segments, ranked by similarity for the others."""
     built, data = opened(recipe_path)

@@ -1,5 +1,6 @@
 """What a stage has without declaring it, and the choice of the weights that it exports."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ from neuroimagen.trainer.stages.base import (
     SampledStage,
     Selection,
     Stage,
+    begin_encoder,
     fit_encoder_normalisation,
 )
 from neuroimagen.trainer.stages.config import SampledStageConfig
@@ -46,6 +48,19 @@ def test_by_default_a_stage_needs_no_more_than_eeg_and_starts_from_nothing() -> 
     assert Stage.batch_needs(None) == BatchNeeds()
     assert Stage.starts_from(None) is None
     assert Stage.more_data(None) == ()
+    assert Stage.check_model(None, Path("any")) is None  # type: ignore[func-returns-value]
+
+
+@pytest.mark.parametrize("finetuned", [True, False])
+def test_a_stage_begins_with_the_encoder_that_it_starts_from(finetuned: bool) -> None:
+    fresh, trained = (build_encoder(encoder_config(feature_size=4), n_channels=2, n_samples=64) for _ in range(2))
+    trained.channel_mean.fill_(3.0)
+    assert begin_encoder(fresh, None, finetuned)  # its normalisation is to be fitted
+    assert not torch.equal(fresh.channel_mean, trained.channel_mean)
+    assert not begin_encoder(fresh, trained, finetuned)
+    states = fresh.state_dict()
+    assert all(torch.equal(states[name], tensor) for name, tensor in trained.state_dict().items())
+    assert {parameter.requires_grad for parameter in fresh.parameters()} == {finetuned}
 
 
 class Data:

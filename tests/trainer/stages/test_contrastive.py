@@ -15,7 +15,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.format.schema import SPLITS
-from neuroimagen.trainer.stages.contrastive import centroid_hits, neighbour_hits
+from neuroimagen.data_shards.loading.plan import BalancedPlan
+from neuroimagen.trainer.stages.contrastive import centroid_hits, neighbour_hits, repeats_text
 
 
 def clusters(num: int, seed: int) -> tuple[torch.Tensor, np.ndarray]:
@@ -86,3 +87,13 @@ def test_zero_shot_validation_compares_within_the_validation_part(
             assert 0.6 < line[figure] <= 1  # of two classes; held against the training part it would be 0
     with pytest.raises(UserError, match="zero-shot split"):
         train_here(recipe_path, "classifier", tmp_path / "other", "classifier.initialise_from=null")
+
+
+def test_few_of_many_short_classes_are_named() -> None:
+    labels = np.repeat(np.arange(30), np.arange(2, 32))
+    plan = BalancedPlan(np.arange(len(labels)), labels, 4, 20, seed=0)
+    text = repeats_text(plan, [f"c{label}" for label in range(30)])
+    assert text is not None
+    assert "18 of 30 classes" in text
+    assert "c0 (2), c1 (3), c2 (4), c3 (5), c4 (6) and 13 more" in text
+    assert repeats_text(BalancedPlan(np.arange(len(labels)), labels, 4, 2, seed=0), []) is None

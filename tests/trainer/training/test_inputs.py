@@ -5,14 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from small_study import N_CHANNELS, N_SAMPLES, NUM_CLASSES
+from small_study import N_CHANNELS, N_SAMPLES, NUM_CLASSES, write_study
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.latent_cache.cache import LatentCache
+from neuroimagen.launch.jobs.train import untrained_text
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
 from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.stages.registry import STAGES
+from neuroimagen.trainer.training.build import build_stage
 from neuroimagen.trainer.training.inputs import expected_shapes, latent_kinds, open_inputs
 
 SIZES = [f"data.n_channels={N_CHANNELS}", f"data.n_samples={N_SAMPLES}", f"data.num_classes={NUM_CLASSES}"]
@@ -132,3 +136,58 @@ def test_a_dry_run_reads_the_sizes_of_towers_from_configurations(dino_recipe: tu
         expected_shapes(
             load_recipe(path, ["model.towers.dino.tower=dinov2", f"model.towers.dino.path={path.parent}"]), "alignment"
         )
+
+
+def test_the_pooled_state_is_asked_for_where_the_u_net_takes_one(recipe_path: Path, tiny_sdxl_folder: Path) -> None:
+    path = f"model.path={tiny_sdxl_folder}"
+    sdxl, plain = load_recipe(recipe_path, [path]), load_recipe(recipe_path)
+    assert latent_kinds(plain, "semantic") == ("text-class",)
+    assert latent_kinds(sdxl, "semantic") == ("text-class", "pooled-class")
+    assert latent_kinds(sdxl, "semantic_detailed") == ("text-detailed", "pooled-detailed")
+    shapes = expected_shapes(sdxl, "semantic")
+    assert (shapes.text_shape, shapes.pooled_size) == ((24, 40), 12)
+    assert expected_shapes(plain, "semantic").pooled_size is None
+    with pytest.raises(UserError, match=r"no (text|pooled)-class latents"):
+        open_inputs(sdxl, "semantic")
+    # Without a folder, by the recipe.
+    sizes = ["model.path=nowhere", "model.text_shape=[77, 2048]", "model.pooled_size=1280"]
+    shapes = expected_shapes(load_recipe(recipe_path, sizes), "semantic")
+    assert (shapes.of_latent("text-class"), shapes.of_latent("pooled-class")) == ((77, 2048), (1280,))
+    with pytest.raises(UserError, match=r"takes pooled states of width 12, the recipe's model\.pooled_size is 1280"):
+        expected_shapes(load_recipe(recipe_path, [path, "model.pooled_size=1280"]), "semantic")
+    with pytest.raises(UserError, match=r"takes no pooled state, the recipe's model\.pooled_size is 1280"):
+        expected_shapes(load_recipe(recipe_path, ["model.pooled_size=1280"]), "semantic")
+
+
+def test_a_model_that_the_stage_does_not_train_is_refused_before_data_are_read(
+    recipe_path: Path, tiny_sdxl_folder: Path
+) -> None:
+    recipe = load_recipe(recipe_path, [f"model.path={tiny_sdxl_folder}", "data.path=nowhere", *SIZES])
+    for check in (open_inputs, expected_shapes):
+        with pytest.raises(UserError, match=r"\(SDXL \(StableDiffusionXLPipeline\)\) takes a pooled text state"):
+            check(recipe, "diffusion")
+
+
+def test_a_subject_without_training_segments_is_unknown_to_the_networks(recipe_path: Path, tmp_path: Path) -> None:
+    """As in a data set that was split by leave-subject-out: a map of its own would stay untrained."""
+    data = write_study(tmp_path / "data", tested_subject=2)
+    recipe = load_recipe(recipe_path, [f"data.path={data}", "encoder.subject_layers=true"])
+    dataset, shapes, _ = open_inputs(recipe, "contrastive")
+    assert dataset.metadata.subjects == (1, 2)
+    assert set(dataset.index.subject[dataset.rows("test")].tolist()) == {2}
+    assert shapes.subjects == (1,)
+    stage = build_stage(recipe, "contrastive", shapes)
+    encoder = stage.networks["encoder"]
+    assert isinstance(encoder, EEGEncoder)
+    with torch.no_grad():
+        encoder.subject_layers.offsets.normal_(0, 0.3)
+    eeg = torch.randn(2, N_CHANNELS, N_SAMPLES)
+    known, unseen = (encoder.eval()(eeg, torch.full((2,), subject)) for subject in (1, 2))
+    assert torch.allclose(known, unseen)  # the mean of one map
+    assert untrained_text(dataset, recipe, (1,)) == (
+        "1 subject has no training segments (2): as any new subject's, their EEG is given the mean of the other "
+        "subjects' maps (encoder.unknown_subject).\n"
+    )
+    assert untrained_text(dataset, recipe, (1, 2)) == ""
+    refusing = load_recipe(recipe_path, [f"data.path={data}", "encoder.unknown_subject=error"])
+    assert "their EEG is refused" in untrained_text(dataset, refusing, (1,))

@@ -16,6 +16,7 @@ import torch
 from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
+from neuroimagen.trainer.evaluation.controls import UNSEEN_SUBJECT_ALIGNMENT
 from neuroimagen.trainer.evaluation.eeg_conditions import SegmentSummaries
 from neuroimagen.trainer.evaluation.intervals import Estimate, bootstrap_mean
 from neuroimagen.trainer.evaluation.metrics.embedding_retrieval import csls, embedding_chance, embedding_values
@@ -195,7 +196,7 @@ def unseen_subject_retrieval(
         parts.append(gallery.similarity(embed_rows(model, dataset, rows[subject], device=device)[gallery.kind]))
         score = score or _Scorer(dataset, gallery, config)
     assert score is not None
-    return score("alignment_unseen_subject", np.concatenate(parts), index.stimulus[everyone].astype(np.int64))
+    return score(UNSEEN_SUBJECT_ALIGNMENT, np.concatenate(parts), index.stimulus[everyone].astype(np.int64))
 
 
 class _Scorer:
