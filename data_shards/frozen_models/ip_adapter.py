@@ -45,7 +45,7 @@ class IPAdapterConfig:
             raise ValueError("an IP-Adapter needs the path of its safetensors file")
 
     def read(self) -> "IPAdapterFile":
-        """What the file holds. Raises UserError for a file that is missing or damaged, and for another kind of adapter."""
+        """What the file holds. Raises UserError for one that is missing or damaged, or another kind of adapter."""
         return read_ip_adapter(Path(self.path).expanduser())
 
 
@@ -112,11 +112,9 @@ def _file(path: Path) -> Path:
     if path.is_dir():
         files = sorted(path.glob("*.safetensors"))
         if len(files) != 1:
-            found = (
-                f"{len(files)} safetensors files ({', '.join(file.name for file in files[:4])})" if files else "none"
-            )
+            found = ", ".join(file.name for file in files) or "none"
             raise UserError(
-                f"the IP-Adapter's folder {path} must hold one safetensors file, it holds {found}. Give the file."
+                f"the folder {path} of an IP-Adapter must hold one safetensors file; it holds {found}. Give the file."
             )
         return files[0]
     if not path.is_file():

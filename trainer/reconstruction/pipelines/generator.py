@@ -1,4 +1,4 @@
-"""A frozen latent diffusion model of any family that is served: conditions and noise to images, by diffusers' pipelines.
+"""A frozen latent diffusion model of any supported family: conditions and noise to images, by diffusers' pipelines.
 
 Shapes: B images, S side of an image in px, C latent channels, h×w latent size, L tokens, D width of the hidden states,
 P of a pooled embedding, E of an image embedding.
@@ -101,8 +101,8 @@ class Generator:
         images = self.vae.decode(latents)
         _require_finite(
             {"the decoded image": images},
-            f"The weights of {self.model}/vae overflow or are damaged, as Stable Diffusion's do when they were computed "
-            "with in float16. Fetch the folder again.",
+            f"The weights of {self.model}/vae are damaged, or were made in float16, which Stable Diffusion's VAE "
+            "overflows. Fetch the folder again.",
         )
         return images.clamp(-1.0, 1.0)
 
@@ -186,8 +186,8 @@ class Generator:
             raise UserError(f"strength {strength} × {steps} steps leaves no denoising step. Raise one of them.")
         if unknown := sorted(set(conditioning.image) - set(self.image_sizes)):
             raise UserError(
-                f"{self.model} takes no image embedding {', '.join(unknown)}; it takes {', '.join(self.image_sizes) or 'none'}. "
-                "Name it in model.ip_adapters."
+                f"{self.model} takes no image embedding {', '.join(unknown)}; it takes "
+                f"{', '.join(self.image_sizes) or 'none'}. Name it in model.ip_adapters."
             )
         if conditioning.pooled is not None and self.pooled_size is None:
             raise UserError(f"{self.model} takes no pooled embedding of the caption: it is no SDXL model.")

@@ -1,4 +1,4 @@
-"""What a model folder takes and makes, read and checked from its configurations: no weights, neither torch nor diffusers.
+"""What a model folder takes and makes, read and checked from its configurations, without weights.
 
 Everything that cannot be served is refused here, by name, so that recipes are refused before any work.
 """
