@@ -1,6 +1,5 @@
 """IP-Adapters in a U-Net: loaded by diffusers, and their scales set for each batch."""
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +12,10 @@ from neuroimagen.data_shards.frozen_models.ip_adapter import IPAdapterFile
 from neuroimagen.data_shards.frozen_models.loading import loading
 
 Scale = float | Mapping[str, Any]
-"""Of one adapter: a number, or diffusers' mapping by block ({"up": {"block_0": [0, 1, 0]}}; blocks left out have 0)."""
+"""A number; or name of an adapter → number or mapping by block, 1 for adapters that are left out; or a mapping by block
+for all adapters. By block: {"up.block_0": 1, "down.block_2": [0, 1]}, as in diffusers also {"up": {"block_0": 1}}; a list
+has a number for each attention of the block, and what is left out has 0.
+"""
 _PARTS = ("down", "mid", "up")
 
 
@@ -53,43 +55,53 @@ class Adapters:
         return {"ip_adapter_image_embeds": embeddings}
 
     def _scales(self, image: Mapping[str, Tensor], scale: Scale) -> list[Any]:
-        """The scale of each adapter: `scale` is one for all, or a mapping from names (1 for a name left out)."""
-        by_name = dict.fromkeys(self.sizes, scale)
-        if isinstance(scale, Mapping) and not set(scale) <= set(_PARTS):
+        """The scale of each adapter, as diffusers takes it."""
+        by_name: dict[str, Any] = dict.fromkeys(self.sizes, scale)
+        if isinstance(scale, Mapping) and not {key.split(".")[0] for key in scale} <= set(_PARTS):
             if unknown := sorted(set(scale) - set(self.sizes)):
                 raise UserError(
                     f"adapter_scale names {', '.join(unknown)}, the model has the IP-Adapters {', '.join(self.sizes)}. "
-                    f"Name those, or the U-Net's parts ({', '.join(_PARTS)})."
+                    f"Name those, or parts of the U-Net ({', '.join(_PARTS)})."
                 )
             by_name = dict.fromkeys(self.sizes, 1.0) | dict(scale)
-        for chosen in by_name.values():
-            self._require_blocks(chosen)
-        return [copy.deepcopy(chosen) if name in image or name in self.own else 0.0 for name, chosen in by_name.items()]
+        return [
+            self._by_block(chosen) if name in image or name in self.own else 0.0 for name, chosen in by_name.items()
+        ]
 
-    def _require_blocks(self, scale: Scale) -> None:
-        """Raise UserError for blocks that the U-Net does not have, which diffusers would pass over."""
+    def _by_block(self, scale: Any) -> Any:
+        """A number as it is; a mapping nested by part and block, after a check of names that diffusers would ignore."""
         if not isinstance(scale, Mapping):
-            return
-        unet = self.pipeline.unet
-        blocks: dict[str, dict[str, int]] = {
-            part: {
-                f"block_{number}": len(block.attentions)
-                for number, block in enumerate(getattr(unet, f"{part}_blocks"))
-                if hasattr(block, "attentions")
-            }
-            for part in ("down", "up")
-        }
-        said = "; ".join(f"{part}: {', '.join(f'{b} ({n})' for b, n in of.items())}" for part, of in blocks.items())
-        for part, chosen in scale.items():
-            wrong = part not in _PARTS or (isinstance(chosen, Mapping) and part == "mid")
-            for block, numbers in chosen.items() if isinstance(chosen, Mapping) and not wrong else ():
-                count = blocks[part].get(block)
-                wrong |= count is None or (isinstance(numbers, list | tuple) and len(numbers) not in (1, count))
-            if wrong:
+            return scale
+        blocks: dict[str, Any] = {"mid": {}}
+        for part in ("down", "up"):
+            found = enumerate(getattr(self.pipeline.unet, f"{part}_blocks"))
+            blocks[part] = {f"block_{n}": len(block.attentions) for n, block in found if hasattr(block, "attentions")}
+        flat = dict(_flat(scale))
+        nested: dict[str, Any] = {}
+        for key, value in flat.items():
+            part, _, block = key.partition(".")
+            count = blocks.get(part, {}).get(block) if block else None
+            known = part in _PARTS if not block else count is not None and part not in flat
+            if not known or (isinstance(value, list | tuple) and len(value) != count):
+                there = [f"{of}.{name} ({n})" for of, names in blocks.items() for name, n in names.items()]
                 raise UserError(
-                    f"adapter_scale {{{part}: {chosen}}} does not fit the U-Net. Its blocks, with the number of their "
-                    f"attentions, are {said}; mid has one number."
+                    f"adapter_scale {key}: {value} does not fit the U-Net. Its blocks, each with the number of its "
+                    f"attentions, are {', '.join(there)}; down, mid and up stand for all of theirs."
                 )
+            if block:
+                nested.setdefault(part, {})[block] = list(value) if isinstance(value, tuple) else value
+            else:
+                nested[part] = value
+        return nested
+
+
+def _flat(scale: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """(part.block, scale) of a mapping that is nested or has names with dots."""
+    for key, value in scale.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 @contextmanager

@@ -71,8 +71,8 @@ class StableDiffusion:
     """Stable Diffusion 1.x and 2.x, SD-Turbo: one text encoder."""
 
     def __init__(self, model: Path, *, unet: Any, vae: Any, device: torch.device) -> None:
-        """`unet` and `vae`: loaded. The scheduler is the folder's own, with diffusers' corrections where it is outdated.
-        Text encoders are loaded when a caption is first asked for.
+        """`unet` and `vae`: loaded. The scheduler is the folder's own, which diffusers corrects where it is outdated.
+        encoders are loaded when a caption is first asked for.
         """
         self.model = model
         self.device = device
