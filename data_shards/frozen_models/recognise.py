@@ -35,9 +35,11 @@ _FAMILIES = (
 """Beginning of model_index.json's `_class_name` → family; the first that fits."""
 
 _REFUSED: Mapping[str, Mapping[Use, str]] = {
-    "SDXL": {
-        "text": "its U-Net takes the penultimate states of two text encoders (77×2048), a pooled embedding (1280) and "
-        "time ids, while text and pooled kinds hold the states of one text encoder",
+    "SDXL refiner": {
+        "text": "it refines images that SDXL's base model has drawn, with the second of its two text encoders alone; "
+        "give the base model's folder",
+        "diffusion": "it refines images that SDXL's base model has drawn, with an aesthetic score beside the text; "
+        "give the base model's folder",
     },
     "Stable Diffusion 3": {
         "vae": "it has a transformer in place of a U-Net, so no stage uses latents of this kind; as a flat vector, "
@@ -66,11 +68,11 @@ _COMPONENTS: Mapping[Use, tuple[str, ...]] = {
 }
 """Use → the components of a diffusion model that it needs."""
 
-_MORE_COMPONENTS: Mapping[str, tuple[str, ...]] = {
-    "Stable Diffusion 2.1-unCLIP": ("image_normalizer", "image_noising_scheduler"),
-    "SDXL": ("text_encoder_2", "tokenizer_2"),
+_MORE_COMPONENTS: Mapping[str, Mapping[Use, tuple[str, ...]]] = {
+    "Stable Diffusion 2.1-unCLIP": {"diffusion": ("image_normalizer", "image_noising_scheduler")},
+    "SDXL": {"text": ("text_encoder_2", "tokenizer_2"), "diffusion": ("text_encoder_2", "tokenizer_2")},
 }
-"""Family → the components that sampling needs as well."""
+"""Family → use → the components that it needs beside those of every family."""
 
 _ADDED_NETWORKS: Mapping[str, str] = {
     "controlnet": "a ControlNet, which takes another picture",
@@ -245,14 +247,16 @@ def _diffusion_model(folder: Path) -> FolderContent:
     index = read_json(folder / "model_index.json")
     class_name = str(index.get("_class_name", "unnamed pipeline"))
     family = next((name for begins, name in _FAMILIES if class_name.startswith(begins)), None)
+    if family == "SDXL" and _is_component(index.get("text_encoder_2")) and not _is_component(index.get("text_encoder")):
+        family = "SDXL refiner"
     refuses: dict[Use, str] = {"captions": "it is not a captioner"}
     lacking = {name: _component_problem(folder, name, entry) for name, entry in index.items()}
     listed = any(_is_component(entry) for entry in index.values())
     problems = [problem for problem in lacking.values() if problem is not None]
     problems += _unfinished_files(folder)
-    for use, needed in _COMPONENTS.items():
-        components = (*needed, *_MORE_COMPONENTS.get(family or "", ())) if use == "diffusion" else needed
-        for name in reversed(components):  # what stands first is said
+    for use, components in _COMPONENTS.items():
+        more = _MORE_COMPONENTS.get(family or "", {}).get(use, ())
+        for name in reversed((*components, *more)):  # what stands first is said
             problem = lacking.get(name)
             if problem is None and not (folder / name).is_dir():
                 # An index that lists nothing was made by hand: the folders tell.

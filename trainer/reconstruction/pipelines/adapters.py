@@ -13,8 +13,8 @@ from neuroimagen.data_shards.frozen_models.loading import loading
 
 Scale = float | Mapping[str, Any]
 """A number; or name of an adapter → number or mapping by block, 1 for adapters that are left out; or a mapping by block
-for all adapters. By block: {"up.block_0": 1, "down.block_2": [0, 1]}, as in diffusers also {"up": {"block_0": 1}}; a list
-has a number for each attention of the block, and what is left out has 0.
+for all adapters. By block: {"up.block_0": 1, "down.block_2": [0, 1]}, as in diffusers also {"up": {"block_0": 1}}; a
+list has a number for each attention of the block, and what is left out has 0.
 """
 _PARTS = ("down", "mid", "up")
 

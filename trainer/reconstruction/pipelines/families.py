@@ -20,8 +20,8 @@ from diffusers import (
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
 from torch import Tensor
 
-from neuroimagen.data_shards.frozen_models.loading import load_transformer, loading
-from neuroimagen.data_shards.frozen_models.model_folder import read_config, weights_variant
+from neuroimagen.data_shards.frozen_models.loading import loading
+from neuroimagen.data_shards.frozen_models.model_folder import pooled_size, read_config, text_shape, weights_variant
 from neuroimagen.data_shards.frozen_models.text import TextEncoder
 from neuroimagen.trainer.reconstruction.pipelines.conditioning import UNCLIP, Conditioning
 
@@ -173,10 +173,7 @@ class StableDiffusionXL(StableDiffusion):
         )
 
     def prompt(self, captions: Sequence[str]) -> Conditioning:
-        with torch.inference_mode():
-            text, _, pooled, _ = self._encoding_pipeline.encode_prompt(
-                list(captions), device=self.device, do_classifier_free_guidance=False
-            )
+        text, pooled = self._text_encoder.encode(captions)
         return Conditioning(text=text, pooled=pooled)
 
     @cached_property
@@ -184,10 +181,9 @@ class StableDiffusionXL(StableDiffusion):
         """Zeros where the model was trained so (force_zeros_for_empty_prompt), else the empty caption."""
         if not self.pipeline.config.force_zeros_for_empty_prompt:
             return self.empty
-        unet = self.pipeline.unet.config
-        first, second = (read_config(self.model / name) for name in ("text_encoder", "text_encoder_2"))
-        text = torch.zeros(1, int(first["max_position_embeddings"]), int(unet.cross_attention_dim))
-        return Conditioning(text=text, pooled=torch.zeros(1, int(second["projection_dim"])))
+        size = pooled_size(self.model)
+        assert size is not None
+        return Conditioning(text=torch.zeros(1, *text_shape(self.model)), pooled=torch.zeros(1, size))
 
     def arguments(self, conditioning: Conditioning, count: int, *, guided: bool, noise_level: int) -> dict[str, Any]:
         arguments = super().arguments(conditioning, count, guided=guided, noise_level=noise_level)
@@ -196,24 +192,6 @@ class StableDiffusionXL(StableDiffusion):
         if guided:
             arguments["negative_pooled_prompt_embeds"] = self._rows(self.unconditional.pooled, count)
         return arguments
-
-    @cached_property
-    def _encoding_pipeline(self) -> Any:
-        """diffusers' pipeline with the text encoders alone, in float32."""
-        from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
-        with loading(self.model):
-            tokenizers = [CLIPTokenizer.from_pretrained(self.model / name) for name in ("tokenizer", "tokenizer_2")]
-        return StableDiffusionXLPipeline(
-            vae=None,
-            unet=None,
-            scheduler=None,
-            text_encoder=load_transformer(CLIPTextModel, self.model / "text_encoder").to(self.device),
-            text_encoder_2=load_transformer(CLIPTextModelWithProjection, self.model / "text_encoder_2").to(self.device),
-            tokenizer=tokenizers[0],
-            tokenizer_2=tokenizers[1],
-            add_watermarker=False,
-        )
 
 
 FAMILIES: Mapping[str, type[StableDiffusion]] = {

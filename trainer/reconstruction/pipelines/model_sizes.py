@@ -13,8 +13,10 @@ from neuroimagen.data_shards.frozen_models.ip_adapter import IPAdapterConfig, IP
 from neuroimagen.data_shards.frozen_models.model_folder import (
     component_folder,
     image_size_px,
+    pooled_size,
     read_config,
     require_diffusion_folder,
+    text_shape,
     vae_reduction,
 )
 from neuroimagen.data_shards.frozen_models.recognise import recognise
@@ -66,15 +68,15 @@ def read_sizes(
             "belongs to another model, or needs more than latents and conditions."
         )
     side = image_size_px(model) // vae_reduction(model)
-    text_shape, pooled_size = _text_sizes(model)
+    text, pooled = text_shape(model), pooled_size(model)
     width = unet_config["cross_attention_dim"]
-    if width != text_shape[1]:
+    if width != text[1]:
         raise UserError(
-            f"{model}: the U-Net attends to width {width}, the text encoder gives {text_shape[1]}. unet/ and "
+            f"{model}: the U-Net attends to width {width}, the text encoder gives {text[1]}. unet/ and "
             "text_encoder/ are from different models."
         )
-    if pooled_size is not None:
-        expected = pooled_size + 6 * int(unet_config["addition_time_embed_dim"])
+    if pooled is not None:
+        expected = pooled + 6 * int(unet_config["addition_time_embed_dim"])
         if unet_config.get("projection_class_embeddings_input_dim") != expected:
             raise UserError(
                 f"{model}: the U-Net takes {unet_config.get('projection_class_embeddings_input_dim')} numbers of the "
@@ -96,23 +98,13 @@ def read_sizes(
         family=content.family,
         image_size_px=image_size_px(model),
         latent_shape=(channels, side, side),
-        text_shape=text_shape,
-        pooled_size=pooled_size,
+        text_shape=text,
+        pooled_size=pooled,
         image_sizes=image_sizes,
         targets={name: target for name, (_, target) in files.items()},
         adapters={name: file for name, (file, _) in files.items()},
         own_adapters=own,
     )
-
-
-def _text_sizes(model: Path) -> tuple[tuple[int, int], int | None]:
-    """(L, D) and P of the text encoders."""
-    first = read_config(component_folder(model, "text_encoder"))
-    num_tokens, width = int(first["max_position_embeddings"]), int(first["hidden_size"])
-    if not (model / "text_encoder_2").is_dir():
-        return (num_tokens, width), None
-    second = read_config(model / "text_encoder_2")
-    return (num_tokens, width + int(second["hidden_size"])), int(second["projection_dim"])
 
 
 def _unclip_size(model: Path, unet_config: Mapping[str, Any]) -> int:
