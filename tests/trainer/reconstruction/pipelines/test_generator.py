@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from drawn_images import grey_levels, normal, seeded
 from tiny_models import build_tiny_diffusion_folder
 
 from neuroimagen.benchmarks.cache import load_vae
@@ -20,21 +21,12 @@ from neuroimagen.trainer.reconstruction.pipelines.generator import Generator, mo
 STEPS = 4
 
 
-def seeded(count: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in range(count)]
-
-
 def hidden_states(count: int) -> torch.Tensor:
-    return torch.randn(count, 24, 32, generator=torch.Generator().manual_seed(99))
+    return normal(count, 24, 32)
 
 
 def text(count: int) -> Conditioning:
     return Conditioning(text=hidden_states(count))
-
-
-def grey_levels(images: torch.Tensor, others: torch.Tensor) -> int:
-    """Largest difference of images in [-1, 1] and others in [0, 1], in grey levels of 255."""
-    return int(((images * 127.5 + 127.5).round() - (others * 255).round()).abs().max())
 
 
 def dtypes(network: torch.nn.Module) -> set[torch.dtype]:
