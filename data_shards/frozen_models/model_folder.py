@@ -108,10 +108,15 @@ def folders_digest(*folders: Path) -> str:
     digest = hashlib.sha256()
     for folder in folders:
         for path in sorted(path for path in folder.iterdir() if path.suffix in _HASHED_SUFFIXES):
-            status = path.stat()
             digest.update(f"{path.name}\0".encode())
-            digest.update(_file_digest(path.resolve(), status.st_size, status.st_mtime_ns))
+            digest.update(file_digest(path))
     return digest.hexdigest()
+
+
+def file_digest(path: Path) -> bytes:
+    """SHA-256 of a file's content; computed once while the file stays as it is."""
+    status = path.stat()
+    return _file_digest(path.resolve(), status.st_size, status.st_mtime_ns)
 
 
 @cache  # several kinds of latent ask for the same half gigabyte; size and time tell whether the file has changed

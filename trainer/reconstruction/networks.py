@@ -11,7 +11,8 @@ from neuroimagen.data_shards.format.schema import DatasetMetadata
 from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
 from neuroimagen.trainer.networks.gan import SaliencyModel
 from neuroimagen.trainer.networks.semantic import SemanticModel
-from neuroimagen.trainer.reconstruction.latent_diffusion import LatentDiffusion, load_latent_diffusion
+from neuroimagen.trainer.reconstruction.pipelines.generator import Generator
+from neuroimagen.trainer.reconstruction.pipelines.model_sizes import read_sizes
 
 
 class Networks:
@@ -22,8 +23,10 @@ class Networks:
     ) -> None:
         """`model`: a folder in diffusers' layout. `metadata`: of the data set whose EEG the networks read.
 
-        dtype: of the U-Net. compile_unet: torch.compile the U-Net and the VAE's decoder.
+        dtype: of the U-Net. compile_unet: torch.compile the U-Net and the VAE's decoder. Raises UserError when the
+        model's family is not supported.
         """
+        read_sizes(model)
         self.model = model
         self.metadata = metadata
         self.device = device
@@ -31,11 +34,11 @@ class Networks:
         self.compile_unet = compile_unet
         self._loaded: dict[tuple[str, Path | None], Any] = {}
 
-    def diffusion(self, unet: Path | None = None) -> LatentDiffusion:
+    def diffusion(self, unet: Path | None = None) -> Generator:
         """The latent diffusion model, with the fine-tuned U-Net of the folder `unet` in place of its own if given."""
 
-        def load() -> LatentDiffusion:
-            return load_latent_diffusion(
+        def load() -> Generator:
+            return Generator(
                 self.model,
                 device=self.device,
                 dtype=self.dtype,
@@ -43,7 +46,7 @@ class Networks:
                 compile_backend="inductor" if self.compile_unet else None,
             )
 
-        model: LatentDiffusion = self._once("diffusion", unet, load)
+        model: Generator = self._once("diffusion", unet, load)
         return model
 
     def saliency(self, export: Path) -> SaliencyModel:

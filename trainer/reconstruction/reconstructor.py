@@ -30,9 +30,15 @@ from neuroimagen.trainer.networks.pixels import from_uint8, to_uint8
 from neuroimagen.trainer.reconstruction.batch_by_memory import MAX_IMAGES
 from neuroimagen.trainer.reconstruction.conditions import IMAGE_CONDITIONS, Prompt, Start
 from neuroimagen.trainer.reconstruction.config import ReconstructConfig
-from neuroimagen.trainer.reconstruction.latent_diffusion import LatentDiffusion, model_digest
 from neuroimagen.trainer.reconstruction.networks import Networks
-from neuroimagen.trainer.reconstruction.noise import SegmentSample, normal_noise, random_labels
+from neuroimagen.trainer.reconstruction.noise import (
+    SegmentSample,
+    normal_noise,
+    random_labels,
+    segment_generators,
+)
+from neuroimagen.trainer.reconstruction.pipelines.conditioning import Conditioning
+from neuroimagen.trainer.reconstruction.pipelines.generator import Generator, model_digest
 
 Export = Literal["saliency", "semantic", "semantic_detailed", "fine_tuned"]
 """Keys of the recipe's `reconstruct` section that name a stage."""
@@ -184,8 +190,8 @@ class Reconstructor:
                 start = self.diffusion.decode(self.diffusion.encode(start))
             return to_uint8(start)
         latents = self._diffusion_of(name).denoise(
-            self.noise(items),
-            self._hidden(condition.prompt, items),
+            segment_generators(config.seed, "diffusion", items),
+            self._conditioning(condition.prompt, items),
             steps=config.steps,
             guidance=config.guidance,
             scheduler=config.scheduler,
@@ -193,10 +199,6 @@ class Reconstructor:
             strength=config.strength,
         )
         return to_uint8(self.diffusion.decode(latents))
-
-    def noise(self, items: Sequence[SegmentSample]) -> Tensor:
-        """What denoising starts from or adds to a start: standard normal float32 [n, C, h, w], on the CPU."""
-        return normal_noise(self.config.seed, "diffusion", items, self.diffusion.latent_shape)
 
     def saliency_maps(self, items: Sequence[SegmentSample]) -> Tensor:
         """Saliency maps [n, 3, s, s] in [-1, 1]."""
@@ -216,24 +218,27 @@ class Reconstructor:
         images = self.dataset.stimuli.images(self.dataset.index.stimulus[_rows(items)], size_px)
         return resize(from_uint8(torch.from_numpy(images)).to(self.device), self.image_size_px)
 
-    def _hidden(self, prompt: Prompt, items: Sequence[SegmentSample]) -> Tensor:
-        """What conditions the U-Net, [n, L, D]."""
+    def _conditioning(self, prompt: Prompt, items: Sequence[SegmentSample]) -> Conditioning:
+        """What conditions the U-Net."""
         if prompt in ("semantic", "semantic_detailed", "fine_tuned"):
             model = self.networks.semantic(self.export(prompt))
-            return model(self._eeg(items), self._subjects(items))
+            text, pooled = model.condition(self._eeg(items), self._subjects(items))
+            return Conditioning(text=text, pooled=pooled)
         if prompt == "true class":
             labels = self.dataset.index.label[_rows(items)].tolist()
         else:
             labels = random_labels(self.config.seed, items, sorted(self._class_captions))
         captions, places = np.unique([self._class_captions[label] for label in labels], return_inverse=True)
-        return self.diffusion.prompt(captions.tolist())[torch.from_numpy(places).to(self.device)]
+        said, rows = self.diffusion.prompt(captions.tolist()), torch.from_numpy(places).to(self.device)
+        assert said.text is not None
+        return Conditioning(text=said.text[rows], pooled=None if said.pooled is None else said.pooled[rows])
 
     @property
-    def diffusion(self) -> LatentDiffusion:
+    def diffusion(self) -> Generator:
         """The frozen model with its own U-Net."""
         return self.networks.diffusion()
 
-    def _diffusion_of(self, name: str) -> LatentDiffusion:
+    def _diffusion_of(self, name: str) -> Generator:
         if IMAGE_CONDITIONS[name].prompt == "fine_tuned":
             return self.networks.diffusion(self.export("fine_tuned") / UNET_FOLDER)
         return self.diffusion

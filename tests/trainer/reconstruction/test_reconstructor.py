@@ -12,7 +12,8 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.networks.gan import SaliencyModel
 from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.reconstruction.conditions import IMAGE_CONDITIONS
-from neuroimagen.trainer.reconstruction.noise import normal_noise, random_labels
+from neuroimagen.trainer.reconstruction.noise import normal_noise, random_labels, segment_generators
+from neuroimagen.trainer.reconstruction.pipelines.conditioning import Conditioning
 from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
 
 
@@ -28,8 +29,8 @@ def test_full_is_the_pipeline_by_hand(make: Callable[..., Reconstructor]) -> Non
         hidden = SemanticModel.from_pretrained(run / "semantic" / "export")(eeg)
         resized = torch.nn.functional.interpolate(saliency_maps, size=(32, 32), mode="bilinear")
         latents = diffusion.denoise(
-            reconstructor.noise(items),
-            hidden,
+            segment_generators(0, "diffusion", items),
+            Conditioning(text=hidden),
             start=diffusion.vae.vae.encode(resized).latent_dist.mode() * 0.7,
             strength=0.75,
             guidance=2.0,
@@ -66,14 +67,15 @@ def test_oracle_and_floor_take_their_class_from_the_label(make: Callable[..., Re
     dataset, items = reconstructor.dataset, reconstructor.segment_samples("oracle_class")
     rows = np.array([item.row for item in items])
     captions = [dataset.stimuli.captions[index] for index in dataset.index.stimulus[rows]]
-    hidden = reconstructor._hidden("true class", items)
-    torch.testing.assert_close(hidden, reconstructor.diffusion.prompt(captions), rtol=1e-5, atol=1e-5)
+    hidden = reconstructor._conditioning("true class", items).text
+    torch.testing.assert_close(hidden, reconstructor.diffusion.prompt(captions).text, rtol=1e-5, atol=1e-5)
     drawn = [random_labels(seed, items, range(12)) for seed in range(40)]
     assert set(np.concatenate(drawn)) == set(range(12))
     assert np.mean(np.array(drawn) == dataset.index.label[rows]) == pytest.approx(1 / 12, abs=0.06)
     by_caption = dict(zip(dataset.stimuli.labels.tolist(), dataset.stimuli.captions, strict=True))
-    expected = reconstructor.diffusion.prompt([by_caption[label] for label in drawn[0]])
-    torch.testing.assert_close(reconstructor._hidden("random class", items), expected, rtol=1e-5, atol=1e-5)
+    expected = reconstructor.diffusion.prompt([by_caption[label] for label in drawn[0]]).text
+    hidden = reconstructor._conditioning("random class", items).text
+    torch.testing.assert_close(hidden, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["full", "semantic_only"])
