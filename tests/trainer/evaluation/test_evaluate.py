@@ -165,7 +165,7 @@ def test_the_terminal_table_is_aligned_and_narrow(finished: Finished) -> None:
     lines = text_table(finished.results, main_metrics()).splitlines()
     assert len(lines) <= len(CONDITIONS) + 2
     assert max(map(len, lines)) <= 120
-    assert [line for line in lines if line.startswith("class caption + saliency")]
+    assert [line for line in lines if line.startswith("full model")]
 
 
 def test_the_docs_name_every_condition_and_metric() -> None:
