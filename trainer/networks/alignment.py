@@ -3,7 +3,7 @@
 Shapes: B segments, C channels, T samples, F features of the encoder, P length of an embedding.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
 from neuroimagen.trainer.networks.encoders.projector import projector
@@ -66,6 +67,8 @@ class AlignmentModel(PretrainedModule):
         )
         for place, size in enumerate(self.embedding_sizes.values()):
             self.register_buffer(f"centre_{place}", torch.zeros(size))
+            self.register_buffer(f"length_{place}", torch.ones(1))
+        self._has_lengths: bool | None = None  # None: not looked at since they were set
         # [1]: DeepSpeed broadcasts parameters by a view that a 0-dim tensor does not have.
         self.log_scale = nn.Parameter(torch.tensor([logit_scale]).log(), requires_grad=learn_logit_scale)
 
@@ -92,6 +95,52 @@ class AlignmentModel(PretrainedModule):
         """Targets [N, P] as the frozen network made them → as embeddings are compared with them, [N, P]."""
         return targets - self.centre(kind)
 
+    def image_embedding(self, eeg: Tensor, subject: Tensor | None, kind: str) -> Tensor:
+        """The predicted embedding as a latent of the cached kind `kind`, float32 [B, P]: centre + length · direction.
+
+        An embedding is trained for its direction (by cosines, unless `unit_norm` says otherwise), but what reads image
+        embeddings (IP-Adapter, unCLIP) was trained on the frozen network's own, which have a mean and a typical length.
+        Where the model does not centre its targets, the direction is the target's own, and the centre is zero.
+
+        Raises UserError where the model was not trained on `kind`, or its export does not say the length.
+        """
+        self._require_space(kind)
+        return self.in_space_of(kind, self(eeg, subject)[0][kind])
+
+    def in_space_of(self, kind: str, embeddings: Tensor) -> Tensor:
+        """Predicted embeddings [B, P] of `kind` → the space of the cached latents, as `image_embedding` gives them."""
+        self._require_space(kind)
+        length: Tensor = getattr(self, f"length_{self.kinds.index(kind)}")
+        return F.normalize(embeddings.float(), dim=1) * length + self.centre(kind)
+
+    def _require_space(self, kind: str) -> None:
+        if kind not in self.kinds:
+            raise UserError(
+                f"the alignment stage was trained on {', '.join(self.kinds)}, not on {kind}. Add {kind} to "
+                "alignment.targets and train it again, or choose one of these."
+            )
+        if not self.has_lengths:
+            raise UserError(
+                "the alignment stage was trained by a version that did not store how long image embeddings are. Train "
+                "the stage again, or call AlignmentModel.fit_lengths with the run's latents and training stimuli."
+            )
+
+    @property
+    def has_lengths(self) -> bool:
+        """Whether the typical lengths of the training targets are known: older exports do not have them."""
+        if self._has_lengths is None:
+            lengths = [getattr(self, f"length_{place}") for place in range(len(self.kinds))]
+            # Looked at once: reading a number waits for the device. On the meta device there is none to read.
+            self._has_lengths = all(length.is_meta or bool(length.isfinite().all()) for length in lengths)
+        return self._has_lengths
+
+    def added_entries(self) -> dict[str, Tensor]:
+        return {f"length_{place}": torch.full((1,), torch.nan) for place in range(len(self.kinds))}
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._has_lengths = None
+        super()._load_from_state_dict(*args)
+
     def with_encoder(self, encoder: EEGEncoder) -> "AlignmentModel":
         """The same heads on `encoder`, which computes the same (EEGEncoder.for_subjects)."""
         if encoder is not self.encoder:
@@ -101,15 +150,32 @@ class AlignmentModel(PretrainedModule):
 
     @torch.no_grad()
     def fit_targets(self, stores: Mapping[str, LatentStore], stimuli: np.ndarray) -> None:
-        """Set the centres to the means over the distinct `stimuli` (rows), where the model centres its targets."""
-        if not self.centre_targets:
-            return
-        unique = np.unique(stimuli)
-        for kind in self.kinds:
-            total = torch.zeros(self.embedding_sizes[kind], dtype=torch.float64)
-            for start in range(0, len(unique), 1024):
-                total += stores[kind].get(unique[start : start + 1024]).double().sum(0)
-            self.centre(kind).copy_(total / len(unique))
+        """Set the centres to the means over the distinct `stimuli` (rows), where the model centres its targets, and the
+        typical lengths.
+        """
+        if self.centre_targets:
+            for kind in self.kinds:
+                total = torch.zeros(self.embedding_sizes[kind], dtype=torch.float64)
+                for targets in _parts(stores[kind], stimuli):
+                    total += targets.sum(0)
+                self.centre(kind).copy_(total / len(np.unique(stimuli)))
+        self.fit_lengths(stores, stimuli)
+
+    @torch.no_grad()
+    def fit_lengths(self, stores: Mapping[str, LatentStore], stimuli: np.ndarray) -> None:
+        """Set the typical lengths: means of ‖target − centre‖ over the distinct `stimuli` (rows)."""
+        for place, kind in enumerate(self.kinds):
+            centre = self.centre(kind).double().cpu()
+            total = sum(float((targets - centre).norm(dim=1).sum()) for targets in _parts(stores[kind], stimuli))
+            getattr(self, f"length_{place}").fill_(total / len(np.unique(stimuli)))
+        self._has_lengths = None
+
+
+def _parts(store: LatentStore, stimuli: np.ndarray) -> Iterator[Tensor]:
+    """The latents of the distinct `stimuli`, float64, a few at a time."""
+    unique = np.unique(stimuli)
+    for start in range(0, len(unique), 1024):
+        yield store.get(unique[start : start + 1024]).double()
 
 
 def _head(head: HeadKind, feature_size: int, size: int, dropout: float, kind: str) -> nn.Module:

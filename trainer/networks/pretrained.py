@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from neuroimagen.data_shards.common.errors import UserError
 
@@ -23,6 +23,17 @@ class PretrainedModule(nn.Module):
 
     config: dict[str, Any]
     model_type: ClassVar[str]
+
+    def added_entries(self) -> dict[str, Tensor]:
+        """Entries of the state that earlier versions did not write, with the values that they get where a file lacks
+        them. By default there are none.
+        """
+        return {}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name, value in self.added_entries().items():
+            state_dict.setdefault(prefix + name, value)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write config.json and model.safetensors into `folder` (made if absent)."""
@@ -57,3 +68,13 @@ class PretrainedModule(nn.Module):
             reason = " ".join(str(error).split())
             raise UserError(f"{folder}: weights and config.json do not agree: {reason}") from error
         return network.to(device).eval()
+
+
+def added_entries(network: nn.Module) -> dict[str, Tensor]:
+    """Those of all PretrainedModules within `network`, by their names in its state."""
+    return {
+        f"{place}.{name}" if place else name: value
+        for place, module in network.named_modules()
+        if isinstance(module, PretrainedModule)
+        for name, value in module.added_entries().items()
+    }

@@ -80,8 +80,7 @@ def _network_at(checkpoint: Path, like: AlignmentModel) -> AlignmentModel:
     """The network of a checkpoint: the averaged weights, where the run keeps them, as validation used them."""
     network = AlignmentModel(**like.config).eval()
     average = checkpoint / f"ema-{_NETWORK}.safetensors"
-    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    state = load_file(average) if average.is_file() else read_network(checkpoint / _NETWORK, shapes)
+    state = load_file(average) if average.is_file() else read_network(checkpoint / _NETWORK, network)
     network.load_state_dict(state)
     return network.to(next(iter(like.parameters())).device)
 

@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.networks.alignment import AlignmentModel, cosine_similarities
 from neuroimagen.trainer.networks.encoders.registry import encoder_config
 
@@ -103,3 +105,42 @@ def test_cosine_similarities_are_numpy_s() -> None:
     for i, row in enumerate(rows.numpy()):
         for j, target in enumerate(targets.numpy()):
             assert found[i, j] == pytest.approx(row @ target / np.linalg.norm(row) / np.linalg.norm(target))
+
+
+def fitted(**changes: Any) -> AlignmentModel:
+    network = model(embedding_sizes={"image": 3}, **changes).eval()
+    network.fit_targets({"image": Store()}, np.array([0, 0, 1, 2]))  # type: ignore[dict-item]
+    return network
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_an_image_embedding_has_the_targets_mean_and_length(centred: bool) -> None:
+    network = fitted(centre_targets=centred)
+    eeg = torch.randn(4, 3, 20)
+    found = network.image_embedding(eeg, None, "image").detach().double().numpy()
+    raw = network(eeg)[0]["image"].detach().double().numpy()
+    targets = TARGETS.double().numpy()
+    centre = targets.mean(0) if centred else np.zeros(3)
+    length = np.mean([np.linalg.norm(target - centre) for target in targets])
+    expected = centre + length * raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    with pytest.raises(UserError, match="trained on image, not on dino"):
+        network.image_embedding(eeg, None, "dino")
+
+
+def test_an_export_without_lengths_loads_and_refuses_image_embeddings(tmp_path: Path) -> None:
+    """As earlier versions wrote it; its lengths can be fitted afterwards."""
+    network = fitted()
+    network.save_pretrained(tmp_path)
+    eeg = torch.randn(2, 3, 20)
+    expected = network.image_embedding(eeg, None, "image")
+    assert torch.equal(AlignmentModel.from_pretrained(tmp_path).image_embedding(eeg, None, "image"), expected)
+    state = load_file(tmp_path / "model.safetensors")
+    assert state.pop("length_0").shape == (1,)
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    old = AlignmentModel.from_pretrained(tmp_path)
+    torch.testing.assert_close(old(eeg), network(eeg), rtol=0, atol=0)
+    with pytest.raises(UserError, match=r"did not store how long .*fit_lengths"):
+        old.image_embedding(eeg, None, "image")
+    old.fit_lengths({"image": Store()}, np.array([0, 1, 2]))  # type: ignore[dict-item]
+    assert torch.equal(old.image_embedding(eeg, None, "image"), expected)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from stage_files import logged
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -191,6 +193,25 @@ def test_it_trains_in_the_loop_and_its_export_tells_the_targets_apart(
     embeddings, scale = model(torch.from_numpy(dataset.eeg(0))[None])
     assert embeddings["image"].shape == (1, model.embedding_sizes["image"])
     assert 1 <= float(scale.detach()) <= 100
+
+
+def test_a_run_of_an_earlier_version_goes_on_to_the_same_weights(
+    train_here: Callable[..., Path], recipe_path: Path, tmp_path: Path
+) -> None:
+    """Its checkpoints lack the lengths of image embeddings; its averages too."""
+    folder = train_here(recipe_path, "alignment", tmp_path / "run", "alignment.ema_decay=0.9")
+    expected = load_file(folder / "export" / "model.safetensors")
+    shutil.rmtree(folder / "export")
+    checkpoints = folder / "checkpoints"
+    shutil.rmtree(checkpoints / "step-00000020")
+    (checkpoints / "latest").write_text("step-00000010")
+    for path in (checkpoints / "step-00000010").rglob("*.safetensors"):
+        tensors = {name: tensor for name, tensor in load_file(path).items() if not name.startswith("length_")}
+        save_file(tensors, path, metadata={"format": "pt"})
+    train_here(recipe_path, "alignment", tmp_path / "run", "alignment.ema_decay=0.9", resume=True)
+    found = load_file(folder / "export" / "model.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found if not name.startswith("length_"))
 
 
 def shapes(**latents: tuple[int, ...]) -> Shapes:

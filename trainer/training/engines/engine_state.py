@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.trainer.networks.pretrained import added_entries
 from neuroimagen.trainer.training.engines import deepspeed_adapter
 from neuroimagen.trainer.training.engines.ema import EMA
 from neuroimagen.trainer.training.engines.engine import Engine
@@ -91,7 +92,7 @@ def restore(engine: Engine, folder: Path, *, step: int) -> None:
     import deepspeed
 
     module = engine.module
-    rest = load_file(folder / REST_FILE)
+    rest = {**added_entries(module), **load_file(folder / REST_FILE)}
     trained = engine.trained()
     parameters = dict(module.named_parameters())
     buffers = {name: tensor for name, tensor in module.state_dict().items() if name not in parameters}
@@ -127,7 +128,7 @@ def restore(engine: Engine, folder: Path, *, step: int) -> None:
 @torch.no_grad()
 def restore_average(engine: Engine, average: EMA, path: Path) -> None:
     """Bring an average to that of the file at `path`. Raises UserError when it is of another network."""
-    saved = load_file(path)
+    saved = {**added_entries(engine.module), **load_file(path)}
     expected = engine.structure.state_dict().keys()
     if saved.keys() != expected:
         raise UserError(f"{path} is of another network: {_first_difference(saved.keys(), expected)}.")
@@ -150,12 +151,13 @@ def _make_moments(engine: Engine, pieces: list[deepspeed_adapter.Piece], step: i
         }
 
 
-def read_network(folder: Path, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+def read_network(folder: Path, network: nn.Module) -> dict[str, Tensor]:
     """The state dictionary of the network in `folder`, whatever ranks and ZeRO stage wrote it; without DeepSpeed.
 
-    `shapes`: of every entry of the state dictionary. Raises UserError when the files are of another network.
+    `network`: one of its kind and sizes. Raises UserError when the files are of another network.
     """
-    rest, pieces = load_file(folder / REST_FILE), _Files(folder)
+    shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    rest, pieces = {**added_entries(network), **load_file(folder / REST_FILE)}, _Files(folder)
     names = rest.keys() | pieces.names(WEIGHT)
     if names != shapes.keys():
         raise UserError(f"{folder} is of another network: {_first_difference(names, shapes.keys())}.")
