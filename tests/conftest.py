@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tiny_models import build_tiny_blip_folder, build_tiny_diffusion_folder, build_tiny_tower
+from tiny_sdxl import build_tiny_sdxl_folder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -43,6 +44,12 @@ def tiny_diffusion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("models") / "tiny-diffusion"
     return build_tiny_diffusion_folder(folder, class_names=[item.wnid for item in CLASSES])
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random-weight model in SDXL's layout (tiny_sdxl.build_tiny_sdxl_folder). Read only."""
+    return build_tiny_sdxl_folder(tmp_path_factory.mktemp("models") / "tiny-sdxl")
 
 
 @pytest.fixture(scope="session")

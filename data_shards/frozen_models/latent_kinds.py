@@ -28,7 +28,7 @@ from neuroimagen.data_shards.frozen_models.model_folder import (
     image_size_px,
     read_config,
     require_diffusion_folder,
-    text_shape,
+    text_layout,
     vae_reduction,
 )
 from neuroimagen.data_shards.frozen_models.recognise import Use, recognise
@@ -120,13 +120,25 @@ class VaeKind(ImageKind):
         return PosteriorEncoder(models.get(VaeEncoder, require_diffusion_folder(models.folders.model)))
 
 
+_STATES: Mapping[tuple[str, int], str] = {
+    ("hidden", 1): "last hidden state after the final norm",
+    ("pooled", 1): "end-of-text state",
+    ("hidden", 2): "penultimate hidden states of both text encoders, joined",
+    ("pooled", 2): "the second text encoder's end-of-text state, projected",
+}
+"""State and number of text encoders → what the identity says of it: changing a word would orphan every store on disk.
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CaptionKind(LatentKind):
-    """States of the text encoder for a caption."""
+    """States of the text encoder for a caption; of both text encoders where the model has two (SDXL)."""
 
     source: Source
     state: Literal["hidden", "pooled"]
-    """hidden: last hidden states after the final norm, [L, D]; pooled: the end-of-text state, [D]."""
+    """hidden: last hidden states after the final norm, [L, D]; pooled: the end-of-text state, [D]. Of SDXL, hidden:
+    the penultimate hidden states of both text encoders, joined; pooled: the second's end-of-text state, projected.
+    """
     captions_from: str | None = None
     """The kind in whose store the BLIP captions are, so that one captioning serves both; None: captions are made."""
 
@@ -138,21 +150,21 @@ class CaptionKind(LatentKind):
         return None
 
     def shape(self, folders: ModelFolders) -> tuple[int, ...]:
-        num_tokens, width = text_shape(require_diffusion_folder(folders.model))
-        return (num_tokens, width) if self.state == "hidden" else (width,)
+        layout = text_layout(require_diffusion_folder(folders.model))
+        return layout.shape if self.state == "hidden" else (layout.pooled_size,)
 
     def identity(self, folders: ModelFolders) -> EncoderIdentity:
         model = _require(folders.model, "text")
-        num_tokens, _ = text_shape(model)
+        layout = text_layout(model)
         preprocessing: dict[str, object] = {
-            "tokens": f"padded or cut to {num_tokens}",
-            "state": "last hidden state after the final norm" if self.state == "hidden" else "end-of-text state",
+            "tokens": f"padded or cut to {layout.shape[0]}",
+            "state": _STATES[self.state, len(layout.encoders)],
         }
         if self.source == "BLIP caption" and folders.captioner is not None:
             preprocessing["captioner"] = _captioner_settings(folders.captioner)
         return EncoderIdentity(
             model_id=model.resolve().name,
-            revision=folders_digest(component_folder(model, "text_encoder"), component_folder(model, "tokenizer")),
+            revision=folders_digest(*(component_folder(model, name) for pair in layout.encoders for name in pair)),
             preprocessing=preprocessing,
             shape=self.shape(folders),
         )

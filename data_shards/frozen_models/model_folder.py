@@ -16,7 +16,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.frozen_models.recognise import recognise
 from neuroimagen.data_shards.frozen_models.towers.config import TowerConfig
 
-Component = Literal["vae", "unet", "text_encoder", "tokenizer", "scheduler"]
+Component = Literal["vae", "unet", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "scheduler"]
 _HASHED_SUFFIXES = {".json", ".txt", ".safetensors"}
 _WEIGHTS = re.compile(
     r"(?:model|diffusion_pytorch_model)(?:\.(?P<before>\w+))?(?:-\d{5}-of-\d{5})?(?:\.(?P<after>\w+))?\.safetensors"
@@ -108,10 +108,15 @@ def folders_digest(*folders: Path) -> str:
     digest = hashlib.sha256()
     for folder in folders:
         for path in sorted(path for path in folder.iterdir() if path.suffix in _HASHED_SUFFIXES):
-            status = path.stat()
             digest.update(f"{path.name}\0".encode())
-            digest.update(_file_digest(path.resolve(), status.st_size, status.st_mtime_ns))
+            digest.update(file_digest(path))
     return digest.hexdigest()
+
+
+def file_digest(path: Path) -> bytes:
+    """SHA-256 of a file's content; computed once while the file stays as it is."""
+    status = path.stat()
+    return _file_digest(path.resolve(), status.st_size, status.st_mtime_ns)
 
 
 @cache  # several kinds of latent ask for the same half gigabyte; size and time tell whether the file has changed
@@ -133,9 +138,60 @@ def vae_reduction(model: Path) -> int:
     return int(2 ** (len(read_config(component_folder(model, "vae"))["block_out_channels"]) - 1))
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextLayout:
+    """What the U-Net of a model folder takes of captions."""
+
+    encoders: tuple[tuple[Component, Component], ...]
+    """Text encoder and tokenizer, each pair of which reads the caption; their hidden states are joined in this order.
+    With one, these are the last hidden states after the final norm; with two (SDXL), the penultimate ones.
+    """
+    shape: tuple[int, int]
+    """(L, D): number of tokens and width of the joined hidden states."""
+    pooled_size: int
+    """Width of the pooled state: the end-of-text state; with two text encoders the second's, projected."""
+
+
+def text_layout(model: Path) -> TextLayout:
+    """What captions are to the model in a folder, by its configurations alone.
+
+    Raises UserError for a family whose text states are not supported, and where two text encoders do not fit.
+    """
+    if recognise(model).family != "SDXL":
+        num_tokens, width = _tower_shape(model, "text_encoder")
+        return TextLayout(
+            encoders=(("text_encoder", "tokenizer"),),
+            shape=(num_tokens, width),
+            pooled_size=width,
+        )
+    (num_tokens, width), (other_tokens, other_width) = (
+        _tower_shape(model, "text_encoder"),
+        _tower_shape(model, "text_encoder_2"),
+    )
+    if num_tokens != other_tokens:
+        raise UserError(
+            f"{model}: text_encoder takes {num_tokens} tokens and text_encoder_2 {other_tokens}, so their states "
+            "cannot be joined. They are from different models; fetch the folder again."
+        )
+    return TextLayout(
+        encoders=(("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")),
+        shape=(num_tokens, width + other_width),
+        pooled_size=int(read_config(component_folder(model, "text_encoder_2"))["projection_dim"]),
+    )
+
+
 def text_shape(model: Path) -> tuple[int, int]:
-    """(L, D): number of tokens and width of the text encoder's hidden states."""
-    config = read_config(component_folder(model, "text_encoder"))
+    """(L, D): number of tokens and width of the hidden states that the U-Net takes of a caption."""
+    return text_layout(model).shape
+
+
+def pooled_size(model: Path) -> int | None:
+    """Width of the pooled state that the U-Net takes beside the hidden ones (SDXL); None where it takes none."""
+    return text_layout(model).pooled_size if recognise(model).family == "SDXL" else None
+
+
+def _tower_shape(model: Path, component: Component) -> tuple[int, int]:
+    config = read_config(component_folder(model, component))
     return int(config["max_position_embeddings"]), int(config["hidden_size"])
 
 

@@ -35,13 +35,11 @@ _FAMILIES = (
 """Beginning of model_index.json's `_class_name` → family; the first that fits."""
 
 _REFUSED: Mapping[str, Mapping[Use, str]] = {
-    "Stable Diffusion 2.1-unCLIP": {
-        "diffusion": "its U-Net takes an image embedding with noise beside the text states",
-    },
-    "SDXL": {
-        "text": "its U-Net takes the penultimate states of two text encoders (77×2048), a pooled embedding (1280) and "
-        "time ids, while text and pooled kinds hold the states of one text encoder",
-        "diffusion": "its U-Net takes the states of two text encoders, a pooled embedding and time ids",
+    "SDXL refiner": {
+        "text": "it refines images that SDXL's base model has drawn, with the second of its two text encoders alone; "
+        "give the base model's folder",
+        "diffusion": "it refines images that SDXL's base model has drawn, with an aesthetic score beside the text; "
+        "give the base model's folder",
     },
     "Stable Diffusion 3": {
         "vae": "it has a transformer in place of a U-Net, so no stage uses latents of this kind; as a flat vector, "
@@ -69,6 +67,19 @@ _COMPONENTS: Mapping[Use, tuple[str, ...]] = {
     "diffusion": ("vae", "unet", "text_encoder", "tokenizer", "scheduler"),
 }
 """Use → the components of a diffusion model that it needs."""
+
+_MORE_COMPONENTS: Mapping[str, Mapping[Use, tuple[str, ...]]] = {
+    "Stable Diffusion 2.1-unCLIP": {"diffusion": ("image_normalizer", "image_noising_scheduler")},
+    "SDXL": {"text": ("text_encoder_2", "tokenizer_2"), "diffusion": ("text_encoder_2", "tokenizer_2")},
+}
+"""Family → use → the components that it needs beside those of every family."""
+
+_ADDED_NETWORKS: Mapping[str, str] = {
+    "controlnet": "a ControlNet, which takes another picture",
+    "adapter": "a T2I-Adapter, which takes another picture",
+    "motion_adapter": "a motion adapter, which makes films",
+}
+"""Component → what it adds to the U-Net, which no condition of neuroimagen gives."""
 
 _BARE: Mapping[str, tuple[str, str | None]] = {
     "clip": ("a CLIP model", "image"),
@@ -236,13 +247,16 @@ def _diffusion_model(folder: Path) -> FolderContent:
     index = read_json(folder / "model_index.json")
     class_name = str(index.get("_class_name", "unnamed pipeline"))
     family = next((name for begins, name in _FAMILIES if class_name.startswith(begins)), None)
+    if family == "SDXL" and _is_component(index.get("text_encoder_2")) and not _is_component(index.get("text_encoder")):
+        family = "SDXL refiner"
     refuses: dict[Use, str] = {"captions": "it is not a captioner"}
     lacking = {name: _component_problem(folder, name, entry) for name, entry in index.items()}
     listed = any(_is_component(entry) for entry in index.values())
     problems = [problem for problem in lacking.values() if problem is not None]
     problems += _unfinished_files(folder)
     for use, components in _COMPONENTS.items():
-        for name in reversed(components):  # what stands first is said
+        more = _MORE_COMPONENTS.get(family or "", {}).get(use, ())
+        for name in reversed((*components, *more)):  # what stands first is said
             problem = lacking.get(name)
             if problem is None and not (folder / name).is_dir():
                 # An index that lists nothing was made by hand: the folders tell.
@@ -258,15 +272,36 @@ def _diffusion_model(folder: Path) -> FolderContent:
     what = f"{_version(family, folder)} ({class_name})" if family else f"a model of diffusers' {class_name}"
     if family is None and "diffusion" not in refuses:
         refuses["diffusion"] = "no part of neuroimagen samples with this pipeline"
-    unet = read_json(folder / "unet" / "config.json")
-    channels = read_json(folder / "vae" / "config.json").get("latent_channels")
-    if family == "Stable Diffusion" and channels is not None and unet.get("in_channels", channels) != channels:
-        refuses["diffusion"] = (
-            f"its U-Net takes {unet['in_channels']} channels where latents have {channels} (inpainting, depth or "
-            "upscaling), so it needs more than latents and text"
-        )
+    if family is not None and "diffusion" not in refuses and (reason := _unserved_unet(folder, family, index)):
+        refuses["diffusion"] = reason
     refuses |= _REFUSED.get(family or "", {})
     return FolderContent(folder=folder, what=what, family=family, refuses=refuses, problems=tuple(problems))
+
+
+def _unserved_unet(folder: Path, family: str, index: Mapping[str, Any]) -> str | None:
+    """What a U-Net or VAE takes that the family's own do not, as a clause; None if nothing."""
+    for name, what in _ADDED_NETWORKS.items():
+        if _is_component(index.get(name)):
+            return f"its pipeline adds {what}"
+    unet, vae = (read_json(folder / name / "config.json") for name in ("unet", "vae"))
+    channels = vae.get("latent_channels")
+    if channels is not None and unet.get("in_channels", channels) != channels:
+        return (
+            f"its U-Net takes {unet['in_channels']} channels where latents have {channels} (inpainting, depth or "
+            "upscaling), so it needs more than latents and conditions"
+        )
+    if vae.get("latents_mean") is not None:
+        return "its VAE's latents are standardised channel by channel, which the cached latents are not"
+    if unet.get("attention_type", "default") != "default":
+        return f"its U-Net takes places of objects beside the text (attention_type {unet['attention_type']!r})"
+    if unet.get("encoder_hid_dim_type") is not None:
+        return f"its U-Net projects other text states (encoder_hid_dim_type {unet['encoder_hid_dim_type']!r})"
+    added, labels = unet.get("addition_embed_type"), unet.get("class_embed_type") or unet.get("num_class_embeds")
+    if added is not None and (family, added) != ("SDXL", "text_time"):
+        return f"its U-Net takes more than {family}'s (addition_embed_type {added!r})"
+    if labels is not None and (family, labels) != ("Stable Diffusion 2.1-unCLIP", "projection"):
+        return f"its U-Net takes class labels ({labels!r}), which no condition gives"
+    return None
 
 
 def _version(family: str, folder: Path) -> str:

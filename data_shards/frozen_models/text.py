@@ -1,17 +1,18 @@
-"""The text encoder of a latent diffusion model: captions to hidden states and pooled states.
+"""The text encoder (SDXL: both) of a latent diffusion model: captions to hidden states and pooled states.
 
-Sizes come from the folder's configurations. Shapes: B texts, L tokens, D width of the text encoder.
+Sizes come from the folder's configurations. Shapes: B texts, L tokens, D width of the hidden states, P of the pooled
+state.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from neuroimagen.data_shards.frozen_models.loading import load_transformer, loading
-from neuroimagen.data_shards.frozen_models.model_folder import component_folder, text_shape
+from neuroimagen.data_shards.frozen_models.model_folder import component_folder, text_layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,28 +28,40 @@ class CutTexts:
 
 
 class TextEncoder:
-    """CLIP's text tower as the U-Net uses it: padded to full length, last hidden state after the final norm."""
+    """Captions as the U-Net takes them, padded to full length.
+
+    With one text encoder: the last hidden states after the final norm, and the end-of-text state. With two (SDXL): the
+    penultimate hidden states of both, joined, and the second's projected end-of-text state.
+    """
 
     def __init__(self, model: Path, *, device: torch.device) -> None:
-        from transformers import CLIPTextModel, CLIPTokenizer
+        from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-        folder = component_folder(model, "text_encoder")
-        tokenizer_folder = component_folder(model, "tokenizer")
-        self.text_model = load_transformer(CLIPTextModel, folder).to(device)
-        with loading(tokenizer_folder):
-            self.tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
+        layout = text_layout(model)
         self.device = device
-        self.num_tokens, self.width = text_shape(model)
+        self.num_tokens, self.width = layout.shape
+        self.text_models: list[Any] = []
+        self.tokenizers: list[Any] = []
+        for encoder, tokenizer in layout.encoders:
+            network = CLIPTextModelWithProjection if encoder == "text_encoder_2" else CLIPTextModel
+            folder, tokenizer_folder = component_folder(model, encoder), component_folder(model, tokenizer)
+            self.text_models.append(load_transformer(network, folder).to(device))
+            with loading(tokenizer_folder):
+                self.tokenizers.append(CLIPTokenizer.from_pretrained(tokenizer_folder))
 
     def cut(self, texts: Sequence[str]) -> CutTexts:
         """Which of the texts `encode` cuts: their end does not reach the hidden states."""
         if not texts:
             return CutTexts(rows=(), alike=(), num_tokens=self.num_tokens)
-        whole = self.tokenizer(list(texts), truncation=False, verbose=False).input_ids
-        rows = tuple(row for row, tokens in enumerate(whole) if len(tokens) > self.num_tokens)
+        # Of every text, its tokens by each of the tokenizers.
+        tokenized = [tokenizer(list(texts), truncation=False, verbose=False).input_ids for tokenizer in self.tokenizers]
+        whole = list(zip(*tokenized, strict=True))
+        rows = tuple(
+            row for row, readings in enumerate(whole) if any(len(tokens) > self.num_tokens for tokens in readings)
+        )
         # The last token of what is left is the end token, so one token less of the text is read.
-        read = [tuple(tokens[: self.num_tokens - 1]) for tokens in whole]
-        texts_of: dict[tuple[int, ...], set[str]] = {}
+        read = [tuple(tuple(tokens[: self.num_tokens - 1]) for tokens in readings) for readings in whole]
+        texts_of: dict[tuple[tuple[int, ...], ...], set[str]] = {}
         for text, beginning in zip(texts, read, strict=True):
             texts_of.setdefault(beginning, set()).add(text)
         alike = tuple(row for row in rows if len(texts_of[read[row]]) > 1)
@@ -56,20 +69,29 @@ class TextEncoder:
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Texts → hidden states float32 [B, L, D] and pooled (end-of-text) states [B, D].
+        """Texts → hidden states float32 [B, L, D] and pooled states [B, P].
 
         Texts that are longer than L tokens are cut before the end token; `cut` says which.
         """
-        tokens = self.tokenizer(
+        if len(self.text_models) == 1:
+            output = self._output(0, texts)
+            return output.last_hidden_state, output.pooler_output
+        first, second = (self._output(place, texts, output_hidden_states=True) for place in range(2))
+        return torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=2), second.text_embeds
+
+    def _output(self, place: int, texts: Sequence[str], **options: bool) -> Any:
+        """What one of the text encoders makes of texts; the tokenizers may pad with different tokens."""
+        text_model = self.text_models[place]
+        tokens = self.tokenizers[place](
             list(texts), padding="max_length", truncation=True, max_length=self.num_tokens, return_tensors="pt"
         )
-        # As in diffusers: no attention mask, unless the encoder's configuration asks for one.
-        masked = bool(getattr(self.text_model.config, "use_attention_mask", False))
-        output = self.text_model(
+        # As in diffusers: no attention mask, unless the configuration of a single text encoder asks for one.
+        masked = len(self.text_models) == 1 and bool(getattr(text_model.config, "use_attention_mask", False))
+        return text_model(
             tokens.input_ids.to(self.device),
             attention_mask=tokens.attention_mask.to(self.device) if masked else None,
+            **options,
         )
-        return output.last_hidden_state, output.pooler_output
 
 
 class StateEncoder:
@@ -80,6 +102,6 @@ class StateEncoder:
         self.state = state
 
     def encode(self, texts: Sequence[str]) -> torch.Tensor:
-        """Texts → hidden states float32 [B, L, D], or pooled states [B, D]."""
+        """Texts → hidden states float32 [B, L, D], or pooled states [B, P]."""
         hidden, pooled = self.text_encoder.encode(texts)
         return hidden if self.state == "hidden" else pooled

@@ -1,5 +1,6 @@
 """What a stage sees of the data: its shapes, batches of any rows, and results gathered over ranks."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -29,7 +30,9 @@ class Shapes:
     n_samples: int
     num_classes: int
     text_shape: tuple[int, int]
-    """(L, D) of the text encoder's hidden states."""
+    """(L, D) of the hidden states that the U-Net takes of a caption."""
+    pooled_size: int | None = None
+    """Width of the pooled state that the U-Net takes beside them (SDXL); None where it takes none."""
     subjects: tuple[int, ...] | None = None
     """Whom the segments are of; None where neither recipe nor data set says (a dry run)."""
     latent_shape: tuple[int, int, int] | None = None
@@ -53,8 +56,17 @@ class BatchNeeds:
 
     latents: tuple[str, ...] = ()
     """Kinds of cached latent."""
+    pooled: str | None = None
+    """Kind of cached latent that belongs to them where the model's U-Net takes a pooled state (SDXL)."""
     image_size_px: int | None = None
     """Size of the stimuli, if they are needed."""
+
+    def of_model(self, *, takes_pooled: bool) -> "BatchNeeds":
+        """These needs with a model whose U-Net takes a pooled state, or takes none."""
+        if self.pooled is None:
+            return self
+        latents = (*self.latents, self.pooled) if takes_pooled else self.latents
+        return dataclasses.replace(self, latents=latents, pooled=None)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,9 @@ class ModelConfig:
     path: str = "bundled"
     """A folder in diffusers' layout, or `bundled` for the small model that comes with neuroimagen."""
     text_shape: tuple[int, int] | None = None
-    """(L, D) of the text encoder's hidden states: 77 × 768 for Stable Diffusion 1.x."""
+    """(L, D) of a caption's hidden states: 77 × 768 for Stable Diffusion 1.x, 77 × 2048 for SDXL."""
+    pooled_size: int | None = None
+    """Width of the pooled caption state that the U-Net takes beside them: 1280 for SDXL; null where it takes none."""
     latent_shape: tuple[int, int, int] | None = None
     """(C, h, w) of the VAE's latents: 4 × 64 × 64 for Stable Diffusion 1.x at 512 px."""
     image_size_px: int | None = None

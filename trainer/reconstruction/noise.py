@@ -27,8 +27,17 @@ def normal_noise(seed: int, purpose: str, items: Sequence[SegmentSample], shape:
 
     purpose: what the noise is for; other purposes get other noise.
     """
-    generators = (torch.Generator().manual_seed(_derived(seed, purpose, item)) for item in items)
-    return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+    return torch.stack(
+        [torch.randn(shape, generator=generator) for generator in segment_generators(seed, purpose, items)]
+    )
+
+
+def segment_generators(seed: int, purpose: str, items: Sequence[SegmentSample]) -> list[torch.Generator]:
+    """The generator that each image's noise is drawn from, on the CPU, and whatever else is random of it after that.
+
+    purpose: what the noise is for; other purposes get other noise.
+    """
+    return [torch.Generator().manual_seed(_derived(seed, purpose, item)) for item in items]
 
 
 def random_labels(seed: int, items: Sequence[SegmentSample], labels: Sequence[int]) -> list[int]:

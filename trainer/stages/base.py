@@ -7,6 +7,7 @@ A stage is one file, which declares all that it needs, and one line in registry.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
@@ -47,9 +48,11 @@ class Selection:
 class Sampler(Protocol):
     """Draws images of hidden states, for stages that show samples while they train."""
 
-    def draw(self, hidden: Tensor, rows: np.ndarray, *, unet: nn.Module | None = None) -> np.ndarray:
-        """Images uint8 [n, 3, S, S] of hidden states [n, L, D] that belong to `rows` of the index; `unet`: a network in
-        training, in place of the model folder's.
+    def draw(
+        self, hidden: Tensor, rows: np.ndarray, *, pooled: Tensor | None = None, unet: nn.Module | None = None
+    ) -> np.ndarray:
+        """Images uint8 [n, 3, S, S] of hidden states [n, L, D] that belong to `rows` of the index. `pooled`: pooled
+        states [n, P], where the U-Net takes them. `unet`: a network in training, in place of the model folder's.
         """
         ...
 
@@ -110,6 +113,12 @@ class Stage(ABC):
     def batch_needs(cls, config: Any) -> BatchNeeds:
         """What its batches carry beside EEG and labels: kinds of cached latent, stimuli. By default nothing."""
         return BatchNeeds()
+
+    @classmethod  # noqa: B027 - most stages take any model
+    def check_model(cls, config: Any, folder: Path) -> None:
+        """Raise UserError where the latent diffusion model in `folder` does not serve this stage, by its configurations
+        alone: called before data are read. By default every model does.
+        """
 
     @classmethod
     def starts_from(cls, config: Any) -> str | None:

@@ -19,7 +19,7 @@ from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.trainer.batches.augmentation import augment_eeg
 from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
 from neuroimagen.trainer.networks.eeg_unet import EEGDiffusion, NoiseSchedule, Trained, choose_trained
-from neuroimagen.trainer.networks.model_folder_unet import load_unet
+from neuroimagen.trainer.networks.model_folder_unet import load_unet, require_trainable_unet
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.randomness import StepRandom
 from neuroimagen.trainer.networks.semantic import SemanticModel
@@ -114,6 +114,10 @@ class DiffusionStage(SampledStage):
     @classmethod
     def batch_needs(cls, config: DiffusionConfig) -> BatchNeeds:
         return BatchNeeds(latents=("vae", "image") if config.alignment_weight else ("vae",))
+
+    @classmethod
+    def check_model(cls, config: DiffusionConfig, folder: Path) -> None:
+        require_trainable_unet(folder)
 
     @classmethod
     def starts_from(cls, config: DiffusionConfig) -> str | None:

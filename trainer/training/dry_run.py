@@ -185,10 +185,11 @@ def _saved_bytes(stage: Stage, phase_index: int, batch: Batch, batch_size: int) 
 def describe(result: DryRun) -> str:
     """The dry run as text."""
     shapes = result.shapes
+    pooled = "" if shapes.pooled_size is None else f", pooled state {shapes.pooled_size}"
     lines = [
         f"{result.stage}: the recipe is valid",
         f"  EEG           {shapes.n_channels} channels × {shapes.n_samples} samples, {shapes.num_classes} classes",
-        f"  hidden states {shapes.text_shape[0]} × {shapes.text_shape[1]}",
+        f"  hidden states {shapes.text_shape[0]} × {shapes.text_shape[1]}{pooled}",
         f"  batch         {result.global_batch_size} over {result.num_ranks} ranks; each: "
         + ", ".join(f"{name} {list(shape)}" for name, shape in result.batch_shapes.items()),
     ]

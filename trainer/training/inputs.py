@@ -9,6 +9,7 @@ from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.data_shards.format.schema import read_metadata
 from neuroimagen.data_shards.frozen_models.latent_kinds import CaptionKind, TowerKind, VaeKind, latent_kind
 from neuroimagen.data_shards.frozen_models.model_folder import ModelFolders
+from neuroimagen.data_shards.frozen_models.model_folder import pooled_size as pooled_size_of
 from neuroimagen.data_shards.frozen_models.model_folder import text_shape as text_shape_of
 from neuroimagen.trainer.batches.stage_data import Shapes
 from neuroimagen.trainer.bundled_model.location import model_path, resolve_model_path
@@ -18,7 +19,25 @@ from neuroimagen.trainer.stages.registry import STAGES
 
 def latent_kinds(recipe: Recipe, name: str) -> tuple[str, ...]:
     """The kinds of cached latent that a stage's batches carry."""
-    return STAGES[name].batch_needs(recipe.stages[name]).latents
+    needs = STAGES[name].batch_needs(recipe.stages[name])
+    return needs.of_model(takes_pooled=needs.pooled is not None and _pooled_size(recipe) is not None).latents
+
+
+def _pooled_size(recipe: Recipe) -> int | None:
+    """Width of the pooled state that the U-Net takes, by the model folder, and by the recipe where there is none.
+
+    Raises UserError where both say it and differ.
+    """
+    folder, said = model_path(recipe.model.path), recipe.model.pooled_size
+    if not (folder / "model_index.json").is_file():
+        return said
+    found = pooled_size_of(folder)
+    if said is not None and said != found:
+        raise UserError(
+            f"the U-Net of {folder} takes {'no pooled state' if found is None else f'pooled states of width {found}'}, "
+            f"the recipe's model.pooled_size is {said}. Correct one of them."
+        )
+    return found
 
 
 def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, LatentStore]]:
@@ -30,6 +49,7 @@ def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, L
         raise UserError(
             "the recipe names no data set. Set data.path to the folder that `neuroimagen data ingest` made."
         )
+    STAGES[name].check_model(recipe.stages[name], resolve_model_path(recipe.model.path))
     dataset = Dataset.open(recipe.data.path)
     subjects = recipe.data.subjects or dataset.metadata.subjects
     if more := STAGES[name].more_data(recipe.stages[name]):
@@ -59,6 +79,7 @@ def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, L
     _require("latent_shape", recipe.model.latent_shape, latent_shape or recipe.model.latent_shape)
     shapes = Shapes(
         text_shape=text_shape,
+        pooled_size=_pooled_size(recipe),
         latent_shape=latent_shape,
         subjects=subjects,
         latents={kind: store.metadata.shape for kind, store in latents.items()},
@@ -99,6 +120,9 @@ def expected_shapes(recipe: Recipe, name: str) -> Shapes:
         missing.append("data.subjects")
     # Without a check: a recipe that states all sizes needs no model folder here.
     folders = ModelFolders(model=model_path(model.path), towers=model.towers)
+    assert folders.model is not None
+    if (folders.model / "model_index.json").is_file():
+        STAGES[name].check_model(recipe.stages[name], folders.model)
     text_shape = model.text_shape or text_shape_of(resolve_model_path(model.path))
     latents = {kind: _declared_shape(kind, recipe, folders) for kind in latent_kinds(recipe, name)}
     vae = next((kind for kind in latents if isinstance(latent_kind(kind, folders.towers), VaeKind)), None)
@@ -110,6 +134,7 @@ def expected_shapes(recipe: Recipe, name: str) -> Shapes:
         raise UserError(f"a dry run without the data set needs {', '.join(missing)} in the recipe.")
     return Shapes(
         text_shape=text_shape,
+        pooled_size=_pooled_size(recipe),
         latent_shape=latent_shape,
         subjects=subjects,
         latents=latents,
@@ -123,7 +148,10 @@ def _declared_shape(kind: str, recipe: Recipe, folders: ModelFolders) -> tuple[i
     if isinstance(declared, VaeKind) and model.latent_shape is not None:
         return (2, *model.latent_shape)
     if isinstance(declared, CaptionKind) and model.text_shape is not None:
-        return model.text_shape if declared.state == "hidden" else model.text_shape[1:]
+        if declared.state == "hidden":
+            return model.text_shape
+        pooled = _pooled_size(recipe)
+        return model.text_shape[1:] if pooled is None else (pooled,)
     if isinstance(declared, TowerKind) and declared.missing(folders) and declared.tower.config.path is None:
         return (model.embedding_size,)
     return declared.shape(folders)

@@ -30,11 +30,14 @@ class ImageSampler:
     guidance: float
     scheduler: str
 
-    def draw(self, hidden: Tensor, rows: np.ndarray, *, unet: nn.Module | None = None) -> np.ndarray:
+    def draw(
+        self, hidden: Tensor, rows: np.ndarray, *, pooled: Tensor | None = None, unet: nn.Module | None = None
+    ) -> np.ndarray:
         """Images uint8 [n, 3, S, S] of hidden states [n, L, D] that belong to `rows` of the index.
 
-        unet: the network that is being trained, in place of the folder's own; it is used as it is. The folder's are
-        loaded again each time, so that training has their memory in between.
+        pooled: [n, P], where the U-Net takes pooled states. unet: the network that is being trained, in place of the
+        folder's own; it is used as it is. The folder's are loaded again each time, so that training has their memory
+        in between.
         """
         diffusion = LatentDiffusion(self.model, device=hidden.device, unet=unet)
         generators = [torch.Generator().manual_seed(derive_seed("samples", row)) for row in rows.tolist()]

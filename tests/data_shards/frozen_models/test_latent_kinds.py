@@ -16,6 +16,8 @@ from neuroimagen.data_shards.frozen_models.towers.config import TowerConfig
 
 BUILTIN = ("vae", "text-class", "text-detailed", "text-blip", "pooled-class", "pooled-detailed", "pooled-blip", "image")
 
+STATES = ("text", "pooled")
+
 
 def test_the_kinds_are_these() -> None:
     """Their names are on disk and in recipes."""
@@ -139,20 +141,51 @@ def test_shapes_need_no_weights(tiny_diffusion_folder: Path, tmp_path: Path) -> 
         assert latent_kind(name).shape(ModelFolders(model=bare)) == latent_kind(name).identity(whole).shape
 
 
-def test_what_a_model_is_not_for_is_refused_by_name(tiny_diffusion_folder: Path, tmp_path: Path) -> None:
-    model = shutil.copytree(tiny_diffusion_folder, tmp_path / "xl")
+def test_what_a_model_is_not_for_is_refused_by_name(tiny_sdxl_folder: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_sdxl_folder, tmp_path / "refiner")
     index = json.loads((model / "model_index.json").read_text())
-    (model / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionXLPipeline"}))
+    index |= {"text_encoder": [None, None], "tokenizer": [None, None]}
+    (model / "model_index.json").write_text(json.dumps(index))
     folders = ModelFolders(model=model)
     for name in ("text-class", "pooled-detailed", "text-blip"):
         said = str(latent_kind(name).missing(folders))
-        assert said.startswith(f"{model} is SDXL (StableDiffusionXLPipeline): its U-Net takes the penultimate states")
-        with pytest.raises(UserError, match=r"is SDXL .*time ids"):
+        assert said.startswith(f"{model} is SDXL refiner (StableDiffusionXLPipeline): it refines images that SDXL's")
+        with pytest.raises(UserError, match=r"is SDXL refiner .*; give the base model's folder\."):
             latent_kind(name).identity(folders)
     assert latent_kind("vae").missing(folders) is None
-    assert latent_kind("image").missing(folders) is None
     for name in ("vae", "text-class"):
         assert latent_kind(name).missing(ModelFolders(model=None)) == "no model folder is given (--model)"
+
+
+def test_sdxl_s_text_states_are_of_both_text_encoders(tiny_sdxl_folder: Path, tmp_path: Path) -> None:
+    whole = ModelFolders(model=tiny_sdxl_folder)
+    hidden, pooled = latent_kind("text-class"), latent_kind("pooled-class")
+    assert (hidden.missing(whole), pooled.missing(whole)) == (None, None)
+    bare = shutil.copytree(tiny_sdxl_folder, tmp_path / "bare", ignore=shutil.ignore_patterns("*.safetensors"))
+    assert hidden.shape(ModelFolders(model=bare)) == hidden.identity(whole).shape == (24, 16 + 24)
+    assert pooled.shape(ModelFolders(model=bare)) == pooled.identity(whole).shape == (12,)
+    assert "penultimate" in hidden.identity(whole).preprocessing["state"]
+    assert "projected" in pooled.identity(whole).preprocessing["state"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "text_encoder/model.safetensors",
+        "text_encoder_2/model.safetensors",
+        "tokenizer/tokenizer_config.json",
+        "tokenizer_2/tokenizer_config.json",
+    ],
+)
+def test_the_identity_of_sdxl_s_text_states_covers_all_four_folders(
+    tiny_sdxl_folder: Path, tmp_path: Path, changed: str
+) -> None:
+    model = shutil.copytree(tiny_sdxl_folder, tmp_path / "xl")
+    file = model / changed
+    revisions = [latent_kind(f"{state}-class").identity(ModelFolders(model=model)).revision for state in STATES]
+    file.write_bytes(file.read_bytes() + b" ")
+    after = [latent_kind(f"{state}-class").identity(ModelFolders(model=model)).revision for state in STATES]
+    assert all(now != before for now, before in zip(after, revisions, strict=True))
 
 
 def test_every_kind_is_of_one_class() -> None:

@@ -13,9 +13,11 @@ from neuroimagen.data_shards.frozen_models.model_folder import (
     component_folder,
     folders_digest,
     image_size_px,
+    pooled_size,
     read_config,
     require_captioner_folder,
     require_diffusion_folder,
+    text_layout,
     text_shape,
     vae_reduction,
     weights_variant,
@@ -37,6 +39,22 @@ def test_sizes_come_from_the_configurations(model: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"sample_size": [16, 8]}))
     with pytest.raises(UserError, match="only square images are supported"):
         image_size_px(model)
+
+
+def test_the_layout_of_text_follows_from_the_family(model: Path, tiny_sdxl_folder: Path, tmp_path: Path) -> None:
+    one = text_layout(model)
+    assert (one.encoders, one.pooled_size) == ((("text_encoder", "tokenizer"),), 32)
+    assert pooled_size(model) is None
+    index = json.loads((model / "model_index.json").read_text())
+    (model / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableUnCLIPImg2ImgPipeline"}))
+    assert text_layout(model) == one
+    assert (text_shape(tiny_sdxl_folder), pooled_size(tiny_sdxl_folder)) == ((24, 40), 12)
+    assert len(text_layout(tiny_sdxl_folder).encoders) == 2
+    other = shutil.copytree(tiny_sdxl_folder, tmp_path / "xl")
+    path = other / "text_encoder_2" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_position_embeddings": 77}))
+    with pytest.raises(UserError, match=r"text_encoder takes 24 tokens and text_encoder_2 77, .* fetch the folder"):
+        text_layout(other)
 
 
 def test_a_moved_folder_keeps_its_revision_and_a_changed_one_does_not(model: Path, tmp_path: Path) -> None:

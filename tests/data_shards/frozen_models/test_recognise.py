@@ -62,6 +62,16 @@ LAYOUTS: Mapping[str, tuple[str, dict[str, tuple[str, dict[str, Any]]]]] = {
             "scheduler": ("EulerDiscreteScheduler", {}),
         },
     ),
+    "sdxl-refiner": (
+        "StableDiffusionXLImg2ImgPipeline",
+        {
+            "vae": ("AutoencoderKL", VAE),
+            "unet": ("UNet2DConditionModel", {"in_channels": 4, "addition_embed_type": "text_time"}),
+            "text_encoder_2": ("CLIPTextModelWithProjection", {**CLIP_TEXT, "hidden_size": 1280}),
+            "tokenizer_2": ("CLIPTokenizer", {}),
+            "scheduler": ("EulerDiscreteScheduler", {}),
+        },
+    ),
     "sd3": (
         "StableDiffusion3Pipeline",
         {
@@ -128,7 +138,8 @@ def write_layout(folder: Path, name: str) -> Path:
         ("sd15", "Stable Diffusion 1.x (StableDiffusionPipeline)", {"vae", "text", "diffusion"}),
         ("inpainting", "Stable Diffusion 2.x (StableDiffusionInpaintPipeline)", {"vae", "text"}),
         ("unclip", "Stable Diffusion 2.1-unCLIP (StableUnCLIPImg2ImgPipeline)", {"vae", "text", "image"}),
-        ("sdxl", "SDXL (StableDiffusionXLPipeline)", {"vae"}),
+        ("sdxl", "SDXL (StableDiffusionXLPipeline)", {"vae", "text"}),
+        ("sdxl-refiner", "SDXL refiner (StableDiffusionXLImg2ImgPipeline)", {"vae"}),
         ("sd3", "Stable Diffusion 3 (StableDiffusion3Pipeline)", set()),
         ("flux", "FLUX (FluxPipeline)", set()),
         ("kandinsky-prior", "Kandinsky (KandinskyV22PriorPipeline)", {"image"}),
@@ -149,8 +160,9 @@ def test_refusals_say_what_is_missing(tmp_path: Path) -> None:
     for name in LAYOUTS:
         write_layout(tmp_path / name, name)
     sdxl = recognise(tmp_path / "sdxl")
-    assert "two text encoders (77×2048), a pooled embedding (1280) and time ids" in sdxl.refuses["text"]
-    assert sdxl.why_not("text") == (f"{tmp_path / 'sdxl'} is SDXL (StableDiffusionXLPipeline): {sdxl.refuses['text']}")
+    refiner = recognise(tmp_path / "sdxl-refiner")
+    assert "with the second of its two text encoders alone" in refiner.refuses["text"]
+    assert refiner.why_not("text") == (f"{refiner.folder} is {refiner.what}: {refiner.refuses['text']}")
     assert sdxl.why_not("vae") is None
     assert "transformer in place of a U-Net" in recognise(tmp_path / "sd3").refuses["vae"]
     assert "T5" in recognise(tmp_path / "flux").refuses["text"]
@@ -181,6 +193,15 @@ def test_an_incomplete_download_is_said_to_be_one(tmp_path: Path) -> None:
     assert "it lacks its tokenizer/ folder: the download is not complete" in said
     assert "1 files are not fetched to the end (x.incomplete …)" in said
     assert "unet" not in content.refuses
+
+
+@pytest.mark.parametrize("component", ["text_encoder_2", "tokenizer_2"])
+def test_sdxl_needs_both_text_encoders_for_text(tmp_path: Path, component: str) -> None:
+    model = write_layout(tmp_path / "sdxl", "sdxl")
+    shutil.rmtree(model / component)
+    content = recognise(model)
+    assert content.refuses["text"] == f"it lacks its {component}/ folder: the download is not complete"
+    assert "vae" in content.serves
 
 
 def test_a_u_net_without_weights_still_says_the_size_of_images(tmp_path: Path) -> None:

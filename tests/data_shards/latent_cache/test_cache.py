@@ -396,3 +396,18 @@ class TestBadModelFolders:
         shutil.rmtree(model / "clip")
         with pytest.raises(UserError, match="no CLIP model with an image tower"):
             LatentCache(dataset, model).cache("image")
+
+
+@torch.no_grad()
+def test_text_states_of_sdxl_are_those_that_its_pipeline_computes(dataset: Dataset, tiny_sdxl_folder: Path) -> None:
+    from diffusers import StableDiffusionXLPipeline
+
+    cache = LatentCache(dataset, tiny_sdxl_folder, dtype="float32")
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tiny_sdxl_folder, use_safetensors=True)
+    captions = list(dataset.stimuli.captions)
+    hidden, _, pooled, _ = pipeline.encode_prompt(captions, device="cpu", do_classifier_free_guidance=False)
+    for kind, expected in (("text-class", hidden), ("pooled-class", pooled)):
+        cached = cache.cache(kind)
+        assert cached.cut is None
+        torch.testing.assert_close(cached.store.get(range(len(captions))), expected, rtol=1e-4, atol=1e-5)
+        assert cache.check(cached) <= 2e-4

@@ -73,3 +73,56 @@ def test_another_encoder_that_computes_the_same_takes_its_place(model: SemanticM
     changed = model.with_encoder(wider)
     assert changed.config["encoder"] == wider.config
     assert torch.allclose(changed(eeg, subject), before, atol=1e-5)
+
+
+def pooled_model() -> SemanticModel:
+    torch.manual_seed(0)
+    encoder = build_encoder(encoder_config(feature_size=8), n_channels=4, n_samples=64)
+    return SemanticModel(
+        encoder=encoder.config, text_shape=(2, 3), hidden_size=10, head_dropout=0.0, pooled_size=5
+    ).eval()
+
+
+def test_the_condition_has_a_pooled_state_where_the_model_was_made_with_one(model: SemanticModel) -> None:
+    eeg = torch.randn(3, 4, 64)
+    hidden, pooled = model.condition(eeg)
+    assert pooled is None
+    assert torch.equal(hidden, model(eeg))
+    assert "pooled_size" not in model.config  # as earlier versions export it
+    both = pooled_model()
+    # The hidden states are those of the same model without one: the pooled head is drawn last.
+    hidden, pooled = both.condition(eeg)
+    assert pooled is not None
+    assert pooled.shape == (3, 5)
+    assert torch.equal(hidden, model(eeg))
+    assert torch.equal(both(eeg), hidden)
+    assert torch.equal(both(eeg, with_pooled=True)[1], pooled)
+
+
+def test_pooled_states_come_out_in_the_encoder_s_units(tmp_path: Path) -> None:
+    model = pooled_model()
+
+    class Pooled:
+        states = 3.0 * torch.randn(150, 5, generator=torch.Generator().manual_seed(2)) - 1.0
+
+        def get(self, stimuli: np.ndarray) -> Tensor:
+            return self.states[torch.from_numpy(stimuli)]
+
+    stores: Any = (Store(150), Pooled())
+    stimuli = np.random.default_rng(0).integers(0, 150, 400)
+    model.fit_targets(stores[0], stimuli, pooled=stores[1])
+    states = Pooled.states[torch.from_numpy(stimuli)].double()
+    assert torch.allclose(model.pooled_mean.double(), states.mean(0), atol=1e-5)
+    assert torch.allclose(model.pooled_std.double(), states.std(0, correction=0), rtol=1e-5)
+    with torch.no_grad():
+        model.pooled_head.weight.zero_()
+        model.pooled_head.bias.fill_(1.0)
+    eeg = torch.randn(3, 4, 64)
+    _, pooled = model.condition(eeg)
+    assert torch.allclose(pooled, (model.pooled_mean + model.pooled_std).expand(3, -1))
+    distances = model.pooled_distance(pooled, model.pooled_mean.expand(3, -1))
+    assert torch.allclose(distances, torch.ones(3))
+    model.save_pretrained(tmp_path)
+    again = SemanticModel.from_pretrained(tmp_path)
+    assert again.pooled_size == 5
+    assert all(torch.equal(*pair) for pair in zip(again.condition(eeg), model.condition(eeg), strict=True))

@@ -115,7 +115,7 @@ def test_libraries_load_in_the_dtype_asked_for(
         vae = load_vae(tiny_diffusion_folder, torch.device("cpu"))
         text_encoder = load_transformer(CLIPTextModel, tmp_path)
     low = (diffusion.unet, pipeline.unet, pipeline.text_encoder)
-    full = (diffusion.vae.vae, diffusion.text_encoder.text_model, pipeline.vae, vae, text_encoder)
+    full = (diffusion.vae.vae, diffusion.text_encoder.text_models[0], pipeline.vae, vae, text_encoder)
     assert dtypes(CLIPTextModel.from_pretrained(tmp_path)) == {torch.bfloat16}
     assert [dtypes(network) for network in low] == [{torch.bfloat16}] * 3
     assert [dtypes(network) for network in full] == [{torch.float32}] * 5

@@ -132,3 +132,33 @@ def test_a_dry_run_reads_the_sizes_of_towers_from_configurations(dino_recipe: tu
         expected_shapes(
             load_recipe(path, ["model.towers.dino.tower=dinov2", f"model.towers.dino.path={path.parent}"]), "alignment"
         )
+
+
+def test_the_pooled_state_is_asked_for_where_the_u_net_takes_one(recipe_path: Path, tiny_sdxl_folder: Path) -> None:
+    path = f"model.path={tiny_sdxl_folder}"
+    sdxl, plain = load_recipe(recipe_path, [path]), load_recipe(recipe_path)
+    assert latent_kinds(plain, "semantic") == ("text-class",)
+    assert latent_kinds(sdxl, "semantic") == ("text-class", "pooled-class")
+    assert latent_kinds(sdxl, "semantic_detailed") == ("text-detailed", "pooled-detailed")
+    shapes = expected_shapes(sdxl, "semantic")
+    assert (shapes.text_shape, shapes.pooled_size) == ((24, 40), 12)
+    assert expected_shapes(plain, "semantic").pooled_size is None
+    with pytest.raises(UserError, match=r"no (text|pooled)-class latents"):
+        open_inputs(sdxl, "semantic")
+    # Without a folder, by the recipe.
+    sizes = ["model.path=nowhere", "model.text_shape=[77, 2048]", "model.pooled_size=1280"]
+    shapes = expected_shapes(load_recipe(recipe_path, sizes), "semantic")
+    assert (shapes.of_latent("text-class"), shapes.of_latent("pooled-class")) == ((77, 2048), (1280,))
+    with pytest.raises(UserError, match=r"takes pooled states of width 12, the recipe's model\.pooled_size is 1280"):
+        expected_shapes(load_recipe(recipe_path, [path, "model.pooled_size=1280"]), "semantic")
+    with pytest.raises(UserError, match=r"takes no pooled state, the recipe's model\.pooled_size is 1280"):
+        expected_shapes(load_recipe(recipe_path, ["model.pooled_size=1280"]), "semantic")
+
+
+def test_a_model_that_the_stage_does_not_train_is_refused_before_data_are_read(
+    recipe_path: Path, tiny_sdxl_folder: Path
+) -> None:
+    recipe = load_recipe(recipe_path, [f"model.path={tiny_sdxl_folder}", "data.path=nowhere", *SIZES])
+    for check in (open_inputs, expected_shapes):
+        with pytest.raises(UserError, match=r"\(SDXL \(StableDiffusionXLPipeline\)\) takes a pooled text state"):
+            check(recipe, "diffusion")
