@@ -83,9 +83,7 @@ def drift_statement(
     return Statement(heading="Slow drift explains little", text=text, tone="plain")
 
 
-def _room_above_guessing(
-    results: Sequence[Result], nuisance: Result, chance: float, *, headline: str
-) -> float | None:
+def _room_above_guessing(results: Sequence[Result], nuisance: Result, chance: float, *, headline: str) -> float | None:
     """The largest share, 0..1, of a figure above guessing that a nuisance condition could explain.
 
     `nuisance`: time_index_only or mean_slope_only. The upper end of its interval counts, because a wide interval around

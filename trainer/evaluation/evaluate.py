@@ -31,7 +31,7 @@ from neuroimagen.trainer.evaluation.eeg_conditions import (
     prediction_results,
     summarise_segments,
 )
-from neuroimagen.trainer.evaluation.headline import Headline, headline_of
+from neuroimagen.trainer.evaluation.headline.headline import Headline, headline_of
 from neuroimagen.trainer.evaluation.image_conditions import Measured, image_size, measure
 from neuroimagen.trainer.evaluation.image_results import (
     condition_results,
@@ -189,7 +189,11 @@ def _conditions(run: Path) -> dict[str, Reconstructions]:
 
 
 def condition_notes(
-    conditions: Mapping[str, Reconstructions], measured: Mapping[str, Measured], *, headline: Headline, num_segments: int
+    conditions: Mapping[str, Reconstructions],
+    measured: Mapping[str, Measured],
+    *,
+    headline: Headline,
+    num_segments: int,
 ) -> dict[str, str]:
     """What the table says beside the title of a condition: that it is the headline, and that it was drawn for some of
     the split's `num_segments` segments only.

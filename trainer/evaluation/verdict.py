@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from neuroimagen.trainer.evaluation.drift_verdict import UNSEEN, drift_statement
-from neuroimagen.trainer.evaluation.headline import Headline
+from neuroimagen.trainer.evaluation.headline.headline import Headline
 from neuroimagen.trainer.evaluation.image_results import over_ceiling
 from neuroimagen.trainer.evaluation.metrics.registry import metric_of
 from neuroimagen.trainer.evaluation.results import Result, find, guessing

@@ -3,15 +3,17 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from neuroimagen.data_shards.common.numbers import require_finite
 from neuroimagen.trainer.reconstruction.conditions import IMAGE_CONDITIONS, headline_conditions, unknown_condition
 from neuroimagen.trainer.reconstruction.schedulers import SCHEDULERS, num_denoising_steps
 
 
-AdapterScale = float | Mapping[str, float | Mapping[str, float]]
-"""A number; or IP-Adapter → number; or IP-Adapter → {block of the U-Net → number}."""
+BlockScale = float | tuple[float, ...]
+PartScale = BlockScale | Mapping[str, BlockScale]
+AdapterScale = float | Mapping[str, PartScale | Mapping[str, PartScale]]
+"""A number; or by IP-Adapter, by part of the U-Net, or by both, down to a list for the attentions of a block."""
 DEFAULT_OBJECTIVE: Mapping[str, float] = {"two_way_clip": 0.4, "accuracy": 0.3, "ssim": 0.3}
 """Metric → weight of what a choice or a search on validation maximises: identification, class and structure."""
 
@@ -81,8 +83,9 @@ class ReconstructConfig:
     scheduler: str | None = "dpm-solver++"
     """The noise scheduler: a name of schedulers.SCHEDULERS; null: the model folder's own."""
     adapter_scale: AdapterScale = 1.0
-    """How much the image embedding counts: a number, or one for each IP-Adapter, {ip_adapter: 0.8}, or one for each
-    block of the U-Net, {ip_adapter: {down.block_2: 1.0, up.block_0: 0.5}}; blocks that are not named count 0.
+    """How much the image embedding counts in an IP-Adapter: a number, or one for each adapter, {ip_adapter: 0.8}, or
+    by part of the U-Net as diffusers has it, {up: {block_0: [0.0, 1.0, 0.0]}} or {ip_adapter: {up: …}}; parts that are
+    not named count 0.
     """
     noise_level: int = 0
     """unCLIP: timesteps of noise on the image embedding; 0: none."""
@@ -141,8 +144,7 @@ class ReconstructConfig:
             )
         if self.guidance != 0.0 and not 1.0 <= self.guidance < math.inf:
             raise ValueError(
-                "reconstruct.guidance must be a finite number, 0 or 1 for no guidance, or above 1, got "
-                f"{self.guidance}"
+                f"reconstruct.guidance must be a finite number, 0 or 1 for no guidance, or above 1, got {self.guidance}"
             )
         self._check_image_settings()
         if self.side_segments is not None and self.side_segments < 1:
@@ -161,8 +163,17 @@ class ReconstructConfig:
             raise ValueError(f"reconstruct.prior_steps must be at least 1, or null, got {self.prior_steps}")
 
 
-def scales(adapter_scale: AdapterScale, where: str = "") -> list[tuple[str, float]]:
+def scales(scale: Any, where: str = "") -> list[tuple[str, float]]:
     """Every number of an adapter scale, each with the keys that lead to it, as ".ip_adapter.up"."""
-    if not isinstance(adapter_scale, Mapping):
-        return [(where, adapter_scale)]
-    return [item for name, below in adapter_scale.items() for item in scales(below, f"{where}.{name}")]
+    if isinstance(scale, Mapping):
+        return [item for name, below in scale.items() for item in scales(below, f"{where}.{name}")]
+    if isinstance(scale, tuple):
+        return [item for below in scale for item in scales(below, where)]
+    return [(where, scale)]
+
+
+def plain_scale(scale: Any) -> Any:
+    """An adapter scale as diffusers takes it, which is as JSON has it: tuples become lists."""
+    if isinstance(scale, Mapping):
+        return {name: plain_scale(below) for name, below in scale.items()}
+    return list(scale) if isinstance(scale, tuple) else scale

@@ -1,6 +1,6 @@
 """Which condition is a run's headline: the one that was chosen on validation, else `full`.
 
-`neuroimagen reconstruct` writes the choice (trainer/evaluation/choose_headline.py makes it); this module reads it.
+`neuroimagen reconstruct` writes the choice (trainer/evaluation/headline/choosing.py makes it); this module reads it.
 """
 
 import json

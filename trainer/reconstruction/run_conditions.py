@@ -19,9 +19,7 @@ from neuroimagen.trainer.reconstruction.conditions import (
 from neuroimagen.trainer.reconstruction.config import ReconstructConfig
 from neuroimagen.trainer.reconstruction.headline import read_choice
 
-Export = Literal[
-    "saliency", "semantic", "semantic_detailed", "fine_tuned", "alignment", "prior", "vae_latent"
-]
+Export = Literal["saliency", "semantic", "semantic_detailed", "fine_tuned", "alignment", "prior", "vae_latent"]
 """Keys of the recipe's `reconstruct` section that name a stage."""
 
 
@@ -39,8 +37,8 @@ class RunConditions:
     """Those that the recipe names in `model.ip_adapters`, which the model folder would not have by itself."""
     open_latents: Callable[[str], LatentStore] | None = None
     """Kind → the cached latents of the data set."""
-    num_stimuli: int | None = None
-    """Stimuli of the split, where another one than a segment's own is asked for; None: not known."""
+    every_condition_is_side: bool = False
+    """Whether `side_segments` holds for the headline and `neuroimagen` too, as where the headline is being chosen."""
 
     # --- the exports -----------------------------------------------------------------------------------------------
 
@@ -146,8 +144,6 @@ class RunConditions:
             return self.why_no_image()
         if condition.image == "predicted without prior":
             return self._kind_not_predicted(with_prior=False)
-        if condition.image == "other" and self.num_stimuli is not None and self.num_stimuli < 2:
-            return f"the {self.config.split} split has one stimulus only, so there is no other"
         try:
             self.stores()
         except UserError as error:
@@ -201,4 +197,4 @@ class RunConditions:
 
     def is_side(self, name: str) -> bool:
         """Whether `side_segments` applies to a condition."""
-        return name not in (self.headline(), "neuroimagen")
+        return self.every_condition_is_side or name not in (self.headline(), "neuroimagen")

@@ -7,7 +7,9 @@ import numpy as np
 from neuroimagen.data_shards.common.arrays import Integers
 
 
-def even_subset(rows: Integers, *, stimuli: Integers, subjects: Integers, labels: Integers, num: int | None) -> Integers:
+def even_subset(
+    rows: Integers, *, stimuli: Integers, subjects: Integers, labels: Integers, num: int | None
+) -> Integers:
     """`num` of `rows` in their order; all of them if `num` is None or not below their number.
 
     `stimuli`, `subjects`, `labels`: of each row, [N]. Every stimulus is taken equally often, up to one, where it has
@@ -28,7 +30,9 @@ def even_subset(rows: Integers, *, stimuli: Integers, subjects: Integers, labels
             # One of each stretch of stimuli: the first that the subject with the fewest segments so far has seen.
             stretch = waiting[number * len(waiting) // wanted : (number + 1) * len(waiting) // wanted]
             _, turn, chosen = min(
-                (of_subject[int(subjects[place])], turn, place) for turn, places in enumerate(stretch) for place in places
+                (of_subject[int(subjects[place])], turn, place)
+                for turn, places in enumerate(stretch)
+                for place in places
             )
             stretch[turn].remove(chosen)
             of_subject[int(subjects[chosen])] += 1

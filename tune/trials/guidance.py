@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
 from neuroimagen.trainer.reconstruction.noise import SegmentSample
 from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
 from neuroimagen.trainer.stages.segment_figures import SegmentFigures, joined
+from neuroimagen.trainer.training.inputs import open_latents
 from neuroimagen.tune.config import GuidanceSearch
 from neuroimagen.tune.records import SearchFolder, add_line, read_search
 from neuroimagen.tune.space import overrides
@@ -40,6 +42,8 @@ class SharedModels:
             resolve_model_path(recipe.model.path),
             recipe.reconstruct,
             subjects=recipe.data.subjects,
+            adapters=recipe.model.ip_adapters,
+            open_latents=partial(open_latents, recipe, self._dataset),
             device=device,
         )
         self._scoring = load_scoring(

@@ -18,9 +18,9 @@ from neuroimagen.data_shards.common.process_share import ProcessShare
 from neuroimagen.trainer.networks.gan import SaliencyModel
 from neuroimagen.trainer.reconstruction import writing
 from neuroimagen.trainer.reconstruction.conditions import IMAGE_CONDITIONS
-from neuroimagen.trainer.reconstruction.latent_diffusion import LatentDiffusion
 from neuroimagen.trainer.reconstruction.manifest import read_image, read_manifest
 from neuroimagen.trainer.reconstruction.noise import SegmentSample
+from neuroimagen.trainer.reconstruction.pipelines.generator import Generator
 from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
 from neuroimagen.trainer.reconstruction.writing import write_condition
 
@@ -108,7 +108,7 @@ def test_without_a_batch_size_the_condition_keeps_the_one_it_began_with(
         return draw(self, name, items)
 
     monkeypatch.setattr(Reconstructor, "draw", interrupted_draw)
-    monkeypatch.setattr(LatentDiffusion, "largest_batch_size", lambda self, **settings: next(fits))
+    monkeypatch.setattr(Generator, "largest_batch_size", lambda self, **settings: next(fits))
     with pytest.raises(KeyboardInterrupt):
         write_condition(make(batch_size=None), "full")
     assert files(write_condition(make(batch_size=None), "full").folder) == expected
@@ -165,13 +165,13 @@ def test_compiled_images_are_the_same(make: Callable[..., Reconstructor], monkey
 
     torch._dynamo.reset()
     compiled = make(batch_size=4, compile=True)
-    load = LatentDiffusion.__init__
+    load = Generator.__init__
 
-    def load_with_backend(self: LatentDiffusion, *args: object, compile_backend: str, **options: object) -> None:
+    def load_with_backend(self: Generator, *args: object, compile_backend: str, **options: object) -> None:
         assert compile_backend == "inductor"
         load(self, *args, compile_backend=backend, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(LatentDiffusion, "__init__", load_with_backend)
+    monkeypatch.setattr(Generator, "__init__", load_with_backend)
     folder = write_condition(compiled, "full").folder
     assert len(graphs) == 2  # the U-Net and the decoder, for four images
     assert len(expected) == 6
