@@ -135,12 +135,14 @@ class RunConditions:
     def missing(self, name: str) -> str | None:
         """Why a condition cannot be drawn; None if it can."""
         condition = self.resolved(name)
+        if condition.image is not None and not self.targets:
+            return self.why_no_image()
         for path in self.needs(name):
             if not path.is_dir():
                 return f"{path} does not exist"
         if condition.image is None:
             return None
-        if not self.targets or condition.image == "predicted":
+        if condition.image == "predicted":
             return self.why_no_image()
         if condition.image == "predicted without prior":
             return self._kind_not_predicted(with_prior=False)
