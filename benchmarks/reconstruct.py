@@ -24,7 +24,8 @@ from neuroimagen.benchmarks.frozen_model import (
 )
 from neuroimagen.benchmarks.machine import describe
 from neuroimagen.trainer.networks.pixels import to_uint8
-from neuroimagen.trainer.reconstruction.latent_diffusion import LatentDiffusion, load_latent_diffusion
+from neuroimagen.trainer.reconstruction.pipelines.conditioning import Conditioning
+from neuroimagen.trainer.reconstruction.pipelines.generator import Generator
 from neuroimagen.trainer.reconstruction.schedulers import SCHEDULERS
 
 HELP = "images per second of reconstruction beside diffusers' pipeline, one at a time and batched"
@@ -67,10 +68,10 @@ def run(args: argparse.Namespace) -> None:
     dtype = getattr(torch, args.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
     with tempfile.TemporaryDirectory() as scratch:
         model = model_of(args, Path(scratch), unet=True)
-        ours = load_latent_diffusion(model, device=device, dtype=dtype)
+        ours = Generator(model, device=device, dtype=dtype)
         compiled = None
         if args.compile:
-            compiled = load_latent_diffusion(model, device=device, dtype=dtype, compile_backend="inductor")
+            compiled = Generator(model, device=device, dtype=dtype, compile_backend="inductor")
         pipeline = load_pipeline(model, args.scheduler, device, dtype)
     batch_size = args.batch_size or ours.largest_batch_size(guidance=args.guidance, scheduler=args.scheduler)
     report: dict[str, Any] = {
@@ -93,7 +94,9 @@ def run(args: argparse.Namespace) -> None:
         methods = {"ours": own(ours, args.scheduler, settings)}
         if compiled is not None:
             methods["ours, compiled"] = own(compiled, args.scheduler, settings)
-        methods["pipeline, batched"] = batched(pipeline, ours.unconditional, settings)
+        empty = ours.prompt([""]).text
+        assert empty is not None
+        methods["pipeline, batched"] = batched(pipeline, empty, settings)
         single = one_at_a_time(methods["pipeline, batched"])
 
         def work(name: str, method: Draw, count: int, drawn: dict[str, np.ndarray] = drawn) -> Callable[[], int]:
@@ -124,19 +127,28 @@ Draw = Callable[[Tensor, Tensor], np.ndarray]
 """Noise [n, C, h, w] and hidden states [n, L, D] → images uint8 [n, 3, S, S]."""
 
 
-def inputs(diffusion: LatentDiffusion, count: int) -> tuple[Tensor, Tensor]:
-    """Noise float32 [count, C, h, w], and hidden states float32 [count, L, D] of captions of twelve classes."""
+def inputs(generator: Generator, count: int) -> tuple[Tensor, Tensor]:
+    """Noise float32 [count, C, h, w] of `seeded(count)`, and hidden states float32 [count, L, D] of captions of twelve
+    classes.
+    """
     from neuroimagen.data_shards.simulator.drawn_stimuli import CLASSES
 
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(count, *diffusion.latent_shape, generator=generator)
     captions = [f"an image of a {CLASSES[number % len(CLASSES)].name}" for number in range(count)]
-    return noise, diffusion.prompt(captions)
+    hidden = generator.prompt(captions).text
+    assert hidden is not None
+    return generator.noise(seeded(count)), hidden
 
 
-def own(diffusion: LatentDiffusion, scheduler: str, settings: dict[str, Any]) -> Draw:
+def seeded(count: int) -> list[torch.Generator]:
+    """The generators of `count` images."""
+    return [torch.Generator().manual_seed(number) for number in range(count)]
+
+
+def own(generator: Generator, scheduler: str, settings: dict[str, Any]) -> Draw:
     def draw(noise: Tensor, hidden: Tensor) -> np.ndarray:
-        return to_uint8(diffusion.decode(diffusion.denoise(noise, hidden, scheduler=scheduler, **settings)))
+        # It draws the noise itself: that of the first images, as `noise` is.
+        latents = generator.denoise(seeded(len(noise)), Conditioning(text=hidden), scheduler=scheduler, **settings)
+        return to_uint8(generator.decode(latents))
 
     return draw
 

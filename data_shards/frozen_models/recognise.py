@@ -145,7 +145,9 @@ def recognise(folder: Path) -> FolderContent:
         )
         said = f"; its image tower is in {', '.join(map(str, encoders))}" if encoders else ""
         content = _unusable(
-            folder, "an IP-Adapter", f"it belongs to a diffusion model, whose folder is to be given{said}"
+            folder,
+            "an IP-Adapter",
+            f"it belongs to a diffusion model, whose folder is to be given; model.ip_adapters names the adapter{said}",
         )
         return _serving_clip(content)
     if config:

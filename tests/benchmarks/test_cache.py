@@ -59,17 +59,18 @@ def test_a_model_of_given_sizes_is_a_model_folder(tmp_path: Path, unet: bool) ->
     from neuroimagen.benchmarks.stable_diffusion import TINY
     from neuroimagen.data_shards.common.errors import UserError
     from neuroimagen.data_shards.frozen_models.model_folder import image_size_px, text_shape
-    from neuroimagen.trainer.reconstruction.latent_diffusion import load_latent_diffusion
+    from neuroimagen.trainer.reconstruction.pipelines.generator import Generator
 
     sizes = replace(TINY, text={**TINY.text, "vocab_size": 700})  # of the bundled tokenizer, rounded up
     folder = frozen_model.write_model(tmp_path / "model", sizes, unet=unet)
     assert (image_size_px(folder), text_shape(folder)) == (TINY.image_size_px, TINY.text_shape)
     if not unet:
-        with pytest.raises(UserError, match=r"cannot load the model in .*unet"):
-            load_latent_diffusion(folder)
+        with pytest.raises(UserError, match=r"unet holds no weights"):
+            Generator(folder)
         return
-    diffusion = load_latent_diffusion(folder)
-    hidden = diffusion.prompt(["a", "an image of a dog"])
+    generator = Generator(folder)
+    hidden = generator.prompt(["a", "an image of a dog"]).text
+    assert hidden is not None
     assert torch.isfinite(hidden).all()
     assert not torch.equal(hidden[0], hidden[1])
-    assert diffusion.latent_shape == TINY.latent_shape
+    assert generator.latent_shape == TINY.latent_shape

@@ -67,7 +67,7 @@ print(json.dumps([
 """
     output = package.python(code.replace("RUN", repr(str(run)), 1)).stdout
     assert json.loads(output.splitlines()[-1]) == [
-        ["ddim", "dpm-solver++", "quadratic"],
+        ["ddim", "dpm-solver++", "euler", "euler-ancestral", "lcm", "unipc", "quadratic"],
         "quadratic",
         "quadratic",
         [999, 640, 360, 160, 40],
@@ -75,4 +75,7 @@ print(json.dumps([
 
     failed = package.run(*words, "reconstruct.scheduler=quadratik", check=False)
     assert failed.returncode == 1
-    assert "Did you mean 'quadratic'? There are ddim, dpm-solver++, quadratic." in failed.stderr
+    assert (
+        "Did you mean 'quadratic'? There are ddim, dpm-solver++, euler, euler-ancestral, lcm, unipc, quadratic; the"
+        in failed.stderr
+    )

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from neuroimagen.trainer.batches.stage_data import StageData
 from neuroimagen.trainer.networks.pixels import to_uint8
 from neuroimagen.trainer.networks.randomness import derive_seed
-from neuroimagen.trainer.reconstruction.latent_diffusion import LatentDiffusion
+from neuroimagen.trainer.reconstruction.pipelines.conditioning import Conditioning
+from neuroimagen.trainer.reconstruction.pipelines.generator import Generator
 from neuroimagen.trainer.stages.base import SampledStage
 
 _GAP_PX = 2
@@ -28,7 +29,7 @@ class ImageSampler:
     model: Path
     steps: int
     guidance: float
-    scheduler: str
+    scheduler: str | None
 
     def draw(
         self, hidden: Tensor, rows: np.ndarray, *, pooled: Tensor | None = None, unet: nn.Module | None = None
@@ -39,13 +40,13 @@ class ImageSampler:
         folder's own; it is used as it is. The folder's are loaded again each time, so that training has their memory
         in between.
         """
-        diffusion = LatentDiffusion(self.model, device=hidden.device, unet=unet)
+        generator = Generator(self.model, device=hidden.device, unet=unet)
         generators = [torch.Generator().manual_seed(derive_seed("samples", row)) for row in rows.tolist()]
-        noise = torch.stack([torch.randn(diffusion.latent_shape, generator=generator) for generator in generators])
-        latents = diffusion.denoise(
-            noise, hidden.float(), steps=self.steps, guidance=self.guidance, scheduler=self.scheduler
+        conditioning = Conditioning(text=hidden.float(), pooled=None if pooled is None else pooled.float())
+        latents = generator.denoise(
+            generators, conditioning, steps=self.steps, guidance=self.guidance, scheduler=self.scheduler
         )
-        return to_uint8(diffusion.decode(latents))
+        return to_uint8(generator.decode(latents))
 
 
 def draw_samples(stage: SampledStage, networks: Mapping[str, nn.Module], data: StageData) -> np.ndarray:

@@ -39,12 +39,17 @@ LAYOUTS: Mapping[str, tuple[str, dict[str, tuple[str, dict[str, Any]]]]] = {
         "StableUnCLIPImg2ImgPipeline",
         {
             "vae": ("AutoencoderKL", VAE),
-            "unet": ("UNet2DConditionModel", {"in_channels": 4, "sample_size": 96}),
+            "unet": (
+                "UNet2DConditionModel",
+                {"in_channels": 4, "sample_size": 96, "class_embed_type": "projection"},
+            ),
             "text_encoder": ("CLIPTextModel", {**CLIP_TEXT, "hidden_size": 1024}),
             "tokenizer": ("CLIPTokenizer", {}),
             "scheduler": ("DDIMScheduler", {}),
             "image_encoder": ("CLIPVisionModelWithProjection", VISION),
             "feature_extractor": ("CLIPImageProcessor", {}),
+            "image_normalizer": ("StableUnCLIPImageNormalizer", {"embedding_dim": 768}),
+            "image_noising_scheduler": ("DDPMScheduler", {}),
         },
     ),
     "sdxl": (
@@ -137,8 +142,8 @@ def write_layout(folder: Path, name: str) -> Path:
     [
         ("sd15", "Stable Diffusion 1.x (StableDiffusionPipeline)", {"vae", "text", "diffusion"}),
         ("inpainting", "Stable Diffusion 2.x (StableDiffusionInpaintPipeline)", {"vae", "text"}),
-        ("unclip", "Stable Diffusion 2.1-unCLIP (StableUnCLIPImg2ImgPipeline)", {"vae", "text", "image"}),
-        ("sdxl", "SDXL (StableDiffusionXLPipeline)", {"vae", "text"}),
+        ("unclip", "Stable Diffusion 2.1-unCLIP (StableUnCLIPImg2ImgPipeline)", {"vae", "text", "image", "diffusion"}),
+        ("sdxl", "SDXL (StableDiffusionXLPipeline)", {"vae", "text", "diffusion"}),
         ("sdxl-refiner", "SDXL refiner (StableDiffusionXLImg2ImgPipeline)", {"vae"}),
         ("sd3", "Stable Diffusion 3 (StableDiffusion3Pipeline)", set()),
         ("flux", "FLUX (FluxPipeline)", set()),
@@ -196,11 +201,12 @@ def test_an_incomplete_download_is_said_to_be_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("component", ["text_encoder_2", "tokenizer_2"])
-def test_sdxl_needs_both_text_encoders_for_text(tmp_path: Path, component: str) -> None:
+def test_sdxl_needs_both_text_encoders(tmp_path: Path, component: str) -> None:
     model = write_layout(tmp_path / "sdxl", "sdxl")
     shutil.rmtree(model / component)
     content = recognise(model)
     assert content.refuses["text"] == f"it lacks its {component}/ folder: the download is not complete"
+    assert content.refuses["diffusion"] == content.refuses["text"]
     assert "vae" in content.serves
 
 

@@ -10,7 +10,7 @@ from untrained_run import write_untrained_exports
 
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.reconstruction.config import ReconstructConfig
-from neuroimagen.trainer.reconstruction.latent_diffusion import LatentDiffusion, load_latent_diffusion
+from neuroimagen.trainer.reconstruction.pipelines.generator import Generator
 from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
 
 CONFIG = ReconstructConfig(steps=4, batch_size=3, guidance=2.0, strength=0.75)
@@ -39,5 +39,5 @@ def make(
 
 
 @pytest.fixture(scope="module")
-def diffusion(tiny_diffusion_folder: Path) -> LatentDiffusion:
-    return load_latent_diffusion(tiny_diffusion_folder)
+def generator(tiny_diffusion_folder: Path) -> Generator:
+    return Generator(tiny_diffusion_folder)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from neuroimagen.trainer.reconstruction import latent_diffusion
 from neuroimagen.trainer.reconstruction.batch_by_memory import MAX_IMAGES, fitting_batch_size
-from neuroimagen.trainer.reconstruction.latent_diffusion import LatentDiffusion
+from neuroimagen.trainer.reconstruction.pipelines import generator as generator_module
+from neuroimagen.trainer.reconstruction.pipelines.generator import Generator
 
 GIB = 2**30
 
@@ -55,25 +55,25 @@ def test_images_that_take_nothing_measurable() -> None:
     assert fits(8, one=1.5, two=1.5) == 32
 
 
-def test_what_is_measured_on_a_gpu(diffusion: LatentDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_measured_on_a_gpu(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU's allocator is simulated: denoising takes 1 GiB and half a GiB per image, decoding a quarter."""
     sizes: list[int] = []
-    denoise = LatentDiffusion.denoise
+    denoise = Generator.denoise
 
-    def seen_denoise(self: LatentDiffusion, noise: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
-        sizes.append(len(noise))
-        return denoise(self, noise, *args, **options)  # type: ignore[arg-type]
+    def seen_denoise(self: Generator, generators: list[torch.Generator], *args: object, **options: object) -> object:
+        sizes.append(len(generators))
+        return denoise(self, generators, *args, **options)  # type: ignore[arg-type]
 
     def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
         before = len(sizes)
         work()
         return int((1 + sizes[-1] / 2 if len(sizes) > before else 0.25) * GIB)
 
-    monkeypatch.setattr(LatentDiffusion, "denoise", seen_denoise)
-    monkeypatch.setattr(latent_diffusion, "peak_bytes", peak_bytes)
-    monkeypatch.setattr("neuroimagen.trainer.reconstruction.latent_diffusion.free_bytes", lambda device: 12 * GIB)
-    assert diffusion.largest_batch_size(guidance=2.0, scheduler="ddim") == MAX_IMAGES == 32
-    on_gpu = copy.copy(diffusion)
+    monkeypatch.setattr(Generator, "denoise", seen_denoise)
+    monkeypatch.setattr(generator_module, "peak_bytes", peak_bytes)
+    monkeypatch.setattr(generator_module, "free_bytes", lambda device: 12 * GIB)
+    assert generator.largest_batch_size(guidance=2.0, scheduler="ddim") == MAX_IMAGES == 32
+    on_gpu = copy.copy(generator)
     on_gpu.device = SimulatedGPU("cpu")  # type: ignore[assignment]
     assert on_gpu.largest_batch_size(guidance=2.0, scheduler="ddim") == 16
     assert sizes == [1, 1, 2]

@@ -54,3 +54,37 @@ def test_a_class_of_one_s_own() -> None:
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(UserError, match=r"no noise scheduler 'dpm-solver'\. Did you mean 'dpm-solver\+\+'"):
         SCHEDULERS["dpm-solver"]
+    with pytest.raises(UserError, match=r"no noise scheduler 'EulerScheduler'.*names of diffusers' classes"):
+        SCHEDULERS["EulerScheduler"]
+
+
+def test_diffusers_classes_are_known_by_their_names() -> None:
+    from diffusers import DDPMScheduler
+
+    assert "EulerAncestralDiscreteScheduler" in SCHEDULERS
+    assert "EulerAncestralDiscreteScheduler" not in SCHEDULERS.names()
+    made = SCHEDULERS["DDPMScheduler"].make({**CONFIG, "clip_sample": True}, 4)
+    assert isinstance(made, DDPMScheduler)
+    assert not made.config.clip_sample  # latents have no fixed range
+    assert made.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("FlowMatchEulerDiscreteScheduler", "it is for other models (it has no add_noise and no scale_model_input)"),
+        ("DPMSolverMultistepInverseScheduler", "it turns images into noise"),
+        ("RePaintScheduler", "its steps need mask, original_image as well"),
+        ("CMStochasticIterativeScheduler", "it does not know what such a U-Net predicts (no prediction_type)"),
+    ],
+)
+def test_classes_for_other_models_are_refused_with_the_reason(name: str, reason: str) -> None:
+    assert name not in SCHEDULERS
+    with pytest.raises(UserError) as error:
+        SCHEDULERS[name]
+    assert reason in str(error.value)
+
+
+def test_settings_that_a_scheduler_cannot_have_are_an_error_with_its_name() -> None:
+    with pytest.raises(UserError, match=r"^LCMScheduler cannot be used with this model and 60 steps: .* Choose"):
+        SCHEDULERS["lcm"].make(CONFIG, 60)

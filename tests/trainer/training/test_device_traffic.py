@@ -20,7 +20,8 @@ from neuroimagen.trainer.batches import stage_data as trainer_data
 from neuroimagen.trainer.batches.device_feed import to_device
 from neuroimagen.trainer.batches.stage_data import StageData
 from neuroimagen.trainer.recipe.recipe import load_recipe
-from neuroimagen.trainer.reconstruction.latent_diffusion import load_latent_diffusion
+from neuroimagen.trainer.reconstruction.pipelines.conditioning import Conditioning
+from neuroimagen.trainer.reconstruction.pipelines.generator import Generator
 from neuroimagen.trainer.stages.base import Stage
 from neuroimagen.trainer.stages.registry import STAGES
 from neuroimagen.trainer.training.build import build_stage
@@ -110,12 +111,13 @@ def test_validation_keeps_to_its_device(name: str, opened: Callable[..., Opened]
 @pytest.mark.parametrize("scheduler", ["ddim", "dpm-solver++"])
 def test_sampling_steps_stay_on_the_device(tiny_diffusion_folder: Path, scheduler: Any) -> None:
     """The number of copies does not grow with the steps: one in each would make the U-Net wait for the CPU."""
-    model = load_latent_diffusion(tiny_diffusion_folder, device=DEVICE)
-    noise, hidden = torch.zeros(2, *model.latent_shape), torch.zeros(2, *model.text_shape)
+    model = Generator(tiny_diffusion_folder, device=DEVICE)
+    start, text = torch.zeros(2, *model.latent_shape), Conditioning(text=torch.zeros(2, *model.text_shape))
+    settings: dict[str, Any] = {"guidance": 3.0, "scheduler": scheduler, "start": start, "strength": 0.8}
     found = []
     for steps in (10, 20, 40):
         with DeviceTraffic() as traffic:
-            model.denoise(noise, hidden, steps=steps, guidance=3.0, scheduler=scheduler, start=noise, strength=0.8)
+            model.denoise([torch.Generator(), torch.Generator()], text, steps=steps, **settings)
         found.append(traffic.crossings)
         assert not traffic.of("mixed devices", "number out", "size out")
     assert found[1]

@@ -20,6 +20,7 @@ from diffusers import (
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
 from torch import Tensor
 
+from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.frozen_models.loading import loading
 from neuroimagen.data_shards.frozen_models.model_folder import pooled_size, read_config, text_shape, weights_variant
 from neuroimagen.data_shards.frozen_models.text import TextEncoder
@@ -77,10 +78,7 @@ class StableDiffusion:
         self.model = model
         self.device = device
         with loading(model / "scheduler"):
-            scheduler_class = getattr(
-                diffusers, read_config(model / "scheduler", "scheduler_config.json")["_class_name"]
-            )
-            scheduler = scheduler_class.from_pretrained(model / "scheduler")
+            scheduler = _own_scheduler(model / "scheduler")
         with loading(model):
             self.pipeline = self.make_pipeline(unet=unet, vae=vae, scheduler=scheduler)
         self.pipeline.set_progress_bar_config(disable=True)
@@ -192,6 +190,17 @@ class StableDiffusionXL(StableDiffusion):
         if guided:
             arguments["negative_pooled_prompt_embeds"] = self._rows(self.unconditional.pooled, count)
         return arguments
+
+
+def _own_scheduler(folder: Path) -> Any:
+    """The scheduler of a model folder, of the class that the folder names."""
+    name = str(read_config(folder, "scheduler_config.json").get("_class_name"))
+    scheduler_class = getattr(diffusers, name, None)
+    if scheduler_class is None or not name.endswith("Scheduler"):
+        raise UserError(
+            f"{folder} has the scheduler {name!r}, which the installed diffusers does not have. Update diffusers."
+        )
+    return scheduler_class.from_pretrained(folder)
 
 
 FAMILIES: Mapping[str, type[StableDiffusion]] = {

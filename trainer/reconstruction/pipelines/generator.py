@@ -6,6 +6,7 @@ P of a pooled embedding, E of an image embedding.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from neuroimagen.data_shards.frozen_models.model_folder import (
 from neuroimagen.data_shards.frozen_models.vae import VaeEncoder
 from neuroimagen.trainer.reconstruction.batch_by_memory import MAX_IMAGES, fitting_batch_size, free_bytes, peak_bytes
 from neuroimagen.trainer.reconstruction.pipelines.adapters import Adapters, Scale
-from neuroimagen.trainer.reconstruction.pipelines.conditioning import Conditioning
+from neuroimagen.trainer.reconstruction.pipelines.conditioning import UNCLIP, Conditioning
 from neuroimagen.trainer.reconstruction.pipelines.model_sizes import read_sizes
 from neuroimagen.trainer.reconstruction.pipelines.pipeline_scheduler import PipelineScheduler
 from neuroimagen.trainer.reconstruction.schedulers import SCHEDULERS, NoiseScheduler, num_denoising_steps
@@ -53,11 +54,14 @@ class Generator:
         incomplete, when its components do not belong together, and when an adapter does not fit.
 
         dtype: of the U-Net. unet: a fine-tuned one in place of the model's own: the folder it is in, or the network,
-        which is used as it is. adapters: the recipe's model.ip_adapters. compile_backend: torch.compile's for the U-Net
-        and the VAE's decoder, which are compiled anew for each size of batch; None: neither is compiled.
+        which is used as it is, without IP-Adapters. adapters: the recipe's model.ip_adapters. compile_backend:
+        torch.compile's for the U-Net and the VAE's decoder, which are compiled anew for each size of batch; None:
+        neither is compiled.
         """
         unet_folder = unet if isinstance(unet, Path) else component_folder(model, "unet")
         sizes = read_sizes(model, unet=unet_folder, adapters=adapters)
+        if isinstance(unet, nn.Module):  # loading adapters would change the network that is being trained
+            sizes = replace(sizes, adapters={}, image_sizes={k: v for k, v in sizes.image_sizes.items() if k == UNCLIP})
         self.model = model
         self.device = torch.device(device)
         self.dtype = dtype
@@ -97,10 +101,11 @@ class Generator:
 
         Raises UserError where latents or images are not finite.
         """
-        _require_finite({"the latents to decode": latents}, "They come from a stage whose training has diverged.")
+        _require_finite(latents, "the latents to decode hold", "They come from a stage whose training has diverged.")
         images = self.vae.decode(latents)
         _require_finite(
-            {"the decoded image": images},
+            images,
+            "the decoded images hold",
             f"The weights of {self.model}/vae are damaged, or were made in float16, which Stable Diffusion's VAE "
             "overflows. Fetch the folder again.",
         )
@@ -134,7 +139,8 @@ class Generator:
         where `conditioning` has none. noise_level: timestep up to which noise is added to an unCLIP model's embedding.
         """
         count = len(generators)
-        self._check(conditioning, count, guidance=guidance, steps=steps, strength=None if start is None else strength)
+        self._require_settings(guidance=guidance, steps=steps, strength=None if start is None else strength)
+        self._require_conditions(conditioning, count, start)
         solver = PipelineScheduler(
             self._make_scheduler(scheduler, steps),
             steps=steps,
@@ -164,7 +170,8 @@ class Generator:
         finally:
             pipeline.scheduler = own
         _require_finite(
-            {"the denoised latents": latents},
+            latents,
+            "the denoised latents hold",
             f"The U-Net of {self.model} overflows in {str(self.dtype).removeprefix('torch.')}, or its weights are "
             "damaged. Use reconstruct.dtype=bfloat16 or float32.",
         )
@@ -176,14 +183,16 @@ class Generator:
             return NoiseScheduler(scheduler_class=type(own)).make(own.config, steps)
         return SCHEDULERS[name].make(self._scheduler_config, steps)
 
-    def _check(
-        self, conditioning: Conditioning, count: int, *, guidance: float, steps: int, strength: float | None
-    ) -> None:
-        """Raise UserError for settings and conditions that do not fit the model."""
+    @staticmethod
+    def _require_settings(*, guidance: float, steps: int, strength: float | None) -> None:
+        """Raise UserError for settings that mean nothing."""
         if not (guidance in (0.0, 1.0) or 1.0 < guidance < float("inf")):
             raise UserError(f"guidance must be 0 or 1 (none), or above 1, got {guidance}.")
         if strength is not None and num_denoising_steps(steps, strength) < 1:
             raise UserError(f"strength {strength} × {steps} steps leaves no denoising step. Raise one of them.")
+
+    def _require_conditions(self, conditioning: Conditioning, count: int, start: Tensor | None) -> None:
+        """Raise UserError for conditions that the model does not take, and for numbers that are none."""
         if unknown := sorted(set(conditioning.image) - set(self.image_sizes)):
             raise UserError(
                 f"{self.model} takes no image embedding {', '.join(unknown)}; it takes "
@@ -194,10 +203,12 @@ class Generator:
         wanted: dict[str, tuple[int, ...]] = {"the text condition": (count, *self.text_shape)}
         wanted["the pooled text condition"] = (count, self.pooled_size or 0)
         wanted |= {f"the image condition {name!r}": (count, size) for name, size in self.image_sizes.items()}
-        for name, tensor in conditioning.tensors().items():
+        wanted["the start"] = (count, *self.latent_shape)
+        given = conditioning.tensors() | ({} if start is None else {"the start": start})
+        for name, tensor in given.items():
             if tuple(tensor.shape) != wanted[name]:
                 raise UserError(f"{name} has the shape {tuple(tensor.shape)}, {self.model} takes {wanted[name]}.")
-        _require_finite(conditioning.tensors(), "The stage that predicts it has diverged. Train it again.")
+            _require_finite(tensor, f"{name} holds", "Train the stage that predicts it again: it has diverged.")
 
     def largest_batch_size(self, *, guidance: float, scheduler: str | None = None) -> int:
         """Images that `denoise` and `decode` do at once within the memory that is free now; MAX_IMAGES on a CPU."""
@@ -248,13 +259,12 @@ def _load_unet(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
     return network.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
-def _require_finite(tensors: Mapping[str, Tensor], cause: str) -> None:
+def _require_finite(tensor: Tensor, holds: str, cause: str) -> None:
     """Raise UserError with the cause where a number is NaN or infinite: it must not become a picture."""
-    for name, tensor in tensors.items():
-        finite = torch.isfinite(tensor).flatten(1).all(1)
-        if not finite.all():
-            rows = (~finite).nonzero().flatten().tolist()
-            raise UserError(
-                f"{name} holds NaN or infinite numbers in {len(rows)} of {len(tensor)} images (the first is image "
-                f"{rows[0]} of the batch). {cause}"
-            )
+    finite = torch.isfinite(tensor).flatten(1).all(1)
+    if not finite.all():
+        rows = (~finite).nonzero().flatten().tolist()
+        raise UserError(
+            f"{holds} NaN or infinite numbers in {len(rows)} of {len(tensor)} images (the first is image {rows[0]} of "
+            f"the batch). {cause}"
+        )
