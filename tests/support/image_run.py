@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from small_study import write_latents
+from tiny_families import write_tiny_ip_adapter
 from untrained_run import network, write_untrained_exports
 
 from neuroimagen.data_shards.dataset.dataset import Dataset
@@ -16,40 +17,10 @@ EMBEDDING_SIZE = 16
 """Length of the tiny model's cached `image` embeddings."""
 
 
-def write_ip_adapter(path: Path, unet_folder: Path, *, embedding_size: int = EMBEDDING_SIZE, tokens: int = 4) -> Path:
-    """Write an IP-Adapter of random weights for a U-Net in the original layout."""
-    from diffusers import UNet2DConditionModel
-    from safetensors.torch import save_file
-
-    unet = UNet2DConditionModel.from_pretrained(unet_folder)
-    width = int(unet.config.cross_attention_dim)
-    generator = torch.Generator().manual_seed(3)
-
-    def random(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator) / shape[-1] ** 0.5
-
-    weights = {
-        "image_proj.proj.weight": random(tokens * width, embedding_size),
-        "image_proj.proj.bias": random(tokens * width),
-        "image_proj.norm.weight": torch.ones(width),
-        "image_proj.norm.bias": torch.zeros(width),
-    }
-    number = 1
-    for name, module in unet.named_modules():
-        if name.endswith("attn2"):
-            hidden = module.to_k.weight.shape[0]
-            weights[f"ip_adapter.{number}.to_k_ip.weight"] = random(hidden, width)
-            weights[f"ip_adapter.{number}.to_v_ip.weight"] = random(hidden, width)
-            number += 2
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(weights, path)
-    return path
-
-
 def write_image_model(folder: Path, model: Path) -> Path:
     """A copy of the tiny model that has an IP-Adapter of its own."""
     shutil.copytree(model, folder)
-    write_ip_adapter(folder / "ip_adapter" / "ip_adapter.safetensors", folder / "unet")
+    write_tiny_ip_adapter(folder / "ip_adapter" / "ip_adapter.safetensors", folder, embedding_size=EMBEDDING_SIZE)
     return folder
 
 

@@ -24,7 +24,7 @@ from neuroimagen.trainer.stages.segment_figures import SegmentFigures, joined
 from neuroimagen.trainer.training.inputs import open_latents
 from neuroimagen.tune.config import GuidanceSearch
 from neuroimagen.tune.records import SearchFolder, add_line, read_search
-from neuroimagen.tune.space import overrides
+from neuroimagen.tune.space import CONDITION, overrides
 from neuroimagen.tune.trials.objective import objective_values, objectives_by_segment, spread
 
 
@@ -89,6 +89,7 @@ def guidance_recipe(default: Path, values: dict[str, Any], condition: str, *, se
         "reconstruct.split=val",
         f"reconstruct.conditions=[{condition}]",
         "reconstruct.samples=1",
+        "reconstruct.side_segments=null",
         f"reconstruct.seed={seed}",
     ]
     return load_recipe(default, [*overrides(values), *fixed])
@@ -135,12 +136,11 @@ class GuidanceTrial(tune.Trainable):  # type: ignore[misc]
             if self._shared is None:
                 assert self._problem is not None
                 raise self._problem
+            condition = str(self._values.get(CONDITION, self._search.condition))
             if self._waiting is None:
                 self._waiting = chunks(self._shared.rows(self._num_segments), self._num_reports)
-                self._recipe = guidance_recipe(
-                    self._folder.recipe, self._values, self._search.condition, seed=self._seed
-                )
-            self._measured.append(self._shared.figures(self._recipe, self._search.condition, self._waiting.pop(0)))
+                self._recipe = guidance_recipe(self._folder.recipe, self._values, condition, seed=self._seed)
+            self._measured.append(self._shared.figures(self._recipe, condition, self._waiting.pop(0)))
         except (UserError, MemoryError, RuntimeError) as error:  # errors that a setting can cause
             return {"failed": str(error) or type(error).__name__, "done": True}
         measured = joined(self._measured)
