@@ -174,9 +174,9 @@ class GuidanceSearch(SearchConfig):
     pareto: tuple[str, str] | None = None
     """Two metrics to maximise together, in place of `objective`: the result is their Pareto front."""
     condition: str = "full"
-    """The condition under which images are reconstructed, one that is drawn from the EEG alone; `reconstruct.semantic` in
-    the space decides the kind of caption. `condition` in the space is a list of conditions to choose among, which differ
-    in the start and in what conditions the U-Net; this one is then the default's."""
+    """The condition under which images are reconstructed, one that is drawn from the EEG alone; `reconstruct.semantic`
+    in the space decides the kind of caption. `condition` in the space is a list of conditions to choose among, which
+    differ in the start and in what conditions the U-Net; this one is then the default's."""
     num_segments: int = 96
     """Validation segments that a trial reconstructs, spread evenly over the split."""
     num_reports: int = 1

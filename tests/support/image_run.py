@@ -1,5 +1,5 @@
-"""A run whose images are drawn from image embeddings: the tiny model with an IP-Adapter, cached embeddings, and untrained
-networks of the stages that predict embeddings and latents.
+"""A run whose images are drawn from image embeddings: the tiny model with an IP-Adapter, cached embeddings, and an
+untrained alignment stage.
 """
 
 import shutil
@@ -8,13 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from small_study import write_latents
-from tiny_families import write_tiny_ip_adapter
+from tiny_families import EMBEDDING_SIZE, write_tiny_ip_adapter
 from untrained_run import network, write_untrained_exports
 
 from neuroimagen.data_shards.dataset.dataset import Dataset
-
-EMBEDDING_SIZE = 16
-"""Length of the tiny model's cached `image` embeddings."""
 
 
 def write_image_model(folder: Path, model: Path) -> Path:
@@ -45,7 +42,7 @@ def write_alignment(run: Path, data: Path, model: Path, *, kind: str = "image") 
 
 
 def write_image_run(folder: Path, *, data: Path, model: Path) -> tuple[Path, Path, Path]:
-    """(run, data set, model): the tiny ones with all that image embeddings need; `data` and `model` stay as they are."""
+    """(run, data set, model): copies of the tiny `data` and `model` with all that image embeddings need."""
     model = write_image_model(folder / "model", model)
     data = Path(shutil.copytree(data, folder / "data"))
     write_latents(data, model, kinds=("image",))

@@ -69,8 +69,8 @@ class ModelConfig:
     """Kind of latent → the image tower that makes it, as `cache --towers` was given it: {dino: {path: …, layer: …}}.
     Stages name the kind, as in alignment.targets. Towers in the model folder need none."""
     ip_adapters: Mapping[str, IPAdapterConfig] = field(default_factory=dict)
-    """Name → an IP-Adapter by which images are drawn from image embeddings: {NAME: {path: FILE, target: KIND}}, KIND being
-    that of the cached embeddings it takes. An adapter in the model folder needs none."""
+    """Name → an IP-Adapter that images are drawn with from image embeddings: {NAME: {path: FILE, target: KIND}}, where
+    KIND is that of the cached embeddings it takes. An adapter in the model folder (ip_adapter/) needs none."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", present_name(self.path))

@@ -83,7 +83,8 @@ IMAGE_CONDITIONS: Mapping[str, ImageCondition] = {
     "full": ImageCondition(
         title="full model",
         text="the model: all that the run has, which is class caption and saliency map and, where the run has an "
-        "alignment stage and the model an IP-Adapter or unCLIP, the image embedding (through the prior if there is one)",
+        "alignment stage and the model an IP-Adapter or unCLIP, the image embedding (through the prior if there is "
+        "one)",
         group="model",
         prompt="semantic",
         start="saliency map",

@@ -9,7 +9,6 @@ from neuroimagen.data_shards.common.numbers import require_finite
 from neuroimagen.trainer.reconstruction.conditions import IMAGE_CONDITIONS, headline_conditions, unknown_condition
 from neuroimagen.trainer.reconstruction.schedulers import SCHEDULERS, num_denoising_steps
 
-
 BlockScale = float | tuple[float, ...]
 PartScale = BlockScale | Mapping[str, BlockScale]
 AdapterScale = float | Mapping[str, PartScale | Mapping[str, PartScale]]

@@ -56,8 +56,8 @@ class Choice:
         beside = f"; the other candidates: {others}" if others else "; there was no other candidate"
         return (
             f"The headline is {self.condition}, chosen on the validation split by {self.by_words} on "
-            f"{self.num_segments} segments of {self.num_stimuli} stimuli: {values[self.condition]:.3f}{beside}. Nothing "
-            "of the test split was read for it."
+            f"{self.num_segments} segments of {self.num_stimuli} stimuli: {values[self.condition]:.3f}{beside}. "
+            "Nothing of the test split was read for it."
         )
 
 

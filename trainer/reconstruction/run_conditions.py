@@ -31,8 +31,8 @@ class RunConditions:
     model: Path
     config: ReconstructConfig
     targets: Mapping[str, str]
-    """What of the model takes an image embedding (an IP-Adapter by its name, unCLIP) → the kind of cached latent that it
-    takes; {} for a model that takes none."""
+    """What of the model takes an image embedding (an IP-Adapter by its name, unCLIP) → the kind of cached latent that
+    it takes; {} for a model that takes none."""
     configured: frozenset[str] = frozenset()
     """Those that the recipe names in `model.ip_adapters`, which the model folder would not have by itself."""
     open_latents: Callable[[str], LatentStore] | None = None
@@ -64,7 +64,7 @@ class RunConditions:
         return [self.export(key) for key in keys]
 
     def _exported(self, key: Export) -> dict[str, Any]:
-        """The configuration of an export's network; {} where there is none. Loading the network reads it with checks."""
+        """The configuration of an export's network; {} where there is none."""
         path = self.export(key) / CONFIG_FILE
         try:
             content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -98,7 +98,8 @@ class RunConditions:
                 change = f", or change model.ip_adapters.{taker}.target" if taker in self.configured else ""
                 return (
                     f"{taker} takes {kind} embeddings, and the {self.config.alignment} stage predicts "
-                    f"{', '.join(kinds) or 'none'}: add {wanted} to {self.config.alignment}.targets and train it{change}"
+                    f"{', '.join(kinds) or 'none'}: add {wanted} to {self.config.alignment}.targets and train it"
+                    f"{change}"
                 )
         return None
 
@@ -126,7 +127,7 @@ class RunConditions:
     # --- the conditions --------------------------------------------------------------------------------------------
 
     def resolved(self, name: str) -> ImageCondition:
-        """A condition as it is drawn here: without the image embedding where the run has none and it may be left out."""
+        """A condition as it is drawn here: without the image embedding where there is none and it may be left out."""
         condition = IMAGE_CONDITIONS[name]
         if condition.image_if_any and self.why_no_image() is not None:
             return replace(condition, image=None)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from image_run import EMBEDDING_SIZE, write_image_run
+from image_run import write_image_run
+from tiny_families import EMBEDDING_SIZE
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ TEXT_ORACLES = {"oracle_class", "vae_round_trip", "random_class", "mean_image"}
 ALONE = {"oracle_image", "other_image", "mean_image_embedding"}
 
 
-def stages(run: Path, *names: str, kinds: tuple[str, ...] = ("image",), prior: tuple[str, str] | None = None) -> Path:
-    """A run with exports of these stages. `kinds`: of alignment. `prior`: (kind it makes, kind it is conditioned on)."""
+def stages(run: Path, *names: str, kinds: Sequence[str] = ("image",), prior: tuple[str, str] | None = None) -> Path:
+    """A run with exports of these stages. kinds: of alignment. prior: (its kind, its condition's)."""
     exports: dict[str, dict[str, Any]] = {name: {} for name in names}
     if "alignment" in exports:
         exports["alignment"] = {"embedding_sizes": dict.fromkeys(kinds, 16)}

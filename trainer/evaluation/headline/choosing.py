@@ -61,8 +61,8 @@ def choose_headline(
                 return before
             if not overwrite:
                 raise UserError(
-                    f"{choice_file(run)} was made with other settings: {'; '.join(changed)}. Give --overwrite to choose "
-                    "again, or choose another --run."
+                    f"{choice_file(run)} was made with other settings: {'; '.join(changed)}. Give --overwrite to "
+                    "choose again, or choose another --run."
                 )
         folders = [
             write_condition(drawing, name, ranks=ranks, overwrite=True, into=choice_folder(run)).folder
