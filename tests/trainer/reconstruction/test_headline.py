@@ -40,8 +40,8 @@ def test_a_choice_is_read_as_it_was_written_and_says_how_it_was_made(tmp_path: P
     assert choice == Choice(**CHOICE)
     assert choice.by_words == objective_words(CHOICE["by"]) == "0.25 · two_way_clip + 0.75 · ssim"
     assert choice.sentence == (
-        "The headline is image_only, chosen on the validation split by 0.25 · two_way_clip + 0.75 · ssim on 96 segments "
-        "of 48 stimuli: 0.750; the other candidates: full 0.600. Nothing of the test split was read for it."
+        "The headline is image_only, chosen on the validation split by 0.25 · two_way_clip + 0.75 · ssim on 96 "
+        "segments of 48 stimuli: 0.750; the other candidates: full 0.600. Nothing of the test split was read for it."
     )
     alone = Choice(**{**CHOICE, "figures": {"image_only": figures(0.75)}})
     assert "there was no other candidate" in alone.sentence
