@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from neuroimagen.data_shards.loading.plan import BalancedPlan
+from neuroimagen.launch.jobs.folds import fold_trainings
 from neuroimagen.launch.jobs.progress import Progress
 from neuroimagen.launch.jobs.rank_command import Launcher, default_num_ranks
 from neuroimagen.launch.jobs.work import Watcher, run_here
@@ -70,9 +71,28 @@ class TrainWork:
                 # Mistakes that the user can correct are found before ranks start and anything is written.
                 check_inputs(self._recipe, self.title, folder.run, num_ranks)
             open_stage_folder(folder, self._recipe, num_ranks=num_ranks, resume=self._resume)
+            if not folder.is_begun:
+                self._train_folds(num_ranks)
             if folder.is_finished:
                 print(f"{self.title}: already finished, {self._steps} steps; export in {folder.export}")
             yield not folder.is_finished
+
+    def _train_folds(self, num_ranks: int) -> None:
+        """Train, on this machine, what the stage needs without each fold of the stimuli.
+
+        Raises SystemExit with the code of a training that was stopped.
+        """
+        trainings = fold_trainings(self._recipe, self.title, self._folder.run)
+        num_ranks = min(num_ranks, default_ranks(cpu=self.cpu))  # ranks on other nodes are started afterwards
+        for training in trainings:
+            if StageFolder(training.run, training.stage).is_finished:
+                continue
+            print(f"{self.title}: {training.stage} without fold {training.fold} of the training stimuli", flush=True)
+            code = train_stage(
+                training.recipe, training.stage, run=training.run, num_ranks=num_ranks, resume=True, cpu=self.cpu
+            )
+            if code:
+                raise SystemExit(code)
 
     def watcher(self) -> Watcher:
         return Progress(self._folder, self._steps)
@@ -106,8 +126,9 @@ def check_inputs(recipe: Recipe, name: str, run: Path, num_ranks: int) -> None:
         require_wandb()
     dataset, shapes, latents = open_inputs(recipe, name)
     initial = load_initial(recipe, name, run)
+    fold_trainings(recipe, name, run)
     with torch.device("meta"):  # networks without weights: only the stage's needs are read
-        stage = build_stage(recipe, name, shapes, initial=initial and initial.to("meta"))
+        stage = build_stage(recipe, name, shapes, initial=initial and initial.to("meta"), run=run)
     engine_config(stage.config, global_batch_size=stage.global_batch_size, world_size=num_ranks)
     data = StageData(
         dataset,
@@ -116,6 +137,7 @@ def check_inputs(recipe: Recipe, name: str, run: Path, num_ranks: int) -> None:
         subjects=recipe.data.subjects,
         device=torch.device("cpu"),
         order=recipe.data.order,
+        leave_out=recipe.data.leave_out,
     )
     stage.check(data)
     plan = stage.plan(data, recipe.seed)

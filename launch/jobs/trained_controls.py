@@ -19,6 +19,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.loading.plan import BalancedPlan
+from neuroimagen.launch.jobs.retraining import stages_behind
 from neuroimagen.trainer.evaluation.controls import (
     SURROGATE_CONDITION,
     UNSEEN_SUBJECT_CONDITION,
@@ -27,8 +28,7 @@ from neuroimagen.trainer.evaluation.controls import (
 )
 from neuroimagen.trainer.evaluation.drift_surrogate import fit_drift, original_of, write_drift_surrogate
 from neuroimagen.trainer.evaluation.segment_features import remove_trend, slow_features
-from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
-from neuroimagen.trainer.stages.registry import stage_order
+from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.training.build import initial_source
 
 STAGES = ("contrastive", "saliency", "semantic")
@@ -196,17 +196,6 @@ def _others(dataset: Dataset, subject: int, subjects: Sequence[int] | None) -> l
 
 
 # ---------------------------------------------------------------------------------------------------------------- steps
-
-
-def stages_behind(recipe: Recipe, stages: Sequence[str]) -> list[str]:
-    """`stages` and the stages of the same run that they start from, in the order in which they need each other."""
-    needed, open_ends = set(stages), list(stages)
-    while open_ends:
-        source = initial_source(recipe, open_ends.pop())
-        if source is not None and "/" not in source and source not in needed:
-            needed.add(source)
-            open_ends.append(source)
-    return [stage for stage in stage_order() if stage in needed]
 
 
 def _train_step(

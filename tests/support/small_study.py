@@ -126,6 +126,10 @@ masked: {{batch_size: 16, decoder_width: 32, steps: 30, learning_rate: 3e-3, war
   checkpoint_every: 10}}
 classifier: {{batch_size: 16, steps: 40, warmup_steps: 2, validate_every: 10, checkpoint_every: 10}}
 alignment: {{batch_size: 16, steps: 20, warmup_steps: 2, log_every: 5, validate_every: 10, checkpoint_every: 10}}
+prior: {{batch_size: 16, sizes: [32, 16], time_size: 16, num_layers: 1, num_heads: 2, head_width: 8, steps: 20,
+  warmup_steps: 2, log_every: 5, validate_every: 10, checkpoint_every: 10, sampling_steps: 5}}
+vae_latent: {{batch_size: 16, grid_size: 4, head_width: 16, steps: 20, learning_rate: 3e-3, warmup_steps: 2,
+  log_every: 5, validate_every: 10, checkpoint_every: 10}}
 diffusion: {{batch_size: 8, steps: 6, warmup_steps: 1, validate_every: 3, checkpoint_every: 3, ema_decay: 0.9}}
 """
 

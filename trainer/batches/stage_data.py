@@ -16,6 +16,7 @@ from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.data_shards.loading.plan import BlockShufflePlan, Plan, SequentialPlan, ShufflePlan
 from neuroimagen.data_shards.loading.reader import Batch, Reader
 from neuroimagen.trainer.batches.device_feed import Feed, StreamedFeed, on_device
+from neuroimagen.trainer.batches.folds import without_fold
 from neuroimagen.trainer.batches.resident import ResidentFeed, resident_bytes
 
 RESIDENT_SHARE = 1 / 16
@@ -104,15 +105,17 @@ class StageData:
         device: torch.device,
         order: OrderConfig | None = None,
         resident_gib: float | None = None,
+        leave_out: tuple[int, int] | None = None,
     ) -> None:
         """`resident_gib`: how much of the device's memory the training data may take; None: RESIDENT_SHARE of a GPU's,
-        nothing of a CPU's.
+        nothing of a CPU's. `leave_out`: (k, n), train without fold k of n of the training stimuli.
         """
         self.dataset = dataset
         self.order = order or OrderConfig()
         self.needs = needs
         self.latents = latents
         self.subjects = subjects
+        self.leave_out = leave_out
         self.device = device
         self._resident_limit = memory_share(device) if resident_gib is None else int(resident_gib * (1 << 30))
         self.rank = dist.get_rank() if dist.is_initialized() else 0
@@ -123,6 +126,8 @@ class StageData:
         if split not in ("train", "val"):
             raise ValueError(f"training looks at train and val only, not {split!r}")
         rows = self.dataset.rows(split, self.subjects)
+        if split == "train" and self.leave_out is not None:
+            rows = without_fold(self.dataset, rows, self.leave_out)
         if len(rows) == 0:
             if not len(self.dataset.rows(split)):
                 raise UserError(

@@ -94,3 +94,15 @@ def load_unet(model: str, *, latent_shape: tuple[int, int, int], text_shape: tup
         schedule = NoiseSchedule(read_config(component_folder(folder, "scheduler"), "scheduler_config.json"))
     scaling_factor = float(read_config(component_folder(folder, "vae"))["scaling_factor"])
     return LoadedUNet(network=unet, schedule=schedule, scaling_factor=scaling_factor, folder=folder)
+
+
+def latent_scaling(model: str) -> tuple[float, float]:
+    """Scaling factor and shift of the latents of `model`, a recipe's model.path: scaled = (latent − shift) · factor.
+
+    In a dry run (the meta device) the folder may be absent: then they are Stable Diffusion 1.x's.
+    """
+    dry = torch.get_default_device().type == "meta"
+    if dry and model != BUNDLED and not Path(model).is_dir():
+        return STABLE_DIFFUSION_1_SCALING, 0.0
+    config = read_config(component_folder(resolve_model_path(model), "vae"))
+    return float(config["scaling_factor"]), float(config.get("shift_factor") or 0.0)

@@ -44,8 +44,14 @@ class DataConfig:
     more is streamed. null: a sixteenth of a GPU's memory, nothing on a CPU. Batches are the same.
     """
 
+    leave_out: tuple[int, int] | None = None
+    """(k, n): train without fold k, counted from 0, of n folds of the training stimuli; null: with all. The prior stage
+    trains its folds so."""
+
     def __post_init__(self) -> None:
         require_finite(self)
+        if self.leave_out is not None and not 0 <= self.leave_out[0] < self.leave_out[1] >= 2:
+            raise ValueError(f"data.leave_out must be [k, n] with n at least 2 and k below n, got {self.leave_out}")
         if self.resident_gib is not None and self.resident_gib < 0:
             raise ValueError(f"data.resident_gib must not be negative (null: by the GPU), got {self.resident_gib}")
 

@@ -33,6 +33,13 @@ from neuroimagen.trainer.stages.base import (
     fit_encoder_normalisation,
 )
 from neuroimagen.trainer.stages.config import SampledStageConfig
+from neuroimagen.trainer.stages.retrieval_figures import (
+    ValidationGallery,
+    no_ranks,
+    ranks_of,
+    require_gallery,
+    retrieval_values,
+)
 from neuroimagen.trainer.stages.segment_figures import SegmentFigures
 
 SAMPLE_SIZE_PX = 128
@@ -198,12 +205,7 @@ class AlignmentStage(SampledStage):
         return data.shuffled(rows, seed, config.batch_size)
 
     def check(self, data: StageData) -> None:
-        stimuli = np.unique(data.dataset.index.stimulus[data.rows("val")])
-        if len(stimuli) < 2:
-            raise UserError(
-                "the validation split has one stimulus, and retrieval among validation stimuli selects the weights. "
-                "Make another split."
-            )
+        require_gallery(data)
         # Captions may be shared by stimuli, which are each other's positives then.
         every = np.arange(len(data.dataset.stimuli))
         self._labels = {
@@ -249,38 +251,30 @@ class AlignmentStage(SampledStage):
         """Retrieval of a single segment's stimulus among all stimuli of the validation split, by the cosine with their
         targets of the first kind.
 
-        top1, top5: shares of segments whose stimulus is the nearest, or among the nearest five. mrr: mean of 1 / rank,
-        which selects the weights. two_way: share of the other stimuli that are less similar. Ties count against.
+        Figures as `retrieval_values` defines them; mrr selects the weights.
         """
-        kind, rows = self._model.kinds[0], data.rows("val")
-        stimuli = data.dataset.index.stimulus[rows]
-        gallery, place = data.latents[kind].distinct(stimuli)
-        targets = self._model.centred(kind, data.latents[kind].get(gallery).to(data.device))
-        own = torch.from_numpy(data.share(place)).to(data.device)
-        ranks = [torch.empty(0, dtype=torch.int64, device=data.device)]
-        for batch in data.batches(data.share(rows), 64, eeg_only=True):
+        kind = self._model.kinds[0]
+        shown = ValidationGallery.of(data, kind)
+        targets = self._model.centred(kind, shown.latents)
+        own = torch.from_numpy(data.share(shown.place)).to(data.device)
+        ranks = [no_ranks(data)]
+        for batch in data.batches(data.share(shown.rows), 64, eeg_only=True):
             embeddings, _ = networks["model"](batch.eeg, batch.subject)
             similarity = cosine_similarities(embeddings[kind].float(), targets)
             true, own = own[: len(batch)], own[len(batch) :]
-            ranks.append((similarity >= similarity.gather(1, true[:, None])).sum(1))
-        rank = data.gather(torch.cat(ranks)).double().cpu().numpy()
-        values = {
-            "top1": (rank <= 1).astype(np.float64),
-            "top5": (rank <= 5).astype(np.float64),
-            "mrr": 1 / rank,
-            "two_way": 1 - (rank - 1) / max(1, len(gallery) - 1),
-        }
-        return SegmentFigures(rows=rows, stimuli=stimuli, values=values)
+            ranks.append(ranks_of(similarity, true))
+        values = retrieval_values(data.gather(torch.cat(ranks)), len(shown.gallery))
+        return SegmentFigures(rows=shown.rows, stimuli=shown.stimuli, values=values)
 
     def draw(self, networks: Mapping[str, nn.Module], eeg: Tensor, subject: Tensor, rows: np.ndarray) -> np.ndarray:
         """The images of the validation split whose targets are most similar to the embeddings."""
         assert self._data is not None
         data, kind = self._data, self._model.kinds[0]
-        gallery, _ = data.latents[kind].distinct(data.dataset.index.stimulus[data.rows("val")])
-        targets = self._model.centred(kind, data.latents[kind].get(gallery).to(eeg.device))
+        shown = ValidationGallery.of(data, kind)
+        targets = self._model.centred(kind, shown.latents)
         embeddings, _ = networks["model"](eeg, subject)
         nearest = cosine_similarities(embeddings[kind].float(), targets).argmax(1)
-        images: np.ndarray = data.dataset.stimuli.images(gallery[nearest.cpu().numpy()], SAMPLE_SIZE_PX)
+        images: np.ndarray = data.dataset.stimuli.images(shown.gallery[nearest.cpu().numpy()], SAMPLE_SIZE_PX)
         return images
 
     def exported(self, networks: Mapping[str, nn.Module]) -> PretrainedModule:

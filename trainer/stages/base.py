@@ -45,6 +45,22 @@ class Selection:
         return best is None or (value > best if self.mode == "max" else value < best)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CrossFit:
+    """Trainings that a stage needs before its own: of another stage, once without each fold of the training stimuli."""
+
+    source: str
+    """That stage of the same run, or the path of another run's."""
+    num_folds: int
+    steps: int | None
+    """Steps of these trainings; None: as many as that stage was trained for."""
+
+    @staticmethod
+    def folder(run: Path, stage: str, fold: int) -> Path:
+        """The run in which a fold's trainings for `stage` of `run` are."""
+        return run / stage / "folds" / str(fold)
+
+
 class Sampler(Protocol):
     """Draws images of hidden states, for stages that show samples while they train."""
 
@@ -54,6 +70,10 @@ class Sampler(Protocol):
         """Images uint8 [n, 3, S, S] of hidden states [n, L, D] that belong to `rows` of the index. `pooled`: pooled
         states [n, P], where the U-Net takes them. `unet`: a network in training, in place of the model folder's.
         """
+        ...
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Images uint8 [n, 3, S, S] of scaled latents [n, C, h, w]."""
         ...
 
 
@@ -68,6 +88,8 @@ class StageContext:
     """The exported network that the stage starts from, of its class `Start`; None: from scratch."""
     model: str
     """Path of the latent diffusion model, as the recipe has it."""
+    run: Path | None
+    """The run that the stage is trained in; None where it is not trained, as in a dry run."""
     make_sampler: Callable[[SampledStageConfig], Sampler | None]
     """For stages that sample images; gives None where nothing is to be drawn."""
 
@@ -123,6 +145,11 @@ class Stage(ABC):
     @classmethod
     def starts_from(cls, config: Any) -> str | None:
         """The stage whose export it starts from: a name for the same run, a path for another's; None: from scratch."""
+        return None
+
+    @classmethod
+    def cross_fit(cls, config: Any) -> CrossFit | None:
+        """The trainings without parts of the stimuli that are made before its own; None: none."""
         return None
 
     @classmethod

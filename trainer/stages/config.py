@@ -10,7 +10,8 @@ COUNTS = frozenset(
     {
         *("steps", "batch_size", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints"),
         *("gradient_accumulation", "hidden_size", "noise_size", "generator_hidden_size", "generator_width"),
-        *("discriminator_width", "decoder_width", "decoder_depth", "lora_rank"),
+        *("discriminator_width", "decoder_width", "decoder_depth", "lora_rank", "head_width", "grid_size"),
+        *("time_size", "num_layers", "num_heads", "sampling_steps"),
     }
 )
 """Fields of the stages that must be at least 1."""

@@ -19,6 +19,8 @@ STAGES: "Registry[type[Stage]]" = Registry(
         "semantic": "neuroimagen.trainer.stages.semantic:SemanticStage",
         "semantic_detailed": "neuroimagen.trainer.stages.semantic:SemanticDetailedStage",
         "alignment": "neuroimagen.trainer.stages.alignment:AlignmentStage",
+        "prior": "neuroimagen.trainer.stages.prior:PriorStage",
+        "vae_latent": "neuroimagen.trainer.stages.vae_latent:VaeLatentStage",
         "diffusion": "neuroimagen.trainer.stages.diffusion:DiffusionStage",
     },
 )

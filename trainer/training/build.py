@@ -43,8 +43,12 @@ def load_initial(recipe: Recipe, name: str, run: Path) -> PretrainedModule | Non
     return STAGES[name].Start.from_pretrained(folder.export)
 
 
-def build_stage(recipe: Recipe, name: str, shapes: Shapes, *, initial: PretrainedModule | None = None) -> Stage:
+def build_stage(
+    recipe: Recipe, name: str, shapes: Shapes, *, initial: PretrainedModule | None = None, run: Path | None = None
+) -> Stage:
     """A stage with freshly initialised networks, the same on every rank; with what it starts from, if anything.
+
+    run: the run that it is trained in; None where it is not trained, as in a dry run.
 
     Raises UserError for an unknown name, and where what it starts from is not the recipe's.
     """
@@ -74,6 +78,7 @@ def build_stage(recipe: Recipe, name: str, shapes: Shapes, *, initial: Pretraine
         encoder=arguments,
         start=initial,
         model=recipe.model.path,
+        run=run,
         make_sampler=partial(_sampler, recipe),
     )
     return kind.build(config, context)

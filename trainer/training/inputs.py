@@ -124,7 +124,7 @@ def expected_shapes(recipe: Recipe, name: str) -> Shapes:
     if (folders.model / "model_index.json").is_file():
         STAGES[name].check_model(recipe.stages[name], folders.model)
     text_shape = model.text_shape or text_shape_of(resolve_model_path(model.path))
-    latents = {kind: _declared_shape(kind, recipe, folders) for kind in latent_kinds(recipe, name)}
+    latents = {kind: _declared_shape(kind, recipe, folders) for kind in _kinds_of_all(recipe, name)}
     vae = next((kind for kind in latents if isinstance(latent_kind(kind, folders.towers), VaeKind)), None)
     latent_shape = model.latent_shape
     if latent_shape is None and vae is not None:
@@ -140,6 +140,15 @@ def expected_shapes(recipe: Recipe, name: str) -> Shapes:
         latents=latents,
         **{key: int(value) for key, value in sizes.items() if value is not None},
     )
+
+
+def _kinds_of_all(recipe: Recipe, name: str) -> tuple[str, ...]:
+    """The kinds of latent of a stage, and of those that it starts from: a dry run builds them all, untrained."""
+    kinds = list(latent_kinds(recipe, name))
+    source = STAGES[name].starts_from(recipe.stages[name])
+    if source is not None and Path(source).name in STAGES:
+        kinds += [kind for kind in _kinds_of_all(recipe, Path(source).name) if kind not in kinds]
+    return tuple(kinds)
 
 
 def _declared_shape(kind: str, recipe: Recipe, folders: ModelFolders) -> tuple[int, ...]:

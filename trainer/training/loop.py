@@ -55,7 +55,7 @@ def train(recipe: Recipe, name: str, folder: StageFolder, *, device: torch.devic
     """
     group = ProcessGroup()
     dataset, shapes, latents = open_inputs(recipe, name)
-    stage = build_stage(recipe, name, shapes, initial=load_initial(recipe, name, folder.run))
+    stage = build_stage(recipe, name, shapes, initial=load_initial(recipe, name, folder.run), run=folder.run)
     config = stage.config
     data = StageData(
         dataset,
@@ -64,6 +64,7 @@ def train(recipe: Recipe, name: str, folder: StageFolder, *, device: torch.devic
         subjects=recipe.data.subjects,
         device=device,
         order=recipe.data.order,
+        leave_out=recipe.data.leave_out,
         resident_gib=recipe.data.resident_gib,
     )
     stage.check(data)

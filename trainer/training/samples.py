@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from neuroimagen.data_shards.frozen_models.vae import VaeEncoder
 from neuroimagen.trainer.batches.stage_data import StageData
 from neuroimagen.trainer.networks.pixels import to_uint8
 from neuroimagen.trainer.networks.randomness import derive_seed
@@ -47,6 +48,10 @@ class ImageSampler:
             generators, conditioning, steps=self.steps, guidance=self.guidance, scheduler=self.scheduler
         )
         return to_uint8(generator.decode(latents))
+
+    def decode(self, latents: Tensor) -> np.ndarray:
+        """Images uint8 [n, 3, S, S] that the model folder's VAE makes of scaled latents [n, C, h, w]."""
+        return to_uint8(VaeEncoder(self.model, device=latents.device).decode(latents).clamp(-1.0, 1.0))
 
 
 def draw_samples(stage: SampledStage, networks: Mapping[str, nn.Module], data: StageData) -> np.ndarray:

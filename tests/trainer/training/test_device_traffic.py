@@ -76,6 +76,7 @@ AUGMENTED = "augment={shift_samples: 2, scale_std: 0.1, drop_channels: 0.1}"
 OVERRIDES = {
     "diffusion": ("diffusion.alignment_weight=0.1", "diffusion.activation_checkpointing=true"),
     "masked": ("encoder.subject_layers=true",),
+    "prior": ("prior.embeddings=naive",),
 }
 
 

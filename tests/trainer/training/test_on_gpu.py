@@ -21,7 +21,12 @@ from neuroimagen.trainer.reconstruction.manifest import read_image, read_reconst
 from neuroimagen.trainer.stages.registry import STAGES
 
 DEVICES = [pytest.param("cpu", marks=pytest.mark.slow), pytest.param("gpu", marks=pytest.mark.gpu)]
-FRESH = ("saliency.initialise_from=null", "semantic.initialise_from=null", "semantic_detailed.initialise_from=null")
+FRESH = (
+    *("saliency.initialise_from=null", "semantic.initialise_from=null", "semantic_detailed.initialise_from=null"),
+    "prior.embeddings=naive",
+)
+STARTED = ("diffusion", "prior")
+"""Stages that need another one, which the run `trained` has."""
 STEPS = 4
 
 
@@ -57,9 +62,9 @@ def losses(stage: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def trained(recipe_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose semantic and saliency stages are there, trained on the CPU. Read only."""
+    """A run whose semantic, saliency and alignment stages are there, trained on the CPU. Read only."""
     run = tmp_path_factory.mktemp("trained") / "run"
-    for stage in ("semantic", "saliency"):
+    for stage in ("semantic", "saliency", "alignment"):
         train(recipe_path, stage, run, device="cpu")
     return run
 
@@ -74,8 +79,8 @@ def run(trained: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("stage", STAGES.names())
 def test_losses_are_the_cpu_s(stage: str, device: str, recipe_path: Path, run: Path, tmp_path: Path) -> None:
     """In float32 the first loss differs by rounding (of TF32 convolutions on a GPU), later ones by more."""
-    reference = run if stage == "diffusion" else tmp_path / "reference"
-    other = shutil.copytree(run, tmp_path / "other") if stage == "diffusion" else tmp_path / "other"
+    reference = run if stage in STARTED else tmp_path / "reference"
+    other = shutil.copytree(run, tmp_path / "other") if stage in STARTED else tmp_path / "other"
     precision = f"{stage}.precision=fp32"
     expected = losses(train(recipe_path, stage, reference, precision, device="cpu"))
     found = losses(train(recipe_path, stage, other, precision, device=device))
@@ -88,8 +93,8 @@ def test_losses_are_the_cpu_s(stage: str, device: str, recipe_path: Path, run: P
 @pytest.mark.parametrize("stage", STAGES.names())
 @pytest.mark.parametrize("setting", ["precision=bf16", "precision=fp16", "compile=true"])
 def test_other_precisions_are_close(stage: str, setting: str, recipe_path: Path, run: Path, tmp_path: Path) -> None:
-    reference = run if stage == "diffusion" else tmp_path / "reference"
-    other = shutil.copytree(run, tmp_path / "other") if stage == "diffusion" else tmp_path / "other"
+    reference = run if stage in STARTED else tmp_path / "reference"
+    other = shutil.copytree(run, tmp_path / "other") if stage in STARTED else tmp_path / "other"
     expected = losses(train(recipe_path, stage, reference, f"{stage}.precision=fp32", device="gpu"))
     found = losses(train(recipe_path, stage, other, f"{stage}.{setting}", device="gpu"))
     np.testing.assert_allclose(found[0], expected[0], rtol=5e-2)
@@ -102,10 +107,10 @@ def test_a_resumed_run_ends_with_the_same_bits(
     stage: str, device: str, recipe_path: Path, run: Path, tmp_path: Path
 ) -> None:
     """A run whose last steps were lost, and one that streams the data that the other keeps on the device."""
-    copied = shutil.copytree(run, tmp_path / "streamed") if stage == "diffusion" else tmp_path / "streamed"
+    copied = shutil.copytree(run, tmp_path / "streamed") if stage in STARTED else tmp_path / "streamed"
     streamed = train(recipe_path, stage, copied, "data.resident_gib=0", device=device)
     whole = train(
-        recipe_path, stage, run if stage == "diffusion" else tmp_path / "whole", "data.resident_gib=1", device=device
+        recipe_path, stage, run if stage in STARTED else tmp_path / "whole", "data.resident_gib=1", device=device
     )
     expected = {path.relative_to(whole): load_file(path) for path in whole.glob("export/**/*.safetensors")}
     assert expected

@@ -30,9 +30,11 @@ from neuroimagen.trainer.stages.classifier import ClassifierConfig
 from neuroimagen.trainer.stages.contrastive import ContrastiveConfig
 from neuroimagen.trainer.stages.diffusion import DiffusionConfig
 from neuroimagen.trainer.stages.masked import MaskedConfig
+from neuroimagen.trainer.stages.prior import PriorConfig
 from neuroimagen.trainer.stages.registry import STAGES
 from neuroimagen.trainer.stages.saliency import SaliencyConfig
 from neuroimagen.trainer.stages.semantic import SemanticConfig, SemanticDetailedConfig
+from neuroimagen.trainer.stages.vae_latent import VaeLatentConfig
 from neuroimagen.trainer.training.build import build_stage
 from neuroimagen.trainer.training.dry_run import rank_memory
 from neuroimagen.trainer.training.engines.deepspeed_adapter import init_gloo
@@ -114,6 +116,8 @@ def recipe(stage: str, **settings: Any) -> Recipe:
             "contrastive": mined,
             "alignment": aligned,
             "saliency": SaliencyConfig(**common, **widths, batch_size=TOTAL, discriminator_learning_rate=1e-2),
+            "prior": PriorConfig(**common, batch_size=TOTAL, embeddings="naive", sizes=(16, 8), time_size=8),
+            "vae_latent": VaeLatentConfig(**common, batch_size=TOTAL, head_width=16),
             "semantic": SemanticConfig(**common, batch_size=TOTAL, hidden_size=8),
             "semantic_detailed": SemanticDetailedConfig(**common, batch_size=TOTAL, hidden_size=8),
         },

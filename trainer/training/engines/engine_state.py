@@ -8,7 +8,6 @@ on from them with another number of ranks or another ZeRO stage, and bit for bit
     rest.safetensors              buffers and frozen weights, whole
 """
 
-from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
