@@ -1,5 +1,5 @@
-"""A run whose images are drawn from image embeddings: the tiny model with an IP-Adapter, cached embeddings, and an
-untrained alignment stage.
+"""A run that allows every condition: the tiny model with an IP-Adapter, cached image embeddings, and untrained networks
+of every stage that images are drawn with.
 """
 
 import shutil
@@ -41,11 +41,48 @@ def write_alignment(run: Path, data: Path, model: Path, *, kind: str = "image") 
     alignment.save_pretrained(run / "alignment" / "export")
 
 
+def write_prior(run: Path) -> None:
+    """An untrained prior for the embeddings of the alignment stage."""
+    from neuroimagen.trainer.networks.prior import PriorModel
+
+    torch.manual_seed(2)
+    PriorModel(
+        kind="image",
+        condition_kind="image",
+        embedding_size=EMBEDDING_SIZE,
+        condition_size=EMBEDDING_SIZE,
+        network="mlp",
+        network_settings={"sizes": [16, 8], "time_size": 8, "dropout": 0.0},
+        prediction="sample",
+        sampling_steps=3,
+        guidance=2.0,
+    ).save_pretrained(run / "prior" / "export")
+
+
+def write_vae_latent(run: Path, *, latent_shape: tuple[int, int, int] = (4, 8, 8)) -> None:
+    """An untrained network that predicts latents of the tiny model."""
+    from neuroimagen.trainer.networks.vae_latent import VaeLatentModel
+
+    torch.manual_seed(3)
+    VaeLatentModel(
+        encoder=network(),
+        latent_shape=latent_shape,
+        scaling_factor=0.7,
+        shift=0.0,
+        head="linear",
+        grid_size=4,
+        head_width=8,
+        head_dropout=0.0,
+    ).save_pretrained(run / "vae_latent" / "export")
+
+
 def write_image_run(folder: Path, *, data: Path, model: Path) -> tuple[Path, Path, Path]:
-    """(run, data set, model): copies of the tiny `data` and `model` with all that image embeddings need."""
+    """(run, data set, model): copies of the tiny `data` and `model` with all that any condition needs."""
     model = write_image_model(folder / "model", model)
     data = Path(shutil.copytree(data, folder / "data"))
     write_latents(data, model, kinds=("image",))
-    run = write_untrained_exports(folder / "run", model, ("saliency", "semantic", "semantic_detailed"))
+    run = write_untrained_exports(folder / "run", model)
     write_alignment(run, data, model)
+    write_prior(run)
+    write_vae_latent(run)
     return run, data, model

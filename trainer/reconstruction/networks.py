@@ -14,7 +14,9 @@ from neuroimagen.data_shards.frozen_models.ip_adapter import IPAdapterConfig
 from neuroimagen.trainer.networks.alignment import AlignmentModel
 from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
 from neuroimagen.trainer.networks.gan import SaliencyModel
+from neuroimagen.trainer.networks.prior import PriorModel
 from neuroimagen.trainer.networks.semantic import SemanticModel
+from neuroimagen.trainer.networks.vae_latent import VaeLatentModel
 from neuroimagen.trainer.reconstruction.pipelines.generator import Generator
 
 
@@ -108,29 +110,32 @@ class Networks:
         model: AlignmentModel = self._once("alignment", export, load)
         return model
 
-    def prior(self, export: Path) -> Any:
+    def prior(self, export: Path) -> PriorModel:
         """The prior that makes image embeddings of predicted ones."""
 
-        def load() -> Any:
-            from neuroimagen.trainer.networks.prior import PriorModel
-
+        def load() -> PriorModel:
             return PriorModel.from_pretrained(export, device=self.device)
 
-        return self._once("prior", export, load)
+        model: PriorModel = self._once("prior", export, load)
+        return model
 
-    def vae_latent(self, export: Path) -> Any:
+    def vae_latent(self, export: Path) -> VaeLatentModel:
         """The network that predicts VAE latents. Raises UserError where it reads EEG of another shape than the data
-        set's.
+        set's, or predicts latents of another shape than the model's.
         """
 
-        def load() -> Any:
-            from neuroimagen.trainer.networks.vae_latent import VaeLatentModel
-
+        def load() -> VaeLatentModel:
             model = VaeLatentModel.from_pretrained(export, device=self.device)
             self._require_same_eeg(model.encoder, export)
+            if model.latent_shape != self.generator().latent_shape:
+                raise UserError(
+                    f"{export} predicts latents of shape {model.latent_shape}, those of {self.model} have "
+                    f"{self.generator().latent_shape}. Use the model that it was trained for."
+                )
             return model
 
-        return self._once("vae_latent", export, load)
+        model: VaeLatentModel = self._once("vae_latent", export, load)
+        return model
 
     def _once(self, kind: str, folder: Path | None, load: Callable[[], Any]) -> Any:
         if (kind, folder) not in self._loaded:

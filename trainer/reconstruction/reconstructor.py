@@ -256,13 +256,9 @@ class Reconstructor:
     def _start_latents(self, kind: Start, items: Sequence[SegmentSample]) -> Tensor:
         """The scaled latents that denoising starts from, [n, C, h, w]."""
         if kind == "predicted latent":
-            export = self.export("vae_latent")
-            latents: Tensor = self.networks.vae_latent(export)(self._eeg(items), self._subjects(items))
-            if tuple(latents.shape[1:]) != self.sizes.latent_shape:
-                raise UserError(
-                    f"{export} predicts latents of shape {tuple(latents.shape[1:])}, those of {self.model} have "
-                    f"{self.sizes.latent_shape}. Use the model that it was trained for."
-                )
+            latents: Tensor = self.networks.vae_latent(self.export("vae_latent"))(
+                self._eeg(items), self._subjects(items)
+            )
             return latents
         return self.generator.encode(self._start(kind, items))
 

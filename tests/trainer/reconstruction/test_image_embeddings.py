@@ -1,56 +1,31 @@
 """Conditions with an image embedding: which embedding reaches the U-Net, and that it decides the image."""
 
-import dataclasses
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from image_run import write_image_run
+from image_run import write_vae_latent
+from safetensors.torch import load_file, save_file
 from tiny_families import EMBEDDING_SIZE
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.networks.alignment import AlignmentModel
+from neuroimagen.trainer.networks.vae_latent import VaeLatentModel
 from neuroimagen.trainer.reconstruction.conditions import IMAGE_CONDITIONS
-from neuroimagen.trainer.reconstruction.config import ReconstructConfig
 from neuroimagen.trainer.reconstruction.image_embeddings import CachedEmbeddings
 from neuroimagen.trainer.reconstruction.manifest import read_manifest
 from neuroimagen.trainer.reconstruction.networks import Networks
 from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
 from neuroimagen.trainer.reconstruction.writing import write_condition
 
-CONFIG = ReconstructConfig(steps=3, batch_size=6, guidance=2.0, strength=0.75)
-
-
-@pytest.fixture(scope="module")
-def folders(
-    tmp_path_factory: pytest.TempPathFactory, tiny_dataset_folder: Path, tiny_diffusion_folder: Path
-) -> tuple[Path, Path, Path]:
-    """Run, data set and model with all that image embeddings need, but a prior and predicted latents. Read only."""
-    return write_image_run(tmp_path_factory.mktemp("image"), data=tiny_dataset_folder, model=tiny_diffusion_folder)
-
-
-@pytest.fixture
-def make(folders: tuple[Path, Path, Path]) -> Callable[..., Reconstructor]:
-    run, data, model = folders
-    dataset = Dataset.open(data)
-
-    def make(**changes: Any) -> Reconstructor:
-        latents = partial(dataset.latents, model=str(model))
-        config = dataclasses.replace(CONFIG, **changes)
-        return Reconstructor(run, dataset, model, config, open_latents=latents)
-
-    return make
-
 
 def test_embeddings_are_the_cached_ones_and_the_mean_counts_every_stimulus_once(
-    make: Callable[..., Reconstructor],
+    make_image: Callable[..., Reconstructor],
 ) -> None:
-    reconstructor = make()
+    reconstructor = make_image()
     dataset, store = reconstructor.dataset, reconstructor.allowed.stores()["image"]
     items = reconstructor.segment_samples("oracle_image")
     own = dataset.index.stimulus[[item.row for item in items]].astype(np.int64)
@@ -71,16 +46,28 @@ def test_embeddings_are_the_cached_ones_and_the_mean_counts_every_stimulus_once(
     assert torch.equal(alone[0], other[2])
 
 
-def test_the_predicted_embedding_is_the_alignment_stage_s(make: Callable[..., Reconstructor]) -> None:
-    reconstructor = make()
+def test_the_predicted_embedding_is_the_alignment_stage_s(make_image: Callable[..., Reconstructor]) -> None:
+    reconstructor = make_image()
     items = reconstructor.segment_samples("image_only")
     model = AlignmentModel.from_pretrained(reconstructor.export("alignment"))
     eeg = torch.from_numpy(np.stack([reconstructor.dataset.eeg(item.row) for item in items]))
     subjects = torch.tensor([int(reconstructor.dataset.index.subject[item.row]) for item in items])
     with torch.inference_mode():
         expected = model.image_embedding(eeg, subjects, "image")
-        found = reconstructor._image("predicted", items, condition=IMAGE_CONDITIONS["image_only"])["ip_adapter"]
+        condition = IMAGE_CONDITIONS["image_only_no_prior"]
+        found = reconstructor._image("predicted without prior", items, condition=condition)["ip_adapter"]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_export_without_lengths_gets_them_from_the_run_s_data(make_image: Callable[..., Reconstructor]) -> None:
+    """Alignment stages of earlier versions do not say how long the embeddings are that they were trained on."""
+    reconstructor = make_image()
+    items = reconstructor.segment_samples("image_only")
+    expected = reconstructor._predicted("image", items, prior=False)
+    weights = reconstructor.export("alignment") / "model.safetensors"
+    save_file({name: value for name, value in load_file(weights).items() if "length" not in name}, weights)
+    older = make_image()
+    torch.testing.assert_close(older._predicted("image", items, prior=False), expected, rtol=1e-5, atol=1e-5)
 
 
 class _Prior:
@@ -94,11 +81,11 @@ class _Prior:
 
 
 def test_the_prior_samples_from_each_segment_s_own_noise(
-    make: Callable[..., Reconstructor], monkeypatch: pytest.MonkeyPatch, folders: tuple[Path, Path, Path]
+    make_image: Callable[..., Reconstructor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prior = _Prior()
     monkeypatch.setattr(Networks, "prior", lambda self, export: prior)
-    reconstructor = make(prior_steps=7, prior_guidance=3.0)
+    reconstructor = make_image(prior_steps=7, prior_guidance=3.0)
     items = reconstructor.segment_samples("image_only")
     with torch.inference_mode():
         plain = reconstructor._predicted("image", items, prior=False)
@@ -111,15 +98,18 @@ def test_the_prior_samples_from_each_segment_s_own_noise(
     assert len({tuple(row.tolist()) for row in noise}) == len(items)
 
 
-def test_the_image_embedding_decides_the_image(make: Callable[..., Reconstructor]) -> None:
+def test_the_image_embedding_decides_the_image(make_image: Callable[..., Reconstructor]) -> None:
     """Another embedding draws another image; without the adapter's scale none of them counts."""
-    reconstructor, without = make(), make(adapter_scale=0.0)
+    reconstructor, without = make_image(), make_image(adapter_scale=0.0)
     items = reconstructor.segment_samples("full")[:2]
 
     def drawn(by: Reconstructor, *names: str) -> list[np.ndarray]:
         return [by.draw(name, items).astype(int) for name in names]
 
-    names = ("full", "oracle_image_full", "other_image_full", "mean_image_embedding_full", "neuroimagen")
+    names = (
+        *("full", "full_no_prior", "oracle_image_full", "other_image_full", "mean_image_embedding_full"),
+        *("neuroimagen", "full_vae_latent"),
+    )
     images = drawn(reconstructor, *names)
     for place, image in enumerate(images):
         for another in images[place + 1 :]:
@@ -131,13 +121,16 @@ def test_the_image_embedding_decides_the_image(make: Callable[..., Reconstructor
     assert np.abs(only - only_true).max() > 1
 
 
-def test_the_manifest_says_what_the_images_were_made_of(make: Callable[..., Reconstructor], tmp_path: Path) -> None:
-    reconstructor = make(side_segments=4, adapter_scale={"ip_adapter": 0.5})
+def test_the_manifest_says_what_the_images_were_made_of(
+    make_image: Callable[..., Reconstructor], tmp_path: Path
+) -> None:
+    reconstructor = make_image(side_segments=4, adapter_scale={"ip_adapter": 0.5})
     full = read_manifest(write_condition(reconstructor, "full", into=tmp_path).folder)
-    assert full.settings["made_of"] == "class caption, image embedding, saliency map"
+    assert full.settings["made_of"] == "class caption, image embedding (through the prior), saliency map"
+    assert (full.settings["prior_guidance"], full.settings["prior_steps"]) == (None, None)
     assert full.settings["image"] == {"ip_adapter": "image"}
     assert full.settings["adapter_scale"] == {"ip_adapter": 0.5}
-    assert set(full.settings["exports"]) == {"saliency", "semantic", "alignment"}
+    assert set(full.settings["exports"]) == {"saliency", "semantic", "alignment", "prior"}
     assert "segments" not in full.settings
     assert len(full) == 6
     oracle = read_manifest(write_condition(reconstructor, "oracle_image", into=tmp_path).folder)
@@ -146,11 +139,27 @@ def test_the_manifest_says_what_the_images_were_made_of(make: Callable[..., Reco
     assert oracle.settings["latents"]["image"].startswith("image-")
     assert not write_condition(reconstructor, "oracle_image", into=tmp_path).made
     with pytest.raises(UserError, match="segments 4 → None"):
-        write_condition(make(adapter_scale={"ip_adapter": 0.5}), "oracle_image", into=tmp_path)
+        write_condition(make_image(adapter_scale={"ip_adapter": 0.5}), "oracle_image", into=tmp_path)
 
 
-def test_a_split_of_one_stimulus_has_no_other(make: Callable[..., Reconstructor]) -> None:
-    reconstructor = make()
+def test_the_predicted_latent_is_decoded_and_has_the_shape_of_the_model_s(
+    make_image: Callable[..., Reconstructor],
+) -> None:
+    reconstructor = make_image()
+    items = reconstructor.segment_samples("vae_latent_only")
+    assert len(items) == 6
+    model = VaeLatentModel.from_pretrained(reconstructor.export("vae_latent"))
+    eeg = torch.from_numpy(np.stack([reconstructor.dataset.eeg(item.row) for item in items]))
+    with torch.inference_mode():
+        decoded = ((reconstructor.generator.decode(model(eeg)) + 1) * 127.5).round().numpy()
+    assert np.abs(reconstructor.draw("vae_latent_only", items).astype(int) - decoded.astype(int)).max() <= 1
+    write_vae_latent(reconstructor.run, latent_shape=(4, 4, 4))
+    with pytest.raises(UserError, match=r"predicts latents of shape \(4, 4, 4\), those of .* have \(4, 8, 8\)"):
+        make_image().draw("full_vae_latent", items)
+
+
+def test_a_split_of_one_stimulus_has_no_other(make_image: Callable[..., Reconstructor]) -> None:
+    reconstructor = make_image()
     row = reconstructor.dataset.rows("test")[:1]
     reconstructor._split_rows = lambda: row  # type: ignore[method-assign]
     with pytest.raises(UserError, match="one stimulus only"):
