@@ -98,8 +98,8 @@ def run(args: argparse.Namespace) -> int | None:
         written = write_condition(reconstructor, name, ranks=ranks, overwrite=args.overwrite)
         if ranks.rank == 0:
             how = f"made in {time.perf_counter() - started:.0f} s" if written.made else "kept"
-            print(f"{name:22} {written.num_images:6} images  {how:14}  {written.folder}", flush=True)
+            print(f"{name:30} {written.num_images:6} images  {how:14}  {written.folder}", flush=True)
     if ranks.rank == 0:
         for name, reason in left_out.items():
-            print(f"{name:22} left out: {reason}")
+            print(f"{name:30} left out: {reason}")
     return None

@@ -70,7 +70,7 @@ DETAILS_FILE = "details.json"
 EEG_FILE = "eeg.npz"
 TABLE_FILE = "table.txt"
 RETRIEVAL_FILE = "retrieval.csv"
-_DRAWING_STAGES = ("saliency", "semantic", "semantic_detailed", "diffusion")
+_DRAWING_STAGES = ("saliency", "semantic", "semantic_detailed", "diffusion", "prior", "vae_latent")
 """Stages that images are drawn with: a run that has one waits for `neuroimagen reconstruct`."""
 
 

@@ -64,6 +64,7 @@ def choose_headline(
                     f"{choice_file(run)} was made with other settings: {'; '.join(changed)}. Give --overwrite to "
                     "choose again, or choose another --run."
                 )
+        ranks.wait()  # every rank has seen the choice that was there, before another takes its place
         folders = [
             write_condition(drawing, name, ranks=ranks, overwrite=True, into=choice_folder(run)).folder
             for name in candidates
