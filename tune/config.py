@@ -5,18 +5,20 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.numbers import require_finite
-from neuroimagen.trainer.evaluation.metrics.registry import searchable_metrics
+from neuroimagen.trainer.evaluation.scoring.objective import unknown_metrics
 from neuroimagen.trainer.recipe.recipe import Recipe, all_recipe_keys, load_recipe, recipe_tree
 from neuroimagen.trainer.recipe.strict_config import Schema, Sources, plain
 from neuroimagen.trainer.recipe.strict_yaml import read_tree
+from neuroimagen.trainer.reconstruction.conditions import headline_conditions
+from neuroimagen.trainer.reconstruction.config import DEFAULT_OBJECTIVE
 from neuroimagen.trainer.runs.find_run import require_run
 from neuroimagen.trainer.stages.registry import STAGES
 from neuroimagen.tune.registry import SAMPLERS, SCHEDULERS
-from neuroimagen.tune.space import Parameter, overrides, value_at
+from neuroimagen.tune.space import CONDITION, Parameter, Value, overrides, value_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +28,8 @@ class SearchConfig:
     kind: ClassVar[str]
     searched_sections: ClassVar[tuple[str, ...]]
     """Sections of the recipe whose keys may be varied."""
+    own_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys of the space that are not the recipe's."""
 
     space: dict[str, Parameter]
     """Key of the recipe → its values."""
@@ -159,18 +163,20 @@ class GuidanceSearch(SearchConfig):
     RENAMED: ClassVar[Mapping[str, str]] = {"row": "condition"}
     kind: ClassVar[str] = "guidance"
     searched_sections: ClassVar[tuple[str, ...]] = ("reconstruct",)
+    own_keys: ClassVar[tuple[str, ...]] = (CONDITION,)
 
     run: str | None = None
     """The trained run, relative to this file; its recipe is the default setting. `--run` can give it instead."""
     objective: dict[str, float] = field(
-        default_factory=lambda: {"two_way_clip": 0.4, "accuracy": 0.3, "ssim": 0.3},
+        default_factory=lambda: dict(DEFAULT_OBJECTIVE),
     )
     """Metric → weight; the objective is the weighted mean."""
     pareto: tuple[str, str] | None = None
     """Two metrics to maximise together, in place of `objective`: the result is their Pareto front."""
-    condition: Literal["full", "semantic_only"] = "full"
-    """The condition under which images are reconstructed; `reconstruct.semantic` in the space decides the kind of
-    caption."""
+    condition: str = "full"
+    """The condition under which images are reconstructed, one that is drawn from the EEG alone; `reconstruct.semantic`
+    in the space decides the kind of caption. `condition` in the space is a list of conditions to choose among, which
+    differ in the start and in what conditions the U-Net; this one is then the default's."""
     num_segments: int = 96
     """Validation segments that a trial reconstructs, spread evenly over the split."""
     num_reports: int = 1
@@ -184,10 +190,17 @@ class GuidanceSearch(SearchConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         named = self.pareto if self.pareto is not None else tuple(self.objective)
-        searchable = searchable_metrics()
-        for name in named:
-            if name not in searchable:
-                raise ValueError(f"there is no metric {name!r} to search for; choose among {', '.join(searchable)}")
+        if (problem := unknown_metrics(named)) is not None:
+            raise ValueError(problem)
+        in_space = self.space.get(CONDITION)
+        if in_space is not None and in_space.choices is None:
+            raise ValueError("space.condition is a list of conditions, not a range")
+        for condition in (self.condition, *((in_space.choices or ()) if in_space is not None else ())):
+            if condition not in headline_conditions():
+                raise ValueError(
+                    f"condition {condition!r} is none that is drawn from the EEG alone; choose among "
+                    f"{', '.join(headline_conditions())}"
+                )
         if self.pareto is None and (not self.objective or min(self.objective.values()) <= 0):
             raise ValueError("objective needs at least one metric, and weights above 0")
         if self.pareto is not None and (self.num_reports > 1 or self.pareto[0] == self.pareto[1]):
@@ -195,7 +208,7 @@ class GuidanceSearch(SearchConfig):
         if not 1 <= self.num_reports <= self.num_segments or self.reduction_factor < 2:
             raise ValueError("num_reports must be 1 to num_segments, reduction_factor at least 2")
         for key in self.space:
-            if key in ("reconstruct.split", "reconstruct.conditions", "reconstruct.seed", "reconstruct.samples"):
+            if key in _FIXED or key.startswith("reconstruct.choose"):
                 raise ValueError(f"{key} cannot be varied by a search")
 
     @property
@@ -208,6 +221,10 @@ class GuidanceSearch(SearchConfig):
         return "asha" if self.num_reports > 1 else "none"
 
 
+_FIXED = tuple(
+    f"reconstruct.{name}" for name in ("split", "conditions", "side_segments", "seed", "samples", "dtype", "compile")
+)
+"""Keys that all trials of a guidance search share: they decide what is measured, and which networks a worker holds."""
 Search = StageSearch | GuidanceSearch
 KINDS: dict[str, type[MarginSearch] | type[AlignmentSearch] | type[GuidanceSearch]] = {
     search.kind: search for search in (MarginSearch, AlignmentSearch, GuidanceSearch)
@@ -226,12 +243,13 @@ def search_of(tree: dict[str, Any], kind: str, *, where: str) -> Search:
     space = tree.get("space")
     if isinstance(space, dict):
         tree = tree | {"space": {key: {"choices": v} if isinstance(v, list) else v for key, v in space.items()}}
-        _check_space(tree["space"], KINDS[kind].searched_sections, where)
+        _check_space(tree["space"], KINDS[kind].searched_sections, where, own_keys=KINDS[kind].own_keys)
     return Schema[Search](KINDS[kind]).read(tree, Sources(where))
 
 
-def _check_space(space: dict[Any, Any], sections: Sequence[str], where: str) -> None:
-    keys = [key for key in all_recipe_keys() if key.partition(".")[0] in sections and "." in key]
+def _check_space(space: dict[Any, Any], sections: Sequence[str], where: str, *, own_keys: Sequence[str] = ()) -> None:
+    keys = [*own_keys]
+    keys += [key for key in all_recipe_keys() if key.partition(".")[0] in sections and "." in key]
     mappings = mapping_keys(sections)
     for key, values in space.items():
         if key not in keys and str(key).rpartition(".")[0] not in mappings:
@@ -261,6 +279,15 @@ def dump_search(search: Search) -> dict[str, Any]:
         for key, parameter in tree["space"].items()
     }
     return tree
+
+
+def default_value(search: Search, recipe: Recipe, key: str) -> Value:
+    """What the default setting has for a key of the space."""
+    if key in search.own_keys:
+        assert isinstance(search, GuidanceSearch)  # whose only own key is the condition
+        return search.condition
+    found: Value = value_at(recipe_tree(recipe), key)
+    return found
 
 
 def default_recipe(search: Search, folder: Path, changes: Sequence[str], *, run: Path | None = None) -> Recipe:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from neuroimagen.data_shards.common.arrays import Integers
 from neuroimagen.trainer.evaluation.metrics.registry import searchable_metrics
+from neuroimagen.trainer.evaluation.scoring.objective import combined
 from neuroimagen.trainer.stages.segment_figures import SegmentFigures
 from neuroimagen.tune.config import GuidanceSearch, Search
 from neuroimagen.tune.intervals import (
@@ -21,7 +22,7 @@ from neuroimagen.tune.intervals import (
 )
 from neuroimagen.tune.records import TrialRecord
 from neuroimagen.tune.space import Value
-from neuroimagen.tune.trials.objective import combined, pareto_front
+from neuroimagen.tune.trials.objective import pareto_front
 
 FIRST_NEW_SEED = 1000
 """The n-th new seed is the recipe's seed plus this plus n; no trial of the search has one of them."""

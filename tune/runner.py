@@ -8,15 +8,15 @@ from typing import Any, Literal
 
 import ray
 
-from neuroimagen.trainer.recipe.recipe import Recipe, recipe_tree
-from neuroimagen.tune.config import GuidanceSearch, Search, StageSearch
+from neuroimagen.trainer.recipe.recipe import Recipe
+from neuroimagen.tune.config import GuidanceSearch, Search, StageSearch, default_value
 from neuroimagen.tune.confirm import confirmation_trials
 from neuroimagen.tune.driver import Recorder, TrialSource, resources_of, run_population, run_trials
 from neuroimagen.tune.records import SearchFolder, TrialRecord
 from neuroimagen.tune.registry import SAMPLERS, SCHEDULERS
 from neuroimagen.tune.samplers.proposals import proposals_for
 from neuroimagen.tune.schedulers import make_scheduler
-from neuroimagen.tune.space import Value, value_at
+from neuroimagen.tune.space import Value
 from neuroimagen.tune.trials.guidance import GuidanceTrial
 from neuroimagen.tune.trials.training import TrainingTrial
 
@@ -100,7 +100,7 @@ class Runner:
 
     def confirm(self, best: dict[str, Value]) -> None:
         """Run the best setting and the default with new seeds, every run to its end."""
-        default = {key: value_of(self._recipe, key) for key in self._config.space}
+        default = {key: default_value(self._config, self._recipe, key) for key in self._config.space}
         wanted = confirmation_trials(best, default, base_seed=self._seed, num_seeds=self._config.confirm_seeds)
         made = {record.name: record for record in self._folder.records("confirm")}
         missing = []
@@ -193,9 +193,3 @@ def _none_left() -> None:
 
 def _ignore(record: TrialRecord) -> None:
     pass
-
-
-def value_of(recipe: Recipe, key: str) -> Value:
-    """The value of a dotted key of a recipe."""
-    found: Value = value_at(recipe_tree(recipe), key)
-    return found

@@ -13,7 +13,9 @@ from neuroimagen.data_shards.common.numbers import require_finite
 Value = bool | int | float | str | None | dict[str, float]
 """The value of a key. Names with numbers are those of a key such as alignment.targets."""
 Values = Mapping[str, Value]
-"""Key of the recipe → value: the setting of one trial."""
+"""Key of the recipe, or CONDITION → value: the setting of one trial."""
+CONDITION = "condition"
+"""The one key of a space that is not the recipe's: under which condition a guidance search's trial draws."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,8 +136,8 @@ def num_combinations(space: Space) -> int | None:
 
 
 def overrides(values: Mapping[str, Any]) -> list[str]:
-    """Values as overrides of a recipe: ["contrastive.margin=0.5", …]."""
-    return [f"{key}={yaml_line(value)}" for key, value in values.items()]
+    """Values as overrides of a recipe: ["contrastive.margin=0.5", …]. The condition is none of its keys."""
+    return [f"{key}={yaml_line(value)}" for key, value in values.items() if key != CONDITION]
 
 
 def value_at(tree: Mapping[str, Any], key: str) -> Any:

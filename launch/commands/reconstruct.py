@@ -16,7 +16,8 @@ examples:
 
 Images go to RUN/reconstructions/<condition>/ with a manifest.json. A condition that was made with the same settings is
 kept; an interrupted one is continued. A segment's image depends on the seed, the segment and the number of the sample
-only.
+only. Where reconstruct.choose.conditions names candidates, the headline is chosen among them on the validation split
+first (RUN/choice/choice.json).
 """
 
 
@@ -49,15 +50,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Draw the conditions and print where they are."""
+    from functools import partial
+
     from neuroimagen.data_shards.common.errors import UserError
     from neuroimagen.data_shards.common.process_share import ProcessShare
     from neuroimagen.data_shards.dataset.dataset import Dataset
     from neuroimagen.trainer.bundled_model.location import resolve_model_path
     from neuroimagen.trainer.evaluation.scoring.class_scorers import check_classifier
+    from neuroimagen.trainer.evaluation.headline.choosing import choose_headline
     from neuroimagen.trainer.recipe.recipe import load_recipe
     from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
     from neuroimagen.trainer.reconstruction.writing import write_condition
     from neuroimagen.trainer.runs.find_run import require_run
+    from neuroimagen.trainer.training.inputs import open_latents
 
     overrides = list(args.set)
     for name in ("strength", "guidance"):
@@ -80,16 +85,23 @@ def run(args: argparse.Namespace) -> int | None:
         resolve_model_path(recipe.model.path),
         recipe.reconstruct,
         subjects=recipe.data.subjects,
+        adapters=recipe.model.ip_adapters,
+        open_latents=partial(open_latents, recipe, dataset),
         device=ranks.device,
     )
     names, left_out = reconstructor.conditions()
+    if recipe.reconstruct.choose.is_asked_for and recipe.reconstruct.split == "test":
+        started = time.perf_counter()
+        choice = choose_headline(reconstructor, recipe.evaluate, ranks=ranks, overwrite=args.overwrite)
+        if ranks.rank == 0:
+            print(f"{choice.sentence} ({time.perf_counter() - started:.0f} s)", flush=True)
     for name in names:
         started = time.perf_counter()
         written = write_condition(reconstructor, name, ranks=ranks, overwrite=args.overwrite)
         if ranks.rank == 0:
             how = f"made in {time.perf_counter() - started:.0f} s" if written.made else "kept"
-            print(f"{name:22} {written.num_images:6} images  {how:14}  {written.folder}", flush=True)
+            print(f"{name:30} {written.num_images:6} images  {how:14}  {written.folder}", flush=True)
     if ranks.rank == 0:
         for name, reason in left_out.items():
-            print(f"{name:22} left out: {reason}")
+            print(f"{name:30} left out: {reason}")
     return None

@@ -88,7 +88,9 @@ def surrogate_steps(run: Path, surrogate: Path, *, cpu: bool = False) -> list[tu
         )
     data = str((surrogate / "data").absolute())
     steps = [_train_step(run, stage, surrogate, data=data, cpu=cpu) for stage in stages]
-    return [*steps, ("reconstruct", "--run", str(surrogate), "--conditions", "full", *_cpu(cpu))]
+    # Nothing is chosen for it, and it is compared with the recordings' own images on every segment.
+    settings = ("--set", "reconstruct.choose.conditions=[]", "reconstruct.side_segments=null")
+    return [*steps, ("reconstruct", "--run", str(surrogate), "--conditions", "full", *settings, *_cpu(cpu))]
 
 
 def make_surrogate_run(run: Path, dataset: Dataset, *, cpu: bool = False) -> Path | None:

@@ -12,11 +12,11 @@ from neuroimagen.tune.config import (
     GuidanceSearch,
     StageSearch,
     default_recipe,
+    default_value,
     dump_search,
     load_search,
     search_of,
 )
-from neuroimagen.tune.runner import value_of
 from neuroimagen.tune.space import overrides
 
 RECIPES = Path(cli.__file__).resolve().parent / "recipes"
@@ -68,6 +68,16 @@ TREES = {"margin": MARGIN, "alignment": ALIGNMENT, "guidance": GUIDANCE}
         ("guidance", {"objective": {"ssim": -1.0}}, "weights above 0"),
         ("guidance", {"pareto": ["ssim", "ssim"]}, "two different metrics"),
         ("guidance", {"space": {"reconstruct.split": ["val", "test"]}}, "cannot be varied by a search"),
+        ("guidance", {"space": {"reconstruct.choose.segments": [1, 2]}}, "cannot be varied by a search"),
+        (
+            "guidance",
+            {"space": {"condition": ["full", "oracle_class"]}},
+            "'oracle_class' is none that is drawn from the EEG",
+        ),
+        ("guidance", {"space": {"condition": {"low": 0, "high": 1}}}, "a list of conditions, not a range"),
+        ("guidance", {"space": {"conditon": ["full"]}}, "did you mean 'condition'"),
+        ("guidance", {"condition": "mean_image"}, "'mean_image' is none that is drawn from the EEG"),
+        ("margin", {"space": {"condition": ["full"]}}, "not a key of the recipe's section contrastive or encoder"),
         ("guidance", {"num_reports": 1000}, "num_reports"),
     ],
 )
@@ -83,7 +93,12 @@ CHOICES = {
         "alignment.targets": [{"image": 1.0}, {"image": 1.0, "pooled-detailed": 0.5}],
         "alignment.batch_size": [8],
     },
-    "guidance": {"reconstruct.steps": [1, 2]},
+    "guidance": {
+        "reconstruct.steps": [1, 2],
+        "reconstruct.scheduler": [None, "ddim"],
+        "reconstruct.adapter_scale": [0.5, {"ip_adapter": 1.0}],
+        "condition": ["full", "image_only"],
+    },
 }
 
 
@@ -116,7 +131,7 @@ def test_the_weight_of_one_kind_of_target_can_be_searched(tmp_path: Path) -> Non
     weight = {"alignment.targets.pooled-detailed": {"low": 0.0, "high": 1.0}}
     search = search_of(ALIGNMENT | {"space": weight}, "alignment", where="x")
     recipe = default_recipe(search, tmp_path, [])
-    assert value_of(recipe, "alignment.targets.pooled-detailed") == 0.2
+    assert default_value(search, recipe, "alignment.targets.pooled-detailed") == 0.2
     varied = load_recipe(tmp_path / "r.yaml", overrides({"alignment.targets.pooled-detailed": 0.75}))
     assert varied.stages["alignment"].targets == {"image": 1.0, "pooled-detailed": 0.75}
     other = search_of(ALIGNMENT | {"space": {"alignment.targets.dino": [0.0, 1.0]}}, "alignment", where="x")
@@ -124,6 +139,16 @@ def test_the_weight_of_one_kind_of_target_can_be_searched(tmp_path: Path) -> Non
         default_recipe(other, tmp_path, [])
     # A weight alone changes no network, so a population may change it.
     search_of(ALIGNMENT | {"space": weight, "scheduler": "pbt", "sampler": "random"}, "alignment", where="x")
+
+
+def test_the_condition_is_searched_beside_keys_of_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("data: {path: data}\n")
+    space = {"condition": ["image_only", "full"], "reconstruct.adapter_scale": {"low": 0.2, "high": 1.0}}
+    search = search_of({"space": space, "condition": "image_only"}, "guidance", where="x")
+    recipe = default_recipe(search, tmp_path, [], run=tmp_path)
+    assert default_value(search, recipe, "condition") == "image_only"
+    assert default_value(search, recipe, "reconstruct.adapter_scale") == 1.0
+    assert overrides({"condition": "full", "reconstruct.adapter_scale": 0.5}) == ["reconstruct.adapter_scale=0.5"]
 
 
 def test_a_missing_run_or_data_set_is_said(tmp_path: Path) -> None:

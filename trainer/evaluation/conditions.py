@@ -203,8 +203,36 @@ _OTHERS: Mapping[str, Condition] = {
         text="model minus class caption only, on the same stimuli",
         group="difference",
     ),
+    "neuroimagen_minus_semantic_only": Condition(
+        title="gain from the saliency map",
+        text="NeuroImagen minus class caption only, on the same stimuli",
+        group="difference",
+    ),
+    "headline_minus_neuroimagen": Condition(
+        title="headline minus NeuroImagen",
+        text="what the headline has above class caption and saliency map, on the same stimuli",
+        group="difference",
+    ),
+    "headline_minus_full": Condition(
+        title="headline minus full model",
+        text="what the headline, chosen on validation, has above the full model, on the same stimuli",
+        group="difference",
+    ),
+    "full_vae_latent_minus_full": Condition(
+        title="predicted latent vs saliency map",
+        text="the full model started at the predicted latent minus the full model, on the same stimuli",
+        group="difference",
+    ),
+    "full_minus_full_no_prior": Condition(
+        title="gain from the prior", text="the full model minus the same without the prior", group="difference"
+    ),
     "full_over_ceiling": Condition(
         title="share of the ceiling", text="the model's accuracy divided by the ceiling", group="difference"
+    ),
+    "headline_over_ceiling": Condition(
+        title="the headline's share of the ceiling",
+        text="the headline's accuracy divided by the ceiling",
+        group="difference",
     ),
 }
 CONDITIONS: Mapping[str, Condition] = {

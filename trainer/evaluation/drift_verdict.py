@@ -20,17 +20,23 @@ UNSEEN = {"leave_one_subject_out": "a linear decoder", "eeg_classifier_unseen_su
 """Conditions that are scored on a subject left out of training → what predicts the class."""
 
 
-def drift_statement(results: Sequence[Result]) -> Statement | None:
-    """What slow drift could explain. It predicts a class only where the time of recording does."""
+def drift_statement(
+    results: Sequence[Result], *, headline: str = "full", surrogate_of: str = "full"
+) -> Statement | None:
+    """What slow drift could explain. It predicts a class only where the time of recording does.
+
+    `headline`: the condition whose result is asked about. `surrogate_of`: the condition that `drift_surrogate_full` was
+    drawn as, because the drift surrogate's run may have fewer stages.
+    """
     chance = chance_of_classes(results)
     slow = find(results, "mean_slope_only", "accuracy")
     time = find(results, "time_index_only", "accuracy")
-    model = find(results, "full", "accuracy")
+    model = find(results, headline, "accuracy")
     if chance is None or slow is None:
         return None
     slow_text = f"channel means and slopes alone give {percent(slow)}"
     if time is None:
-        room = _room_above_guessing(results, slow, chance.value)
+        room = _room_above_guessing(results, slow, chance.value, headline=headline)
         if room is None:
             return None
         if room > LITTLE:
@@ -43,9 +49,9 @@ def drift_statement(results: Sequence[Result]) -> Statement | None:
             heading="Little room for drift", text=f"The order of recording is unknown, but {slow_text}.", tone="plain"
         )
     time_text = f"the time of recording alone, without any EEG, gives {percent(time)}"
-    share, opening = drift_share(results), f"Classes were shown in blocks: {time_text}."
+    share, opening = drift_share(results, surrogate_of=surrogate_of), f"Classes were shown in blocks: {time_text}."
     if not is_above(time, chance.value):
-        room = _room_above_guessing(results, time, chance.value)
+        room = _room_above_guessing(results, time, chance.value, headline=headline)
         if room is None:
             return None
         if room <= LITTLE:
@@ -59,7 +65,7 @@ def drift_statement(results: Sequence[Result]) -> Statement | None:
             text = f"{opening} Up to {100 * room:.0f} % of what is above guessing could be predicted from the time."
             return Statement(heading="Too few test segments to rule drift out", text=text, tone="plain")
     if share is not None:
-        return _share_of_drift(results, share, opening)
+        return _share_of_drift(results, share, opening, headline=headline)
     if model is None:
         return None
     # Without drift surrogates: the smaller of what the order gives and what the slow part of the EEG gives. The slow
@@ -77,14 +83,14 @@ def drift_statement(results: Sequence[Result]) -> Statement | None:
     return Statement(heading="Slow drift explains little", text=text, tone="plain")
 
 
-def _room_above_guessing(results: Sequence[Result], nuisance: Result, chance: float) -> float | None:
+def _room_above_guessing(results: Sequence[Result], nuisance: Result, chance: float, *, headline: str) -> float | None:
     """The largest share, 0..1, of a figure above guessing that a nuisance condition could explain.
 
     `nuisance`: time_index_only or mean_slope_only. The upper end of its interval counts, because a wide interval around
     guessing rules nothing out. None if no figure is above guessing.
     """
     guess = guessing(results)
-    for condition, level in (("full", guess), ("linear_decoder", chance)):
+    for condition, level in ((headline, guess), ("linear_decoder", chance)):
         real = find(results, condition, "accuracy")
         if real is not None and level is not None and is_above(real, level):
             highest = nuisance.value if nuisance.high is None else nuisance.high
@@ -105,7 +111,7 @@ class Share:
     """The same figure on the recordings."""
 
 
-def drift_share(results: Sequence[Result]) -> Share | None:
+def drift_share(results: Sequence[Result], *, surrogate_of: str = "full") -> Share | None:
     """(surrogate − chance) / (real − chance), of the whole pipeline if it was trained on a drift surrogate, else of the
     linear decoder. None without drift surrogates, or if the real figure is not above guessing.
 
@@ -113,7 +119,7 @@ def drift_share(results: Sequence[Result]) -> Share | None:
     """
     eeg_chance = chance_of_classes(results)
     for surrogate_condition, real_condition, chance in (
-        ("drift_surrogate_full", "full", guessing(results)),
+        ("drift_surrogate_full", surrogate_of, guessing(results)),
         ("drift_surrogate_linear_decoder", "linear_decoder", None if eeg_chance is None else eeg_chance.value),
     ):
         surrogate, real = find(results, surrogate_condition, "accuracy"), find(results, real_condition, "accuracy")
@@ -131,7 +137,7 @@ def _half_width(found: Result) -> float:
     return 0.0 if found.low is None or found.high is None else (found.high - found.low) / 2
 
 
-def _share_of_drift(results: Sequence[Result], share: Share, opening: str) -> Statement:
+def _share_of_drift(results: Sequence[Result], share: Share, opening: str, *, headline: str) -> Statement:
     """The share that drift alone explains, and the evidence for the stimulus that drift cannot produce."""
     what = "the whole pipeline" if share.surrogate.condition == "drift_surrogate_full" else "the linear decoder"
     text = (
@@ -139,7 +145,7 @@ def _share_of_drift(results: Sequence[Result], share: Share, opening: str) -> St
         f"{percent(share.surrogate)}; on the recordings {percent(share.real)}. So drift alone could explain "
         f"{100 * share.value:.0f} % ({100 * share.low:.0f} to {100 * share.high:.0f} %) of what is above guessing."
     )
-    evidence = beyond_drift(results)
+    evidence = beyond_drift(results, headline=headline)
     if evidence:
         text += f" What drift cannot produce: {'; '.join(evidence)}."
     if share.value <= LITTLE:
@@ -152,7 +158,7 @@ def _share_of_drift(results: Sequence[Result], share: Share, opening: str) -> St
     return Statement(heading=heading, text=text, tone="warning")
 
 
-def beyond_drift(results: Sequence[Result]) -> list[str]:
+def beyond_drift(results: Sequence[Result], *, headline: str = "full") -> list[str]:
     """In words, what was found that drift cannot produce."""
     chance = chance_of_classes(results)
     found = []
@@ -160,8 +166,8 @@ def beyond_drift(results: Sequence[Result]) -> list[str]:
         unseen = find(results, condition, "accuracy")
         if chance and unseen and is_above(unseen, chance.value) and is_significant(results, condition):
             found.append(f"{what} that never saw the subject reaches {percent(unseen)}")
-    within = find(results, "full", "within_class_two_way")
-    if within and is_above(within, 0.5) and is_significant(results, "full", "within_class_p"):
+    within = find(results, headline, "within_class_two_way")
+    if within and is_above(within, 0.5) and is_significant(results, headline, "within_class_p"):
         found.append(f"images of one class are told apart in {percent(within)} of pairs")
     detrended = find(results, "linear_decoder_detrended", "accuracy")
     surrogate = find(results, "drift_surrogate_linear_decoder_detrended", "accuracy")

@@ -32,6 +32,7 @@ from neuroimagen.trainer.evaluation.eeg_conditions import (
     prediction_results,
     summarise_segments,
 )
+from neuroimagen.trainer.evaluation.headline.headline import Headline, headline_of
 from neuroimagen.trainer.evaluation.image_conditions import Measured, image_size, measure
 from neuroimagen.trainer.evaluation.image_results import (
     condition_results,
@@ -70,7 +71,7 @@ DETAILS_FILE = "details.json"
 EEG_FILE = "eeg.npz"
 TABLE_FILE = "table.txt"
 RETRIEVAL_FILE = "retrieval.csv"
-_DRAWING_STAGES = ("saliency", "semantic", "semantic_detailed", "diffusion")
+_DRAWING_STAGES = ("saliency", "semantic", "semantic_detailed", "diffusion", "prior", "vae_latent")
 """Stages that images are drawn with: a run that has one waits for `neuroimagen reconstruct`."""
 
 
@@ -100,6 +101,9 @@ def evaluate_run(
     """
     require_selection_on_validation(run)
     conditions = _conditions(run)
+    runs = control_runs or ControlRuns()
+    surrogate = _surrogate_images(runs)
+    headline = headline_of(run, conditions, surrogate=surrogate)
     scoring: Scoring | None = None
     results: list[Result] = []
     measured: dict[str, Measured] = {}
@@ -126,9 +130,8 @@ def evaluate_run(
         results += alignment.results
     if baselines:
         results += baseline_results(dataset, summaries, **resampling)
-    runs = control_runs or ControlRuns()
-    if runs.drift_surrogate is not None and scoring is not None:
-        results += _drift_surrogate_results(runs.drift_surrogate, scoring, subjects=subjects, device=device)
+    if runs.drift_surrogate is not None and surrogate is not None and scoring is not None:
+        results += _drift_surrogate_results(runs.drift_surrogate, surrogate, scoring, subjects=subjects, device=device)
     for other in runs.without_subject.values():
         require_selection_on_validation(other)
     results += unseen_subject_results(dataset, summaries, runs.without_subject, device=device, **resampling)
@@ -137,18 +140,22 @@ def evaluate_run(
             dataset, runs.without_subject, config, open_latents=open_latents, device=device
         )
     if scoring is not None:
-        results += difference_results(measured, results, scoring)
+        results += difference_results(measured, results, scoring, headline=headline.condition)
 
     folder = run / "report"
     shown = [name for name in main_metrics() if any(item.metric == name for item in results)]
-    statements = verdict(results, differing_settings=differing_settings(conditions.values()))
+    statements = verdict(results, headline=headline, differing_settings=differing_settings(conditions.values()))
+    num_segments = len(dataset.rows("test", subjects))
+    notes = condition_notes(conditions, measured, headline=headline, num_segments=num_segments)
     details = {
         "verdict": statements,
+        "headline": headline.tree(),
+        "notes": notes,
         "absent": dict(runs.absent),
         "table_metrics": [*shown, *(("embedding_top1", "embedding_top5") if alignment.results else ())],
         "classes": [item.name for item in dataset.metadata.classes],
         "confusion": {} if scoring is None else _confusions(measured, scoring),
-        "per_subject": [] if scoring is None else subject_figures(measured, scoring),
+        "per_subject": [] if scoring is None else subject_figures(measured, scoring, headline=headline.condition),
         "alignment_per_subject": alignment.per_subject,
         "data": str(dataset.folder),
         "provenance": provenance(
@@ -168,7 +175,7 @@ def evaluate_run(
         if alignment.results:
             texts.insert(0, f"Retrieval of the stimulus from the EEG:\n\n{text_table(alignment.results, retrieval)}")
         sentences = "".join(f"\n{text}\n" for text in texts)
-        temporary.write_text(f"{text_table(results, shown)}\n{sentences}", encoding="utf-8")
+        temporary.write_text(f"{text_table(results, shown, notes=notes)}\n{sentences}", encoding="utf-8")
     write_results(folder / RESULTS_FILE, results)
     return results
 
@@ -185,6 +192,33 @@ def _conditions(run: Path) -> dict[str, Reconstructions]:
     return read_reconstructions(run)
 
 
+def condition_notes(
+    conditions: Mapping[str, Reconstructions],
+    measured: Mapping[str, Measured],
+    *,
+    headline: Headline,
+    num_segments: int,
+) -> dict[str, str]:
+    """What the table says beside the title of a condition: that it is the headline, and that it was drawn for some of
+    the split's `num_segments` segments only.
+    """
+    notes = {}
+    for name in conditions:
+        words = []
+        if name == headline.condition and headline.statement is not None:
+            words.append("headline")
+        if (number := len(measured[name].segments)) < num_segments:
+            words.append(f"{number} of {num_segments} segments")
+        if words:
+            notes[name] = ", ".join(words)
+    return notes
+
+
+def _surrogate_images(runs: ControlRuns) -> Reconstructions | None:
+    """The images of the drift surrogate's run."""
+    return None if runs.drift_surrogate is None else read_reconstructions(runs.drift_surrogate)["full"]
+
+
 def _confusions(measured: Mapping[str, Measured], scoring: Scoring) -> dict[str, list[list[int]]]:
     num_classes = len(scoring.networks.classes)
     return {
@@ -195,11 +229,11 @@ def _confusions(measured: Mapping[str, Measured], scoring: Scoring) -> dict[str,
 
 
 def _drift_surrogate_results(
-    run: Path, scoring: Scoring, *, subjects: Sequence[int] | None, device: str
+    run: Path, images: Reconstructions, scoring: Scoring, *, subjects: Sequence[int] | None, device: str
 ) -> list[Result]:
     """The model's figures for a pipeline that was trained on a drift surrogate, and the classes of its encoder."""
     require_selection_on_validation(run)
-    measured = measure(SURROGATE_CONDITION, read_reconstructions(run)["full"], scoring)
+    measured = measure(SURROGATE_CONDITION, images, scoring)
     results = condition_results(SURROGATE_CONDITION, measured, scoring)
     encoder = load_encoder(run, device=device)
     if encoder is None:

@@ -1,6 +1,6 @@
 """Measures the images of a condition: every metric, per segment and of the whole set."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ from neuroimagen.trainer.reconstruction.manifest import Reconstructions, read_im
 class Measured:
     """The figures of a condition: per segment (the mean over its samples), and of the whole set."""
 
+    segments: tuple[str, ...]
+    """Keys of the segments, ascending: all of the split, or those that the condition was drawn for."""
     stimuli: Integers
     """The true stimulus of each segment, as its place among the references."""
     subjects: Integers
@@ -32,6 +34,10 @@ class Measured:
     predicted: Integers | None
     """The class of the data set with the highest score for the first sample of each segment; None without a classifier.
     """
+
+    def places(self, segments: Collection[str]) -> Integers:
+        """Where those of its segments stand that are among `segments`."""
+        return np.array([place for place, key in enumerate(self.segments) if key in segments], dtype=np.int64)
 
 
 def image_size(conditions: Mapping[str, Reconstructions]) -> int:
@@ -62,7 +68,7 @@ def measure(
     """Every metric that the condition's group has. Appends one entry per image to `items`."""
     columns = columns_of(found, scoring.references)
     distinct, shown = found.images()
-    first, segments = np.unique(np.array(found.segments), return_index=True, return_inverse=True)[1:]
+    keys, first, segments = np.unique(np.array(found.segments), return_index=True, return_inverse=True)
     comparison = Comparison(scoring, distinct, columns=columns, shown=shown, segments=segments)
     group = condition_of(condition).group
     metrics = {name: metric for name, metric in metrics_of(scoring).items() if group in metric.groups}
@@ -75,6 +81,7 @@ def measure(
         items += _items(condition, found, comparison, values)
     counts = np.bincount(segments)
     return Measured(
+        segments=tuple(keys.tolist()),
         stimuli=columns[first],
         subjects=found.subjects[first],
         values={name: np.bincount(segments, weights=value) / counts for name, value in values.items()},

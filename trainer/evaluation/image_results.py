@@ -71,27 +71,16 @@ def _ceiling(dataset: Dataset) -> list[Result]:
     return results
 
 
-def difference_results(measured: Mapping[str, Measured], results: Sequence[Result], scoring: Scoring) -> list[Result]:
-    """Model minus class caption only, paired over stimuli, and the model's share of the ceiling."""
+def difference_results(
+    measured: Mapping[str, Measured], results: Sequence[Result], scoring: Scoring, *, headline: str = "full"
+) -> list[Result]:
+    """Differences of two conditions on the segments that both were drawn for, paired over stimuli; and the headline's
+    share of the ceiling.
+    """
     differences: list[Result] = []
-    if "full" in measured and "semantic_only" in measured:
-        model, other = measured["full"], measured["semantic_only"]
-        for name, metric in metrics_of(scoring).items():
-            if "difference" not in metric.groups or name not in model.values or name not in other.values:
-                continue
-            estimate = bootstrap_difference(
-                model.values[name],
-                model.stimuli,
-                other.values[name],
-                other.stimuli,
-                seed=scoring.config.seed,
-                num_resamples=scoring.config.num_resamples,
-            )
-            if estimate.n:
-                definition = _define(name, scoring, estimate.n)
-                text = f"full minus semantic_only, stimuli resampled together; {definition}"
-                differences.append(result("full_minus_semantic_only", name, estimate, text))
-    ceiling, accuracy = find(results, "ceiling", "accuracy"), find(results, "full", "accuracy")
+    for name, other, difference in _compared(measured, headline):
+        differences += _paired(name, other, difference, measured, scoring)
+    ceiling, accuracy = find(results, "ceiling", "accuracy"), find(results, headline, "accuracy")
     if ceiling and accuracy:
 
         def share(value: float | None) -> float | None:
@@ -99,23 +88,70 @@ def difference_results(measured: Mapping[str, Measured], results: Sequence[Resul
 
         differences.append(
             Result(
-                condition="full_over_ceiling",
+                condition=over_ceiling(headline),
                 metric="accuracy",
                 value=accuracy.value / ceiling.value,
                 low=share(accuracy.low),
                 high=share(accuracy.high),
                 n=accuracy.n,
-                definition="the model's accuracy divided by the ceiling accuracy",
+                definition=f"the accuracy of {headline} divided by the ceiling accuracy"
+                if headline != "full"
+                else "the model's accuracy divided by the ceiling accuracy",
             )
         )
     return differences
 
 
-def subject_figures(measured: Mapping[str, Measured], scoring: Scoring) -> list[dict[str, Any]]:
-    """The model's figures in the main table's metrics for each subject, as JSON values."""
-    if "full" not in measured:
+def over_ceiling(headline: str) -> str:
+    """What the table calls the headline's share of the ceiling."""
+    return "full_over_ceiling" if headline == "full" else "headline_over_ceiling"
+
+
+def _compared(measured: Mapping[str, Measured], headline: str) -> list[tuple[str, str, str]]:
+    """(condition, the one it is compared with, the table's name of the difference)."""
+    # The gain from the saliency map is that of a model without the image embedding, which holds layout too.
+    with_map = "neuroimagen" if "neuroimagen" in measured else "full"
+    wanted = [
+        (headline, "neuroimagen", "headline_minus_neuroimagen"),
+        (headline, "full", "headline_minus_full"),
+        (with_map, "semantic_only", f"{with_map}_minus_semantic_only"),
+        ("full_vae_latent", "full", "full_vae_latent_minus_full"),
+        ("full", "full_no_prior", "full_minus_full_no_prior"),
+    ]
+    return [item for item in wanted if item[0] != item[1] and item[0] in measured and item[1] in measured]
+
+
+def _paired(
+    name: str, other_name: str, difference: str, measured: Mapping[str, Measured], scoring: Scoring
+) -> list[Result]:
+    model, other = measured[name], measured[other_name]
+    places, other_places = model.places(set(other.segments)), other.places(set(model.segments))
+    differences = []
+    for metric_name, metric in metrics_of(scoring).items():
+        if "difference" not in metric.groups or metric_name not in model.values or metric_name not in other.values:
+            continue
+        estimate = bootstrap_difference(
+            model.values[metric_name][places],
+            model.stimuli[places],
+            other.values[metric_name][other_places],
+            other.stimuli[other_places],
+            seed=scoring.config.seed,
+            num_resamples=scoring.config.num_resamples,
+        )
+        if estimate.n:
+            definition = _define(metric_name, scoring, estimate.n)
+            text = f"{name} minus {other_name}, stimuli resampled together; {definition}"
+            differences.append(result(difference, metric_name, estimate, text))
+    return differences
+
+
+def subject_figures(
+    measured: Mapping[str, Measured], scoring: Scoring, *, headline: str = "full"
+) -> list[dict[str, Any]]:
+    """The headline's figures in the main table's metrics for each subject, as JSON values."""
+    if headline not in measured:
         return []
-    model = measured["full"]
+    model = measured[headline]
     entries: list[dict[str, Any]] = []
     for subject in np.unique(model.subjects):
         chosen = model.subjects == subject

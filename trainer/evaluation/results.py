@@ -130,12 +130,15 @@ def ordered_conditions(results: Sequence[Result]) -> list[str]:
     return [name for name in CONDITIONS if name in present] + [name for name in present if name not in CONDITIONS]
 
 
-def text_table(results: Sequence[Result], metrics: Sequence[str]) -> str:
-    """An aligned table for the terminal: a line per condition, a column per metric, value and 95 % interval."""
+def text_table(results: Sequence[Result], metrics: Sequence[str], *, notes: Mapping[str, str] | None = None) -> str:
+    """An aligned table for the terminal: a line per condition, a column per metric, value and 95 % interval.
+
+    `notes`: condition → what stands in brackets after its title.
+    """
     shown = [name for name in ordered_conditions(results) if any(find(results, name, metric) for metric in metrics)]
     cells = [["", *(metric_of(metric).title + (" %" if metric_of(metric).is_share else "") for metric in metrics)]]
     for name in shown:
-        cells.append([condition_of(name).title, *(_cell(find(results, name, metric)) for metric in metrics)])
+        cells.append([noted_title(name, notes), *(_cell(find(results, name, metric)) for metric in metrics)])
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     lines = []
     for line in cells:
@@ -144,6 +147,13 @@ def text_table(results: Sequence[Result], metrics: Sequence[str]) -> str:
         )
     lines.insert(1, "─" * len(lines[0]))
     return "\n".join(line.rstrip() for line in lines)
+
+
+def noted_title(condition: str, notes: Mapping[str, str] | None) -> str:
+    """The title of a condition, with its note in brackets."""
+    note = (notes or {}).get(condition)
+    title = condition_of(condition).title
+    return title if note is None else f"{title} [{note}]"
 
 
 def _cell(found: Result | None) -> str:

@@ -12,9 +12,11 @@ import yaml
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.numbers import require_finite
+from neuroimagen.data_shards.frozen_models.ip_adapter import IPAdapterConfig
 from neuroimagen.data_shards.frozen_models.towers.config import TowerConfig
 from neuroimagen.trainer.batches.stage_data import OrderConfig
 from neuroimagen.trainer.bundled_model.location import present_name
+from neuroimagen.trainer.evaluation.scoring.objective import unknown_metrics
 from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig
 from neuroimagen.trainer.networks.encoders.base import EncoderConfig, own_settings
 from neuroimagen.trainer.networks.encoders.registry import DEFAULT_KIND, ENCODERS, encoder_config
@@ -72,6 +74,9 @@ class ModelConfig:
     towers: Mapping[str, TowerConfig] = field(default_factory=dict)
     """Kind of latent → the image tower that makes it, as `cache --towers` was given it: {dino: {path: …, layer: …}}.
     Stages name the kind, as in alignment.targets. Towers in the model folder need none."""
+    ip_adapters: Mapping[str, IPAdapterConfig] = field(default_factory=dict)
+    """Name → an IP-Adapter that images are drawn with from image embeddings: {NAME: {path: FILE, target: KIND}}, where
+    KIND is that of the cached embeddings it takes. An adapter in the model folder (ip_adapter/) needs none."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", present_name(self.path))
@@ -104,6 +109,9 @@ class Recipe:
     def __post_init__(self) -> None:
         if unknown := [name for name in self.stages if name not in STAGES]:
             raise STAGES.unknown(unknown[0])
+        choose = self.reconstruct.choose
+        if choose.is_asked_for and (problem := unknown_metrics(choose.by)) is not None:
+            raise ValueError(f"reconstruct.choose.by: {problem}")
         complete = {name: self.stages.get(name) or STAGES[name].Config() for name in stage_order()}
         object.__setattr__(self, "stages", complete)
 

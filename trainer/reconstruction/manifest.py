@@ -14,7 +14,10 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.progress import track
 
 MANIFEST_FILE = "manifest.json"
-_COMPARED = ("seed", "samples", "steps", "scheduler", "guidance", "strength", "dtype", "model_digest")
+_COMPARED = (
+    *("seed", "samples", "steps", "scheduler", "guidance", "strength", "dtype", "model_digest"),
+    *("adapter_scale", "noise_level", "prior_guidance", "prior_steps"),
+)
 """Settings that the conditions of one table should share."""
 
 
@@ -78,10 +81,12 @@ def differing_settings(reconstructions: Iterable[Reconstructions]) -> list[str]:
 def changed_settings(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
     """The settings of a condition that are not the same `before` and `now`, each as "key value → value".
 
-    `model` is the name of the model's folder, for people to read. It does not count where `model_digest` is the same.
+    `model`, the name of the model's folder, and `made_of` are for people to read. They do not count, the name where
+    `model_digest` is the same, the other because what it says follows from the rest.
     """
     same_model = "model_digest" in now and before.get("model_digest") == now["model_digest"]
-    keys = [key for key in dict.fromkeys([*now, *before]) if not (key == "model" and same_model)]
+    ignored = ("made_of", "model") if same_model else ("made_of",)
+    keys = [key for key in dict.fromkeys([*now, *before]) if key not in ignored]
     return [
         f"{key} {before.get(key)!r} → {now.get(key)!r}"
         for key in keys

@@ -1,40 +1,52 @@
 """The networks that images are drawn with: the exports of a run's stages and a frozen latent diffusion model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.data_shards.format.schema import DatasetMetadata
+from neuroimagen.data_shards.frozen_models.ip_adapter import IPAdapterConfig
+from neuroimagen.trainer.networks.alignment import AlignmentModel
 from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
 from neuroimagen.trainer.networks.gan import SaliencyModel
+from neuroimagen.trainer.networks.prior import PriorModel
 from neuroimagen.trainer.networks.semantic import SemanticModel
+from neuroimagen.trainer.networks.vae_latent import VaeLatentModel
 from neuroimagen.trainer.reconstruction.pipelines.generator import Generator
-from neuroimagen.trainer.reconstruction.pipelines.model_sizes import read_sizes
 
 
 class Networks:
     """Loads each network when it is first asked for, and keeps it."""
 
     def __init__(
-        self, model: Path, metadata: DatasetMetadata, *, device: torch.device, dtype: torch.dtype, compile_unet: bool
+        self,
+        model: Path,
+        metadata: DatasetMetadata,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        compile_unet: bool,
+        adapters: Mapping[str, IPAdapterConfig],
     ) -> None:
         """`model`: a folder in diffusers' layout. `metadata`: of the data set whose EEG the networks read.
 
-        dtype: of the U-Net. compile_unet: torch.compile the U-Net and the VAE's decoder. Raises UserError when the
-        model's family is not supported.
+        dtype: of the U-Net. compile_unet: torch.compile the U-Net and the VAE's decoder. adapters: the recipe's
+        model.ip_adapters.
         """
-        read_sizes(model)
         self.model = model
+        self.adapters = adapters
         self.metadata = metadata
         self.device = device
         self.dtype = dtype
         self.compile_unet = compile_unet
         self._loaded: dict[tuple[str, Path | None], Any] = {}
 
-    def diffusion(self, unet: Path | None = None) -> Generator:
+    def generator(self, unet: Path | None = None) -> Generator:
         """The latent diffusion model, with the fine-tuned U-Net of the folder `unet` in place of its own if given."""
 
         def load() -> Generator:
@@ -43,10 +55,11 @@ class Networks:
                 device=self.device,
                 dtype=self.dtype,
                 unet=unet,
+                adapters=self.adapters,
                 compile_backend="inductor" if self.compile_unet else None,
             )
 
-        model: Generator = self._once("diffusion", unet, load)
+        model: Generator = self._once("generator", unet, load)
         return model
 
     def saliency(self, export: Path) -> SaliencyModel:
@@ -68,14 +81,60 @@ class Networks:
         def load() -> SemanticModel:
             model = SemanticModel.from_pretrained(export, device=self.device)
             self._require_same_eeg(model.encoder, export)
-            if model.text_shape != self.diffusion().text_shape:
+            if model.text_shape != self.generator().text_shape:
                 raise UserError(
                     f"{export} predicts hidden states of shape {model.text_shape}, the text encoder of {self.model} "
-                    f"has {self.diffusion().text_shape}. Use the model that it was trained for."
+                    f"has {self.generator().text_shape}. Use the model that it was trained for."
                 )
             return model
 
         model: SemanticModel = self._once("semantic", export, load)
+        return model
+
+    def alignment(
+        self, export: Path, *, stores: Callable[[], Mapping[str, LatentStore]], stimuli: np.ndarray
+    ) -> AlignmentModel:
+        """The alignment stage's network. Raises UserError where it reads EEG of another shape than the data set's.
+
+        stores, stimuli: the cached latents and the training stimuli, which say how long image embeddings are where an
+        export of an earlier version does not.
+        """
+
+        def load() -> AlignmentModel:
+            model = AlignmentModel.from_pretrained(export, device=self.device)
+            self._require_same_eeg(model.encoder, export)
+            if not model.has_lengths:
+                model.fit_lengths(stores(), stimuli)
+            return model
+
+        model: AlignmentModel = self._once("alignment", export, load)
+        return model
+
+    def prior(self, export: Path) -> PriorModel:
+        """The prior that makes image embeddings of predicted ones."""
+
+        def load() -> PriorModel:
+            return PriorModel.from_pretrained(export, device=self.device)
+
+        model: PriorModel = self._once("prior", export, load)
+        return model
+
+    def vae_latent(self, export: Path) -> VaeLatentModel:
+        """The network that predicts VAE latents. Raises UserError where it reads EEG of another shape than the data
+        set's, or predicts latents of another shape than the model's.
+        """
+
+        def load() -> VaeLatentModel:
+            model = VaeLatentModel.from_pretrained(export, device=self.device)
+            self._require_same_eeg(model.encoder, export)
+            if model.latent_shape != self.generator().latent_shape:
+                raise UserError(
+                    f"{export} predicts latents of shape {model.latent_shape}, those of {self.model} have "
+                    f"{self.generator().latent_shape}. Use the model that it was trained for."
+                )
+            return model
+
+        model: VaeLatentModel = self._once("vae_latent", export, load)
         return model
 
     def _once(self, kind: str, folder: Path | None, load: Callable[[], Any]) -> Any:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from neuroimagen.data_shards.common.arrays import Integers
 from neuroimagen.data_shards.format.schema import segment_key
 from neuroimagen.trainer.networks.randomness import derive_seed
 
@@ -43,6 +44,21 @@ def random_labels(seed: int, items: Sequence[SegmentSample], labels: Sequence[in
     """One of `labels` for each image, all equally likely. It may be the segment's own."""
     generators = (np.random.default_rng(_derived(seed, "random class", item)) for item in items)
     return [labels[int(generator.integers(len(labels)))] for generator in generators]
+
+
+def other_stimuli(seed: int, items: Sequence[SegmentSample], *, own: Integers, stimuli: Integers) -> Integers:
+    """For each image another of the distinct `stimuli` than its segment's, all equally likely; int64 [n].
+
+    `own` [n]: the stimuli of the images' segments, each of them among `stimuli`, of which there are at least two.
+    """
+    ordered = np.sort(stimuli)
+    chosen = np.empty(len(items), dtype=np.int64)
+    for place, (item, stimulus) in enumerate(zip(items, own.tolist(), strict=True)):
+        generator = np.random.default_rng(_derived(seed, "other image", item))
+        # One of the others: those after the own one move up a place.
+        number = int(generator.integers(len(ordered) - 1))
+        chosen[place] = ordered[number + (number >= int(np.searchsorted(ordered, stimulus)))]
+    return chosen
 
 
 def _derived(seed: int, purpose: str, item: SegmentSample) -> int:

@@ -42,15 +42,22 @@ class WrittenCondition:
 
 
 def write_condition(
-    reconstructor: Reconstructor, name: str, *, ranks: ProcessShare | None = None, overwrite: bool = False
+    reconstructor: Reconstructor,
+    name: str,
+    *,
+    ranks: ProcessShare | None = None,
+    overwrite: bool = False,
+    into: Path | None = None,
 ) -> WrittenCondition:
     """Draw the images of a condition and write them. All ranks call it, share the batches, and return when it is done.
+
+    `into`: the folder in which the condition gets one of its name; None: the run's reconstructions/.
 
     Raises UserError when the condition is there with other settings and `overwrite` is not set, when the disk is full,
     and when a batch does not fit into a GPU's memory.
     """
     ranks = ranks or ProcessShare()
-    folder = reconstructor.run / "reconstructions" / name
+    folder = (into or reconstructor.run / "reconstructions") / name
     settings = {"condition": name, **reconstructor.settings(name)}
     items = reconstructor.segment_samples(name)
     if _is_made(folder, settings, overwrite=overwrite):
@@ -94,7 +101,8 @@ def write_condition(
 
 def _unfinished_folder(folder: Path, settings: Mapping[str, object]) -> Path:
     """Where a condition with these settings is drawn: a folder of its own, so that settings never mix in one."""
-    deciding = {key: value for key, value in settings.items() if key != "model"}  # a folder's name
+    # Without what is for people to read.
+    deciding = {key: value for key, value in settings.items() if key not in ("model", "made_of")}
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:12]
     return folder.with_name(f".{folder.name}-{digest}.part")
 
@@ -162,10 +170,10 @@ def _is_made(folder: Path, settings: Mapping[str, object], *, overwrite: bool) -
 
 def _file_name(reconstructor: Reconstructor, name: str, item: SegmentSample) -> str:
     """The image's file in the folder of its condition; images that cannot differ share a file."""
-    start, prompt = IMAGE_CONDITIONS[name].start, IMAGE_CONDITIONS[name].prompt
-    if prompt is None and start == "mean stimulus":
+    condition = IMAGE_CONDITIONS[name]
+    if not condition.is_denoised and condition.start == "mean stimulus":
         return "mean.png"
-    if prompt is None and start == "stimulus":
+    if not condition.is_denoised and condition.start == "stimulus":
         dataset = reconstructor.dataset
         return f"{dataset.stimuli.keys[int(dataset.index.stimulus[item.row])]}.png"
     return f"{segment_key(item.row)}_{item.sample}.png"

@@ -27,7 +27,8 @@ from neuroimagen.trainer.report.tables import escaped, figure_texts
 from neuroimagen.trainer.report.templates import render_page
 
 COMPARED_CONDITIONS = (
-    *("full", "semantic_only", "saliency_only", "eeg_classifier", "linear_decoder"),
+    *("full", "neuroimagen", "image_and_text", "image_only", "full_vae_latent", "semantic_only", "saliency_only"),
+    *("alignment", "eeg_classifier", "linear_decoder"),
     *("leave_one_subject_out", "eeg_classifier_unseen_subject"),
 )
 MAX_SETTINGS = 40

@@ -32,6 +32,11 @@ class Item:
     figures: Mapping[str, float]
 
 
+_BESIDE: Mapping[str, str] = {"saliency_only": "saliency map", "neuroimagen": "NeuroImagen"}
+"""Conditions whose images stand between the stimulus and the reconstruction → the heading of their column."""
+_GREY = 232
+
+
 class Evaluated:
     """An evaluated run as its report needs it; also one that an earlier version evaluated."""
 
@@ -52,9 +57,17 @@ class Evaluated:
 
     @cached_property
     def main_condition(self) -> str:
-        """The condition whose images are shown: the model's, or the first there is."""
+        """The condition whose images are shown: the headline, or the first there is."""
         conditions = dict.fromkeys(line["condition"] for line in self._lines)
-        return "full" if "full" in conditions else next(iter(conditions), "full")
+        # Evaluations of earlier versions name no headline: it was `full`.
+        headline = self.details.get("headline", {}).get("condition", "full")
+        return headline if headline in conditions else next(iter(conditions), "full")
+
+    @property
+    def notes(self) -> Mapping[str, str]:
+        """Condition → what stands beside its title: that it is the headline, how many segments it was drawn for."""
+        notes: Mapping[str, str] = self.details.get("notes", {})
+        return notes
 
     @cached_property
     def items(self) -> list[Item]:
@@ -64,9 +77,24 @@ class Evaluated:
         ]
 
     @cached_property
-    def _saliency_files(self) -> dict[str, str]:
-        lines = (line for line in self._lines if line["condition"] == "saliency_only" and line["sample"] == "0")
-        return {line["segment"]: line["file"] for line in lines}
+    def _beside(self) -> dict[str, dict[str, str]]:
+        """What is shown between stimulus and reconstruction: its heading → segment → file."""
+        found: dict[str, dict[str, str]] = {}
+        for condition, heading in _BESIDE.items():
+            lines = (line for line in self._lines if line["condition"] == condition and line["sample"] == "0")
+            files = {line["segment"]: line["file"] for line in lines}
+            if files and condition != self.main_condition:
+                found[heading] = files
+        return found
+
+    @cached_property
+    def shown_items(self) -> list[Item]:
+        """The items that examples are chosen from: those with an image in every column; all of a class that has none,
+        where conditions were drawn for some of the segments.
+        """
+        whole = [item for item in self.items if all(item.segment in files for files in self._beside.values())]
+        labels = {item.label for item in whole}
+        return [*whole, *(item for item in self.items if item.label not in labels)]
 
     @cached_property
     def _stimulus_index(self) -> dict[str, int]:
@@ -75,15 +103,17 @@ class Evaluated:
     @property
     def columns(self) -> list[str]:
         """Which images are shown of a segment."""
-        return ["stimulus", *(["saliency map"] if self._saliency_files else []), "reconstruction"]
+        return ["stimulus", *self._beside, "reconstruction"]
 
     def images(self, item: Item) -> list[np.ndarray]:
-        """The images of `columns` of one segment, uint8 [S, S, 3]."""
+        """The images of `columns` of one segment, uint8 [S, S, 3]; grey where a condition was not drawn for it."""
         reconstruction = read_image(self.run / "reconstructions" / item.file)
         stimulus = self.dataset.stimuli.images([self._stimulus_index[item.stimulus]], reconstruction.shape[1])[0]
         images = [stimulus]
-        if item.segment in self._saliency_files:
-            images.append(read_image(self.run / "reconstructions" / self._saliency_files[item.segment]))
+        for files in self._beside.values():
+            file = files.get(item.segment)
+            grey = np.full_like(reconstruction, _GREY)
+            images.append(grey if file is None else read_image(self.run / "reconstructions" / file))
         return [image.transpose(1, 2, 0) for image in (*images, reconstruction)]
 
 

@@ -8,7 +8,7 @@ import base64
 import io
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from PIL import Image
 
 from neuroimagen.data_shards.common.files import atomic_path
 from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.trainer.evaluation.conditions import condition_of
 from neuroimagen.trainer.evaluation.metrics.metric import Metric
 from neuroimagen.trainer.evaluation.metrics.registry import metric_of
-from neuroimagen.trainer.evaluation.results import Result, find, format_value, guessing
+from neuroimagen.trainer.evaluation.results import find, format_value, guessing
 from neuroimagen.trainer.report import plots
 from neuroimagen.trainer.report.eeg_figures import eeg_figures, eeg_unit
 from neuroimagen.trainer.report.evaluated import (
@@ -47,7 +48,7 @@ def write_report(run: Path, dataset: Dataset) -> Path:
     """
     evaluated = Evaluated(run, dataset)
     metrics = example_metrics(evaluated.items)
-    examples = choose_examples(evaluated.items, metrics)
+    examples = choose_examples(evaluated.shown_items, metrics)
     images = {label: [evaluated.images(item) for item in chosen] for label, chosen in examples.items()}
     folder = run / "report"
     if images:
@@ -61,7 +62,7 @@ def write_report(run: Path, dataset: Dataset) -> Path:
     texts = {
         "report.html": _html(evaluated, metrics, examples, images),
         "report.md": markdown_report(evaluated.results, evaluated.details, rank_rule=rank_rule(metrics)),
-        "table.tex": latex_table(evaluated.results, evaluated.details["table_metrics"]),
+        "table.tex": latex_table(evaluated.results, evaluated.details["table_metrics"], notes=evaluated.notes),
     }
     for name, text in texts.items():
         with atomic_path(folder / name) as temporary:
@@ -102,13 +103,15 @@ def _html(
         Path(__file__).with_name("page.html.j2"),
         run=evaluated.run.name,
         details=evaluated.details,
-        hero=_hero(evaluated.results),
+        hero=_hero(evaluated),
         columns=evaluated.columns,
         examples=EXAMPLES,
         rank_rule=rank_rule(metrics),
         grid=grid,
         explorer=_explorer(evaluated, metrics),
-        table=table_view(evaluated.results, evaluated.details["table_metrics"]),
+        table=table_view(
+            evaluated.results, evaluated.details["table_metrics"], notes=evaluated.notes, texts=_texts(evaluated)
+        ),
         confusion=_confusion(evaluated),
         per_subject=_per_subject(evaluated.details),
         absent=absent_conditions(evaluated.details),
@@ -159,14 +162,26 @@ def _figures(item: Item, metrics: Mapping[str, Metric]) -> str:
     )
 
 
-def _hero(results: Sequence[Result]) -> dict[str, Any] | None:
-    """The model's accuracy, guessing and ceiling, as shares, for the head of the page."""
-    model = find(results, "full", "accuracy")
+def _texts(evaluated: Evaluated) -> dict[str, str]:
+    """What a condition is in this run, where that says more than the table of conditions."""
+    headline = evaluated.details.get("headline", {})
+    if not headline.get("made_of"):
+        return {}
+    name = headline["condition"]
+    return {name: f"{condition_of(name).text}; in this run: {headline['made_of']}"}
+
+
+def _hero(evaluated: Evaluated) -> dict[str, Any] | None:
+    """The headline's accuracy, guessing and ceiling, as shares, for the head of the page."""
+    results, name = evaluated.results, evaluated.main_condition
+    model = find(results, name, "accuracy")
     if model is None:
         return None
+    chosen = evaluated.details.get("headline", {}).get("chosen")
     ceiling = find(results, "ceiling", "accuracy")
     return {
         "model": model,
+        "condition": f"{condition_of(name).title}, chosen on the validation split" if chosen else None,
         "chance": guessing(results),
         "ceiling": ceiling.value if ceiling else None,
     }

@@ -5,7 +5,7 @@ from typing import Any
 
 from neuroimagen.trainer.evaluation.conditions import condition_of, present_name
 from neuroimagen.trainer.evaluation.metrics.registry import METRICS, metric_of
-from neuroimagen.trainer.evaluation.results import Result, find, format_value, ordered_conditions
+from neuroimagen.trainer.evaluation.results import Result, find, format_value, noted_title, ordered_conditions
 
 GROUP_TITLES = {
     "model": "The model",
@@ -21,8 +21,17 @@ GROUP_TITLES = {
 }
 
 
-def table_view(results: Sequence[Result], main_metrics: Sequence[str]) -> dict[str, Any]:
-    """Columns, groups of conditions, cells and definitions; columns that are not `main` are shown on demand."""
+def table_view(
+    results: Sequence[Result],
+    main_metrics: Sequence[str],
+    *,
+    notes: Mapping[str, str] | None = None,
+    texts: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Columns, groups of conditions, cells and definitions; columns that are not `main` are shown on demand.
+
+    `notes`: condition → what stands beside its title. `texts`: condition → what it is in this run.
+    """
     present = dict.fromkeys(item.metric for item in results)
     metrics = [name for name in dict.fromkeys([*main_metrics, *METRICS, *present]) if name in present]
     columns = [
@@ -41,7 +50,15 @@ def table_view(results: Sequence[Result], main_metrics: Sequence[str]) -> dict[s
     for name in ordered_conditions(results):
         condition = condition_of(name)
         cells = [_cell(results, name, metric) for metric in metrics]
-        groups[condition.group].append({"name": name, "title": condition.title, "text": condition.text, "cells": cells})
+        groups[condition.group].append(
+            {
+                "name": name,
+                "title": condition.title,
+                "note": (notes or {}).get(name),
+                "text": (texts or {}).get(name, condition.text),
+                "cells": cells,
+            }
+        )
     return {
         "columns": columns,
         "groups": [
@@ -93,12 +110,12 @@ def markdown_report(results: Sequence[Result], details: Mapping[str, Any], *, ra
     for name in ordered_conditions(results):
         cells = [_markdown_cell(find(results, name, metric)) for metric in metrics]
         if any(cells):
-            lines.append(f"| {condition_of(name).title} | {' | '.join(cells)} |")
+            lines.append(f"| {noted_title(name, details.get('notes'))} | {' | '.join(cells)} |")
     lines += ["", "Figures in brackets are 95 % intervals by bootstrap over stimuli.", ""]
     for title, reason in absent_conditions(details):
         lines += [f"Not measured: {title}, {reason}.", ""]
     lines += [
-        f"![stimulus, saliency map, reconstruction of every class: {rank_rule}](grid.png)",
+        f"![what was seen and what was reconstructed, for every class: {rank_rule}](grid.png)",
         "",
         f"Shown: {rank_rule}.",
         "",
@@ -119,7 +136,7 @@ def _markdown_cell(found: Result | None) -> str:
     return f"{value} [{interval}]" if interval else value
 
 
-def latex_table(results: Sequence[Result], metrics: Sequence[str]) -> str:
+def latex_table(results: Sequence[Result], metrics: Sequence[str], *, notes: Mapping[str, str] | None = None) -> str:
     """The main metrics as a booktabs table; needs \\usepackage{booktabs}."""
     titles = [escaped(metric_of(metric).title) + (r" (\%)" if metric_of(metric).is_share else "") for metric in metrics]
     lines = [
@@ -136,7 +153,7 @@ def latex_table(results: Sequence[Result], metrics: Sequence[str]) -> str:
             value, interval = (text.replace("−", "$-$") for text in (figure_texts(found) if found else ("", "")))
             cells.append(f"{value} {{\\scriptsize [{interval.replace(' – ', ', ')}]}}" if interval else value)
         if any(cells):
-            lines.append(rf"{escaped(condition_of(name).title)} & {' & '.join(cells)} \\")
+            lines.append(rf"{escaped(noted_title(name, notes))} & {' & '.join(cells)} \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 

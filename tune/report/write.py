@@ -12,7 +12,7 @@ from neuroimagen.tune.records import SearchFolder
 from neuroimagen.tune.report.page import render
 from neuroimagen.tune.report.result import Result, cost, environment, read_result, sentence
 from neuroimagen.tune.report.tables import text_table, write_csv
-from neuroimagen.tune.space import label, overrides
+from neuroimagen.tune.space import CONDITION, Values, label, overrides
 
 
 def write_result(folder: SearchFolder, search: Search, recipe: Recipe, *, num_stimuli: int) -> Result:
@@ -21,7 +21,7 @@ def write_result(folder: SearchFolder, search: Search, recipe: Recipe, *, num_st
     num_stimuli: as for `read_result`.
     """
     result = read_result(folder, search, recipe, num_stimuli=num_stimuli)
-    found = load_recipe(folder.recipe, overrides(result.best_values))
+    found = load_recipe(folder.recipe, [*overrides(result.best_values), *_headline(result.best_values)])
     default = load_recipe(folder.recipe)
     best_text = best_recipe_text(result, found if result.decision.holds == "best" else default)
     texts = {
@@ -36,6 +36,11 @@ def write_result(folder: SearchFolder, search: Search, recipe: Recipe, *, num_st
             temporary.write_text(text, encoding="utf-8")
     write_csv(folder, result)
     return result
+
+
+def _headline(values: Values) -> list[str]:
+    """Overrides by which `neuroimagen reconstruct` makes the condition that was found the headline."""
+    return [f"reconstruct.choose.conditions=[{values[CONDITION]}]"] if CONDITION in values else []
 
 
 def best_recipe_text(result: Result, recipe: Recipe) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
 from neuroimagen.trainer.reconstruction.noise import SegmentSample
 from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
 from neuroimagen.trainer.stages.segment_figures import SegmentFigures, joined
+from neuroimagen.trainer.training.inputs import open_latents
 from neuroimagen.tune.config import GuidanceSearch
 from neuroimagen.tune.records import SearchFolder, add_line, read_search
-from neuroimagen.tune.space import overrides
+from neuroimagen.tune.space import CONDITION, overrides
 from neuroimagen.tune.trials.objective import objective_values, objectives_by_segment, spread
 
 
@@ -40,6 +42,8 @@ class SharedModels:
             resolve_model_path(recipe.model.path),
             recipe.reconstruct,
             subjects=recipe.data.subjects,
+            adapters=recipe.model.ip_adapters,
+            open_latents=partial(open_latents, recipe, self._dataset),
             device=device,
         )
         self._scoring = load_scoring(
@@ -85,6 +89,7 @@ def guidance_recipe(default: Path, values: dict[str, Any], condition: str, *, se
         "reconstruct.split=val",
         f"reconstruct.conditions=[{condition}]",
         "reconstruct.samples=1",
+        "reconstruct.side_segments=null",
         f"reconstruct.seed={seed}",
     ]
     return load_recipe(default, [*overrides(values), *fixed])
@@ -131,12 +136,11 @@ class GuidanceTrial(tune.Trainable):  # type: ignore[misc]
             if self._shared is None:
                 assert self._problem is not None
                 raise self._problem
+            condition = str(self._values.get(CONDITION, self._search.condition))
             if self._waiting is None:
                 self._waiting = chunks(self._shared.rows(self._num_segments), self._num_reports)
-                self._recipe = guidance_recipe(
-                    self._folder.recipe, self._values, self._search.condition, seed=self._seed
-                )
-            self._measured.append(self._shared.figures(self._recipe, self._search.condition, self._waiting.pop(0)))
+                self._recipe = guidance_recipe(self._folder.recipe, self._values, condition, seed=self._seed)
+            self._measured.append(self._shared.figures(self._recipe, condition, self._waiting.pop(0)))
         except (UserError, MemoryError, RuntimeError) as error:  # errors that a setting can cause
             return {"failed": str(error) or type(error).__name__, "done": True}
         measured = joined(self._measured)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from neuroimagen.data_shards.common.arrays import Floats
+from neuroimagen.trainer.evaluation.scoring.objective import combined, combined_by_segment
+from neuroimagen.trainer.reconstruction.headline import objective_words
 from neuroimagen.trainer.stages.base import Selection
 from neuroimagen.tune.config import GuidanceSearch
 
@@ -36,11 +38,6 @@ def selected(validations: Sequence[Validation], selection: Selection) -> Validat
     return best
 
 
-def combined(figures: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """Weighted mean of the figures named in `weights`."""
-    return float(np.average([figures[name] for name in weights], weights=list(weights.values())))
-
-
 def objective_values(figures: Mapping[str, float], search: GuidanceSearch) -> dict[str, float]:
     """The objective or objectives of a guidance search, by name."""
     if search.pareto is not None:
@@ -55,17 +52,14 @@ def objectives_by_segment(values: Mapping[str, Floats], search: GuidanceSearch) 
     """
     if search.pareto is not None:
         return {name: values[name] for name in search.pareto}
-    weights = search.objective
-    parts = np.stack([values[name] for name in weights])
-    return {"objective": np.average(parts, weights=list(weights.values()), axis=0)}
+    return {"objective": combined_by_segment(values, search.objective)}
 
 
 def statement(search: GuidanceSearch) -> str:
     """The objective in words."""
     if search.pareto is not None:
         return f"the Pareto front of {search.pareto[0]} and {search.pareto[1]}"
-    total = sum(search.objective.values())
-    return " + ".join(f"{weight / total:.2g} · {name}" for name, weight in search.objective.items())
+    return objective_words(search.objective)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:

@@ -9,6 +9,7 @@ import yaml
 from untrained_run import files, write_untrained_run
 
 from neuroimagen.launch.cli import main
+from neuroimagen.trainer.reconstruction.headline import read_choice
 from neuroimagen.trainer.reconstruction.manifest import read_reconstructions
 
 
@@ -22,7 +23,7 @@ def test_makes_what_the_run_allows_and_keeps_it(run: Path, capsys: pytest.Captur
     assert main(["reconstruct", "--run", str(run)]) == 0
     output = capsys.readouterr().out
     assert output.count("made in") == 8
-    assert "full_detailed          left out:" in output
+    assert "full_detailed                  left out:" in output
     made = read_reconstructions(run)
     assert set(made) == {
         "full",
@@ -37,6 +38,35 @@ def test_makes_what_the_run_allows_and_keeps_it(run: Path, capsys: pytest.Captur
     assert all(len(condition) == 6 for condition in made.values())
     assert main(["reconstruct", "--run", str(run)]) == 0
     assert capsys.readouterr().out.count("kept") == 8
+
+
+def test_the_headline_is_chosen_first_and_drawn_for_every_segment(
+    tiny_dataset_folder: Path, tiny_diffusion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_untrained_run(
+        tmp_path / "run",
+        data=tiny_dataset_folder,
+        model=tiny_diffusion_folder,
+        reconstruct={
+            **{"steps": 4, "guidance": 2.0, "side_segments": 4, "conditions": ["full", "saliency_only", "mean_image"]},
+            "choose": {"conditions": ["full", "saliency_only"], "segments": 4, "by": {"ssim": 1.0}},
+        },
+        evaluate={name: str(tiny_diffusion_folder / name) for name in ("classifier", "clip")},
+    )
+    assert main(["reconstruct", "--run", str(run)]) == 0
+    choice = read_choice(run)
+    assert choice is not None
+    assert choice.sentence in capsys.readouterr().out
+    made = read_reconstructions(run)
+    assert {name: len(found) for name, found in made.items()} == {
+        name: 6 if name == choice.condition else 4 for name in ("full", "saliency_only", "mean_image")
+    }
+    assert main(["reconstruct", "--run", str(run)]) == 0
+    assert capsys.readouterr().out.count("kept") == 3
+    assert main(["reconstruct", "--run", str(run), "--set", "reconstruct.choose.by={fid: 1.0}"]) == 1
+    assert "reconstruct.choose.by: there is no metric 'fid'" in capsys.readouterr().err
+    assert main(["reconstruct", "--run", str(run), "--set", "reconstruct.choose.by={pixcorr: 1.0}"]) == 1
+    assert "Give --overwrite to choose again" in capsys.readouterr().err
 
 
 def test_options_change_the_recipe(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

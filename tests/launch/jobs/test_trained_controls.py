@@ -77,7 +77,8 @@ def value_after(words: Sequence[str], option: str) -> str:
 def test_the_surrogate_is_trained_in_the_order_of_the_stages_and_then_drawn(run: Path) -> None:
     steps = surrogate_steps(run, run / "controls" / "drift_surrogate")
     assert [step[:2] for step in steps[:-1]] == [("train", stage) for stage in STAGES]
-    assert steps[-1] == ("reconstruct", "--run", str(run / "controls" / "drift_surrogate"), "--conditions", "full")
+    drawn = ("reconstruct", "--run", str(run / "controls" / "drift_surrogate"), "--conditions", "full")
+    assert steps[-1] == (*drawn, "--set", "reconstruct.choose.conditions=[]", "reconstruct.side_segments=null")
     for step in steps[:-1]:
         assert value_after(step, "--config") == str(run / "config.yaml")
         assert value_after(step, "--run") == str(run / "controls" / "drift_surrogate")

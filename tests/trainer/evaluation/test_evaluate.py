@@ -19,6 +19,8 @@ from neuroimagen.trainer.evaluation.evaluate import evaluate_run
 from neuroimagen.trainer.evaluation.metrics.registry import METRICS, main_metrics
 from neuroimagen.trainer.evaluation.results import Result, find, read_results, text_table
 from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig
+from neuroimagen.trainer.reconstruction.headline import Choice, write_choice
+from neuroimagen.trainer.report.evaluated import Evaluated
 from neuroimagen.trainer.report.page import write_report
 
 IMAGE_CONDITIONS = {
@@ -110,6 +112,69 @@ def test_several_samples_of_a_segment_count_as_their_mean(
         assert find(doubled, "full", metric) == find(results, "full", metric)
 
 
+def test_conditions_may_be_drawn_for_some_segments_and_compare_on_those_that_both_have(
+    finished: Finished, config: EvaluateConfig, tmp_path: Path
+) -> None:
+    """`full` was chosen and has all segments; `semantic_only` has ten of them, `saliency_only` seven."""
+    run, data = tmp_path / "run", finished.data
+    shutil.copytree(finished.run, run, ignore=shutil.ignore_patterns("report"))
+    shutil.copytree(run / "reconstructions" / "full_detailed", run / "reconstructions" / "neuroimagen")
+    kept = {"semantic_only": 10, "saliency_only": 7}
+    for name in ("neuroimagen", *kept):
+        path = run / "reconstructions" / name / "manifest.json"
+        manifest = {**json.loads(path.read_text()), "condition": name}
+        if name in kept:
+            manifest |= {"segments": kept[name], "items": manifest["items"][::2][: kept[name]]}
+        path.write_text(json.dumps(manifest))
+    choice = Choice(
+        condition="full",
+        by={"ssim": 1.0},
+        num_segments=6,
+        num_stimuli=3,
+        figures={"full": {"objective": {"value": 0.5, "low": 0.4, "high": 0.6}}},
+        settings={"full": json.loads((run / "reconstructions" / "full" / "manifest.json").read_text()) | {"items": 0}},
+    )
+    write_choice(run, choice)
+    results = evaluate_run(run, Dataset.open(data), config)
+    write_report(run, Dataset.open(data))
+
+    assert {name: find(results, name, "ssim").n for name in ("full", *kept)} == {"full": 24, **kept}  # type: ignore[union-attr]
+    with (run / "report" / "items.csv").open(newline="") as file:
+        items = list(csv.DictReader(file))
+    ssim = {
+        name: {i["segment"]: float(i["ssim"]) for i in items if i["condition"] == name}
+        for name in ("full", "semantic_only", "neuroimagen")
+    }
+    shared = ssim["semantic_only"].keys() & ssim["neuroimagen"].keys()
+    difference = find(results, "neuroimagen_minus_semantic_only", "ssim")
+    assert difference is not None
+    assert difference.n == len(shared) == 10
+    expected = np.mean([ssim["neuroimagen"][key] - ssim["semantic_only"][key] for key in shared])
+    assert difference.value == pytest.approx(expected, abs=1e-5)
+    assert find(results, "headline_minus_neuroimagen", "ssim").n == 24  # type: ignore[union-attr]
+    assert find(results, "full_minus_semantic_only", "ssim") is None
+
+    details = json.loads((run / "report" / "details.json").read_text())
+    assert details["headline"]["condition"] == "full"
+    assert details["notes"] == {
+        "full": "headline",
+        "semantic_only": "10 of 24 segments",
+        "saliency_only": "7 of 24 segments",
+    }
+    table = (run / "report" / "table.txt").read_text()
+    assert "full model [headline]" in table
+    assert "class caption only [10 of 24 segments]" in table
+    assert choice.sentence in table
+    page = (run / "report" / "report.html").read_text()
+    assert "chosen on the validation split" in page
+    assert "10 of 24 segments" in page
+    assert "| saliency map only [7 of 24 segments] |" in (run / "report" / "report.md").read_text()
+    evaluated = Evaluated(run, Dataset.open(data))
+    assert evaluated.columns == ["stimulus", "saliency map", "NeuroImagen", "reconstruction"]
+    shapes = {tuple(image.shape for image in evaluated.images(item)) for item in evaluated.items}
+    assert shapes == {((32, 32, 3),) * 4}
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -165,7 +230,7 @@ def test_the_terminal_table_is_aligned_and_narrow(finished: Finished) -> None:
     lines = text_table(finished.results, main_metrics()).splitlines()
     assert len(lines) <= len(CONDITIONS) + 2
     assert max(map(len, lines)) <= 120
-    assert [line for line in lines if line.startswith("class caption + saliency")]
+    assert [line for line in lines if line.startswith("full model")]
 
 
 def test_the_docs_name_every_condition_and_metric() -> None:

@@ -3,9 +3,11 @@
 import dataclasses
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from image_run import write_image_run
 from untrained_run import write_untrained_exports
 
 from neuroimagen.data_shards.dataset.dataset import Dataset
@@ -34,6 +36,28 @@ def make(
     def make(**changes: object) -> Reconstructor:
         config = dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
         return Reconstructor(run, Dataset.open(tiny_dataset_folder), tiny_diffusion_folder, config)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def image_folders(
+    tmp_path_factory: pytest.TempPathFactory, tiny_dataset_folder: Path, tiny_diffusion_folder: Path
+) -> tuple[Path, Path, Path]:
+    """Run, data set and model that allow every condition. Read only."""
+    return write_image_run(tmp_path_factory.mktemp("image"), data=tiny_dataset_folder, model=tiny_diffusion_folder)
+
+
+@pytest.fixture
+def make_image(image_folders: tuple[Path, Path, Path], tmp_path: Path) -> Callable[..., Reconstructor]:
+    """make_image(**changes of CONFIG) → a Reconstructor that allows every condition, in a run of this test's own."""
+    source, data, model = image_folders
+    run = Path(shutil.copytree(source, tmp_path / "image_run"))
+    dataset = Dataset.open(data)
+
+    def make(**changes: object) -> Reconstructor:
+        config = dataclasses.replace(CONFIG, **changes)  # type: ignore[arg-type]
+        return Reconstructor(run, dataset, model, config, open_latents=partial(dataset.latents, model=str(model)))
 
     return make
 

@@ -92,6 +92,7 @@ def test_settings_that_changed() -> None:
         "steps 4 → 8",
         "dtype 'float16' → None",
     ]
+    assert changed_settings({**made, "made_of": "class caption"}, made) == []  # it follows from the other settings
     assert changed_settings({}, {"steps": None}) == ["steps None → None"]
     without = {"condition": "saliency_only", "seed": 0}
     assert changed_settings({**without, "model": "a"}, {**without, "model": "b"}) == ["model 'a' → 'b'"]

@@ -34,10 +34,10 @@ def test_networks_are_loaded_once_and_shared_by_reconstructors_under_other_setti
     reconstructor = make()
     other = reconstructor.with_config(dataclasses.replace(reconstructor.config, semantic="semantic_detailed", steps=2))
     networks = reconstructor.networks
-    assert other.diffusion is reconstructor.diffusion
+    assert other.generator is reconstructor.generator
     assert networks.semantic(other.export("semantic")) is networks.semantic(reconstructor.export("semantic_detailed"))
     assert networks.semantic(reconstructor.export("semantic")) is not networks.semantic(other.export("semantic"))
-    assert networks.diffusion(reconstructor.export("fine_tuned") / "unet") is not reconstructor.diffusion
+    assert networks.generator(reconstructor.export("fine_tuned") / "unet") is not reconstructor.generator
     for setting in ({"compile": True}, {"dtype": "bfloat16"}):
         with pytest.raises(UserError, match=rf"reconstruct\.{next(iter(setting))} cannot differ"):
             reconstructor.with_config(dataclasses.replace(reconstructor.config, **setting))  # type: ignore[arg-type]

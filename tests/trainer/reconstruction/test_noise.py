@@ -1,9 +1,10 @@
 """Noise and random classes: functions of the seed, the purpose, the segment and the sample."""
 
+import numpy as np
 import pytest
 import torch
 
-from neuroimagen.trainer.reconstruction.noise import SegmentSample, normal_noise, random_labels
+from neuroimagen.trainer.reconstruction.noise import SegmentSample, normal_noise, other_stimuli, random_labels
 
 SHAPE = (4, 8, 8)
 ITEMS = [SegmentSample(row=row, sample=sample) for row in (3, 8, 11) for sample in (0, 1)]
@@ -37,3 +38,17 @@ def test_random_classes_are_the_segment_s_own_and_all_of_them_come() -> None:
     many = [label for seed in range(100) for label in random_labels(seed, ITEMS, labels)]
     assert set(many) == set(labels)
     assert many.count(7) / len(many) == pytest.approx(1 / 3, abs=0.07)
+
+
+def test_another_stimulus_is_the_segment_s_own_draw_and_never_its_stimulus() -> None:
+    stimuli = np.array([40, 7, 12, 30])
+    own = np.array([7, 40, 12, 30, 7, 12])
+    drawn = other_stimuli(5, ITEMS, own=own, stimuli=stimuli)
+    assert drawn.tolist() == other_stimuli(5, ITEMS[::-1], own=own[::-1], stimuli=stimuli[::-1])[::-1].tolist()
+    many = np.stack([other_stimuli(seed, ITEMS, own=own, stimuli=stimuli) for seed in range(300)])
+    assert (many != own).all()
+    for place, stimulus in enumerate(own):
+        others, counts = np.unique(many[:, place], return_counts=True)
+        assert set(others.tolist()) == set(stimuli.tolist()) - {int(stimulus)}
+        assert counts.min() / 300 > 0.22  # a third each, 4 standard errors
+    assert other_stimuli(0, ITEMS[:1], own=np.array([3]), stimuli=np.array([3, 9])).tolist() == [9]

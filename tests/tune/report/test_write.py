@@ -9,7 +9,8 @@ from recorded_search import confirmation_records, margin_records, margin_search,
 
 from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
 from neuroimagen.trainer.stages.segment_figures import SegmentFigures
-from neuroimagen.tune.records import SearchFolder
+from neuroimagen.tune.config import search_of
+from neuroimagen.tune.records import SearchFolder, TrialRecord
 from neuroimagen.tune.report.write import write_result
 
 
@@ -35,6 +36,29 @@ def test_the_result_of_a_margin_search_is_a_recipe_with_its_origin(tmp_path: Pat
     assert tree["best_yaml"]["holds"] == "best"
     assert len(tree["trials"]) == 16
     assert tree["environment"]["packages"]["ray"]
+
+
+def test_the_condition_that_was_found_is_the_headline_of_the_recipe(tmp_path: Path) -> None:
+    space = {"condition": ["full", "image_only"], "reconstruct.guidance": {"low": 1.0, "high": 9.0}}
+    search = search_of({"space": space, "run": "runs/a"}, "guidance", where="x")
+    records = [
+        TrialRecord(
+            name=f"trials/{number:04d}",
+            values={"condition": condition, "reconstruct.guidance": 2.0 + number},
+            seed=0,
+            state="finished",
+            figures={"objective": 0.5 + number / 10},
+            curve=((96, 0.5),),
+        )
+        for number, condition in enumerate(("full", "full", "image_only"))
+    ]
+    folder = SearchFolder(tmp_path / "out")
+    store(folder, search, records)
+    write_result(folder, search, Recipe(), num_stimuli=400)
+    reconstruct = load_recipe(folder.found).reconstruct
+    assert (reconstruct.choose.conditions, reconstruct.guidance) == (("image_only",), 4.0)
+    assert "condition image_only, guidance 4" in folder.found.read_text()
+    assert "image_only" in folder.page.read_text()
 
 
 @pytest.mark.parametrize(
