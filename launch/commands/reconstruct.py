@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> int | None:
     from neuroimagen.data_shards.common.process_share import ProcessShare
     from neuroimagen.data_shards.dataset.dataset import Dataset
     from neuroimagen.trainer.bundled_model.location import resolve_model_path
-    from neuroimagen.trainer.evaluation.scoring.class_scorers import check_classifier
     from neuroimagen.trainer.evaluation.headline.choosing import choose_headline
+    from neuroimagen.trainer.evaluation.scoring.class_scorers import check_classifier
     from neuroimagen.trainer.recipe.recipe import load_recipe
     from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
     from neuroimagen.trainer.reconstruction.writing import write_condition

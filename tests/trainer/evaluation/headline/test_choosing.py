@@ -104,6 +104,6 @@ def test_a_candidate_that_cannot_be_drawn_is_refused_before_anything_is_drawn(
     make: Callable[..., Reconstructor], config: EvaluateConfig
 ) -> None:
     choose = dataclasses.replace(CONFIG.choose, conditions=("full", "image_only"))
-    with pytest.raises(UserError, match="image_only cannot be drawn: .*takes no image embedding"):
+    with pytest.raises(UserError, match=r"image_only cannot be drawn: .*takes no image embedding"):
         choose_headline(make(choose=choose), config)
     assert not choice_folder(make().run).exists()
