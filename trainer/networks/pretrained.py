@@ -23,6 +23,13 @@ class PretrainedModule(nn.Module):
 
     config: dict[str, Any]
     model_type: ClassVar[str]
+    types: ClassVar[dict[str, "type[PretrainedModule]"]] = {}
+    """Every class that has been imported, by its model_type."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "model_type" in cls.__dict__:
+            PretrainedModule.types[cls.model_type] = cls
 
     def added_entries(self) -> dict[str, Tensor]:
         """Entries of the state that earlier versions did not write, with the values that they get where a file lacks
@@ -68,6 +75,17 @@ class PretrainedModule(nn.Module):
             reason = " ".join(str(error).split())
             raise UserError(f"{folder}: weights and config.json do not agree: {reason}") from error
         return network.to(device).eval()
+
+
+def load_exported(folder: Path | str) -> PretrainedModule:
+    """The network in `folder`, of whichever class it says; raises UserError when it holds none that is known."""
+    config = Path(folder) / CONFIG_FILE
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))["model_type"]
+        kind = PretrainedModule.types[found]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{folder} holds no network of a stage ({type(error).__name__}: {error}).") from None
+    return kind.from_pretrained(folder)
 
 
 def added_entries(network: nn.Module) -> dict[str, Tensor]:

@@ -40,8 +40,8 @@ class ClassifierConfig(StageConfig):
     label_share: float = 1.0
     """Share of each class's training segments that are used, at least one; the same ones for one seed of the recipe."""
     initialise_from: str | None = None
-    """Stage of the same run (`masked`, `contrastive`), or folder of another run's, whose exported encoder f_θ starts
-    from; null: from scratch.
+    """Stage of the same run (`masked`, `contrastive`, `alignment`), or folder of another run's, whose exported encoder
+    f_θ starts from; null: from scratch.
     """
     refit_normalisation: bool = False
     """Fit the channels' mean and covariance again where f_θ starts from another encoder: for a new subject or cap."""
@@ -57,7 +57,7 @@ class ClassifierConfig(StageConfig):
 class ClassifierStage(Stage):
     name = "classifier"
     Config = ClassifierConfig
-    after = ("masked", "contrastive")
+    after = ("masked", "contrastive", "alignment")
     selection = Selection("accuracy", "max")
 
     def __init__(

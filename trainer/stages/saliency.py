@@ -97,7 +97,7 @@ def pixels(images: Tensor) -> Tensor:
 class SaliencyStage(SampledStage):
     name = "saliency"
     Config = SaliencyConfig
-    after = ("masked", "contrastive")
+    after = ("masked", "contrastive", "alignment")
     selection = Selection("ssim", "max")
 
     def __init__(self, config: SaliencyConfig, *, encoder: dict[str, Any], initial_encoder: EEGEncoder | None) -> None:

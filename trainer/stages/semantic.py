@@ -78,7 +78,7 @@ class SemanticDetailedConfig(SemanticConfig):
 class SemanticStage(SampledStage):
     name = "semantic"
     Config = SemanticConfig
-    after = ("masked", "contrastive")
+    after = ("masked", "contrastive", "alignment")
     selection = Selection("loss", "min")
 
     def __init__(

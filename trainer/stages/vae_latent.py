@@ -50,8 +50,9 @@ class VaeLatentConfig(SampledStageConfig):
     head_dropout: float = 0.5
     """Share of the grid's entries (linear: of the features) that are zeroed in training."""
     initialise_from: str | None = None
-    """Stage of the same run (`masked`, `contrastive`), or folder of another run's, whose exported encoder f_θ starts
-    from; null: from scratch."""
+    """Stage of the same run (`masked`, `contrastive`, `alignment`), or folder of another run's, whose exported encoder
+    f_θ starts from; null: from scratch.
+    """
     finetune_encoder: Finetuned = True
     """Train f_θ with the head; subject_layers: of f_θ only the subjects' maps."""
 
@@ -59,7 +60,7 @@ class VaeLatentConfig(SampledStageConfig):
 class VaeLatentStage(SampledStage):
     name = "vae_latent"
     Config = VaeLatentConfig
-    after = ("masked", "contrastive")
+    after = ("masked", "contrastive", "alignment")
     selection = Selection("r2", "max")
 
     def __init__(

@@ -10,7 +10,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.batches.stage_data import Shapes
 from neuroimagen.trainer.bundled_model.location import resolve_model_path
 from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, encoder_arguments
-from neuroimagen.trainer.networks.pretrained import PretrainedModule
+from neuroimagen.trainer.networks.pretrained import PretrainedModule, load_exported
 from neuroimagen.trainer.networks.randomness import derive_seed
 from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.runs.run_folder import StageFolder
@@ -40,6 +40,10 @@ def load_initial(recipe: Recipe, name: str, run: Path) -> PretrainedModule | Non
             f"{name}.initialise_from is {source!r}, but {folder.export} does not exist. Train that stage first, or set "
             f"{name}.initialise_from=null."
         )
+    if STAGES[name].Start is EEGEncoder:
+        if Path(source).name in STAGES:
+            STAGES[Path(source).name]  # imports the class of what that stage exports
+        return _encoder_of(load_exported(folder.export))
     return STAGES[name].Start.from_pretrained(folder.export)
 
 
@@ -85,8 +89,13 @@ def build_stage(
 
 
 def _encoder_of(network: PretrainedModule) -> EEGEncoder:
-    encoder = network if isinstance(network, EEGEncoder) else network.encoder
-    assert isinstance(encoder, EEGEncoder)
+    """The network itself, or its encoder. Raises UserError for a network without one."""
+    encoder = network if isinstance(network, EEGEncoder) else getattr(network, "encoder", None)
+    if not isinstance(encoder, EEGEncoder):
+        raise UserError(
+            f"a {network.model_type!r} has no EEG encoder to start from. Set initialise_from to a stage that has one: "
+            "masked, contrastive, classifier or alignment."
+        )
     return encoder
 
 

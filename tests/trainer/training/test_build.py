@@ -7,8 +7,10 @@ import torch
 from small_study import N_CHANNELS, N_SAMPLES
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.trainer.networks.alignment import AlignmentModel
 from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, build_encoder
 from neuroimagen.trainer.networks.encoders.registry import encoder_config
+from neuroimagen.trainer.networks.prior import PriorModel
 from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
 from neuroimagen.trainer.runs.run_folder import StageFolder
 from neuroimagen.trainer.training.build import build_stage, initial_source, load_initial
@@ -77,6 +79,40 @@ def test_what_a_stage_starts_from_is_found_in_its_run_or_in_another(recipe_path:
         found = load_initial(words, "saliency", run)
         assert isinstance(found, EEGEncoder)
         assert torch.equal(found.trunk.spatial, encoder.trunk.spatial)
+
+
+def test_a_stage_starts_from_the_encoder_of_a_network_that_has_one(recipe_path: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(recipe_path, ["saliency.initialise_from=alignment"])
+    folder = StageFolder(tmp_path, "alignment")
+    encoder = start()
+    model = AlignmentModel(
+        encoder=encoder.config,
+        embedding_sizes={"image": 5},
+        head="linear",
+        head_dropout=0.0,
+        centre_targets=True,
+        logit_scale=10.0,
+        learn_logit_scale=True,
+    )
+    model.encoder.load_state_dict(encoder.state_dict())
+    model.save_pretrained(folder.export)
+    found = load_initial(recipe, "saliency", tmp_path)
+    assert isinstance(found, EEGEncoder)
+    assert torch.equal(found.trunk.spatial, encoder.trunk.spatial)
+    prior = PriorModel(
+        kind="image",
+        condition_kind="image",
+        embedding_size=5,
+        condition_size=5,
+        network="mlp",
+        network_settings={"sizes": [8, 4], "time_size": 8, "dropout": 0.0},
+        prediction="epsilon",
+        sampling_steps=2,
+        guidance=1.0,
+    )
+    prior.save_pretrained(folder.export)
+    with pytest.raises(UserError, match="has no EEG encoder to start from"):
+        load_initial(recipe, "saliency", tmp_path)
 
 
 def test_a_stage_whose_start_is_a_whole_model_gets_an_untrained_one_where_only_sizes_matter(recipe: Recipe) -> None:
