@@ -136,9 +136,11 @@ def evaluate_run(
         require_selection_on_validation(other)
     results += unseen_subject_results(dataset, summaries, runs.without_subject, device=device, **resampling)
     if open_latents is not None:
-        results += unseen_subject_retrieval(
+        unseen = unseen_subject_retrieval(
             dataset, runs.without_subject, config, open_latents=open_latents, device=device
         )
+        alignment.results += unseen
+        results += unseen
     if scoring is not None:
         results += difference_results(measured, results, scoring, headline=headline.condition)
 
