@@ -39,6 +39,7 @@ class Adapters:
                 image_encoder_folder=None,
                 local_files_only=True,
             )
+        pipeline.unet.requires_grad_(False)
 
     def arguments(
         self, image: Mapping[str, Tensor], count: int, *, guided: bool, scale: Scale, dtype: torch.dtype

@@ -256,7 +256,26 @@ def _load_unet(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
         network = UNet2DConditionModel.from_pretrained(
             folder, use_safetensors=True, dtype=dtype, variant=weights_variant(folder)
         )
-    return network.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    network = network.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    if dtype != torch.float32:
+        # Latents, guidance and steps stay in float32: a guidance of 5 would multiply the rounding of both branches.
+        network.register_forward_pre_hook(_lowered, with_kwargs=True)
+        network.register_forward_hook(_raised)
+    return network
+
+
+def _lowered(network: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inputs of a U-Net in its own dtype."""
+    sample, *others = inputs
+    guidance = options.get("timestep_cond")
+    if guidance is not None:
+        options = {**options, "timestep_cond": guidance.to(network.dtype)}
+    return (sample.to(network.dtype), *others), options
+
+
+def _raised(network: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The outputs of a U-Net in float32."""
+    return tuple(output.float() for output in outputs)
 
 
 def _require_finite(tensor: Tensor, holds: str, cause: str) -> None:
