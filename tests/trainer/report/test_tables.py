@@ -69,6 +69,8 @@ def test_markdown_and_latex_show_the_main_metrics() -> None:
     assert "- **accuracy**: accuracy of chance." in lines
     assert absent_conditions({}) == []
     latex = latex_table(RESULTS, MAIN)
+    made = markdown_report(RESULTS, details | {"made_of": {"full": "class caption, saliency map"}}, rank_rule="")
+    assert "; made of: class caption, saliency map." in made
     noted = {"notes": {"full": "headline, 10 of 24 segments"}}
     title = "full model [headline, 10 of 24 segments]"
     assert any(
