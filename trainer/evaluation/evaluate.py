@@ -153,6 +153,9 @@ def evaluate_run(
         "verdict": statements,
         "headline": headline.tree(),
         "notes": notes,
+        "made_of": {
+            name: found.settings["made_of"] for name, found in conditions.items() if "made_of" in found.settings
+        },
         "absent": dict(runs.absent),
         "table_metrics": [*shown, *(("embedding_top1", "embedding_top5") if alignment.results else ())],
         "classes": [item.name for item in dataset.metadata.classes],

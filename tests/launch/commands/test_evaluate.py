@@ -31,7 +31,7 @@ def test_evaluate_then_report(run: Path, tiny_diffusion_folder: Path, capsys: py
     judges = [f"evaluate.{name}={tiny_diffusion_folder / name}" for name in ("classifier", "clip")]
     assert main(["evaluate", "--run", str(run), "--cpu", "--set", *judges, "evaluate.num_resamples=100"]) == 0
     printed = capsys.readouterr().out
-    assert "class caption + saliency" in printed
+    assert "full model" in printed
     assert "Drift" in printed or "drift" in printed
     assert str(run / "report" / "results.json") in printed
 
