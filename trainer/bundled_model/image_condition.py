@@ -18,6 +18,8 @@ from neuroimagen.trainer.bundled_model.training_stimuli import TrainingStimuli, 
 from neuroimagen.trainer.bundled_model.unet import Denoising, build_scheduler
 from neuroimagen.trainer.bundled_model.vae import encode_latents
 
+ADAPTER = "ip_adapter"
+"""Name of the adapter: of its folder, and of the file of weights in it."""
 NUM_TOKENS = 4
 """What diffusers takes the base layout of an IP-Adapter to have."""
 CLASS_CAPTION_SHARE = 0.5
@@ -88,10 +90,10 @@ def save_unet_and_adapter(unet: UNet2DConditionModel, folder: Path) -> None:
     plain.load_state_dict({name: value for name, value in unet.state_dict().items() if name in own})
     plain.save_pretrained(folder / "unet")
     state = adapter_state(unet)
-    (folder / "ip_adapter").mkdir(parents=True, exist_ok=True)
+    (folder / ADAPTER).mkdir(parents=True, exist_ok=True)
     save_file(
         {f"{part}.{name}": value.contiguous() for part, weights in state.items() for name, value in weights.items()},
-        folder / "ip_adapter" / "ip_adapter.safetensors",
+        folder / ADAPTER / f"{ADAPTER}.safetensors",
         metadata={"format": "pt"},
     )
 
