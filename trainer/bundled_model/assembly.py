@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -95,13 +96,14 @@ def write_card(out: Path, figures: Figures, *, trained: str, size_bytes: int) ->
         f"| {name} | {found.two_way:.3f} | {found.top1:.3f} | {found.class_accuracy:.3f} |"
         for name, found in figures.identification.items()
     )
+    num_identified = IDENTIFIED_PER_CLASS * len(CLASSES)
     (out / "README.md").write_text(
         f"""# The bundled model
 
 A model of {size_bytes / 1e6:.1f} MB (float16 safetensors) in Stable Diffusion's layout that draws the twelve
 classes of `neuroimagen.data_shards.simulator.drawn_stimuli` at {SIZE_PX}×{SIZE_PX}, from captions, from image
-embeddings, or from both. It stands in for Stable Diffusion with an IP-Adapter in `make demo` and in the tests, and has
-no other use. Licence: Apache-2.0, as the code. No outside data or weights went into it.
+embeddings, or from both. It stands in for Stable Diffusion with an IP-Adapter in `make demo` and in the
+tests, and has no other use. Licence: Apache-2.0, as the code. No outside data or weights went into it.
 
     make bundled-model        # makes it again, on CPU
 
@@ -113,29 +115,32 @@ reconstructions; it shares no weights with the rest.
 |---|---|
 {rows}
 
-Held-out stimuli: {50 * len(CLASSES)} drawn with another seed. Samples: {SAMPLES_PER_CLASS} per class, DDIM, \
-{SAMPLING["num_inference_steps"]} steps, guidance {SAMPLING["guidance_scale"]:g}. The first ten of each
-class are in `samples.png`, one row per class.
+Held-out stimuli: 600 drawn with another seed. Samples: {SAMPLES_PER_CLASS} per class, {_words(SAMPLING)}. The first ten
+of each class are in `samples.png`, one row per class.
 
 ## Image embeddings
 
-`ip_adapter/` is an IP-Adapter for the projected image embedding of `clip/` ({NUM_TOKENS} tokens), and `image_encoder/` is that
-image tower once more, as pipelines load it:
+`ip_adapter/` is an IP-Adapter ({NUM_TOKENS} tokens) for the projected image embedding of `clip/`, and `image_encoder/`
+is that image tower once more, in the form in which pipelines load it:
 
     pipeline = StableDiffusionPipeline.from_pretrained(folder)
     pipeline.load_ip_adapter(folder, subfolder="ip_adapter", weight_name="ip_adapter.safetensors")
-    pipeline("", ip_adapter_image=image)
+    pipeline("", ip_adapter_image=image, height={SIZE_PX}, width={SIZE_PX})
 
-A zero embedding stands for none and is the same as no adapter. What images drawn from these conditions tell about the
-stimulus, among {IDENTIFIED_PER_CLASS * len(CLASSES)} stimuli that were drawn with a third seed ({IDENTIFIED_PER_CLASS} a class):
+A zero embedding stands for none, and is the same as no adapter. What the images that are drawn tell about the
+stimulus, among {num_identified} stimuli that were drawn with a third seed ({IDENTIFIED_PER_CLASS} a class):
 
-| drawn from | two-way | top-1 of {IDENTIFIED_PER_CLASS * len(CLASSES)} | class accuracy |
+| drawn from | two-way | top-1 of {num_identified} | class accuracy |
 |---|---|---|---|
 {identified}
 
-Two-way and top-1: by the correlation of CLIP image embeddings, of the same tower that the condition comes from. DDIM,
-{IDENTIFIED_SAMPLING["num_inference_steps"]} steps, guidance {IDENTIFIED_SAMPLING["guidance_scale"]:g}; the blurred start is the stimulus at {START_PX} pixels, denoised {STRENGTH:.0%} of the
-way. Noise: of the embeddings' own covariance, relative to their spread.
+Two-way identification and top-1 are by the correlation of CLIP image embeddings, of the same image tower that the
+condition comes from. Images: {_words(IDENTIFIED_SAMPLING)}. Noise has the covariance of the embeddings and the given
+share of their spread. The blurred start is the stimulus at {START_PX} pixels; {STRENGTH:.0%} of the steps are run.
 """,
         encoding="utf-8",
     )
+
+
+def _words(sampling: Mapping[str, float]) -> str:
+    return f"DDIM, {sampling['num_inference_steps']} steps, guidance {sampling['guidance_scale']:g}"

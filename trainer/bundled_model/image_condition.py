@@ -105,6 +105,12 @@ def image_embeddings(clip: CLIPModel, images: Tensor) -> Tensor:
     return clip.visual_projection(torch.cat(pooled))
 
 
+def spread_of(embeddings: Tensor) -> Tensor:
+    """A matrix [size, size] by which normal noise [n, size] is multiplied to have the embeddings' covariance."""
+    variances, directions = torch.linalg.eigh(torch.cov(embeddings.T))
+    return variances.clamp_min(0).sqrt()[:, None] * directions.T
+
+
 def train_image_condition(stimuli: TrainingStimuli, work: Path, folder: Path, *, steps: int, seed: int) -> None:
     """Train the U-Net of `work` and a new adapter on text and image together; either is dropped, row by row.
 
@@ -118,7 +124,7 @@ def train_image_condition(stimuli: TrainingStimuli, work: Path, folder: Path, *,
     everything = torch.arange(len(stimuli.labels))
     mean, std = encode_latents(vae, stimuli, everything)
     embeddings = torch.cat([image_embeddings(clip, stimuli.scaled(chunk)) for chunk in everything.split(1_000)])
-    spread = torch.linalg.cholesky(torch.cov(embeddings.T) + 1e-6 * torch.eye(embeddings.shape[1]))
+    spread = spread_of(embeddings)
     parameters = attach_adapter(unet, initial_adapter(unet, embeddings.shape[1]))
     average = copy.deepcopy(unet).requires_grad_(False)
     denoising = Denoising(build_scheduler())
@@ -135,7 +141,7 @@ def train_image_condition(stimuli: TrainingStimuli, work: Path, folder: Path, *,
         without_text = torch.rand(n, 1, generator=generator) < TEXT_DROPOUT
         tokens = torch.where(without_text, empty, tokens)
         strength = MAX_NOISE * torch.rand(n, 1, generator=generator) ** 2
-        image = embeddings[index] + strength * torch.randn(n, len(spread), generator=generator) @ spread.T
+        image = embeddings[index] + strength * torch.randn(n, len(spread), generator=generator) @ spread
         without_image = torch.rand(n, 1, generator=generator) < IMAGE_DROPOUT
         image = image.masked_fill(without_image, 0.0)
         with torch.no_grad():

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
@@ -12,7 +11,7 @@ from torch import Tensor
 from transformers import CLIPModel, ResNetForImageClassification
 
 from neuroimagen.data_shards.simulator.drawn_stimuli import CLASSES
-from neuroimagen.trainer.bundled_model.image_condition import ADAPTER, image_embeddings
+from neuroimagen.trainer.bundled_model.image_condition import ADAPTER, image_embeddings, spread_of
 from neuroimagen.trainer.bundled_model.training_stimuli import SIZE_PX, TrainingStimuli, draw_stimuli, tokenize
 
 SAMPLES_PER_CLASS = 24
@@ -24,7 +23,7 @@ IDENTIFIED_SAMPLING = {"num_inference_steps": 16, "guidance_scale": 3.0}
 START_PX = 32
 """Detail of the start image, as the saliency map of the demo has it."""
 STRENGTH = 0.6
-"""Of the denoising from that start."""
+"""Share of the steps that are denoised from that start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +84,7 @@ def draw(
 ) -> Tensor:
     """Images in [-1, 1], [n, 3, H, W], of captions and image embeddings ([n, size]; None: none).
 
-    start: images in [-1, 1] to denoise from, STRENGTH of the way; None: from noise alone.
+    start: images in [-1, 1] to denoise from; None: from noise alone.
     """
     if image is None:
         image = torch.zeros(
@@ -175,8 +174,7 @@ def _measure_identification(
 ) -> dict[str, Identification]:
     images = stimuli.scaled(torch.arange(len(stimuli.labels)))
     true = image_embeddings(clip, images)
-    spread = torch.linalg.cholesky(torch.cov(true.T) + 1e-6 * torch.eye(true.shape[1]))
-    noise = torch.randn(true.shape, generator=torch.Generator().manual_seed(seed)) @ spread.T
+    noise = torch.randn(true.shape, generator=torch.Generator().manual_seed(seed)) @ spread_of(true)
     blurred = F.interpolate(
         F.interpolate(images, size=START_PX, mode="bilinear", antialias=True), size=SIZE_PX, mode="bilinear"
     )
@@ -209,4 +207,4 @@ def sample_sheet(samples: Tensor) -> Image.Image:
     """An image with one row per class, of ten samples each; `samples` float in [0, 1], [classes, n, 3, H, W]."""
     rows = samples[:, :10].mul(255).round().clamp(0, 255).byte()
     sheet = rows.permute(0, 3, 1, 4, 2).reshape(rows.shape[0] * rows.shape[3], -1, 3)
-    return Image.fromarray(np.ascontiguousarray(sheet.contiguous().numpy()))
+    return Image.fromarray(sheet.contiguous().numpy())

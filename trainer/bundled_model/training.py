@@ -99,7 +99,8 @@ def describe(budget: Budget, seed: int) -> str:
     return (
         f"Trained on {budget.num_stimuli:,} drawn stimuli, seed {seed}: classifier {budget.classifier:,} steps of\n"
         f"128, CLIP {budget.clip:,} of 128, VAE {budget.vae:,} and {budget.vae_second:,} of 16, U-Net {budget.unet:,}\n"
-        f"of 64 on captions, U-Net and IP-Adapter together {budget.image_condition:,} of 64 on captions and image embeddings."
+        f"of 64 on captions, then U-Net and IP-Adapter together {budget.image_condition:,} of 64 on captions and\n"
+        "image embeddings."
     )
 
 
