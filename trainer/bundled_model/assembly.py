@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -19,8 +18,9 @@ from transformers import (
 from neuroimagen.data_shards.simulator.drawn_stimuli import CLASSES
 from neuroimagen.trainer.bundled_model.image_condition import ADAPTER, NUM_TOKENS
 from neuroimagen.trainer.bundled_model.measuring import (
+    IDENTIFIED_GUIDANCE,
     IDENTIFIED_PER_CLASS,
-    IDENTIFIED_SAMPLING,
+    IDENTIFIED_STEPS,
     SAMPLES_PER_CLASS,
     SAMPLING,
     START_PX,
@@ -96,6 +96,8 @@ def write_card(out: Path, figures: Figures, *, trained: str, size_bytes: int) ->
         f"| {name} | {found.two_way:.3f} | {found.top1:.3f} | {found.class_accuracy:.3f} |"
         for name, found in figures.identification.items()
     )
+    samples = f"DDIM, {SAMPLING['num_inference_steps']} steps, guidance {SAMPLING['guidance_scale']:g}"
+    identified_images = f"DDIM, {IDENTIFIED_STEPS} steps, guidance {IDENTIFIED_GUIDANCE:g}"
     num_identified = IDENTIFIED_PER_CLASS * len(CLASSES)
     (out / "README.md").write_text(
         f"""# The bundled model
@@ -115,7 +117,7 @@ reconstructions; it shares no weights with the rest.
 |---|---|
 {rows}
 
-Held-out stimuli: 600 drawn with another seed. Samples: {SAMPLES_PER_CLASS} per class, {_words(SAMPLING)}. The first ten
+Held-out stimuli: 600 drawn with another seed. Samples: {SAMPLES_PER_CLASS} per class, {samples}. The first ten
 of each class are in `samples.png`, one row per class.
 
 ## Image embeddings
@@ -135,12 +137,8 @@ stimulus, among {num_identified} stimuli that were drawn with a third seed ({IDE
 {identified}
 
 Two-way identification and top-1 are by the correlation of CLIP image embeddings, of the same image tower that the
-condition comes from. Images: {_words(IDENTIFIED_SAMPLING)}. Noise has the covariance of the embeddings and the given
+condition comes from. Images: {identified_images}. Noise has the covariance of the embeddings and the given
 share of their spread. The blurred start is the stimulus at {START_PX} pixels; {STRENGTH:.0%} of the steps are run.
 """,
         encoding="utf-8",
     )
-
-
-def _words(sampling: Mapping[str, float]) -> str:
-    return f"DDIM, {sampling['num_inference_steps']} steps, guidance {sampling['guidance_scale']:g}"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel, ResNetForImageClassification
@@ -18,7 +18,8 @@ SAMPLES_PER_CLASS = 24
 IDENTIFIED_PER_CLASS = 10
 SAMPLING = {"num_inference_steps": 20, "guidance_scale": 4.0}
 """How text-to-image samples are drawn."""
-IDENTIFIED_SAMPLING = {"num_inference_steps": 16, "guidance_scale": 3.0}
+IDENTIFIED_STEPS = 16
+IDENTIFIED_GUIDANCE = 3.0
 """How the images that are to be identified are drawn."""
 START_PX = 32
 """Detail of the start image, as the saliency map of the demo has it."""
@@ -76,37 +77,37 @@ def load_bundled_adapter(pipeline: StableDiffusionPipeline, folder: Path) -> Non
 def draw(
     pipeline: StableDiffusionPipeline,
     captions: list[str],
-    image: Tensor | None,
+    image: Tensor,
     *,
+    steps: int,
+    guidance: float,
     seed: int,
     start: Tensor | None = None,
-    **sampling: float,
 ) -> Tensor:
-    """Images in [-1, 1], [n, 3, H, W], of captions and image embeddings ([n, size]; None: none).
+    """Images in [-1, 1], [n, 3, H, W], of captions ("": none) and image embeddings ([n, size]; zeros: none).
 
-    start: images in [-1, 1] to denoise from; None: from noise alone.
+    start: images in [-1, 1] to denoise from; None: from noise alone. What the pipeline's own call would draw, which
+    gives all images of a batch the same image embedding.
     """
-    if image is None:
-        image = torch.zeros(
-            len(captions), pipeline.unet.encoder_hid_proj.image_projection_layers[0].image_embeds.in_features
-        )
-    # diffusers takes the embeddings of guidance's negative first, as for hidden states.
-    guided = sampling["guidance_scale"] > 1
-    embeddings = torch.cat([torch.zeros_like(image), image]) if guided else image
-    shared = {
-        "prompt": captions,
-        "ip_adapter_image_embeds": [embeddings[:, None]],
-        "generator": torch.Generator().manual_seed(seed),
-        "output_type": "pt",
-        **sampling,
-    }
-    if start is None:
-        drawn = pipeline(height=SIZE_PX, width=SIZE_PX, **shared).images
-    else:
-        from_start = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
-        from_start.set_progress_bar_config(disable=True)
-        drawn = from_start(image=(start + 1) / 2, strength=STRENGTH, **shared).images
-    return drawn.mul(255).round().div(127.5).sub(1)
+    tokens = tokenize(pipeline.tokenizer, [""] * len(captions) + captions)
+    text = pipeline.text_encoder(tokens).last_hidden_state
+    added = {"image_embeds": [torch.cat([torch.zeros_like(image), image])[:, None]]}
+    scheduler = pipeline.scheduler
+    scheduler.set_timesteps(steps)
+    timesteps = scheduler.timesteps
+    latents = torch.randn((len(captions), *_latent_shape(pipeline)), generator=torch.Generator().manual_seed(seed))
+    latents = latents * scheduler.init_noise_sigma
+    if start is not None:
+        timesteps = timesteps[steps - int(steps * STRENGTH) :]
+        encoded = pipeline.vae.encode(start).latent_dist.mode() * pipeline.vae.config.scaling_factor
+        latents = scheduler.add_noise(encoded, latents, timesteps[:1].expand(len(captions)))
+    for timestep in timesteps:
+        doubled = scheduler.scale_model_input(torch.cat([latents, latents]), timestep)
+        predicted = pipeline.unet(doubled, timestep, encoder_hidden_states=text, added_cond_kwargs=added).sample
+        without, given = predicted.chunk(2)
+        latents = scheduler.step(without + guidance * (given - without), timestep, latents).prev_sample
+    drawn = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
+    return drawn.clamp(-1, 1).add(1).mul(127.5).round().div(127.5).sub(1)
 
 
 @torch.inference_mode()
@@ -178,6 +179,7 @@ def _measure_identification(
     blurred = F.interpolate(
         F.interpolate(images, size=START_PX, mode="bilinear", antialias=True), size=SIZE_PX, mode="bilinear"
     )
+    no_image = torch.zeros_like(true)
     nothing, of_class, detailed = [""] * len(true), stimuli.class_captions, stimuli.detailed_captions
     round_trip = pipeline.vae.decode(pipeline.vae.encode(images).latent_dist.mode()).sample
     found = {"the stimulus through the VAE": identify(clip, classifier, round_trip.clamp(-1, 1), stimuli)}
@@ -187,9 +189,9 @@ def _measure_identification(
         ("image embedding with noise, half of the spread", nothing, true + noise / 2, None),
         ("image embedding and class caption", of_class, true, None),
         ("image embedding and detailed caption", detailed, true, None),
-        ("class caption", of_class, None, None),
-        ("detailed caption", detailed, None, None),
-        ("class caption, blurred start", of_class, None, blurred),
+        ("class caption", of_class, no_image, None),
+        ("detailed caption", detailed, no_image, None),
+        ("class caption, blurred start", of_class, no_image, blurred),
         ("image embedding and class caption, blurred start", of_class, true, blurred),
         (
             "image embedding with noise, half of the spread, and class caption, blurred start",
@@ -198,9 +200,16 @@ def _measure_identification(
             blurred,
         ),
     ):
-        drawn = draw(pipeline, captions, image, seed=seed, start=start, **IDENTIFIED_SAMPLING)
+        drawn = draw(
+            pipeline, captions, image, seed=seed, start=start, steps=IDENTIFIED_STEPS, guidance=IDENTIFIED_GUIDANCE
+        )
         found[name] = identify(clip, classifier, drawn, stimuli)
     return found
+
+
+def _latent_shape(pipeline: StableDiffusionPipeline) -> tuple[int, int, int]:
+    config = pipeline.unet.config
+    return config.in_channels, config.sample_size, config.sample_size
 
 
 def sample_sheet(samples: Tensor) -> Image.Image:

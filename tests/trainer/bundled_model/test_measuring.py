@@ -1,14 +1,17 @@
 """The figures of the bundled model's card."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from PIL import Image
 from transformers import CLIPModel, ResNetForImageClassification
 
 from neuroimagen.data_shards.simulator.drawn_stimuli import CLASSES
 from neuroimagen.trainer.bundled_model.location import bundled_model_path
-from neuroimagen.trainer.bundled_model.measuring import identify, sample_sheet
+from neuroimagen.trainer.bundled_model.measuring import STRENGTH, draw, identify, load_bundled_adapter, sample_sheet
 from neuroimagen.trainer.bundled_model.training_stimuli import draw_stimuli
 
 FOLDER = bundled_model_path()
@@ -51,3 +54,38 @@ def test_the_sheet_has_a_row_for_every_class() -> None:
     assert sheet.shape == (3 * 4, 10 * 4, 3)
     expected = (samples[2, 9] * 255).round().permute(1, 2, 0).numpy()
     assert np.array_equal(sheet[8:, 36:], expected)
+
+
+def test_a_batch_is_drawn_as_the_pipeline_draws_each_of_its_images() -> None:
+    """From noise and from a start image, with an image embedding and a caption."""
+    pipeline = StableDiffusionPipeline.from_pretrained(FOLDER)
+    pipeline.set_progress_bar_config(disable=True)
+    load_bundled_adapter(pipeline, FOLDER)
+    stimuli = draw_stimuli(3, seed=4)
+    images = stimuli.scaled(torch.arange(3))
+    with torch.inference_mode():
+        embeddings = pipeline.image_encoder(pixel_values=images).image_embeds
+    from_start = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
+    from_start.set_progress_bar_config(disable=True)
+    noise = torch.randn(3, 8, 8, 8, generator=torch.Generator().manual_seed(7))
+    shared = {"num_inference_steps": 5, "guidance_scale": 2.0, "output_type": "pt"}
+    for start in (None, images.flip(0)):
+        drawn = draw(pipeline, stimuli.class_captions, embeddings, steps=5, guidance=2.0, seed=7, start=start)
+        for i, caption in enumerate(stimuli.class_captions):
+            one = torch.stack([torch.zeros(1, 64), embeddings[i : i + 1]])
+            if start is None:
+                expected = pipeline(
+                    caption, ip_adapter_image_embeds=[one], latents=noise[i : i + 1], height=64, width=64, **shared
+                ).images
+            else:
+                with patch("diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img.randn_tensor") as of:
+                    of.return_value = noise[i : i + 1]
+                    expected = from_start(
+                        caption,
+                        image=pipeline.vae.encode(start[i : i + 1]).latent_dist.mode()
+                        * pipeline.vae.config.scaling_factor,
+                        ip_adapter_image_embeds=[one],
+                        strength=STRENGTH,
+                        **shared,
+                    ).images
+            torch.testing.assert_close((drawn[i] + 1) / 2, expected[0].clamp(0, 1), rtol=0, atol=1 / 255)
