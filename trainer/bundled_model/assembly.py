@@ -72,7 +72,7 @@ def write_pipeline(work: Path, out: Path, scheduler: DDIMScheduler) -> int:
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(out)
-    _name_image_processor(out / "model_index.json")
+    _tidy_configurations(out)
     for name in ("clip", "classifier"):
         shutil.copytree(work / name, out / name, dirs_exist_ok=True)
     shutil.copytree(work / "image_condition" / ADAPTER, out / ADAPTER, dirs_exist_ok=True)
@@ -82,11 +82,16 @@ def write_pipeline(work: Path, out: Path, scheduler: DDIMScheduler) -> int:
     return sum(weights.stat().st_size for weights in out.rglob("*.safetensors"))
 
 
-def _name_image_processor(index: Path) -> None:
-    """Write the image processor's class by the name that every transformers has, not that of the backend at hand."""
-    entries = json.loads(index.read_text(encoding="utf-8"))
-    entries["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
-    index.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def _tidy_configurations(folder: Path) -> None:
+    """Take out what tells of this machine: the folders that components were read from, and the backend of Pillow."""
+    for file in sorted(folder.rglob("*.json")):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        changed = isinstance(content, dict) and content.pop("_name_or_path", None) is not None
+        if file.name == "model_index.json":
+            content["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+            changed = True
+        if changed:
+            file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def write_card(out: Path, figures: Figures, *, trained: str, size_bytes: int) -> None:

@@ -78,12 +78,14 @@ def test_a_batch_is_drawn_as_the_pipeline_draws_each_of_its_images() -> None:
                     caption, ip_adapter_image_embeds=[one], latents=noise[i : i + 1], height=64, width=64, **shared
                 ).images
             else:
-                with patch("diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img.randn_tensor") as of:
-                    of.return_value = noise[i : i + 1]
+                # The pipeline draws twice: the latent from the posterior, for which the mean is taken here, and noise.
+                with (
+                    patch("diffusers.models.autoencoders.vae.randn_tensor", return_value=torch.zeros(1, 8, 8, 8)),
+                    patch(f"{from_start.__module__}.randn_tensor", return_value=noise[i : i + 1]),
+                ):
                     expected = from_start(
                         caption,
-                        image=pipeline.vae.encode(start[i : i + 1]).latent_dist.mode()
-                        * pipeline.vae.config.scaling_factor,
+                        image=(start[i : i + 1] + 1) / 2,
                         ip_adapter_image_embeds=[one],
                         strength=STRENGTH,
                         **shared,
