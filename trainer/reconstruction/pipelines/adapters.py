@@ -46,6 +46,8 @@ class Adapters:
     ) -> dict[str, Any]:
         """Set the scales, and return the pipeline's arguments: embeddings of every adapter, zeros where no image is."""
         if not self.sizes:
+            if isinstance(scale, Mapping):
+                raise UserError(f"adapter_scale names {', '.join(scale)}, but the model has no IP-Adapter.")
             return {}
         self.pipeline.set_ip_adapter_scale(self._scales(image, scale))
         embeddings = []

@@ -169,12 +169,15 @@ class Generator:
             ).images
         finally:
             pipeline.scheduler = own
-        _require_finite(
-            latents,
-            "the denoised latents hold",
-            f"The U-Net of {self.model} overflows in {str(self.dtype).removeprefix('torch.')}, or its weights are "
-            "damaged. Use reconstruct.dtype=bfloat16 or float32.",
-        )
+        # One look, at the end: each waits for all work that is queued on the device.
+        if not torch.isfinite(latents).all():
+            self._require_finite_conditions(conditioning, start)
+            _require_finite(
+                latents,
+                "the denoised latents hold",
+                f"The U-Net of {self.model} overflows in {str(self.dtype).removeprefix('torch.')}, or its weights are "
+                "damaged. Use reconstruct.dtype=bfloat16 or float32.",
+            )
         return latents
 
     def _make_scheduler(self, name: str | None, steps: int) -> Any:
@@ -192,7 +195,7 @@ class Generator:
             raise UserError(f"strength {strength} × {steps} steps leaves no denoising step. Raise one of them.")
 
     def _require_conditions(self, conditioning: Conditioning, count: int, start: Tensor | None) -> None:
-        """Raise UserError for conditions that the model does not take, and for numbers that are none."""
+        """Raise UserError for conditions that the model does not take."""
         if unknown := sorted(set(conditioning.image) - set(self.image_sizes)):
             raise UserError(
                 f"{self.model} takes no image embedding {', '.join(unknown)}; it takes "
@@ -208,6 +211,12 @@ class Generator:
         for name, tensor in given.items():
             if tuple(tensor.shape) != wanted[name]:
                 raise UserError(f"{name} has the shape {tuple(tensor.shape)}, {self.model} takes {wanted[name]}.")
+
+    @staticmethod
+    def _require_finite_conditions(conditioning: Conditioning, start: Tensor | None) -> None:
+        """Raise UserError where a condition or the start holds numbers that are none."""
+        given = conditioning.tensors() | ({} if start is None else {"the start": start})
+        for name, tensor in given.items():
             _require_finite(tensor, f"{name} holds", "Train the stage that predicts it again: it has diverged.")
 
     def largest_batch_size(self, *, guidance: float, scheduler: str | None = None) -> int:
