@@ -38,5 +38,5 @@ def test_damage_and_other_origins_are_named(kept: HeldOutEmbeddings, tmp_path: P
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"is damaged \(its digest differs\)"):
         HeldOutEmbeddings.read(folder, MADE_OF)
-    with pytest.raises(UserError, match="cannot write|exists and is not empty"):
+    with pytest.raises(UserError, match="exists and is not empty"):
         kept.write(folder, MADE_OF)

@@ -12,7 +12,7 @@ SIZES = (12, 8, 5)
 
 
 def sinusoid(timesteps: Tensor, size: int) -> Tensor:
-    """cos and sin of t / 10000^(k / half), k from 0: Vaswani et al.'s, as diffusers' Timesteps(flip, shift 0) has it."""
+    """cos and sin of t / 10000^(k / half), k from 0 (Vaswani et al. 2017)."""
     frequencies = 10000.0 ** (-torch.arange(size // 2, dtype=torch.float64) / (size // 2))
     angles = timesteps.double()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=1)
