@@ -115,9 +115,12 @@ def test_mistakes_are_one_line(run: Path, words: list[str], message: str, capsys
 
 
 def test_untrained_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.rmtree(run / "saliency")
+    for stage in ("saliency", "semantic"):
+        shutil.rmtree(run / stage)
     assert main(["reconstruct", "--run", str(run)]) == 1
-    assert "saliency/export does not exist. Train that stage first." in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "saliency/export does not exist" in error
+    assert "Train a stage that images are drawn with first." in error
     assert main(["reconstruct", "--run", str(tmp_path / "no")]) == 1
     assert "there is no run" in capsys.readouterr().err
 
