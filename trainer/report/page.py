@@ -33,7 +33,7 @@ from neuroimagen.trainer.report.evaluated import (
 )
 from neuroimagen.trainer.report.image_grid import GridRow, image_grid
 from neuroimagen.trainer.report.retrieval_view import retrieval_view
-from neuroimagen.trainer.report.tables import absent_conditions, latex_table, markdown_report, table_view
+from neuroimagen.trainer.report.tables import absent_conditions, latex_table, markdown_report, preset_view, table_view
 from neuroimagen.trainer.report.templates import render_page
 
 EXAMPLES = ("best", "median", "worst")
@@ -112,6 +112,7 @@ def _html(
         table=table_view(
             evaluated.results, evaluated.details["table_metrics"], notes=evaluated.notes, texts=_texts(evaluated)
         ),
+        preset=preset_view(evaluated.results, evaluated.details),
         confusion=_confusion(evaluated),
         per_subject=_per_subject(evaluated.details),
         absent=absent_conditions(evaluated.details),
