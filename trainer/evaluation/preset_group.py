@@ -51,8 +51,8 @@ def _notes(scoring: Scoring, metadata: DatasetMetadata, headline: Reconstruction
         "if they hold what follows."
     )
     return [
-        "The protocol is that of MindEye's evaluation, which ATM and CognitionCapturer took over: images at 256 px, then "
-        "at the side of each network, nothing cropped; ties count against in two-way identification; mean over pictures.",
+        "The protocol is that of MindEye's evaluation, which ATM took over: images at 256 px, then at the side of each "
+        "network, nothing cropped; ties count against in two-way identification; mean over pictures.",
         verdict,
         _drawn(headline)
         + "A paper that draws several pictures of a test image and keeps one by its similarity with that image has "
@@ -98,6 +98,6 @@ def _differences(scoring: Scoring, metadata: DatasetMetadata) -> list[str]:
 
 def _not_measured(titles: Sequence[str]) -> str:
     return (
-        f"Not measured: {', '.join(titles)}. evaluate.things names no folder of their networks; docs/evaluation.md says "
-        "what such a folder holds."
+        f"Not measured: {', '.join(titles)}. evaluate.things names no folder for them; docs/evaluation.md says what such "
+        "a folder holds."
     )
