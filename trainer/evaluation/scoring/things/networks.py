@@ -160,6 +160,18 @@ def _transformers(folder: Path, *types: str) -> dict[str, Any]:
     return config
 
 
+def _load_part(model_class: Any, folder: Path) -> Any:
+    """Load a part of a transformers model without the library's list of all weights of the rest."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        return load_transformer(model_class, folder)
+    finally:
+        logging.set_verbosity(before)
+
+
 def _alexnet(folder: Path) -> NetworkFolder:
     return _torchvision(AlexNet, folder, title="AlexNet", size_px=256, unused=AlexNet.UNUSED)
 
@@ -180,7 +192,7 @@ def _efficientnet(folder: Path) -> NetworkFolder:
         name=f"EfficientNetModel of transformers, {folder.name}",
         size_px=255,
         normalisation=_IMAGENET,
-        load=lambda: _Pooled(load_transformer(EfficientNetModel, folder), "efficientnet"),
+        load=lambda: _Pooled(_load_part(EfficientNetModel, folder), "efficientnet"),
         deviation="transformers' EfficientNet pads as TensorFlow does and has weights of its own; the papers have "
         "torchvision's",
     )
@@ -204,7 +216,7 @@ def _swav(folder: Path) -> NetworkFolder:
         name=f"ResNetModel of transformers, {folder.name}",
         size_px=224,
         normalisation=_IMAGENET,
-        load=lambda: _Pooled(load_transformer(ResNetModel, folder), "swav"),
+        load=lambda: _Pooled(_load_part(ResNetModel, folder), "swav"),
         deviation=None if depths == [3, 4, 6, 3] else f"a ResNet of {depths} blocks is no ResNet-50",
     )
 
@@ -221,7 +233,7 @@ def _clip(folder: Path) -> NetworkFolder:
         name=f"CLIP, {text}, {folder.name}",
         size_px=int(size["image_size"] or 224),
         normalisation=_CLIP,
-        load=lambda: _ClipTower(load_transformer(CLIPVisionModelWithProjection, folder)),
+        load=lambda: _ClipTower(_load_part(CLIPVisionModelWithProjection, folder)),
         deviation=None if is_papers else f"a CLIP of {text} is not ViT-L/14 (24 layers of 1024, patches of 14 px)",
     )
 
