@@ -11,6 +11,8 @@ from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
 from neuroimagen.trainer.reconstruction.manifest import Reconstructions
 
 TITLE = "Figures as THINGS papers print them"
+_COLUMNS = 4
+"""Metrics beside each other in the terminal."""
 _PAPERS_DATA, _PAPERS_STIMULI = "things-eeg2", 200
 
 
@@ -35,9 +37,11 @@ def preset_group(
 
 def preset_text(group: Mapping[str, Any], results: Sequence[Result], *, notes: Mapping[str, str] | None = None) -> str:
     """The group as text for the terminal: its table, and a line for each note."""
-    with_figures = [item for item in results if item.metric in group["metrics"]]
-    table = text_table(with_figures, group["metrics"], notes=notes)
-    return "\n".join([f"{group['title']}:", "", table, "", *group["notes"]])
+    own = [item for item in results if item.metric in group["metrics"]]
+    tables = []
+    for start in range(0, len(group["metrics"]), _COLUMNS):
+        tables += [text_table(own, group["metrics"][start : start + _COLUMNS], notes=notes), ""]
+    return "\n".join([f"{group['title']}:", "", *tables, *group["notes"]])
 
 
 def _notes(scoring: Scoring, metadata: DatasetMetadata, headline: Reconstructions | None) -> list[str]:

@@ -8,6 +8,7 @@ from simulated_run import Finished
 from tiny_things import with_things
 
 from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.trainer.evaluation.metrics.registry import METRICS
 from neuroimagen.trainer.evaluation.preset_group import preset_group, preset_text
 from neuroimagen.trainer.evaluation.results import Result
 from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
@@ -29,12 +30,12 @@ def test_it_says_why_the_figures_of_another_data_set_do_not_compare(finished: Fi
     assert protocol.startswith("The protocol is that of MindEye's evaluation")
     assert f"the data set is {dataset.metadata.name}, not THINGS-EEG2; there are 12 test stimuli, not 200" in verdict
     assert drawn.startswith("Here 24 segments of 2 subjects have one picture each, and none is picked.")
-    assert "PixCorr, 425 px, 2-way AlexNet(2)" in missing
-    assert "2-way CLIP, THINGS" not in missing
+    assert "PixCorr, 425 px, AlexNet(2)" in missing
+    assert "CLIP, THINGS" not in missing
     text = preset_text(group, RESULTS, notes={"full": "headline"})
     lines = text.splitlines()
     assert lines[0] == "Figures as THINGS papers print them:"
-    assert lines[2].split() == ["SSIM,", "grey,", "425", "px", "2-way", "CLIP,", "THINGS", "%"]
+    assert lines[2].split() == ["SSIM,", "grey,", "425", "px", "CLIP,", "THINGS", "%"]
     assert lines[-4:] == group["notes"]
     assert preset_group(scoring, dataset, RESULTS, headline) is None
 
@@ -64,6 +65,21 @@ def test_a_things_eeg2_compares_where_its_test_segments_are_averages(
     assert group is not None
     assert says in group["notes"][1]
     assert "Here 2 segments of 1 subject have 2 pictures each, whose mean counts" in group["notes"][2]
+
+
+def test_the_terminal_shows_four_metrics_beside_each_other(finished: Finished, scoring: Scoring) -> None:
+    names = [name for name in METRICS if name.startswith("things_")]
+    results = [
+        Result(condition="full", metric=name, value=0.5, low=0.41, high=0.59, n=4, definition="d") for name in names
+    ]
+    group = preset_group(with_things(scoring), Dataset.open(finished.data), results, None)
+    assert group is not None
+    assert group["metrics"] == names
+    assert len(group["notes"]) == 3  # nothing is missing
+    lines = preset_text(group, results).splitlines()
+    table = lines[: lines.index(group["notes"][0])]
+    assert max(map(len, table)) <= 120
+    assert sum(line.count("[41, 59]") + line.count("[0.41, 0.59]") for line in table) == 8
 
 
 def test_networks_that_the_papers_do_not_have_are_named(finished: Finished, scoring: Scoring) -> None:

@@ -89,9 +89,9 @@ def test_the_figures_of_a_preset_stand_in_a_group_with_what_they_compare_with(re
         assert group["title"] in text
         assert "SSIM, grey, 425 px" in text
         assert all(note in text for note in group["notes"])
-    assert "SwAV dist." not in table[: table.index(group["title"])]
-    assert "SwAV dist." not in markdown[: markdown.index(group["title"])]
-    assert "- **SwAV dist.**" in markdown
+    assert "SwAV" not in table[: table.index(group["title"])]
+    assert "SwAV" not in markdown[: markdown.index(group["title"])]
+    assert "- **SwAV**" in markdown
 
 
 def test_the_page_holds_verdict_table_figures_and_how_to_repeat(reported: tuple[Path, Path]) -> None:

@@ -84,22 +84,20 @@ SSIM = ImageMetric(
     compute=_ssim,
 )
 ALEXNET2 = _two_way(
-    "2-way AlexNet(2)",
+    "AlexNet(2)",
     "things alexnet",
     "alexnet2",
     "the rectified second convolution (features.4) at 256 px ({things_alexnet})",
 )
 ALEXNET5 = _two_way(
-    "2-way AlexNet(5)",
+    "AlexNet(5)",
     "things alexnet",
     "alexnet5",
     "the rectified fifth convolution (features.11) at 256 px ({things_alexnet})",
 )
-INCEPTION = _two_way(
-    "2-way Inception v3", "things inception", "inception", "the average pool at 342 px ({things_inception})"
-)
-CLIP = _two_way("2-way CLIP, THINGS", "things clip", "clip", "projected image embeddings ({things_clip})")
+INCEPTION = _two_way("Inception v3", "things inception", "inception", "the average pool at 342 px ({things_inception})")
+CLIP = _two_way("CLIP, THINGS", "things clip", "clip", "projected image embeddings ({things_clip})")
 EFFICIENTNET = _correlation_distance(
-    "EfficientNet-B1 dist.", "things efficientnet", "the average pool at 255 px ({things_efficientnet})"
+    "EfficientNet-B1", "things efficientnet", "the average pool at 255 px ({things_efficientnet})"
 )
-SWAV = _correlation_distance("SwAV dist.", "things swav", "the average pool at 224 px ({things_swav})")
+SWAV = _correlation_distance("SwAV", "things swav", "the average pool at 224 px ({things_swav})")
