@@ -51,9 +51,13 @@ def _notes(scoring: Scoring, metadata: DatasetMetadata, headline: Reconstruction
     verdict = (
         f"Not comparable with the tables of ATM, CognitionCapturer and others: {'; '.join(differences)}."
         if differences
-        else f"Comparable with tables for THINGS-EEG2's {num_stimuli} test images, averaged over their presentations, "
-        "if they hold what follows."
+        else f"Comparable with tables for the {num_stimuli} test images of THINGS-EEG2, averaged over their "
+        "presentations; check the paper for what the next line says."
     )
+    networks = scoring.networks.things
+    assert networks is not None
+    for name, deviation in networks.deviations.items():
+        verdict += f" The figure of evaluate.things.{name} does not compare with any paper's: {deviation}."
     return [
         "The protocol is that of MindEye's evaluation, which ATM took over: images at 256 px, then at the side of each "
         "network, nothing cropped; ties count against in two-way identification; mean over pictures.",
@@ -82,8 +86,7 @@ def _drawn(headline: Reconstructions | None) -> str:
 
 def _differences(scoring: Scoring, metadata: DatasetMetadata) -> list[str]:
     """In what the evaluation is not that of the papers, a clause each."""
-    networks, num_stimuli = scoring.networks.things, len(scoring.references.stimuli)
-    assert networks is not None
+    num_stimuli = len(scoring.references.stimuli)
     found = []
     if metadata.name != _PAPERS_DATA:
         found.append(f"the data set is {metadata.name}, not THINGS-EEG2")
@@ -97,7 +100,7 @@ def _differences(scoring: Scoring, metadata: DatasetMetadata) -> list[str]:
             )
     if num_stimuli != _PAPERS_STIMULI:
         found.append(f"there are {num_stimuli} test stimuli, not {_PAPERS_STIMULI}")
-    return found + list(networks.deviations.values())
+    return found
 
 
 def _not_measured(titles: Sequence[str]) -> str:

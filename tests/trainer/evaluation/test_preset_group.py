@@ -43,7 +43,7 @@ def test_it_says_why_the_figures_of_another_data_set_do_not_compare(finished: Fi
 @pytest.mark.parametrize(
     ("repetitions", "says"),
     [
-        ({"train": "keep", "test": "average"}, "Comparable with tables for THINGS-EEG2's 200 test images"),
+        ({"train": "keep", "test": "average"}, "Comparable with tables for the 200 test images of THINGS-EEG2"),
         ("average", "Comparable with"),
         ("keep", "test segments are single presentations"),
         ({"train": "average", "test": "keep"}, "--repetitions train=keep test=average"),
@@ -88,5 +88,6 @@ def test_networks_that_the_papers_do_not_have_are_named(finished: Finished, scor
     scoring.networks.things.deviations["clip"] = "a CLIP of 2 layers is not ViT-L/14"
     group = preset_group(scoring, Dataset.open(finished.data), RESULTS, None)
     assert group is not None
-    assert group["notes"][1].endswith("a CLIP of 2 layers is not ViT-L/14.")
+    says = "The figure of evaluate.things.clip does not compare with any paper's: a CLIP of 2 layers is not ViT-L/14."
+    assert group["notes"][1].endswith(says)
     assert not group["notes"][2].startswith("Here")
