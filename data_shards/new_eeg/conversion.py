@@ -8,30 +8,18 @@ the data set's: segments go through float16 as if they had been stored.
 
 import dataclasses
 import math
-from collections.abc import Collection
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from neuroimagen.data_shards.common.arrays import Floats
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.format.encoding import decode_eeg, encode_eeg
+from neuroimagen.data_shards.new_eeg.channels import places_of, unit_factor
+from neuroimagen.data_shards.new_eeg.cutting import at_rate, cut
 from neuroimagen.data_shards.new_eeg.description import IMPOSSIBLE, STEPS, InputDescription, Step
 from neuroimagen.data_shards.new_eeg.given import GivenEEG
-from neuroimagen.data_shards.sources.recordings.channels.selection import Selection
-from neuroimagen.data_shards.sources.recordings.cutting.processing import finished
-from neuroimagen.data_shards.sources.recordings.cutting.windows import Window
-from neuroimagen.data_shards.sources.recordings.options import CutOptions
 from neuroimagen.data_shards.writing.preprocessing import FittedPreprocessing, Preprocessing
-
-UNITS = {
-    "microvolt": {"V": 1e6, "mV": 1e3, "uV": 1.0, "nV": 1e-3},
-    "femtotesla": {"T": 1e15, "fT": 1.0},
-    "femtotesla per centimetre": {"T/m": 1e13, "fT/cm": 1.0},
-}
-"""Stored unit → unit of new EEG → factor between them."""
-_BATCH = 64
 
 Preprocessed = bool | Collection[str]
 """True: as the data set's segments; else the names of the steps (description.STEPS) that are done already."""
@@ -55,13 +43,13 @@ def converted(given: GivenEEG, wanted: InputDescription, *, preprocessed: Prepro
             raise UserError(_impossible(step, wanted))
     _check_epochs(given, wanted, as_stored=as_stored)
     notes: list[str] = []
-    places = _places(given, wanted, as_stored=as_stored, notes=notes)
-    factor = _factor(given, wanted, standardised="standardise" in done, as_stored=as_stored)
-    given = _at_rate(given, wanted, as_stored=as_stored)
-    cut = _cut(given, wanted, to_do, places, factor)
+    places = places_of(given, wanted, as_stored=as_stored, notes=notes)
+    factor = unit_factor(given, wanted, standardised="standardise" in done, as_stored=as_stored)
+    given = at_rate(given, wanted, as_stored=as_stored)
+    segments = cut(given, wanted, to_do, places, factor)
     fitted = _fitted(wanted, to_do)
-    parts = np.empty((len(cut), wanted.n_channels, wanted.n_samples), dtype=np.float32)
-    for number, segment in enumerate(cut):
+    parts = np.empty((len(segments), wanted.n_channels, wanted.n_samples), dtype=np.float32)
+    for number, segment in enumerate(segments):
         segment = fitted(segment)
         if not np.isfinite(segment).all():
             raise UserError(f"segment {number} of {given.where} holds NaN or infinity. Leave it out or correct it.")
@@ -134,197 +122,6 @@ def _check_epochs(given: GivenEEG, wanted: InputDescription, *, as_stored: bool)
                 f"{band[0]:g} to {band[1]:g} Hz. Filter the recording the same way: raw.filter({band[0]:g}, "
                 f"{band[1]:g})."
             )
-
-
-def _places(given: GivenEEG, wanted: InputDescription, *, as_stored: bool, notes: list[str]) -> list[int]:
-    """Of each of the run's channels, its place in the given EEG."""
-    names = wanted.channel_names
-    if given.channel_names is None or names is None:
-        if given.channel_names is not None:
-            raise UserError(
-                f"{given.where} names its channels, and the data that the run was trained on do not, so their order "
-                "cannot be compared. Give an array in the order of that data, without channel_names."
-            )
-        if names is not None and not as_stored:
-            raise UserError(
-                f"say which channels {given.where} has: channel_names=[…], or --channel-names. The run takes "
-                f"{_some(names)}. EEG that is as the data set's own segments needs no names: preprocessed=True, or "
-                "--preprocessed all."
-            )
-        if given.eeg.shape[1] != wanted.n_channels:
-            raise UserError(
-                f"{given.where} has {given.eeg.shape[1]} channels; the run's encoder was trained on "
-                f"{wanted.n_channels}{'' if names is None else ': ' + _some(names)}."
-            )
-        return list(range(wanted.n_channels))
-    place_of: dict[str, int] = {}
-    for place, name in enumerate(given.channel_names):
-        if _key(name) in place_of:
-            raise UserError(f"{given.where} has two channels {name!r}. Leave one out.")
-        place_of[_key(name)] = place
-    if missing := [name for name in names if _key(name) not in place_of]:
-        raise UserError(
-            f"{given.where} lacks {len(missing)} of the run's {len(names)} channels: {_some(missing)}; it has "
-            f"{_some(given.channel_names)}. Rename them as the data set's, or interpolate them in the recording."
-        )
-    bads = {_key(name) for name in given.bads}
-    if bad := [name for name in names if _key(name) in bads]:
-        raise UserError(
-            f"channels {_some(bad)} are marked bad. Interpolate them (epochs.interpolate_bads()), or take the mark "
-            "away if they are good."
-        )
-    wanted_keys = {_key(name) for name in names}
-    if extra := [name for name in given.channel_names if _key(name) not in wanted_keys]:
-        notes.append(f"{len(extra)} channels are not used: {_some(extra)}")
-    places = [place_of[_key(name)] for name in names]
-    if places != sorted(places):
-        notes.append("channels are put into the run's order")
-    return places
-
-
-def _key(name: str) -> str:
-    return name.strip().casefold()
-
-
-def _some(names: Collection[str]) -> str:
-    shown = ", ".join(list(names)[:12])
-    return shown if len(names) <= 12 else f"{shown} … ({len(names)} in all)"
-
-
-def _factor(given: GivenEEG, wanted: InputDescription, *, standardised: bool, as_stored: bool) -> float:
-    """From the given unit to the stored one."""
-    unit = None if given.unit is None else given.unit.replace("µ", "u").replace("μ", "u")
-    if standardised:
-        if unit is not None:
-            raise UserError(
-                f"the EEG is said to be standardised, so its numbers have no unit, and {given.where} has unit {unit}. "
-                "Give an array without `unit` (of epochs: epochs.get_data()), or leave standardising to the run."
-            )
-        return 1.0
-    factors = UNITS.get(wanted.unit, {}) if isinstance(wanted.unit, str) else {}
-    if unit is None:
-        if wanted.unit is None or as_stored:
-            return 1.0
-        units = f": one of {', '.join(factors)}" if factors else ""
-        raise UserError(
-            f"say the unit of {given.where}, unit=… or --unit{units}. The run was trained on {wanted.unit}; EEG that is "
-            "as the data set's own segments needs none: preprocessed=True, or --preprocessed all."
-        )
-    if wanted.unit is None:
-        raise UserError(
-            f"the data that the run was trained on do not say their unit, so EEG in {unit} cannot be converted. Give "
-            "an array in the unit of that data, without `unit` (of epochs: epochs.get_data())."
-        )
-    if unit not in factors:
-        which = f"units that can be are {', '.join(factors)}" if factors else "that unit cannot be converted to"
-        raise UserError(f"EEG in {given.unit} is not brought to {wanted.unit}, which the run takes: {which}.")
-    return factors[unit]
-
-
-def _at_rate(given: GivenEEG, wanted: InputDescription, *, as_stored: bool) -> GivenEEG:
-    """The EEG at the run's sampling rate."""
-    if given.sfreq is None:
-        if as_stored:
-            return given
-        raise UserError(
-            f"say the sampling rate of {given.where}, sfreq=… or --sfreq. The run was trained on {wanted.sfreq:g} Hz; "
-            "EEG that is as the data set's own segments needs none: preprocessed=True, or --preprocessed all."
-        )
-    if math.isclose(given.sfreq, wanted.sfreq, rel_tol=1e-6):
-        return given
-    found, epochs = f"{given.where} has {given.sfreq:g} Hz, the run was trained on {wanted.sfreq:g} Hz", wanted.epochs
-    if epochs is None or as_stored:
-        raise UserError(
-            f"{found}, and segments are too short to be resampled exactly. Resample the recording before it is cut: "
-            f"raw.resample({wanted.sfreq:g})."
-        )
-    extent = (epochs["sfreq"], epochs["first_sample_s"], epochs["num_samples"])
-    if given.tmin is None or not _same_extent((given.sfreq, given.tmin, given.eeg.shape[2]), extent):
-        raise UserError(
-            f"{found}. Its epochs were resampled from {extent[2]} samples at {extent[0]:g} Hz that begin at "
-            f"{extent[1]:g} s, and resampling depends on where epochs end. Give epochs of the same extent (tmin=…)."
-        )
-    import mne
-
-    names = [str(number) for number in range(given.eeg.shape[1])]
-    with mne.utils.use_log_level("ERROR"):
-        info = mne.create_info(names, given.sfreq, "eeg")
-        data = given.eeg.astype(np.float64)
-        resampled = mne.EpochsArray(data, info, tmin=given.tmin, proj=False, baseline=None).resample(wanted.sfreq)
-    return dataclasses.replace(
-        given, eeg=resampled.get_data(copy=False), sfreq=wanted.sfreq, tmin=float(resampled.times[0])
-    )
-
-
-def _same_extent(first: tuple[float, float, int], second: tuple[float, float, int]) -> bool:
-    near = all(math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-6) for one, other in zip(first, second, strict=True))
-    return near and first[2] == second[2]
-
-
-def _cut(
-    given: GivenEEG, wanted: InputDescription, to_do: list[Step], places: list[int], factor: float
-) -> list[np.ndarray]:
-    """The window of each segment, float32 [C, T] in the stored unit, referenced, baseline subtracted."""
-    value = {step.name: step.value for step in to_do}
-    sfreq, num_samples = wanted.sfreq, given.eeg.shape[2]
-    onset_known = wanted.first_sample_s is not None
-    first = round(wanted.first_sample_s * sfreq) if wanted.first_sample_s is not None else 0
-    if given.tmin is None or not onset_known:
-        # Nobody says where the onset is: the segments are the window, no more and no less.
-        if num_samples != wanted.n_samples:
-            say = "say when its first sample was, tmin=… or --tmin" if onset_known else "cut it to the same window"
-            begins = f" that begin at {wanted.first_sample_s:g} s" if wanted.first_sample_s is not None else ""
-            raise UserError(
-                f"{given.where} has {num_samples} samples; the run's encoder was trained on {wanted.n_samples}"
-                f"{begins}: {say}."
-            )
-        start = first
-    else:
-        start = round(given.tmin * sfreq)
-    base = value.get("baseline")
-    base_first, base_last = (round(base[0] * sfreq), round(base[1] * sfreq) + 1) if base else (first, first)
-    window = Window(first, first + wanted.n_samples, base_first, base_last, sfreq)
-    if window.begin < start or window.end > start + num_samples:
-        needs = f"{window.begin / sfreq:g} to {window.end / sfreq:g} s"
-        named = " with its baseline; one that is subtracted already is named in `preprocessed`" if base else ""
-        raise UserError(
-            f"{given.where} lasts from {start / sfreq:g} to {(start + num_samples) / sfreq:g} s after the onset; the run "
-            f"needs {needs}{named}. Cut it longer."
-        )
-    reference = tuple(value.get("reference") or ())
-    names = (
-        [str(place) for place in places] if given.channel_names is None else [given.channel_names[p] for p in places]
-    )
-    used, all_names = list(places), list(names)
-    for name in reference if reference != ("average",) else ():
-        keys = [_key(other) for other in given.channel_names or ()]
-        if _key(name) not in keys:
-            raise UserError(
-                f"the data that the run was trained on are referenced to {', '.join(reference)}, and {given.where} has "
-                f"no channel {name!r}. Reference the recording, and name it: preprocessed=('reference',)."
-            )
-        if keys.index(_key(name)) not in used:
-            used.append(keys.index(_key(name)))
-            all_names.append(name)
-    if reference and reference != ("average",):
-        own = {_key(name): name for name in all_names}
-        reference = tuple(own[_key(name)] for name in reference)
-    selection = Selection(
-        names=tuple(names), kinds=("eeg",) * len(names), factors=(factor,) * len(names), left_out={}, bads=()
-    )
-    options = CutOptions(images=Path(), reference=reference)
-    info = _info(all_names, sfreq) if reference else {"ch_names": all_names}
-    cut: list[np.ndarray] = []
-    for batch in range(0, len(given.eeg), _BATCH):
-        eeg = given.eeg[batch : batch + _BATCH][:, used, window.begin - start : window.end - start]
-        cut += finished(eeg.astype(np.float64), info, selection, window, options)
-    return cut
-
-
-def _info(names: list[str], sfreq: float) -> Any:
-    import mne
-
-    return mne.create_info(names, sfreq, "eeg")
 
 
 def _fitted(wanted: InputDescription, to_do: list[Step]) -> FittedPreprocessing:
