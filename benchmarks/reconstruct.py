@@ -1,4 +1,4 @@
-"""Images per second of reconstruction's sampling loop beside diffusers' StableDiffusionPipeline.
+"""Images per second of reconstruction beside diffusers' StableDiffusionPipeline as it comes.
 
 All start from the same pure noise, with the same hidden states, noise schedule, steps, guidance and dtype; all decode
 with the VAE in float32 (the pipeline's default would be the U-Net's dtype: faster, less exact) and return uint8 on the

@@ -30,13 +30,24 @@ from neuroimagen.trainer.networks.randomness import StepRandom, derive_seed, res
 from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.stages.base import Stage
 from neuroimagen.trainer.stages.contrastive import ContrastiveConfig
+from neuroimagen.trainer.stages.prior import PriorConfig
 from neuroimagen.trainer.training.build import build_stage
 from neuroimagen.trainer.training.engines.deepspeed_adapter import init_gloo
 from neuroimagen.trainer.training.engines.engine import Frozen, build_engines, compute_dtype, set_learning_rates
 from neuroimagen.trainer.training.loop import train_step
 from neuroimagen.trainer.training.process_group import ProcessGroup
 
-STAGES = ("masked", "contrastive", "classifier", "saliency", "semantic", "alignment", "diffusion")
+STAGES = (
+    "masked",
+    "contrastive",
+    "classifier",
+    "saliency",
+    "semantic",
+    "alignment",
+    "prior",
+    "vae_latent",
+    "diffusion",
+)
 """Without `semantic_detailed`, whose step is that of `semantic` with other captions."""
 SEED = 0
 WARM_UP_STEPS = 3
@@ -61,12 +72,14 @@ def bundled_shapes() -> Shapes:
 
 
 def recipe_of(name: str) -> Recipe:
-    """The defaults; the contrastive stage at a global batch of 256."""
+    """The defaults; contrastive and prior at a global batch of 256, the prior with conditions made in the step."""
     recipe = Recipe()
     if name == "masked":
         return replace(recipe, encoder=encoder_config("transformer"))
     if name == "contrastive":
         return recipe.with_stage("contrastive", ContrastiveConfig(num_classes=32, num_samples=8))
+    if name == "prior":
+        return recipe.with_stage("prior", PriorConfig(batch_size=256, embeddings="naive"))
     return recipe
 
 

@@ -99,7 +99,7 @@ def suggest(facts: Facts, *, data: str, model: str, recipe: str, run: str, like:
     encoder, stages and settings are kept; only the data, the model and their sizes become these. Raises UserError for a
     recipe that is not there, and for data that no stage can be trained on.
     """
-    head = {
+    head: dict[str, Any] = {
         "seed": 0,
         "data": {
             "path": data,
@@ -120,7 +120,7 @@ def suggest(facts: Facts, *, data: str, model: str, recipe: str, run: str, like:
         stages = [name for name in body if name not in ("encoder", "reconstruct", "evaluate", "log")]
         _fit_sizes(body, facts)
         comment = f"# As {source.name}, with the sizes of these data and this model."
-        parts = [(None, body)]
+        parts: list[tuple[str | None, dict[str, Any]]] = [(None, body)]
     else:
         sections, notes = _sections(facts)
         stages = [name for name in sections if name != "reconstruct"]

@@ -104,8 +104,14 @@ def read_ip_adapter(path: Path) -> IPAdapterFile:
             f"{file} is no IP-Adapter in the original layout (image_proj.proj.weight, ip_adapter.1.to_k_ip.weight …); "
             f"it holds {', '.join(sorted(shapes)[:2])} …. Fetch the adapter's safetensors file."
         )
-    tokens, embedding_size = projection["proj.weight"]
-    return IPAdapterFile(path=file, embedding_size=embedding_size, width=tokens // NUM_TOKENS)
+    together, embedding_size = projection["proj.weight"]
+    (width,) = projection.get("norm.weight", (together // NUM_TOKENS,))
+    if together != NUM_TOKENS * width:
+        raise UserError(
+            f"{file} makes {together / width:g} image tokens of width {width}; diffusers reads {NUM_TOKENS}. "
+            "Choose another adapter."
+        )
+    return IPAdapterFile(path=file, embedding_size=embedding_size, width=width)
 
 
 def _file(path: Path) -> Path:

@@ -292,6 +292,8 @@ def _unserved_unet(folder: Path, family: str, index: Mapping[str, Any]) -> str |
             f"its U-Net takes {unet['in_channels']} channels where latents have {channels} (inpainting, depth or "
             "upscaling), so it needs more than latents and conditions"
         )
+    if vae.get("in_channels", 3) != 3:
+        return f"its VAE takes {vae['in_channels']} channels of a picture, not red, green and blue"
     if vae.get("latents_mean") is not None:
         return "its VAE's latents are standardised channel by channel, which the cached latents are not"
     if unet.get("attention_type", "default") != "default":

@@ -110,6 +110,8 @@ def test_wheel_imports_and_carries_what_the_commands_read(wheel: Path, tmp_path:
         "launch/recipes/eegcvpr40-sd15.yaml",
         "trainer/bundled_model/bundled_64px/model_index.json",
         "trainer/bundled_model/bundled_64px/unet/diffusion_pytorch_model.safetensors",
+        "trainer/bundled_model/bundled_64px/ip_adapter/ip_adapter.safetensors",
+        "trainer/bundled_model/bundled_64px/image_encoder/model.safetensors",
         "trainer/report/page.html.j2",
         "py.typed",
     ):

@@ -20,7 +20,9 @@ def bundled_model_path() -> Path:
     """Folder of the shipped model, in the layout of diffusers. Raises UserError if it is not there."""
     folder = Path(__file__).resolve().parent / "bundled_64px"
     if not (folder / "model_index.json").is_file():
-        raise UserError(f"the bundled model is missing from {folder}. `make bundled-model` trains it (about an hour).")
+        raise UserError(
+            f"the bundled model is missing from {folder}. `make bundled-model` trains it (about two hours)."
+        )
     return folder
 
 

@@ -1,9 +1,9 @@
 """Trains the bundled model from nothing, on CPU: `python -m neuroimagen.trainer.bundled_model.training --out DIR`.
 
-It has four components, each trained on stimuli drawn by `neuroimagen.data_shards.simulator.drawn_stimuli`: a classifier
-(which scores reconstructions), a CLIP model with its tokenizer, a VAE, and a conditional U-Net. Each finished one is
-kept in DIR.work, so that an interrupted run continues where it stopped. Matrix products are bfloat16 where the CPU has
-AMX, float32 elsewhere.
+It has five components, each trained on stimuli drawn by `neuroimagen.data_shards.simulator.drawn_stimuli`: a classifier
+(which scores reconstructions), a CLIP model with its tokenizer, a VAE, a U-Net conditioned on captions, and the image
+condition: an IP-Adapter, with which the U-Net is trained on. Each finished one is kept in DIR.work, so that an
+interrupted run continues where it stopped. Matrix products are bfloat16 where the CPU has AMX, float32 elsewhere.
 """
 
 import argparse
@@ -20,11 +20,12 @@ from neuroimagen.data_shards.common.files import atomic_folder
 from neuroimagen.trainer.bundled_model.assembly import assemble
 from neuroimagen.trainer.bundled_model.classifier import train_classifier
 from neuroimagen.trainer.bundled_model.clip import train_clip
+from neuroimagen.trainer.bundled_model.image_condition import train_image_condition
 from neuroimagen.trainer.bundled_model.training_stimuli import draw_stimuli
 from neuroimagen.trainer.bundled_model.unet import build_scheduler, train_unet
 from neuroimagen.trainer.bundled_model.vae import train_vae
 
-COMPONENTS = ("classifier", "clip", "vae", "unet")
+COMPONENTS = ("classifier", "clip", "vae", "unet", "image_condition")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class Budget:
     vae: int = 6_000
     vae_second: int = 4_000
     unet: int = 3_600
+    image_condition: int = 5_000
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -67,6 +69,9 @@ def make_bundled_model(out: Path, *, budget: Budget, seed: int, only: str | None
         "clip": lambda folder: train_clip(stimuli, folder, steps=budget.clip, seed=seed),
         "vae": lambda folder: train_vae(stimuli, folder, steps=budget.vae, second_steps=budget.vae_second, seed=seed),
         "unet": lambda folder: train_unet(stimuli, work, folder, steps=budget.unet, seed=seed),
+        "image_condition": lambda folder: train_image_condition(
+            stimuli, work, folder, steps=budget.image_condition, seed=seed
+        ),
     }
     for number, name in enumerate(COMPONENTS):
         if only is not None and name != only:
@@ -81,8 +86,10 @@ def make_bundled_model(out: Path, *, budget: Budget, seed: int, only: str | None
         return
     with atomic_folder(work / "assembled") as folder:
         figures = assemble(work, folder, scheduler=build_scheduler(), trained=describe(budget, seed), seed=seed)
-    for name, value in figures.items():
+    for name, value in figures.components.items():
         print(f"{name}: {value:.3f}")
+    for name, found in figures.identification.items():
+        print(f"{name}: two-way {found.two_way:.3f}, top-1 {found.top1:.3f}, class {found.class_accuracy:.3f}")
     shutil.rmtree(out, ignore_errors=True)
     (work / "assembled").replace(out)
 
@@ -92,7 +99,8 @@ def describe(budget: Budget, seed: int) -> str:
     return (
         f"Trained on {budget.num_stimuli:,} drawn stimuli, seed {seed}: classifier {budget.classifier:,} steps of\n"
         f"128, CLIP {budget.clip:,} of 128, VAE {budget.vae:,} and {budget.vae_second:,} of 16, U-Net {budget.unet:,}\n"
-        "of 64."
+        f"of 64 on captions, then U-Net and IP-Adapter together {budget.image_condition:,} of 64 on captions and\n"
+        "image embeddings."
     )
 
 

@@ -48,21 +48,50 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
+class Denoising:
+    """The loss of latent diffusion (Rombach et al. 2022): v-prediction, with min-SNR-5 weights."""
+
+    def __init__(self, scheduler: DDIMScheduler) -> None:
+        self.scheduler = scheduler
+        snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
+        self.weight = torch.minimum(snr, torch.tensor(5.0)) / (snr + 1)
+
+    def loss(
+        self,
+        unet: UNet2DConditionModel,
+        latents: Tensor,
+        text: Tensor,
+        generator: torch.Generator,
+        *,
+        image: Tensor | None = None,
+    ) -> Tensor:
+        """The loss at random steps. latents [n, channels, h, w], scaled; text [n, tokens, width]; image, the embedding
+        that an IP-Adapter takes, [n, size]."""
+        noise = torch.randn(latents.shape, generator=generator)
+        timesteps = torch.randint(len(self.weight), (len(latents),), generator=generator)
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        target = self.scheduler.get_velocity(latents, noise, timesteps)
+        added = None if image is None else {"image_embeds": [image[:, None]]}
+        with fast_matmul():
+            predicted = unet(noisy, timesteps, encoder_hidden_states=text, added_cond_kwargs=added).sample
+        error = (predicted.float() - target).square().mean((1, 2, 3))
+        weight = self.weight[timesteps]
+        return (weight * error).sum() / weight.sum()
+
+
 def train_unet(stimuli: TrainingStimuli, work: Path, folder: Path, *, steps: int, seed: int) -> None:
-    """Latent diffusion (Rombach et al. 2022), v-prediction, min-SNR-5 weights, condition dropout for guidance, EMA."""
+    """Train the U-Net on captions alone, some of them dropped for guidance. Writes the average of its weights."""
     vae = AutoencoderKL.from_pretrained(work / "vae")
     tokenizer = CLIPTokenizer.from_pretrained(work / "clip")
     text_encoder = CLIPModel.from_pretrained(work / "clip").text_model.eval().requires_grad_(False)
     unet = build_unet(vae)
     unet.set_attn_processor(AttnProcessor())
     average = copy.deepcopy(unet).requires_grad_(False)
-    scheduler = build_scheduler()
+    denoising = Denoising(build_scheduler())
     mean, std = encode_latents(vae, stimuli, torch.arange(len(stimuli.labels)))
     class_tokens = tokenize(tokenizer, stimuli.class_captions)
     detailed_tokens = tokenize(tokenizer, stimuli.detailed_captions)
     empty = tokenize(tokenizer, [""])
-    snr = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
-    weight = torch.minimum(snr, torch.tensor(5.0)) / (snr + 1)
     generator = torch.Generator().manual_seed(seed)
 
     def loss_of(index: Tensor) -> Tensor:
@@ -73,16 +102,9 @@ def train_unet(stimuli: TrainingStimuli, work: Path, folder: Path, *, steps: int
         tokens = torch.where(use_class, class_tokens[index], detailed_tokens[index])
         dropped = torch.rand(n, 1, generator=generator) < CONDITION_DROPOUT
         tokens = torch.where(dropped, empty, tokens)
-        noise = torch.randn(latents.shape, generator=generator)
-        timesteps = torch.randint(len(snr), (n,), generator=generator)
-        noisy = scheduler.add_noise(latents, noise, timesteps)
-        target = scheduler.get_velocity(latents, noise, timesteps)
         with torch.no_grad():
             condition = text_encoder(input_ids=tokens).last_hidden_state
-        with fast_matmul():
-            predicted = unet(noisy, timesteps, encoder_hidden_states=condition).sample
-        error = (predicted.float() - target).square().mean((1, 2, 3))
-        return (weight[timesteps] * error).sum() / weight[timesteps].sum()
+        return denoising.loss(unet, latents, condition, generator)
 
     @torch.no_grad()
     def update_average(step: int) -> None:

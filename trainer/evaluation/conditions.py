@@ -204,7 +204,7 @@ _OTHERS: Mapping[str, Condition] = {
         group="difference",
     ),
     "neuroimagen_minus_semantic_only": Condition(
-        title="gain from the saliency map",
+        title="NeuroImagen: gain from the saliency map",
         text="NeuroImagen minus class caption only, on the same stimuli",
         group="difference",
     ),

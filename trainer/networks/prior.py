@@ -171,13 +171,15 @@ def _standardised(values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 def _fit(parts: Iterator[Tensor], mean: Tensor, std: Tensor) -> None:
     """Set mean and standard deviation [K] from all rows of `parts` [n, K]."""
-    count, total, square = 0, 0.0, 0.0
+    count = 0
+    total, square = torch.zeros(2, len(mean), dtype=torch.float64)
     for part in parts:
         values = part.double().cpu()
         count += len(values)
-        total, square = total + values.sum(0), square + values.square().sum(0)
-    average = torch.as_tensor(total) / count
-    spread = (torch.as_tensor(square) / count - average.square()).clamp_min(0).sqrt()
+        total += values.sum(0)
+        square += values.square().sum(0)
+    average = total / count
+    spread = (square / count - average.square()).clamp_min(0).sqrt()
     # Below this an entry's spread is rounding: it is constant.
     constant = spread <= 1e-4 * average.abs().clamp_min(1e-3)
     mean.copy_(average)

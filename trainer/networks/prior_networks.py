@@ -6,6 +6,7 @@ out) to [B, E]. Shapes: S_0 … S_n sizes of the MLP's levels.
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class PriorMLP(nn.Module):
         super().__init__()
         from diffusers.models.embeddings import Timesteps
 
-        more = {"time_size": time_size, "condition_size": condition_size, "dropout": dropout}
+        more: dict[str, Any] = {"time_size": time_size, "condition_size": condition_size, "dropout": dropout}
         self.time = Timesteps(time_size, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.enter = nn.Sequential(nn.Linear(embedding_size, sizes[0]), nn.LayerNorm(sizes[0]), nn.SiLU())
         steps = list(itertools.pairwise(sizes))

@@ -111,7 +111,7 @@ class Recipe:
             raise STAGES.unknown(unknown[0])
         choose = self.reconstruct.choose
         if choose.is_asked_for and (problem := unknown_metrics(choose.by)) is not None:
-            raise ValueError(f"reconstruct.choose.by: {problem}")
+            raise UserError(f"reconstruct.choose.by: {problem}.")
         complete = {name: self.stages.get(name) or STAGES[name].Config() for name in stage_order()}
         object.__setattr__(self, "stages", complete)
 

@@ -83,8 +83,8 @@ class ReconstructConfig:
     """The noise scheduler: a name of schedulers.SCHEDULERS; null: the model folder's own."""
     adapter_scale: AdapterScale = 1.0
     """How much the image embedding counts in an IP-Adapter: a number, or one for each adapter, {ip_adapter: 0.8}, or
-    by part of the U-Net as diffusers has it, {up: {block_0: [0.0, 1.0, 0.0]}} or {ip_adapter: {up: …}}; parts that are
-    not named count 0.
+    by part of the U-Net, {up.block_0: [0.0, 1.0, 0.0], down: 0.5} or {ip_adapter: {up.block_0: 1.0}}, where parts that
+    are not named count 0.
     """
     noise_level: int = 0
     """unCLIP: timesteps of noise on the image embedding; 0: none."""

@@ -33,7 +33,13 @@ from neuroimagen.trainer.report.evaluated import (
 )
 from neuroimagen.trainer.report.image_grid import GridRow, image_grid
 from neuroimagen.trainer.report.retrieval_view import retrieval_view
-from neuroimagen.trainer.report.tables import absent_conditions, latex_table, markdown_report, table_view
+from neuroimagen.trainer.report.tables import (
+    absent_conditions,
+    condition_texts,
+    latex_table,
+    markdown_report,
+    table_view,
+)
 from neuroimagen.trainer.report.templates import render_page
 
 EXAMPLES = ("best", "median", "worst")
@@ -110,7 +116,10 @@ def _html(
         grid=grid,
         explorer=_explorer(evaluated, metrics),
         table=table_view(
-            evaluated.results, evaluated.details["table_metrics"], notes=evaluated.notes, texts=_texts(evaluated)
+            evaluated.results,
+            evaluated.details["table_metrics"],
+            notes=evaluated.notes,
+            texts=condition_texts(evaluated.details),
         ),
         confusion=_confusion(evaluated),
         per_subject=_per_subject(evaluated.details),
@@ -160,15 +169,6 @@ def _figures(item: Item, metrics: Mapping[str, Metric]) -> str:
         f"{metric.title} {format_value(name, item.figures[name])}" + (" %" if metric.is_share else "")
         for name, metric in metrics.items()
     )
-
-
-def _texts(evaluated: Evaluated) -> dict[str, str]:
-    """What a condition is in this run, where that says more than the table of conditions."""
-    headline = evaluated.details.get("headline", {})
-    if not headline.get("made_of"):
-        return {}
-    name = headline["condition"]
-    return {name: f"{condition_of(name).text}; in this run: {headline['made_of']}"}
 
 
 def _hero(evaluated: Evaluated) -> dict[str, Any] | None:

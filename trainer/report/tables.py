@@ -94,6 +94,13 @@ def figure_texts(found: Result) -> tuple[str, str]:
     return text(found.value), f"{text(found.low)} – {text(found.high)}"
 
 
+def condition_texts(details: Mapping[str, Any]) -> dict[str, str]:
+    """What conditions are, with what their images were made from in this run."""
+    return {
+        name: f"{condition_of(name).text}; made of: {made_of}" for name, made_of in details.get("made_of", {}).items()
+    }
+
+
 def absent_conditions(details: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Titles of the conditions that were asked for and could not be measured, each with the reason."""
     return [(condition_of(present_name(name)).title, reason) for name, reason in details.get("absent", {}).items()]
@@ -125,7 +132,11 @@ def markdown_report(results: Sequence[Result], details: Mapping[str, Any], *, ra
         definition = next((item.definition for item in results if item.metric == metric), None)
         if definition is not None:
             lines.append(f"- **{metric_of(metric).title}**: {definition}.")
-    lines += [f"- **{condition_of(name).title}**: {condition_of(name).text}." for name in ordered_conditions(results)]
+    texts = condition_texts(details)
+    lines += [
+        f"- **{condition_of(name).title}**: {texts.get(name, condition_of(name).text)}."
+        for name in ordered_conditions(results)
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -144,7 +144,8 @@ class SemanticStage(SampledStage):
 
     def _loss(self, networks: Mapping[str, nn.Module], batch: Batch, random: StepRandom) -> Loss:
         eeg = augment_eeg(batch.eeg, self.config.augment, random)
-        hidden, pooled = self._distances(*networks["model"](eeg, batch.subject, with_pooled=True), batch)
+        predicted, predicted_pooled = networks["model"](eeg, batch.subject, with_pooled=True)
+        hidden, pooled = self._distances(predicted, predicted_pooled, batch)
         if self.config.loss == "l2":
             # Away from 0, where the root has no gradient.
             hidden, pooled = (hidden + 1e-6).sqrt(), None if pooled is None else (pooled + 1e-6).sqrt()

@@ -47,6 +47,12 @@ def test_other_layouts_are_refused_by_name(tmp_path: Path, names: tuple[str, ...
         read_ip_adapter(write(tmp_path / "a.safetensors", *names))
 
 
+def test_another_number_of_tokens_is_refused(tiny_diffusion_folder: Path, tmp_path: Path) -> None:
+    file = write_tiny_ip_adapter(tmp_path / "a.safetensors", tiny_diffusion_folder, embedding_size=12, num_tokens=8)
+    with pytest.raises(UserError, match=r"makes 8 image tokens of width 32; diffusers reads 4"):
+        read_ip_adapter(file)
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"does not exist\. Give its safetensors file"):
         read_ip_adapter(tmp_path / "missing.safetensors")

@@ -85,6 +85,84 @@ def test_the_pipeline_has_the_same_text_tower_as_clip(pipeline) -> None:
         assert torch.allclose(pipeline.text_encoder(tokens).last_hidden_state, expected, atol=1e-6)
 
 
+def test_image_encoder_is_the_image_tower_of_clip(scenes) -> None:
+    from safetensors.torch import load_file
+    from transformers import CLIPModel, CLIPVisionModelWithProjection
+
+    twin = load_file(FOLDER / "image_encoder" / "model.safetensors")
+    clip = load_file(FOLDER / "clip" / "model.safetensors")
+    assert twin.keys() == {name for name in clip if name.startswith(("vision_model.", "visual_projection."))}
+    assert all(torch.equal(twin[name], clip[name]) for name in twin)
+    encoder = CLIPVisionModelWithProjection.from_pretrained(FOLDER, subfolder="image_encoder").eval()
+    model = CLIPModel.from_pretrained(FOLDER, subfolder="clip").eval()
+    images = as_tensor([draw_scene(scene) for scene in scenes[:5]])
+    with torch.inference_mode():
+        found = encoder(pixel_values=images).image_embeds
+        expected = model.get_image_features(pixel_values=images).pooler_output
+    assert torch.equal(found, expected)
+
+
+@pytest.fixture(scope="module")
+def with_adapter():
+    """The adapter loaded as anybody would load it."""
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(FOLDER)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.load_ip_adapter(FOLDER, subfolder="ip_adapter", weight_name="ip_adapter.safetensors")
+    return pipeline
+
+
+def test_diffusers_loads_the_adapter_with_its_image_encoder(with_adapter) -> None:
+    from transformers import CLIPVisionModelWithProjection
+
+    assert isinstance(with_adapter.image_encoder, CLIPVisionModelWithProjection)
+    assert {type(processor).__name__ for processor in with_adapter.unet.attn_processors.values()} == {
+        "AttnProcessor2_0",
+        "IPAdapterAttnProcessor2_0",
+    }
+
+
+def test_images_drawn_from_image_embeddings_are_told_apart(with_adapter, classifier, scenes) -> None:
+    """diffusers embeds the images itself, with the processor that is in the folder. Neither text nor start helps.
+
+    One at a time: a pipeline gives all images of a batch the same embedding.
+    """
+    from PIL import Image
+
+    scenes = scenes[:24]
+    stimuli = [draw_scene(scene) for scene in scenes]
+    settings = {"num_inference_steps": 8, "guidance_scale": 3.0, "height": 64, "width": 64, "output_type": "pt"}
+    generator = torch.Generator().manual_seed(3)
+    drawn = torch.cat(
+        [
+            with_adapter("", ip_adapter_image=Image.fromarray(stimulus), generator=generator, **settings).images
+            for stimulus in stimuli
+        ]
+    )
+    drawn = drawn * 2 - 1
+    with torch.inference_mode():
+        embeddings = [with_adapter.image_encoder(pixel_values=x).image_embeds for x in (drawn, as_tensor(stimuli))]
+        predicted = classifier(pixel_values=drawn).logits.argmax(1)
+    similarity = np.corrcoef(*(embedding.numpy() for embedding in embeddings))[: len(scenes), len(scenes) :]
+    others = similarity < np.diag(similarity)[:, None]
+    assert others.sum() / (len(scenes) * (len(scenes) - 1)) > 0.95
+    assert (predicted == torch.tensor([scene.class_index for scene in scenes])).float().mean() > 0.75
+
+
+@torch.inference_mode()
+def test_a_zero_embedding_is_the_same_as_no_adapter(pipeline, with_adapter) -> None:
+    generator = torch.Generator().manual_seed(0)
+    latents, hidden = torch.randn(2, 8, 8, 8, generator=generator), torch.randn(2, 32, 64, generator=generator)
+    embedding = torch.randn(2, 1, 64, generator=generator)
+    inputs = {"sample": latents, "timestep": torch.tensor([900, 40]), "encoder_hidden_states": hidden}
+    alone = pipeline.unet(**inputs).sample
+    without = with_adapter.unet(**inputs, added_cond_kwargs={"image_embeds": [torch.zeros_like(embedding)]}).sample
+    given = with_adapter.unet(**inputs, added_cond_kwargs={"image_embeds": [embedding]}).sample
+    torch.testing.assert_close(without, alone, rtol=0, atol=1e-5)
+    assert (given - alone).abs().max() > 0.01
+
+
 def test_class_captions_draw_their_class(pipeline, classifier) -> None:
     """Full strength: the start image (grey) decides nothing, the caption all."""
     from PIL import Image

@@ -27,4 +27,5 @@ def test_it_can_be_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "classifier accuracy" in (out / "README.md").read_text()
     capsys.readouterr()
     assert training.main(["--out", str(out), "--scale", "0.005"]) == 0
-    assert "unet: taken from" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert all(f"{name}: taken from" in output for name in training.COMPONENTS)

@@ -8,7 +8,13 @@ import torch
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.reconstruction.schedulers import SCHEDULERS, NoiseScheduler, num_denoising_steps
 
-CONFIG = {"num_train_timesteps": 500, "beta_start": 0.001, "beta_end": 0.02, "prediction_type": "v_prediction"}
+CONFIG = {
+    "num_train_timesteps": 500,
+    "beta_start": 0.001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "prediction_type": "v_prediction",
+}
 
 
 @pytest.mark.parametrize("name", SCHEDULERS.names())

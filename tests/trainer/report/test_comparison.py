@@ -112,7 +112,7 @@ QUESTIONS = """
 found.rows = visible("tr[data-condition]");
 const titles = [...document.getElementById("condition").options].map((option) => option.value);
 found.titles = titles.length;
-change("condition", "value", "class caption + saliency");
+change("condition", "value", "full model");
 found.rowsOfOne = visible("tr[data-condition]");
 change("condition", "value", "");
 found.rowsAgain = visible("tr[data-condition]");

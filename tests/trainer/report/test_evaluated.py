@@ -40,6 +40,8 @@ def make_former(run: Path) -> None:
     text = (folder / "items.csv").read_text()
     (folder / "items.csv").write_text(text.replace("condition,", "row,", 1))
     details = json.loads((folder / "details.json").read_text())
+    for key in ("headline", "notes", "made_of"):
+        del details[key]
     details["absent"] = {"phantom_full": "the order of recording is unknown"}
     details["provenance"]["judges"] = details["provenance"].pop("scoring_networks")
     details["provenance"]["data"]["parts"] = details["provenance"]["data"].pop("splits")

@@ -73,7 +73,7 @@ def test_the_page_refers_to_nothing_outside_itself(reported: tuple[Path, Path]) 
 def test_the_page_holds_verdict_table_figures_and_how_to_repeat(reported: tuple[Path, Path]) -> None:
     text = (reported[0] / "report" / "report.html").read_text(encoding="utf-8")
     assert text.index('id="verdict"') < text.index('id="images"') < text.index('id="table"')
-    for row in ("class caption + saliency", "true class as prompt", "mean training image", "ceiling", "time index"):
+    for row in ("full model", "true class as prompt", "mean training image", "ceiling", "time index"):
         assert row in text
     assert "prefers-color-scheme: dark" in text
     assert text.count("<svg") == 1 + 2 + 3  # embedding map; butterfly, scalp maps; curves of three stages

@@ -38,7 +38,7 @@ def test_the_page_s_table_has_every_metric_and_groups_in_their_order() -> None:
     ]
     assert [group["title"] for group in view["groups"]] == ["The model", "Guessing and the ceiling", "Comparisons"]
     (model,) = view["groups"][0]["conditions"]
-    assert (model["name"], model["title"]) == ("full", "class caption + saliency")
+    assert (model["name"], model["title"]) == ("full", "full model")
     assert [cell and (cell["value"], cell["interval"]) for cell in model["cells"]] == [
         ("50.0", "40.0 – 60.0"),
         ("0.312", "0.250 – 0.375"),
@@ -63,12 +63,23 @@ def test_markdown_and_latex_show_the_main_metrics() -> None:
     lines = markdown_report(RESULTS, details, rank_rule="the best").splitlines()
     assert "**A heading.** A text." in lines
     assert "| condition | accuracy, % | SSIM |" in lines
-    assert "| class caption + saliency | 50.0 [40.0 – 60.0] | 0.312 [0.250 – 0.375] |" in lines
+    assert "| full model | 50.0 [40.0 – 60.0] | 0.312 [0.250 – 0.375] |" in lines
     assert "| chance | 25.0 |  |" in lines
     assert "Not measured: drift surrogate, whole pipeline, a reason." in lines
     assert "- **accuracy**: accuracy of chance." in lines
     assert absent_conditions({}) == []
     latex = latex_table(RESULTS, MAIN)
-    assert r"class caption + saliency & 50.0 {\scriptsize [40.0, 60.0]} & 0.312 {\scriptsize [0.250, 0.375]}" in latex
+    made = markdown_report(RESULTS, details | {"made_of": {"full": "class caption, saliency map"}}, rank_rule="")
+    assert "; made of: class caption, saliency map." in made
+    noted = {"notes": {"full": "headline, 10 of 24 segments"}}
+    title = "full model [headline, 10 of 24 segments]"
+    assert any(
+        line.startswith(f"| {title} |") for line in markdown_report(RESULTS, details | noted, rank_rule="").split("\n")
+    )
+    assert f"{title} & 50.0" in latex_table(RESULTS, MAIN, **noted)
+    view = table_view(RESULTS, MAIN, **noted, texts={"full": "made of a and b"})
+    (model,) = view["groups"][0]["conditions"]
+    assert (model["note"], model["text"]) == (noted["notes"]["full"], "made of a and b")
+    assert r"full model & 50.0 {\scriptsize [40.0, 60.0]} & 0.312 {\scriptsize [0.250, 0.375]}" in latex
     assert "$-$0.062" in latex
     assert escaped("50 % & a_b #1 $") == r"50 \% \& a\_b \#1 \$"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -128,7 +128,9 @@ def _layer_distance(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 class ImageClassifier(_ImageNetwork):
     """Any `AutoModelForImageClassification` folder: class scores and penultimate features."""
 
-    offers: ClassVar = frozenset({"class scores", "classifier features"})
+    offers: ClassVar[frozenset[Literal["class scores", "classifier features"]]] = frozenset(
+        {"class scores", "classifier features"}
+    )
     """What metrics can have of it (class_scorers.Offer)."""
 
     def __init__(self, network: Any, processor: Any, *, name: str, device: str, batch_size: int) -> None:

@@ -39,12 +39,15 @@ class Adapters:
                 image_encoder_folder=None,
                 local_files_only=True,
             )
+        pipeline.unet.requires_grad_(False)
 
     def arguments(
         self, image: Mapping[str, Tensor], count: int, *, guided: bool, scale: Scale, dtype: torch.dtype
     ) -> dict[str, Any]:
         """Set the scales, and return the pipeline's arguments: embeddings of every adapter, zeros where no image is."""
         if not self.sizes:
+            if isinstance(scale, Mapping):
+                raise UserError(f"adapter_scale names {', '.join(scale)}, but the model has no IP-Adapter.")
             return {}
         self.pipeline.set_ip_adapter_scale(self._scales(image, scale))
         embeddings = []

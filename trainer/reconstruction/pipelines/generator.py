@@ -169,12 +169,15 @@ class Generator:
             ).images
         finally:
             pipeline.scheduler = own
-        _require_finite(
-            latents,
-            "the denoised latents hold",
-            f"The U-Net of {self.model} overflows in {str(self.dtype).removeprefix('torch.')}, or its weights are "
-            "damaged. Use reconstruct.dtype=bfloat16 or float32.",
-        )
+        # One look, at the end: each waits for all work that is queued on the device.
+        if not torch.isfinite(latents).all():
+            self._require_finite_conditions(conditioning, start)
+            _require_finite(
+                latents,
+                "the denoised latents hold",
+                f"The U-Net of {self.model} overflows in {str(self.dtype).removeprefix('torch.')}, or its weights are "
+                "damaged. Use reconstruct.dtype=bfloat16 or float32.",
+            )
         return latents
 
     def _make_scheduler(self, name: str | None, steps: int) -> Any:
@@ -192,7 +195,7 @@ class Generator:
             raise UserError(f"strength {strength} × {steps} steps leaves no denoising step. Raise one of them.")
 
     def _require_conditions(self, conditioning: Conditioning, count: int, start: Tensor | None) -> None:
-        """Raise UserError for conditions that the model does not take, and for numbers that are none."""
+        """Raise UserError for conditions that the model does not take."""
         if unknown := sorted(set(conditioning.image) - set(self.image_sizes)):
             raise UserError(
                 f"{self.model} takes no image embedding {', '.join(unknown)}; it takes "
@@ -208,6 +211,12 @@ class Generator:
         for name, tensor in given.items():
             if tuple(tensor.shape) != wanted[name]:
                 raise UserError(f"{name} has the shape {tuple(tensor.shape)}, {self.model} takes {wanted[name]}.")
+
+    @staticmethod
+    def _require_finite_conditions(conditioning: Conditioning, start: Tensor | None) -> None:
+        """Raise UserError where a condition or the start holds numbers that are none."""
+        given = conditioning.tensors() | ({} if start is None else {"the start": start})
+        for name, tensor in given.items():
             _require_finite(tensor, f"{name} holds", "Train the stage that predicts it again: it has diverged.")
 
     def largest_batch_size(self, *, guidance: float, scheduler: str | None = None) -> int:
@@ -256,7 +265,26 @@ def _load_unet(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
         network = UNet2DConditionModel.from_pretrained(
             folder, use_safetensors=True, dtype=dtype, variant=weights_variant(folder)
         )
-    return network.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    network = network.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    if dtype != torch.float32:
+        # Latents, guidance and steps stay in float32: a guidance of 5 would multiply the rounding of both branches.
+        network.register_forward_pre_hook(_lowered, with_kwargs=True)
+        network.register_forward_hook(_raised)
+    return network
+
+
+def _lowered(network: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The inputs of a U-Net in its own dtype."""
+    sample, *others = inputs
+    guidance = options.get("timestep_cond")
+    if guidance is not None:
+        options = {**options, "timestep_cond": guidance.to(network.dtype)}
+    return (sample.to(network.dtype), *others), options
+
+
+def _raised(network: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The outputs of a U-Net in float32."""
+    return tuple(output.float() for output in outputs)
 
 
 def _require_finite(tensor: Tensor, holds: str, cause: str) -> None:

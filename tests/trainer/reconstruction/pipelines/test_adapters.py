@@ -55,11 +55,11 @@ def pipeline_with(pipeline_class: Any, model: Path, adapters: dict[str, IPAdapte
     return pipeline
 
 
-def one_by_one(pipeline: Any, image: dict[str, torch.Tensor], count: int, guidance: float, **conditions: Any) -> Any:
+def one_by_one(pipeline: Any, images: dict[str, torch.Tensor], count: int, guidance: float, **conditions: Any) -> Any:
     """What the pipeline draws for each image alone: for a batch it would take one image embedding for all."""
     drawn = []
     for row in range(count):
-        given = [embedding[row : row + 1, None] for embedding in image.values()]
+        given = [embedding[row : row + 1, None] for embedding in images.values()]
         if guidance > 1:
             given = [torch.cat([torch.zeros_like(embedding), embedding]) for embedding in given]
         drawn += pipeline(

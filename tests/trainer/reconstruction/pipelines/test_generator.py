@@ -277,6 +277,7 @@ class TestRefusals:
         [
             ({"steps": 1001}, r"1001 sampling steps .* the model has 1000"),
             ({"scheduler": "lcm", "steps": 100}, r"LCMScheduler cannot be used with this model and 100 steps"),
+            ({"adapter_scale": {"face": 1.0}}, r"adapter_scale names face, but the model has no IP-Adapter"),
             ({"guidance": 0.5}, r"guidance must be 0 or 1 \(none\), or above 1, got 0\.5"),
             ({"start": torch.zeros(2, 4, 8, 8), "strength": 0.2}, r"strength 0\.2 × 4 steps leaves no denoising step"),
             ({"start": torch.zeros(1, 4, 8, 8)}, r"the start has the shape \(1, 4, 8, 8\), .* takes \(2, 4, 8, 8\)"),

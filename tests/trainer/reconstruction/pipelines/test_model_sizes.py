@@ -54,6 +54,7 @@ def model(tiny_diffusion_folder: Path, tmp_path: Path) -> Path:
         (config("unet", class_embed_type="timestep"), r"takes class labels \('timestep'\)"),
         (config("unet", num_class_embeds=1000), r"takes class labels"),
         (config("unet", encoder_hid_dim_type="text_proj"), r"projects other text states"),
+        (config("vae", in_channels=6), r"takes 6 channels of a picture"),
         (config("vae", latents_mean=[0.0] * 4), r"latents are standardised channel by channel"),
         (config("unet", cross_attention_dim=48), r"attends to width 48, the text encoder gives 32"),
     ],

@@ -11,7 +11,7 @@ CONFIG = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0
 NAMES = (
     *SCHEDULERS.names(),
     *("DDPMScheduler", "DDIMParallelScheduler", "PNDMScheduler", "LMSDiscreteScheduler", "HeunDiscreteScheduler"),
-    *("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "DEISMultistepScheduler", "TCDScheduler"),
+    *("KDPM2AncestralDiscreteScheduler", "DEISMultistepScheduler", "TCDScheduler"),
     *("DPMSolverSinglestepScheduler", "SASolverScheduler", "EDMEulerScheduler"),
 )
 
