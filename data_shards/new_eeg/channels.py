@@ -26,8 +26,8 @@ def places_of(given: GivenEEG, wanted: InputDescription, *, as_stored: bool, not
         if names is not None and not as_stored:
             raise UserError(
                 f"say which channels {given.where} has: channel_names=[…], or --channel-names. The run takes "
-                f"{some_names(names)}. EEG that is as the data set's own segments needs no names: preprocessed=True, or "
-                "--preprocessed all."
+                f"{some_names(names)}. EEG that is as the data set's own segments needs no names: preprocessed=True, "
+                "or --preprocessed all."
             )
         if given.eeg.shape[1] != wanted.n_channels:
             raise UserError(
@@ -48,8 +48,8 @@ def places_of(given: GivenEEG, wanted: InputDescription, *, as_stored: bool, not
     bads = {channel_key(name) for name in given.bads}
     if bad := [name for name in names if channel_key(name) in bads]:
         raise UserError(
-            f"channels {some_names(bad)} are marked bad. Interpolate them (epochs.interpolate_bads()), or take the mark "
-            "away if they are good."
+            f"channels {some_names(bad)} are marked bad. Interpolate them (epochs.interpolate_bads()), or take the "
+            "mark away if they are good."
         )
     wanted_keys = {channel_key(name) for name in names}
     if extra := [name for name in given.channel_names if channel_key(name) not in wanted_keys]:

@@ -8,13 +8,13 @@ the data set's: segments go through float16 as if they had been stored.
 
 import dataclasses
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import numpy as np
 
 from neuroimagen.data_shards.common.arrays import Floats
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.format.encoding import decode_eeg, encode_eeg
+from neuroimagen.data_shards.format.encoding import STORED_EXPONENT, decode_eeg, encode_eeg
 from neuroimagen.data_shards.new_eeg.channels import places_of, unit_factor
 from neuroimagen.data_shards.new_eeg.cutting import at_rate, cut
 from neuroimagen.data_shards.new_eeg.description import IMPOSSIBLE, STEPS, InputDescription, Step
@@ -53,8 +53,24 @@ def converted(given: GivenEEG, wanted: InputDescription, *, preprocessed: Prepro
         segment = fitted(segment)
         if not np.isfinite(segment).all():
             raise UserError(f"segment {number} of {given.where} holds NaN or infinity. Leave it out or correct it.")
-        parts[number] = decode_eeg(*encode_eeg(segment.astype(np.float32)))
+        parts[number] = rounded(segment)
     return ConvertedEEG(eeg=parts, notes=tuple(notes))
+
+
+def rounded(segment: np.ndarray) -> np.ndarray:
+    """A segment as it is read where it was stored, float32 [C, T]; one that was stored already does not change."""
+    eeg = segment.astype(np.float32)
+    stored, scale = encode_eeg(eeg)
+    found = decode_eeg(stored, scale)
+    largest = float(np.max(np.abs(eeg)))
+    if largest > 0 and math.frexp(largest)[0] == 0.5 and not np.array_equal(found, eeg):
+        # The largest value was just below this power of two before it was rounded, so the scale was half as large.
+        scale = 2.0 ** (math.frexp(largest)[1] - 1 - STORED_EXPONENT)
+        with np.errstate(over="ignore"):
+            before = decode_eeg((eeg * np.float32(1 / scale)).astype("<f2"), scale)
+        if np.array_equal(before, eeg):
+            return eeg
+    return found
 
 
 def _steps_done(wanted: InputDescription, preprocessed: Preprocessed) -> set[str]:

@@ -16,6 +16,7 @@ K latent channels, h×w latent size, L tokens, D width of the text encoder, E le
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, Self
@@ -148,6 +149,13 @@ class Drawing:
             guidance=self.config.guidance, scheduler=self.config.scheduler
         )
 
+    def draw_batch(self, name: str, items: Sequence[SegmentSample], *, usual_size: int) -> np.ndarray:
+        """`draw`, for one of several batches that are of `usual_size` but for the last."""
+        # A compiled pass serves one size of batch, and compiling another for the last few images would not pay.
+        odd = self.config.compile and len(items) < usual_size
+        with torch.compiler.set_stance("force_eager") if odd else nullcontext():
+            return self.draw(name, items)
+
     @torch.inference_mode()
     def draw(self, name: str, items: Sequence[SegmentSample]) -> np.ndarray:
         """Images of a condition, uint8 [n, 3, S, S]."""
@@ -178,6 +186,7 @@ class Drawing:
         )
         return to_uint8(generator.decode(latents))
 
+    @torch.inference_mode()
     def saliency_maps(self, items: Sequence[SegmentSample]) -> Tensor:
         """Saliency maps [n, 3, s, s] in [-1, 1]."""
         model = self.networks.saliency(self.export("saliency"))
@@ -238,7 +247,7 @@ class Drawing:
 
     def _predicted(self, kind: str, items: Sequence[SegmentSample], *, prior: bool) -> Tensor:
         """The image embeddings [n, E] of a kind that are predicted from the EEG, through the prior if `prior`."""
-        model = self.networks.alignment(self.export("alignment"), fit_lengths=self._fit_lengths)
+        model = self.alignment_model()
         eeg, subjects = self._eeg(items), self._subjects(items)
         if not prior:
             return model.image_embedding(eeg, subjects, kind)
@@ -250,6 +259,10 @@ class Drawing:
             steps=self.config.prior_steps,
             guidance=self.config.prior_guidance,
         )
+
+    def alignment_model(self) -> AlignmentModel:
+        """The network of the alignment stage, which must be there (`export("alignment")`)."""
+        return self.networks.alignment(self.export("alignment"), fit_lengths=self._fit_lengths)
 
     def _fit_lengths(self, model: AlignmentModel) -> None:
         """Say how long image embeddings are, where an export of an earlier version does not and the data are there."""
