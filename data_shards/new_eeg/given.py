@@ -1,6 +1,7 @@
 """EEG as it is given: an array with what is known of it, MNE epochs, or a file of either."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ class GivenEEG:
     """What filters have left, as MNE notes it."""
     bads: tuple[str, ...] = ()
     waiting_projectors: tuple[str, ...] = ()
-    subject: str | None = None
+    subject: int | str | Sequence[int | str] | None = None
+    """Whose EEG it is, where a file says it."""
     where: str = "the EEG"
 
 

@@ -1,6 +1,7 @@
 """`neuroimagen embed`: image embeddings of EEG, into a Parquet table."""
 
 import argparse
+import math
 from pathlib import Path
 
 from neuroimagen.launch.commands.new_eeg import NEW_EEG_OPTIONS, add_new_eeg
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int | None:
     from neuroimagen.data_shards.common.errors import UsageError, UserError
     from neuroimagen.data_shards.dataset.dataset import Dataset
     from neuroimagen.data_shards.new_eeg.conversion import converted
+    from neuroimagen.data_shards.new_eeg.description import InputDescription
     from neuroimagen.launch.commands.new_eeg import given_of, preprocessed_of
     from neuroimagen.trainer.evaluation.retrieval.alignment_retrieval import load_alignment
     from neuroimagen.trainer.evaluation.retrieval.embeddings_table import (
@@ -73,9 +75,15 @@ def run(args: argparse.Namespace) -> int | None:
         )
     if args.eeg is not None:
         recipe = load_recipe(args.run / "config.yaml")
-        wanted = run_description(args.run, recipe, None)
         given = given_of(args)
         is_bare = not said and given.sfreq is None and given.channel_names is None and given.unit is None
+        wanted = InputDescription.read(args.run)
+        if wanted is None and is_bare:  # the run's data set may be gone; segments as its own need to have its size only
+            encoder = model.encoder
+            wanted = InputDescription(
+                data="", n_channels=encoder.n_channels, n_samples=encoder.n_samples, sfreq=math.nan
+            )
+        wanted = wanted or run_description(args.run, recipe, None)
         found = converted(given, wanted, preprocessed=True if is_bare else preprocessed_of(args))
         for note in found.notes:
             print(f"note: {note}")

@@ -15,8 +15,8 @@ examples:
   neuroimagen predict --run name/model --eeg sub-07-epo.fif
 
 FILE holds segments: .npy [segments, channels, samples]; .npz with `eeg` and what else is known of it (sfreq,
-channel_names, unit, tmin, subject); or MNE epochs (-epo.fif). The EEG is brought to the channels, window and unit of the
-data that the run was trained on, by the steps that made that data; what cannot be done exactly is refused.
+channel_names, unit, tmin, subject); or MNE epochs (-epo.fif). The EEG is brought to the channels, window and unit of
+the data that the run was trained on, by the steps that made that data; what cannot be done exactly is refused.
 
 DIR gets images/, saliency_maps/ (where the run makes them), embeddings.parquet (where it predicts image embeddings) and
 manifest.json.

@@ -52,7 +52,7 @@ def model_card(opened: Opened, drawing: Drawing, condition: str) -> str:
         "- The figures are of the data set's own test split. EEG of other people, devices, laboratories or stimuli was "
         "not measured.",
         "- An image is what the diffusion model makes of what was predicted from the EEG. It looks plausible "
-        "whether or not the prediction is right; details that the EEG says nothing about come from the diffusion model.",
+        "whether or not the prediction is right; what the EEG does not say comes from the diffusion model.",
         "- It is no medical device, and not meant to find out what a person thinks without their consent.",
         "",
         "## Licence",
