@@ -92,8 +92,9 @@ def read_eeg(path: Path) -> GivenEEG:
 
         try:
             return of_epochs(mne.read_epochs(path, proj=False, verbose="ERROR"), where=str(path))
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"{path} holds no epochs that MNE reads: {str(error).splitlines()[0]}") from None
+        except Exception as error:  # readers of damaged files raise whatever the damage leads to
+            reason = (str(error).splitlines() or [""])[0]
+            raise UserError(f"{path} holds no epochs that MNE reads: {type(error).__name__}: {reason}") from None
     raise UserError(f"{path} is none of the files that are read: {FILES}.")
 
 

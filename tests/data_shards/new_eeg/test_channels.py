@@ -56,7 +56,7 @@ def test_units(wanted: InputDescription, unit: str, factor: float) -> None:
 
 def test_units_that_do_not_fit(wanted: InputDescription) -> None:
     bare, volts = _given(["Fz"]), _given(["Fz"], unit="V")
-    with pytest.raises(UserError, match="say the unit of the EEG.*one of V, mV, uV, nV"):
+    with pytest.raises(UserError, match=r"say the unit of the EEG.*one of V, mV, uV, nV"):
         unit_factor(bare, wanted, standardised=False, as_stored=False)
     assert unit_factor(bare, wanted, standardised=False, as_stored=True) == 1.0
     assert unit_factor(bare, wanted, standardised=True, as_stored=False) == 1.0

@@ -32,7 +32,7 @@ def test_the_window_is_cut_by_time(wanted: InputDescription) -> None:
     with pytest.raises(UserError, match=r"lasts from 0\.03 to 0\.63 s .* needs 0\.02 to 0\.52 s\. Cut it longer"):
         cut(_given(60, sfreq=100, tmin=0.03), wanted, [], [0, 1, 2], 1.0)
     unknown = dataclasses.replace(wanted, first_sample_s=None)
-    with pytest.raises(UserError, match="60 samples; .* trained on 50: cut it to the same window"):
+    with pytest.raises(UserError, match=r"60 samples; .* trained on 50: cut it to the same window"):
         cut(_given(60, sfreq=100, tmin=0.0), unknown, [], [0, 1, 2], 1.0)
 
 

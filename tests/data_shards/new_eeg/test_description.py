@@ -72,7 +72,7 @@ def test_subjects_by_number_and_label(wanted: InputDescription) -> None:
     assert wanted.subject_numbers(None, 2).tolist() == [NO_SUBJECT, NO_SUBJECT]
     assert wanted.subject_numbers("sub-pilot", 2).tolist() == [1, 1]
     assert wanted.subject_numbers([np.int64(3), "07"], 2).tolist() == [3, 7]
-    with pytest.raises(UserError, match="no subject 'pilto'.*it has pilot, 07"):
+    with pytest.raises(UserError, match=r"no subject 'pilto'.*it has pilot, 07"):
         wanted.subject_numbers("pilto", 1)
     with pytest.raises(UserError, match="3 subjects are given for 2 segments"):
         wanted.subject_numbers([1, 2, 3], 2)

@@ -18,10 +18,11 @@ def test_epochs_say_all_of_it_themselves(study: Callable, tmp_path: Path) -> Non
     epochs.save(tmp_path / "a-epo.fif", verbose="ERROR")
     again = read_eeg(tmp_path / "a-epo.fif")
     np.testing.assert_allclose(again.eeg, given.eeg, rtol=1e-6)
-    assert (again.channel_names, again.tmin, again.baseline_s) == (given.channel_names, -0.2, (-0.2, 0.0))
+    assert again.channel_names == given.channel_names
+    assert (again.tmin, *(again.baseline_s or ())) == pytest.approx((-0.2, -0.2, 0.0), abs=1e-6)
     with pytest.raises(UserError, match="the epochs says unit itself"):
         given_eeg(epochs, unit="uV")
-    with pytest.raises(UserError, match=r"given as RawFIF|given as Raw.*Cut a recording into epochs first"):
+    with pytest.raises(UserError, match=r"given as Raw.*Cut a recording into epochs first"):
         given_eeg(study(tmax=0.5).raw)
 
 
