@@ -151,7 +151,7 @@ def test_conditions_of_a_run_with_one_stage(trained, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     shutil.copy(trained.run / "config.yaml", run)
-    with pytest.raises(UserError, match="cannot be drawn: .*Train a stage that images are drawn with first"):
+    with pytest.raises(UserError, match=r"cannot be drawn: .*Train a stage that images are drawn with first"):
         Pipeline.from_pretrained(run)
     shutil.copytree(trained.run / "alignment", run / "alignment")
     pipeline = Pipeline.from_pretrained(run, device="cpu")

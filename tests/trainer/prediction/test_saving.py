@@ -51,7 +51,7 @@ def test_a_saved_pipeline_draws_the_same_images(trained, eeg: np.ndarray, tmp_pa
 
 def test_another_diffusion_model_is_refused(trained, tiny_diffusion_folder: Path, tmp_path: Path) -> None:
     Pipeline.from_pretrained(trained.run, condition="semantic_only", device="cpu").save_pretrained(tmp_path / "saved")
-    with pytest.raises(UserError, match="not the diffusion model that .* was saved with"):
+    with pytest.raises(UserError, match=r"not the diffusion model that .* was saved with"):
         Pipeline.from_pretrained(tmp_path / "saved", model=tiny_diffusion_folder)  # it has no IP-Adapter
 
 
