@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "reconstruct": "reconstruct images from EEG with a trained run",
     "evaluate": "measure a run's reconstructions beside ablations, floor and oracle conditions",
     "embed": "predict image embeddings of segments or of new EEG",
+    "predict": "draw images from new EEG, without a data set",
     "tune": "search margins or guidance on the validation split",
     "report": "write a run's report: table, images, curves",
     "bench": "side-by-side measurements on this machine",
