@@ -4,7 +4,6 @@ No weights are loaded here, and neither torch nor diffusers is imported.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import read_json
 from neuroimagen.data_shards.frozen_models.recognise import recognise
 from neuroimagen.data_shards.frozen_models.towers.config import TowerConfig
 
@@ -90,7 +90,7 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """Parse a JSON configuration; UserError if it is missing or is not a JSON object."""
     path = folder / name
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing. Is the model folder complete?") from None
     except ValueError as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path
+from neuroimagen.data_shards.common.reading import read_json
 from neuroimagen.trainer.evaluation.conditions import CONDITIONS, condition_of, present_name
 from neuroimagen.trainer.evaluation.intervals import Estimate
 from neuroimagen.trainer.evaluation.metrics.registry import METRICS, metric_of
@@ -79,7 +80,7 @@ def read_results(path: Path) -> list[Result]:
     Raises UserError if the file is missing (the run has not been evaluated) or is no results.json.
     """
     try:
-        return [Result(**_present(item)) for item in json.loads(path.read_text(encoding="utf-8"))]
+        return [Result(**_present(item)) for item in read_json(path)]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}. Run `neuroimagen evaluate` first.") from error
     except (ValueError, TypeError, KeyError) as error:

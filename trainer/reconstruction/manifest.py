@@ -1,6 +1,5 @@
 """Reads what `neuroimagen reconstruct` left in a run: reconstructions/<condition>/manifest.json and its images."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from PIL import Image
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.progress import track
+from neuroimagen.data_shards.common.reading import read_json
 
 MANIFEST_FILE = "manifest.json"
 _COMPARED = ("seed", "samples", "steps", "scheduler", "guidance", "strength", "dtype", "model_digest")
@@ -103,7 +103,7 @@ def load_manifest(path: Path) -> dict[str, Any]:
 
     Raises OSError when the file cannot be read, ValueError when it holds no JSON object.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"it holds {type(content).__name__}, not an object")
     if "row" in content:

@@ -14,6 +14,7 @@ import numpy as np
 from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path
+from neuroimagen.data_shards.common.reading import read_json
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.conditions import condition_of
 from neuroimagen.trainer.evaluation.evaluate import DETAILS_FILE
@@ -56,7 +57,7 @@ def _open(run: Path, data: Path | None) -> Evaluated:
     details = run / "report" / DETAILS_FILE
     if not details.is_file():
         raise UserError(f"{run} has not been evaluated. Run `neuroimagen evaluate --run {run}` first.")
-    folder = data or Path(json.loads(details.read_text(encoding="utf-8"))["data"])
+    folder = data or Path(read_json(details)["data"])
     return Evaluated(run, Dataset.open(folder))
 
 

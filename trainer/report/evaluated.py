@@ -1,6 +1,5 @@
 """An evaluated run: what `evaluate` left in RUN/report, and the images of its segments."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import read_json
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.evaluate import DETAILS_FILE, EEG_FILE
 from neuroimagen.trainer.evaluation.metrics.metric import ImageMetric, Metric
@@ -88,7 +88,7 @@ class Evaluated:
 
 
 def _read_details(path: Path) -> dict[str, Any]:
-    details: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    details: dict[str, Any] = read_json(path)
     data = details["provenance"]["data"]
     if "parts" in data:  # the key of earlier versions
         data["splits"] = data.pop("parts")

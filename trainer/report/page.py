@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from neuroimagen.data_shards.common.files import atomic_path
+from neuroimagen.data_shards.common.reading import read_json
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.metrics.metric import Metric
 from neuroimagen.trainer.evaluation.metrics.registry import metric_of
@@ -262,7 +263,7 @@ def _stages(run: Path) -> list[dict[str, str]]:
 def _commands(run: Path) -> list[str]:
     """The commands that trained the stages, in order, from their environment.json, and the commands after them."""
     files = sorted(run.glob("*/environment.json"))
-    starts = [start for path in files for start in json.loads(path.read_text(encoding="utf-8")) if start.get("command")]
+    starts = [start for path in files for start in read_json(path) if start.get("command")]
     starts.sort(key=lambda start: str(start.get("started", "")))  # stable: the starts of a stage stay in order
     # The first word is the path of neuroimagen on that machine, or that of its module if a demo called it.
     commands = [shlex.join(["neuroimagen", *start["command"][1:]]) for start in starts]

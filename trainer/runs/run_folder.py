@@ -27,6 +27,7 @@ from PIL import Image
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path, held_folder
+from neuroimagen.data_shards.common.reading import read_json
 from neuroimagen.trainer.recipe.recipe import SHARED_SECTIONS, Recipe, difference, dump_recipe, load_recipe, recipe_tree
 from neuroimagen.trainer.runs.wandb_log import WandbLog
 
@@ -133,7 +134,7 @@ def _merge_run_recipe(path: Path, stage: str, recipe: Recipe) -> None:
 
 
 def _add_environment(path: Path, num_ranks: int) -> None:
-    starts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    starts = read_json(path) if path.is_file() else []
     starts.append(environment(num_ranks))
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(starts, indent=1) + "\n", encoding="utf-8")

@@ -1,6 +1,5 @@
 """Tables that published data sets have beside their EEG: Parquet, and JSON objects of texts."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import read_json
 
 _MAX_JSON_BYTES = 64 << 20
 _BATCH_ROWS = 64
@@ -83,12 +83,10 @@ def _opened(path: Path) -> Any:
 def read_text_mapping(path: Path) -> dict[str, str]:
     """A JSON object whose values are texts."""
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise UserError(f"{path} is {path.stat().st_size:,} bytes; at most 64 MiB are read.")
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path, limit=_MAX_JSON_BYTES)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}.") from None
     if not isinstance(raw, dict) or not all(isinstance(value, str) for value in raw.values()):
         raise UserError(f"{path} must be a JSON object whose values are texts.")
