@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path, held_folder
-from neuroimagen.data_shards.common.reading import read_json
+from neuroimagen.data_shards.common.reading import parse_json, read_bytes, read_json
 from neuroimagen.trainer.recipe.recipe import Recipe, difference, dump_recipe, load_recipe
 from neuroimagen.trainer.stages.segment_figures import SegmentFigures
 from neuroimagen.tune.config import Search, dump_search, search_of
@@ -112,11 +112,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for content in read_bytes(path).splitlines():
         try:
-            lines.append(json.loads(line))
+            line = parse_json(content)
         except ValueError:
             continue
+        if isinstance(line, dict):
+            lines.append(line)
     return lines
 
 

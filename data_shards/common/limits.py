@@ -26,6 +26,8 @@ MAX_SCHEDULER_STEPS = 100_000
 """Timesteps of a noise schedule; models have 1,000."""
 MAX_MODEL_SIZE = 1 << 24
 """Of a whole number in a model's configuration: the largest, vocabularies and lengths, stay below a million."""
+MAX_LAYERS = 1000
+"""Of a network."""
 MAX_SHOWN_CHARACTERS = 200
 """Of a name in a figure or a table; what follows is shown as "…"."""
 

@@ -95,10 +95,10 @@ def read_json_object(path: Path, *, limit: int = MAX_JSON_BYTES) -> dict[str, An
 
 
 @contextlib.contextmanager
-def content_of(what: object, *, remedy: str) -> Iterator[None]:
+def content_of(action: str, *, remedy: str) -> Iterator[None]:
     """Work on the content of a file or folder; what wrong content makes libraries and ours raise becomes a UserError.
 
-    what: the file or folder, for the message. remedy: what to do, a sentence.
+    action: what is done with which file, for the message: "read x.json". remedy: what to do, a sentence.
     """
     try:
         yield
@@ -107,7 +107,7 @@ def content_of(what: object, *, remedy: str) -> Iterator[None]:
     # Damaged content raises whatever the code that meets it raises: KeyError, TypeError, and the own types of
     # safetensors, Arrow, zipfile, tokenizers, which have no base class in common. `--debug` shows where.
     except Exception as error:
-        raise UserError(f"cannot use {what}: {reason(error)}. {remedy}") from error
+        raise UserError(f"cannot {action}: {reason(error)}. {remedy}") from error
 
 
 def reason(error: BaseException) -> str:

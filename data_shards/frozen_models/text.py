@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.frozen_models.loading import load_transformer, loading
 from neuroimagen.data_shards.frozen_models.model_folder import component_folder, text_shape
 
@@ -37,6 +38,9 @@ class TextEncoder:
         self.text_model = load_transformer(CLIPTextModel, folder).to(device)
         with loading(tokenizer_folder):
             self.tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
+        self._num_known = int(self.text_model.get_input_embeddings().num_embeddings)
+        if self.tokenizer.pad_token_id is None:
+            raise UserError(f"the tokenizer in {tokenizer_folder} has no token to pad with. Fetch the folder again.")
         self.device = device
         self.num_tokens, self.width = text_shape(model)
 
@@ -63,6 +67,11 @@ class TextEncoder:
         tokens = self.tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=self.num_tokens, return_tensors="pt"
         )
+        if (highest := int(tokens.input_ids.max())) >= self._num_known:
+            raise UserError(
+                f"the tokenizer gives token {highest}, but the text encoder knows {self._num_known}: they are not of "
+                "one model. Fetch the model folder again."
+            )
         # As in diffusers: no attention mask, unless the encoder's configuration asks for one.
         masked = bool(getattr(self.text_model.config, "use_attention_mask", False))
         output = self.text_model(

@@ -14,6 +14,7 @@ from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.runs.run_folder import StageFolder, locked, open_stage_folder
 from neuroimagen.trainer.runs.wandb_log import require_wandb
 from neuroimagen.trainer.training.build import build_stage, load_initial
+from neuroimagen.trainer.training.checkpoint_folder import unusable_checkpoints
 from neuroimagen.trainer.training.inputs import open_inputs
 
 WORKER = "neuroimagen.trainer.training.worker"
@@ -70,6 +71,9 @@ class TrainWork:
                 # Mistakes that the user can correct are found before ranks start and anything is written.
                 check_inputs(self._recipe, self.title, folder.run, num_ranks)
             open_stage_folder(folder, self._recipe, num_ranks=num_ranks, resume=self._resume)
+            if not folder.is_finished:
+                for sentence in unusable_checkpoints(folder.checkpoints):
+                    print(f"{self.title}: {sentence}", file=sys.stderr, flush=True)
             if folder.is_finished:
                 print(f"{self.title}: already finished, {self._steps} steps; export in {folder.export}")
             yield not folder.is_finished

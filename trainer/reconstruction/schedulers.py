@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import content_of
 from neuroimagen.data_shards.common.registry import Registry
 
 
@@ -41,8 +42,9 @@ class NoiseScheduler:
                 f"{steps} sampling steps were asked for, but the model has {num_train_timesteps} timesteps. Choose 1 "
                 f"to {num_train_timesteps}."
             )
-        scheduler = self.from_config(scheduler_config)
-        scheduler.set_timesteps(steps)
+        with content_of("use the model's scheduler_config.json", remedy="Fetch the model folder again."):
+            scheduler = self.from_config(scheduler_config)
+            scheduler.set_timesteps(steps)
         return scheduler
 
 
