@@ -116,9 +116,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def one_line(error: Exception) -> str:
     """The message of an error that the user can do something about, with its line breaks as spaces."""
+    from neuroimagen.data_shards.common.console import printable_line
+
     if isinstance(error, MemoryError):
         return f"the memory of this machine is not enough. {error}".rstrip()
-    return " ".join(str(error).splitlines())
+    return printable_line(str(error))
 
 
 if __name__ == "__main__":

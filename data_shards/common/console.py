@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from neuroimagen.data_shards.common.limits import shortened
+
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """C0 without tab and newline, DEL, C1, and the characters that reorder or break lines: a terminal obeys them."""
 _CURSOR = re.compile("\n*(?:\x1b\\[A)*")
@@ -22,6 +24,16 @@ _CURSOR = re.compile("\n*(?:\x1b\\[A)*")
 def printable(text: str) -> str:
     """The text with its control characters as escapes: "\\x1b[2J" is shown, and clears no screen."""
     return _CONTROL.sub(_escape, text)
+
+
+def printable_line(text: str) -> str:
+    """The same on one line: line breaks as spaces."""
+    return printable(" ".join(text.splitlines()))
+
+
+def label_text(text: str, limit: int = 60) -> str:
+    """A name as a figure shows it: on one line, without control characters, cut to `limit` characters."""
+    return shortened(printable_line(text), limit)
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -13,6 +13,8 @@ MAX_YAML_VALUES = 100_000
 """Values of a YAML text after its aliases are written out."""
 MAX_IMAGE_PIXELS = 64_000_000
 """Width × height of an image. One of this size takes 200 MB when it is decoded."""
+MAX_IMAGE_BYTES = 256 << 20
+"""Of an image file."""
 MAX_CELL_BYTES = 64 << 10
 """Of one text in a table: captions are the longest, and have a few hundred bytes."""
 MAX_ROW_BYTES = 4096

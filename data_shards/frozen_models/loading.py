@@ -49,12 +49,21 @@ def load_transformer(model_class: Any, folder: Path) -> Any:
             output_loading_info=True,
             trust_remote_code=False,
             # Named here: a config.json may name a kernel on the hub, which would be fetched and run.
-            attn_implementation="sdpa" if model_class._supports_sdpa else "eager",
+            attn_implementation="sdpa" if _concrete(model_class, folder)._supports_sdpa else "eager",
             variant=weights_variant(folder),
         )
     if report["missing_keys"]:
         raise UserError(f"{folder} lacks the weights {sorted(report['missing_keys'])[:3]} …. Fetch the folder again.")
     return model.eval().requires_grad_(False)
+
+
+def _concrete(model_class: Any, folder: Path) -> Any:
+    """The class itself; for one of transformers' Auto classes, the class that the folder's config.json means."""
+    from transformers import AutoConfig
+
+    if not hasattr(model_class, "_model_mapping"):
+        return model_class
+    return model_class._model_mapping[type(AutoConfig.from_pretrained(folder, trust_remote_code=False))]
 
 
 def load_image_processor(folder: Path, *, size_px: int | None = None) -> Any:

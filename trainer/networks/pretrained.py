@@ -45,7 +45,7 @@ class PretrainedModule(nn.Module):
                 raise UserError(
                     f"{folder} holds no {name}: it is not an exported {cls.model_type}. Train the stage first."
                 )
-        with content_of(f"read {folder}", remedy="Export it again."):
+        with content_of(f"read the export {folder}", remedy="Export it again."):
             config = read_json_object(folder / CONFIG_FILE)
             weights = load_file(require_file(folder / WEIGHTS_FILE), device=str(device))
         found = config.pop("model_type", None)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.common.reading import read_json
+from neuroimagen.data_shards.common.reading import held_inside, read_json
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.evaluate import DETAILS_FILE, EEG_FILE
 from neuroimagen.trainer.evaluation.metrics.metric import ImageMetric, Metric
@@ -79,11 +79,11 @@ class Evaluated:
 
     def images(self, item: Item) -> list[np.ndarray]:
         """The images of `columns` of one segment, uint8 [S, S, 3]."""
-        reconstruction = read_image(self.run / "reconstructions" / item.file)
+        reconstruction = read_image(held_inside(self.run / "reconstructions", item.file))
         stimulus = self.dataset.stimuli.images([self._stimulus_index[item.stimulus]], reconstruction.shape[1])[0]
         images = [stimulus]
         if item.segment in self._saliency_files:
-            images.append(read_image(self.run / "reconstructions" / self._saliency_files[item.segment]))
+            images.append(read_image(held_inside(self.run / "reconstructions", self._saliency_files[item.segment])))
         return [image.transpose(1, 2, 0) for image in (*images, reconstruction)]
 
 

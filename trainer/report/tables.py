@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from neuroimagen.data_shards.common.console import printable_line
 from neuroimagen.trainer.evaluation.conditions import condition_of, present_name
 from neuroimagen.trainer.evaluation.metrics.registry import METRICS, metric_of
 from neuroimagen.trainer.evaluation.results import Result, find, format_value, ordered_conditions
@@ -88,15 +89,15 @@ def markdown_report(results: Sequence[Result], details: Mapping[str, Any], *, ra
     titles = [metric_of(metric).title + (", %" if metric_of(metric).is_share else "") for metric in metrics]
     lines = ["# Report", ""]
     for sentence in details["verdict"]:
-        lines += [f"**{sentence['heading']}.** {sentence['text']}", ""]
+        lines += [f"**{markdown(sentence['heading'])}.** {markdown(sentence['text'])}", ""]
     lines += [f"| condition | {' | '.join(titles)} |", f"|---|{'---:|' * len(metrics)}"]
     for name in ordered_conditions(results):
         cells = [_markdown_cell(find(results, name, metric)) for metric in metrics]
         if any(cells):
-            lines.append(f"| {condition_of(name).title} | {' | '.join(cells)} |")
+            lines.append(f"| {markdown(condition_of(name).title)} | {' | '.join(cells)} |")
     lines += ["", "Figures in brackets are 95 % intervals by bootstrap over stimuli.", ""]
     for title, reason in absent_conditions(details):
-        lines += [f"Not measured: {title}, {reason}.", ""]
+        lines += [f"Not measured: {markdown(title)}, {markdown(reason)}.", ""]
     lines += [
         f"![stimulus, saliency map, reconstruction of every class: {rank_rule}](grid.png)",
         "",
@@ -107,8 +108,9 @@ def markdown_report(results: Sequence[Result], details: Mapping[str, Any], *, ra
     for metric in metrics:
         definition = next((item.definition for item in results if item.metric == metric), None)
         if definition is not None:
-            lines.append(f"- **{metric_of(metric).title}**: {definition}.")
-    lines += [f"- **{condition_of(name).title}**: {condition_of(name).text}." for name in ordered_conditions(results)]
+            lines.append(f"- **{metric_of(metric).title}**: {markdown(definition)}.")
+    for condition in map(condition_of, ordered_conditions(results)):
+        lines.append(f"- **{markdown(condition.title)}**: {markdown(condition.text)}.")
     return "\n".join(lines) + "\n"
 
 
@@ -140,6 +142,20 @@ def latex_table(results: Sequence[Result], metrics: Sequence[str]) -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
+_LATEX = {
+    **{character: f"\\{character}" for character in "%&_#${}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "`": r"\textasciigrave{}"},
+}
+
+
 def escaped(text: str) -> str:
-    """Text with LaTeX's special characters escaped."""
-    return "".join(f"\\{character}" if character in "%&_#$" else character for character in text)
+    """Text in which LaTeX finds no command: special characters escaped, control characters shown, on one line."""
+    return "".join(_LATEX.get(character, character) for character in printable_line(text))
+
+
+def markdown(text: str) -> str:
+    """Text in which Markdown finds no HTML, link or column, on one line."""
+    for character, replacement in {"&": "&amp;", "<": "&lt;", "|": r"\|", "[": r"\[", "`": r"\`"}.items():
+        text = text.replace(character, replacement)
+    return printable_line(text)

@@ -4,13 +4,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from neuroimagen.data_shards.common.limits import MAX_IMAGE_PIXELS
 from neuroimagen.data_shards.format.images import DecodedImage, decode, png_bytes
 
 READ_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP")
 """JPEG and PNG are stored as they are unless their pixels have to change; all else is stored as PNG."""
 ENDINGS = (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp")
-MAX_PIXELS = 64_000_000
-"""Width × height. An image of this size takes 200 MB when it is decoded."""
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 
@@ -96,7 +95,7 @@ def listed(problems: Mapping[str, str], *, limit: int | None = 20) -> str:
 
 
 def _decode(content: bytes) -> DecodedImage:
-    return decode(content, formats=READ_FORMATS, max_pixels=MAX_PIXELS)
+    return decode(content, formats=READ_FORMATS, max_pixels=MAX_IMAGE_PIXELS)
 
 
 def _found(wanted: Path, folders: dict[Path, list[Path]]) -> Path:
