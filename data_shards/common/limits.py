@@ -7,9 +7,9 @@ MAX_JSON_BYTES = 256 << 20
 """Of a JSON file: the vocabulary of the largest tokenizers takes 30 MB."""
 MAX_JSON_DEPTH = 64
 """Objects and lists inside each other."""
-MAX_YAML_BYTES = 256 << 10
-"""Of a recipe, a search, or a value of `--set`. PyYAML reads about 100 kB per second."""
-MAX_YAML_VALUES = 100_000
+MAX_YAML_BYTES = 64 << 10
+"""Of a recipe, a search, or a value of `--set`. A recipe has 8 kB; PyYAML reads about 100 kB per second."""
+MAX_YAML_VALUES = 20_000
 """Values of a YAML text after its aliases are written out."""
 MAX_IMAGE_PIXELS = 64_000_000
 """Width × height of an image. One of this size takes 200 MB when it is decoded."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuroimagen.data_shards.common.errors import UsageError, UserError
+from neuroimagen.data_shards.common.limits import MAX_JSON_BYTES
+from neuroimagen.data_shards.common.reading import read_bytes, reason
 
 _LINE = re.compile(r"(\S+)\s+slots=([0-9]+)")
 _HOST = re.compile(r"(?:[A-Za-z0-9_][\w.-]*@)?[A-Za-z0-9_][\w.:%-]*", re.ASCII)
@@ -33,10 +35,10 @@ def read_hostfile(path: Path) -> tuple[Node, ...]:
     The file is UTF-8, with a byte-order mark or without.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, limit=MAX_JSON_BYTES)
     except OSError as error:
         # DeepSpeed's own runner would train on this machine alone, without an error.
-        raise UserError(f"cannot read the hostfile {path}: {error.strerror or error}.") from None
+        raise UserError(f"cannot read the hostfile {path}: {reason(error)}.") from None
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content:
         raise UserError(f"the hostfile {path} is UTF-16 or not text. Save it as UTF-8.")
     try:

@@ -11,6 +11,7 @@ import numpy as np
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.reading import held_inside, read_json
 from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.format.npz import open_npz
 from neuroimagen.trainer.evaluation.evaluate import DETAILS_FILE, EEG_FILE
 from neuroimagen.trainer.evaluation.metrics.metric import ImageMetric, Metric
 from neuroimagen.trainer.evaluation.metrics.registry import all_metrics
@@ -45,7 +46,7 @@ class Evaluated:
                 raise UserError(f"{run} has no report/{name}. Run `neuroimagen evaluate --run {run}` first.")
         self.results: list[Result] = read_results(folder / RESULTS_FILE)
         self.details = _read_details(folder / DETAILS_FILE)
-        with np.load(folder / EEG_FILE, allow_pickle=False) as arrays:
+        with open_npz(folder / EEG_FILE) as arrays:
             self.eeg = {name: arrays[name] for name in arrays.files}
         self._lines = read_items(folder / ITEMS_FILE)
         self.class_names: list[str] = self.details["classes"]

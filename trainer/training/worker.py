@@ -1,6 +1,7 @@
 """One rank of a training job: `python -m neuroimagen.trainer.training.worker STAGE --run DIR`, run by a launcher."""
 
 import argparse
+import faulthandler
 import logging
 import os
 import signal
@@ -28,6 +29,7 @@ def main() -> None:
 
 
 def _work(args: argparse.Namespace) -> None:
+    faulthandler.enable()  # a mapped file that is cut short kills the process: the log then says where
     end_with_parent()
     if args.cpu:
         # Before anything looks for accelerators, and here: DeepSpeed's launcher shows every rank one.

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.reading import read_json
+from neuroimagen.data_shards.format.parquet import open_parquet, read_parquet_table
 
 _MAX_JSON_BYTES = 64 << 20
 _BATCH_ROWS = 64
@@ -24,10 +25,7 @@ def read_parquet(paths: Sequence[Path], columns: Sequence[str], *, also: Sequenc
         file = _opened(path)
         if missing := [name for name in (*columns, *also) if name not in file.schema_arrow.names]:
             raise UserError(f"{path} has no column {missing[0]!r}; it has {', '.join(file.schema_arrow.names)}.")
-        try:
-            tables.append(file.read(columns=list(columns)))
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
+        tables.append(read_parquet_table(path, columns))
     return pa.concat_tables(tables, promote_options="default")
 
 
@@ -72,12 +70,7 @@ def _matrix(value: pa.Scalar, where: str) -> np.ndarray:
 
 
 def _opened(path: Path) -> Any:
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
+    return open_parquet(path)
 
 
 def read_text_mapping(path: Path) -> dict[str, str]:

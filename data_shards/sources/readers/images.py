@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from neuroimagen.data_shards.common.limits import MAX_IMAGE_PIXELS
+from neuroimagen.data_shards.common.limits import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
+from neuroimagen.data_shards.common.reading import read_bytes
 from neuroimagen.data_shards.format.images import DecodedImage, decode, png_bytes
 
 READ_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP")
@@ -44,7 +45,7 @@ class ImageFiles:
                 path = _found(wanted, folders) if isinstance(wanted, Path) else wanted
                 if path != wanted and path in named:
                     raise FileNotFoundError
-                content = path.read_bytes()
+                content = _content(path)
                 decoded = _decode(content)
             except FileNotFoundError:
                 self.problems[name] = "missing"
@@ -82,7 +83,7 @@ class ImageFiles:
 
     def read(self, name: str) -> tuple[bytes, str]:
         """The encoded image as it is stored, and its extension: jpg or png."""
-        content = self._path[name].read_bytes()
+        content = _content(self._path[name])
         if name in self._as_png:
             return png_bytes(_decode(content).image), "png"
         return content, "png" if content.startswith(_PNG) else "jpg"
@@ -92,6 +93,10 @@ def listed(problems: Mapping[str, str], *, limit: int | None = 20) -> str:
     """The images and their problems as text; of more than `limit` images, the first ones and "…"."""
     shown = [f"{name} ({problem})" for name, problem in problems.items()][:limit]
     return ", ".join(shown) + (" …" if len(shown) < len(problems) else "")
+
+
+def _content(path: "Path | ImageContent") -> bytes:
+    return read_bytes(path, limit=MAX_IMAGE_BYTES) if isinstance(path, Path) else path.read_bytes()
 
 
 def _decode(content: bytes) -> DecodedImage:
