@@ -114,6 +114,6 @@ class ShardFolder:
 
     def _changed(self, shard: int, found: int) -> CorruptSampleError:
         return CorruptSampleError(
-            f"{self.path(shard)} has {found:,} bytes; dataset.json says {self._shard_bytes[shard]:,}. The shard was cut "
-            "short or changed: copy it again, or make the data set again."
+            f"{self.path(shard)} has {found:,} bytes; dataset.json says {self._shard_bytes[shard]:,}. The shard was "
+            "cut short or changed: copy it again, or make the data set again."
         )

@@ -51,6 +51,7 @@ class SegmentFigures:
     def read(cls, path: Path) -> Self:
         """What `write` has written. Raises UserError if the file is damaged."""
         from neuroimagen.data_shards.format.parquet import read_parquet_table
+        from neuroimagen.data_shards.format.tables import numpy_column
 
         with content_of(f"read {path}", remedy="Remove it."):
             table = read_parquet_table(path)
