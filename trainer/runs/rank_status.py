@@ -57,7 +57,7 @@ def read_statuses(folder: Path, ranks: range | None = None) -> list[RankStatus]:
     for path in _status_files(folder, ranks):
         try:
             statuses.append(RankStatus(**read_json(path)))
-        except (ValueError, TypeError):
+        except (OSError, ValueError, TypeError):
             continue  # being written on a full disk; the launcher's exit code still reports the failure
     return sorted(statuses, key=lambda status: status.rank)
 
