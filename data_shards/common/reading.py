@@ -5,12 +5,13 @@ A FIFO or a device where a file is expected would make a reader wait for ever, o
 
 import contextlib
 import errno
+import io
 import json
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.limits import MAX_JSON_BYTES, MAX_JSON_DEPTH, shortened
@@ -35,7 +36,7 @@ def _check_mode(mode: int, path: Path) -> None:
         raise OSError(errno.EINVAL, f"it is {_KINDS.get(stat.S_IFMT(mode), 'no file')}, not a file", str(path))
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> io.BufferedReader:
     """Open a regular file for reading. Raises OSError, at once, for anything else."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # O_NONBLOCK: a FIFO opens without a writer
     try:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.common.limits import MAX_MODEL_SIZE
 from neuroimagen.data_shards.common.reading import open_file, read_json, reason
 from neuroimagen.data_shards.frozen_models.model_checks import check_configuration
 from neuroimagen.data_shards.frozen_models.recognise import recognise
@@ -162,13 +161,13 @@ def vae_reduction(model: Path) -> int:
 def text_shape(model: Path) -> tuple[int, int]:
     """(L, D): number of tokens and width of the text encoder's hidden states."""
     config = read_config(component_folder(model, "text_encoder"))
-    found = [config.get(key) for key in ("max_position_embeddings", "hidden_size")]
-    if not all(isinstance(size, int) and 1 <= size <= MAX_MODEL_SIZE for size in found):
+    length, width = (config.get(key) for key in ("max_position_embeddings", "hidden_size"))
+    if not (isinstance(length, int) and isinstance(width, int) and length >= 1 and width >= 1):
         raise UserError(
-            f"{model}/text_encoder/config.json: max_position_embeddings and hidden_size are {str(found)[:80]} where "
-            "whole numbers are expected. Fetch the file again."
+            f"{model}/text_encoder/config.json: max_position_embeddings and hidden_size are {str(length)[:80]} and "
+            f"{str(width)[:80]} where whole numbers are expected. Fetch the file again."
         )
-    return found[0], found[1]  # type: ignore[return-value] - checked above
+    return length, width
 
 
 def _capitalised(clause: str) -> str:

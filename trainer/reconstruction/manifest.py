@@ -137,7 +137,7 @@ def read_manifest(folder: Path) -> Reconstructions:
         files = tuple(held_inside(folder, name) for name in columns["file"])
     except (ValueError, TypeError, OSError) as error:
         raise UserError(
-            f"{path} names a file that is not in its folder: {reason(error)}. It was not written by neuroimagen; run "
+            f"{path} names a file outside its folder: {reason(error)}. It was not written by neuroimagen; run "
             "`neuroimagen reconstruct` again."
         ) from None
     return Reconstructions(

@@ -153,8 +153,10 @@ def read_state(path: Path) -> RunState:
 def _state(fields: dict[str, Any]) -> RunState:
     """The state that an object describes. Raises ValueError naming the first field that is missing, unknown or odd."""
     known = {field.name for field in dataclasses.fields(RunState)}
-    if wrong := sorted(known ^ fields.keys()):
-        raise ValueError(f"field {wrong[0]!r} is {'unknown' if wrong[0] in fields else 'missing'}")
+    if unknown := sorted(fields.keys() - known):
+        raise ValueError(f"field {unknown[0]!r} is unknown")
+    if "step" not in fields:  # the others came later
+        raise ValueError("field 'step' is missing")
     state = RunState(**fields)
     is_sound = {
         "step": _is_count(state.step),
