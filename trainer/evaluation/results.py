@@ -38,7 +38,8 @@ class Result:
         for name, kind in {"condition": str, "metric": str, "definition": str, "n": int}.items():
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(f"{name} is {str(getattr(self, name))[:80]!r}")
-        for number in (self.value, *(bound for bound in (self.low, self.high) if bound is not None)):
+        numbers: list[Any] = [self.value, *(bound for bound in (self.low, self.high) if bound is not None)]
+        for number in numbers:
             if isinstance(number, str) or not math.isfinite(number):
                 raise ValueError(f"{self.condition} {self.metric} is {str(number)[:80]}")
 
