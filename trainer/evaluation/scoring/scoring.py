@@ -15,7 +15,6 @@ from neuroimagen.trainer.evaluation.intervals import NUM_RESAMPLES
 from neuroimagen.trainer.evaluation.scoring.class_scorers import (
     AUTO,
     ClassScorer,
-    Offer,
     check_classifier,
     load_classifier,
 )
@@ -95,12 +94,12 @@ class ScoringNetworks:
     """None: the preset `things` is off, and its figures are left out."""
 
     @property
-    def offers(self) -> frozenset[Offer]:
-        """What metrics can have: of the classifier, and of the preset `things`."""
-        found = frozenset[Offer]() if self.classifier is None else self.classifier.offers
+    def offers(self) -> frozenset[str]:
+        """What metrics can have: of the classifier (Offer), and of the preset `things` (ThingsOffer)."""
+        found = frozenset[str]() if self.classifier is None else frozenset[str](self.classifier.offers)
         if self.things is None:
             return found
-        return found | {"things"} | {f"things {name}" for name in self.things.names}  # type: ignore[operator]
+        return found | {"things"} | {f"things {name}" for name in self.things.names}
 
 
 @dataclass(frozen=True, kw_only=True)
