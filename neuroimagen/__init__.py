@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from neuroimagen.data_shards.writing.writer import DatasetWriter
     from neuroimagen.kernels.semihard import SemiHardTripletLoss, mine_semihard
     from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
+    from neuroimagen.trainer.prediction.pipeline import Pipeline
+    from neuroimagen.trainer.prediction.result import PipelineResult
     from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
 
 __version__ = "0.1.0"
@@ -25,6 +27,8 @@ __all__ = [
     "Dataset",
     "DatasetWriter",
     "EEGEncoder",
+    "Pipeline",
+    "PipelineResult",
     "Reader",
     "Recipe",
     "SemiHardTripletLoss",
@@ -41,6 +45,8 @@ _MODULES = {
     "Dataset": "data_shards.dataset.dataset",
     "DatasetWriter": "data_shards.writing.writer",
     "EEGEncoder": "trainer.networks.encoders.eeg_encoder",
+    "Pipeline": "trainer.prediction.pipeline",
+    "PipelineResult": "trainer.prediction.result",
     "Reader": "data_shards.loading.reader",
     "Recipe": "trainer.recipe.recipe",
     "SemiHardTripletLoss": "kernels.semihard",

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-_STORED_EXPONENT = 15
+STORED_EXPONENT = 15
 """Stored values stay below 2^15: half of the largest number of float16."""
 
 
@@ -19,10 +19,10 @@ def encode_eeg(eeg: np.ndarray) -> tuple[np.ndarray, float]:
     """
     largest = float(np.max(np.abs(eeg)))
     exponent = int(np.frexp(largest)[1])
-    if largest == 0 or 1 <= exponent <= _STORED_EXPONENT:
+    if largest == 0 or 1 <= exponent <= STORED_EXPONENT:
         return eeg.astype("<f2"), 1.0
     # The bounds keep the scale and its inverse normal numbers of float32.
-    scale = 2.0 ** min(max(exponent - _STORED_EXPONENT, -100), 112)
+    scale = 2.0 ** min(max(exponent - STORED_EXPONENT, -100), 112)
     return (eeg.astype(np.float32, copy=False) * np.float32(1 / scale)).astype("<f2"), scale
 
 

@@ -1,8 +1,10 @@
 """`neuroimagen embed`: image embeddings of EEG, into a Parquet table."""
 
 import argparse
+import math
 from pathlib import Path
 
+from neuroimagen.launch.commands.new_eeg import NEW_EEG_OPTIONS, add_new_eeg
 from neuroimagen.launch.commands.options import add_cpu
 
 HELP = "Predict the image embeddings of a split's segments, or of new EEG, with a trained alignment stage."
@@ -11,10 +13,12 @@ examples:
   neuroimagen embed --run runs/demo --out embeddings.parquet
   neuroimagen embed --run runs/demo --split all --out embeddings.parquet
   neuroimagen embed --run runs/demo --eeg new_eeg.npy --subject 3 --out embeddings.parquet
+  neuroimagen embed --run runs/demo --eeg new-epo.fif --out embeddings.parquet
 
 The table has one row per segment: segment, subject, stimulus, label, class, split, and a column embedding_KIND for each
-kind of target that the stage was trained on. EEG of a file is [segments, channels, samples] in the unit, order of
-channels, rate and window of the data that the run was trained on.
+kind of target that the stage was trained on. EEG of a file is brought to the channels, rate, window and unit of the
+data that the run was trained on, as `neuroimagen predict` does it; an array of which nothing is said (no --sfreq,
+--channel-names, --unit, --tmin, --preprocessed) is taken to be as that data's own segments.
 """
 
 
@@ -28,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="data set, if it is not where the run's config.yaml says"
     )
-    parser.add_argument("--eeg", type=Path, metavar="FILE", help="NumPy file of new EEG, instead of a data set")
-    parser.add_argument("--subject", type=int, metavar="S", help="with --eeg: whose EEG it is (default: a new subject)")
+    parser.add_argument("--eeg", type=Path, metavar="FILE", help="file of new EEG, instead of a data set")
+    add_new_eeg(parser)
     add_cpu(parser)
 
 
@@ -40,16 +44,27 @@ def run(args: argparse.Namespace) -> int | None:
 
     from neuroimagen.data_shards.common.errors import UsageError, UserError
     from neuroimagen.data_shards.dataset.dataset import Dataset
-    from neuroimagen.data_shards.sources.readers.npy import load_npy
+    from neuroimagen.data_shards.new_eeg.conversion import converted
+    from neuroimagen.data_shards.new_eeg.description import InputDescription
+    from neuroimagen.launch.commands.new_eeg import given_of, preprocessed_of
     from neuroimagen.trainer.evaluation.retrieval.alignment_retrieval import load_alignment
-    from neuroimagen.trainer.evaluation.retrieval.embeddings_table import embed_array, embed_dataset, write_embeddings
+    from neuroimagen.trainer.evaluation.retrieval.embeddings_table import (
+        array_table,
+        embed_dataset,
+        embed_segments,
+        write_embeddings,
+    )
+    from neuroimagen.trainer.prediction.opening import run_description
     from neuroimagen.trainer.recipe.recipe import load_recipe
     from neuroimagen.trainer.runs.find_run import require_run
 
     if args.eeg is not None and (args.data is not None or args.split != "test"):
         raise UsageError("--eeg embeds the EEG of a file; --data and --split are for a data set. Leave one out.")
-    if args.subject is not None and args.eeg is None:
+    said = [name for name in NEW_EEG_OPTIONS if getattr(args, name) is not None]
+    if args.eeg is None and args.subject is not None:
         raise UsageError("--subject says whose EEG --eeg is; the segments of a data set have subjects of their own.")
+    if args.eeg is None and said:
+        raise UsageError(f"--{said[0].replace('_', '-')} says what EEG --eeg is; a data set says it itself.")
     require_run(args.run)
     device = "cuda" if torch.cuda.is_available() and not args.cpu else "cpu"
     model = load_alignment(args.run, device=device)
@@ -59,13 +74,22 @@ def run(args: argparse.Namespace) -> int | None:
             f"--config {args.run / 'config.yaml'} --run {args.run}"
         )
     if args.eeg is not None:
-        eeg = load_npy(args.eeg)
-        if not isinstance(eeg, np.ndarray):
-            raise UserError(
-                f"{args.eeg} holds a {type(eeg).__name__}; expected an array [segments, channels, samples]."
+        recipe = load_recipe(args.run / "config.yaml")
+        given = given_of(args)
+        is_bare = not said and given.sfreq is None and given.channel_names is None and given.unit is None
+        wanted = InputDescription.read(args.run)
+        if wanted is None and is_bare:  # the run's data set may be gone; segments as its own need to have its size only
+            encoder = model.encoder
+            wanted = InputDescription(
+                data="", n_channels=encoder.n_channels, n_samples=encoder.n_samples, sfreq=math.nan
             )
-        subject = -1 if args.subject is None else args.subject  # no subject has a negative number
-        table = embed_array(model, eeg, subject=subject, device=device)
+        wanted = wanted or run_description(args.run, recipe, None)
+        found = converted(given, wanted, preprocessed=True if is_bare else preprocessed_of(args))
+        for note in found.notes:
+            print(f"note: {note}")
+        subjects = wanted.subject_numbers(args.subject or given.subject, len(found.eeg))
+        embeddings = embed_segments(model, found.eeg, subjects, device=device)
+        table = array_table(embeddings, segments=np.arange(len(found.eeg)), subjects=subjects)
     else:
         recipe = load_recipe(args.run / "config.yaml")
         data = args.data or recipe.data.path

@@ -14,7 +14,20 @@ from neuroimagen.launch import cli
 HEAVY = ("torch", "transformers", "diffusers", "deepspeed", "ray", "mne", "numpy")
 DOCTOR = "neuroimagen.launch.commands.doctor"
 PUBLIC_COMMANDS = {
-    *("demo", "data", "cache", "train", "launch", "reconstruct", "evaluate", "report", "embed", "tune", "bench"),
+    *(
+        "demo",
+        "data",
+        "cache",
+        "train",
+        "launch",
+        "reconstruct",
+        "evaluate",
+        "report",
+        "embed",
+        "predict",
+        "tune",
+        "bench",
+    ),
     *("doctor", "recipe"),
 }
 

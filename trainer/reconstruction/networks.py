@@ -4,12 +4,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.dataset.latent_store import LatentStore
-from neuroimagen.data_shards.format.schema import DatasetMetadata
 from neuroimagen.data_shards.frozen_models.ip_adapter import IPAdapterConfig
 from neuroimagen.trainer.networks.alignment import AlignmentModel
 from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
@@ -26,21 +23,21 @@ class Networks:
     def __init__(
         self,
         model: Path,
-        metadata: DatasetMetadata,
         *,
+        eeg_shape: tuple[int, int],
         device: torch.device,
         dtype: torch.dtype,
         compile_unet: bool,
         adapters: Mapping[str, IPAdapterConfig],
     ) -> None:
-        """`model`: a folder in diffusers' layout. `metadata`: of the data set whose EEG the networks read.
+        """`model`: a folder in diffusers' layout. eeg_shape: channels and samples that the data set has.
 
         dtype: of the U-Net. compile_unet: torch.compile the U-Net and the VAE's decoder. adapters: the recipe's
         model.ip_adapters.
         """
         self.model = model
         self.adapters = adapters
-        self.metadata = metadata
+        self.eeg_shape = eeg_shape
         self.device = device
         self.dtype = dtype
         self.compile_unet = compile_unet
@@ -91,20 +88,17 @@ class Networks:
         model: SemanticModel = self._once("semantic", export, load)
         return model
 
-    def alignment(
-        self, export: Path, *, stores: Callable[[], Mapping[str, LatentStore]], stimuli: np.ndarray
-    ) -> AlignmentModel:
+    def alignment(self, export: Path, *, fit_lengths: Callable[[AlignmentModel], None]) -> AlignmentModel:
         """The alignment stage's network. Raises UserError where it reads EEG of another shape than the data set's.
 
-        stores, stimuli: the cached latents and the training stimuli, which say how long image embeddings are where an
-        export of an earlier version does not.
+        fit_lengths: called for an export of an earlier version, which does not say how long image embeddings are.
         """
 
         def load() -> AlignmentModel:
             model = AlignmentModel.from_pretrained(export, device=self.device)
             self._require_same_eeg(model.encoder, export)
             if not model.has_lengths:
-                model.fit_lengths(stores(), stimuli)
+                fit_lengths(model)
             return model
 
         model: AlignmentModel = self._once("alignment", export, load)
@@ -143,9 +137,9 @@ class Networks:
         return self._loaded[kind, folder]
 
     def _require_same_eeg(self, encoder: EEGEncoder, export: Path) -> None:
-        metadata = self.metadata
-        if (encoder.n_channels, encoder.n_samples) != (metadata.n_channels, metadata.n_samples):
+        n_channels, n_samples = self.eeg_shape
+        if (encoder.n_channels, encoder.n_samples) != self.eeg_shape:
             raise UserError(
                 f"{export} reads EEG of {encoder.n_channels} channels × {encoder.n_samples} samples, the data set has "
-                f"{metadata.n_channels} × {metadata.n_samples}. Reconstruct the data that it was trained on."
+                f"{n_channels} × {n_samples}. Reconstruct the data that it was trained on."
             )

@@ -7,7 +7,6 @@ import json
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,10 +132,8 @@ def _draw_batches(
             # interruption.
             if all((unfinished / file).is_file() for file in batch):
                 continue
-            # A compiled pass serves one size of batch, and compiling another for the last few images would not pay.
-            odd = reconstructor.config.compile and len(batch) < len(batches[0])
-            with torch.compiler.set_stance("force_eager") if odd else nullcontext():
-                drawn = reconstructor.draw(name, [first_of_file[file] for file in batch])
+            items = [first_of_file[file] for file in batch]
+            drawn = reconstructor.draw_batch(name, items, usual_size=len(batches[0]))
             for written in writing:
                 written.result()
             paths = [unfinished / file for file in batch]

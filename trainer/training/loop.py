@@ -14,6 +14,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_folder, atomic_path
 from neuroimagen.data_shards.format.schema import segment_key
 from neuroimagen.data_shards.loading.reader import Batch
+from neuroimagen.data_shards.new_eeg.description import InputDescription
 from neuroimagen.trainer.batches.stage_data import StageData
 from neuroimagen.trainer.networks.randomness import StepRandom, derive_seed, reseed_dropout
 from neuroimagen.trainer.recipe.recipe import Recipe
@@ -21,7 +22,8 @@ from neuroimagen.trainer.runs.run_folder import SEGMENT_FIGURES, MetricsLog, Sta
 from neuroimagen.trainer.stages.base import SampledStage, Stage
 from neuroimagen.trainer.stages.segment_figures import SegmentFigures
 from neuroimagen.trainer.training.build import build_stage, load_initial
-from neuroimagen.trainer.training.checkpoint import Checkpoints, RunState, best_name, latest_checkpoint, read_state
+from neuroimagen.trainer.training.checkpoint import Checkpoints
+from neuroimagen.trainer.training.checkpoint_folder import RunState, best_name, latest_checkpoint, read_state
 from neuroimagen.trainer.training.engines.ema import EMA
 from neuroimagen.trainer.training.engines.engine import Engines, Frozen, build_engines, set_learning_rates
 from neuroimagen.trainer.training.evaluation_networks import evaluation_mode, evaluation_networks
@@ -137,6 +139,8 @@ def train(recipe: Recipe, name: str, folder: StageFolder, *, device: torch.devic
                 log.close()
             raise Stopped(state.step)
 
+    # Of several data sets that are joined, the first is the run's own.
+    group.attempt(partial(InputDescription.of(dataset.sources[0].metadata).write, folder.run))
     group.attempt(partial(write_export, folder, state))
     if log:
         log.close()

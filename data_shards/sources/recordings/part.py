@@ -144,7 +144,7 @@ def _note_overlaps(cuts: Cuts, window: Window, name: str, notes: list[str]) -> N
 def _facts(opened: Opened, pieces: Sequence[Piece]) -> dict[str, Any]:
     """What a file says of itself, and was not changed."""
     info = opened.data.info
-    return {
+    facts: dict[str, Any] = {
         "sfreq": opened.sfreq,
         "highpass_hz": float(info["highpass"]),
         "lowpass_hz": float(info["lowpass"]),
@@ -153,6 +153,10 @@ def _facts(opened: Opened, pieces: Sequence[Piece]) -> dict[str, Any]:
         "num_pieces": len(pieces),
         "is_epochs": opened.is_epochs,
     }
+    if opened.is_epochs:  # what resampling them depends on
+        times = opened.data.times
+        facts["epochs"] = {"first_sample_s": float(times[0]), "num_samples": len(times)}
+    return facts
 
 
 def _paths(opened: Opened) -> dict[str, Path]:

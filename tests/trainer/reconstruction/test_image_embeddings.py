@@ -160,8 +160,8 @@ def test_the_predicted_latent_is_decoded_and_has_the_shape_of_the_model_s(
 
 def test_a_split_of_one_stimulus_has_no_other(make_image: Callable[..., Reconstructor]) -> None:
     reconstructor = make_image()
-    row = reconstructor.dataset.rows("test")[:1]
-    reconstructor._split_rows = lambda: row  # type: ignore[method-assign]
+    assert reconstructor.shown is not None
+    reconstructor.shown.of_split = lambda split: np.array([3])  # type: ignore[method-assign]
     with pytest.raises(UserError, match="one stimulus only"):
         reconstructor.draw("other_image", reconstructor.segment_samples("other_image")[:1])
 

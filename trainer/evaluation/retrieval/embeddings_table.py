@@ -40,31 +40,24 @@ def embed_dataset(model: AlignmentModel, dataset: Dataset, rows: Integers, *, de
     return _table(columns, embed_rows(model, dataset, rows, device=device))
 
 
-def embed_array(model: AlignmentModel, eeg: Floats, *, subject: int, device: str = "cpu") -> pa.Table:
-    """The table of segments [n, C, T] of one subject, in the units that the training data have.
-
-    Raises UserError where the segments have another shape, or hold NaN or infinity.
-    """
-    if eeg.ndim != 3 or eeg.dtype.kind not in "fiu":
-        raise UserError(f"the EEG is {eeg.dtype} of shape {eeg.shape}; expected numbers [segments, channels, samples].")
-    _check_size(model, eeg.shape[1], eeg.shape[2], "the EEG")
-    found: dict[str, list[np.ndarray]] = {kind: [] for kind in model.kinds}
+def embed_segments(
+    model: AlignmentModel, eeg: Floats, subjects: Integers, *, device: str | torch.device = "cpu"
+) -> dict[str, Floats]:
+    """Kind → embeddings float32 [n, P] of segments float32 [n, C, T] that are as the training data."""
+    found = {kind: [np.empty((0, size), dtype=np.float32)] for kind, size in model.embedding_sizes.items()}
     for start in range(0, len(eeg), _BATCH):
-        batch = np.array(eeg[start : start + _BATCH], dtype=np.float32)  # a copy: the file may be mapped
-        if not np.isfinite(batch).all():
-            wrong = start + int(np.flatnonzero(~np.isfinite(batch).all(axis=(1, 2)))[0])
-            raise UserError(f"segment {wrong} of the EEG holds NaN or infinity. Leave it out or correct it.")
-        subjects = torch.full((len(batch),), subject, dtype=torch.int64, device=device)
+        part = slice(start, start + _BATCH)
         with torch.inference_mode():
-            embeddings, _ = model(torch.from_numpy(batch).to(device), subjects)
+            embeddings, _ = model(torch.from_numpy(eeg[part]).to(device), torch.from_numpy(subjects[part]).to(device))
         for kind, values in embeddings.items():
             found[kind].append(values.float().cpu().numpy())
-    columns = {
-        "segment": pa.array(np.arange(len(eeg))),
-        "subject": pa.array(np.full(len(eeg), subject, dtype=np.int32)),
-    }
-    empty = {kind: np.empty((0, size), dtype=np.float32) for kind, size in model.embedding_sizes.items()}
-    return _table(columns, {kind: np.concatenate([empty[kind], *parts]) for kind, parts in found.items()})
+    return {kind: np.concatenate(parts) for kind, parts in found.items()}
+
+
+def array_table(embeddings: Mapping[str, Floats], *, segments: Integers, subjects: Integers) -> pa.Table:
+    """The table of segments without a data set, by their numbers."""
+    columns = {"segment": pa.array(segments.astype(np.int64)), "subject": pa.array(subjects.astype(np.int32))}
+    return _table(columns, embeddings)
 
 
 def write_embeddings(table: pa.Table, out: Path, *, model: AlignmentModel, run: Path) -> None:

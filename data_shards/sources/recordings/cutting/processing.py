@@ -90,10 +90,10 @@ def finished(
     eeg: np.ndarray, info: Any, selection: Selection, window: Window, options: CutOptions
 ) -> Iterator[np.ndarray]:
     """float64 [n, C, samples from window.begin] in SI units → float32 [C, T] each, referenced, baseline subtracted."""
-    import mne
-
     names = list(info["ch_names"])
     if options.reference or options.interpolate_bads or options.apply_projectors:
+        import mne
+
         with mne.utils.use_log_level("ERROR"):  # the same for each batch; what is wrong was said when it was opened
             epochs = mne.EpochsArray(eeg, info, proj=False, baseline=None)
             if options.apply_projectors:
