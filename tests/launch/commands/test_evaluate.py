@@ -48,7 +48,7 @@ def test_evaluate_then_report(run: Path, tiny_diffusion_folder: Path, capsys: py
         (["--set", "evaluate.things.clip=no/such/folder"], "Set evaluate.preset: things"),
         (
             ["--controls", "--set", "evaluate.preset=things", "evaluate.things.swav=no/such/folder"],
-            "evaluate.things.swav: no/such/folder",
+            "evaluate.things.swav: there is no folder no/such/folder",
         ),
         (["--set", "evaluate.preset=thing"], "evaluate.preset"),
         (["--set", "evaluate.classifier=no/such/folder"], "no/such/folder"),

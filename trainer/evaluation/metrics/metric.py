@@ -11,6 +11,7 @@ from neuroimagen.trainer.evaluation.intervals import Estimate
 from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
 from neuroimagen.trainer.evaluation.scoring.feature_networks import Offer
 from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
+from neuroimagen.trainer.evaluation.scoring.things.config import ThingsOffer
 
 Scale = Literal["share", "p", "number"]
 IMAGES: frozenset[Group] = frozenset({"model", "ablation", "oracle", "floor", "nuisance"})
@@ -37,7 +38,7 @@ class Metric:
     in_main_table: bool = False
     """Whether report.md, the LaTeX table, the terminal, the figures per subject, comparisons of runs and the first view
     of the page's table show it. The page's full table has every metric."""
-    needs: Offer | None = None
+    needs: Offer | ThingsOffer | None = None
     """What the evaluation must have for it, of the classifier or of a preset's networks; one without that leaves the
     metric out."""
     chance: Callable[[Scoring], float | None] | None = None

@@ -11,8 +11,8 @@ from neuroimagen.data_shards.common.arrays import Floats
 from neuroimagen.trainer.evaluation.metrics.identification import two_way_identification
 from neuroimagen.trainer.evaluation.metrics.metric import IMAGES, ImageMetric
 from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
-from neuroimagen.trainer.evaluation.scoring.feature_networks import Offer
 from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
+from neuroimagen.trainer.evaluation.scoring.things.config import ThingsOffer
 
 
 def _pixcorr(comparison: Comparison) -> Floats:
@@ -43,7 +43,7 @@ def _half(scoring: Scoring) -> float:
     return 0.5
 
 
-def _two_way(title: str, needs: Offer, layer: str, features: str) -> ImageMetric:
+def _two_way(title: str, needs: ThingsOffer, layer: str, features: str) -> ImageMetric:
     return ImageMetric(
         title=title,
         definition="THINGS papers' two-way identification: share of the other {n_other_stimuli} test stimuli to which "
@@ -56,7 +56,7 @@ def _two_way(title: str, needs: Offer, layer: str, features: str) -> ImageMetric
     )
 
 
-def _correlation_distance(title: str, needs: Offer, features: str) -> ImageMetric:
+def _correlation_distance(title: str, needs: ThingsOffer, features: str) -> ImageMetric:
     return ImageMetric(
         title=title,
         definition=f"THINGS papers' correlation distance to the stimulus, 1 − Pearson correlation of {features}",

@@ -16,18 +16,8 @@ from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.frozen_models.loading import load_image_processor, load_transformer, loading
 
 IMAGENET_SIZE = 1000
-Offer = Literal[
-    "class scores",
-    "classifier features",
-    "things",
-    "things alexnet",
-    "things inception",
-    "things clip",
-    "things efficientnet",
-    "things swav",
-]
-"""What a metric can need: the classifier's scores over classes or its inner layers; that the preset `things` is on, or
-one of its networks."""
+Offer = Literal["class scores", "classifier features"]
+"""What a metric can need of the classifier: its scores over classes, or its inner layers."""
 
 
 class _ImageNetwork:

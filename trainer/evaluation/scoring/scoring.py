@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -22,7 +22,6 @@ from neuroimagen.trainer.evaluation.scoring.correlation import shrink
 from neuroimagen.trainer.evaluation.scoring.feature_networks import (
     ClipModel,
     ImageFeatures,
-    Offer,
     PerceptualNetwork,
 )
 from neuroimagen.trainer.evaluation.scoring.structural_similarity import BlurredReferences
@@ -99,15 +98,12 @@ class ScoringNetworks:
     """None: the preset `things` is off, and its figures are left out."""
 
     @property
-    def offers(self) -> frozenset[Offer]:
-        """What metrics can have: of the classifier, and of the preset `things`."""
-        found = frozenset[Offer]() if self.classifier is None else self.classifier.offers
+    def offers(self) -> frozenset[str]:
+        """What metrics can have: of the classifier (Offer), and of the preset `things` (ThingsOffer)."""
+        found = frozenset[str]() if self.classifier is None else frozenset[str](self.classifier.offers)
         if self.things is None:
             return found
-        return found | {
-            "things",
-            *(offer for offer in get_args(Offer) if offer.removeprefix("things ") in self.things.names),
-        }
+        return found | {"things"} | {f"things {name}" for name in self.things.names}
 
 
 @dataclass(frozen=True, kw_only=True)

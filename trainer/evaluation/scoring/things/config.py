@@ -2,8 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 NETWORKS = ("alexnet", "inception", "clip", "efficientnet", "swav")
+ThingsOffer = Literal[
+    "things", "things alexnet", "things inception", "things clip", "things efficientnet", "things swav"
+]
+"""What a metric can need of the preset: that it is on, or one of its networks."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ class Convolution(nn.Module):
         """`same`: the map keeps its size, by zeros around it; else only places whose window lies inside are kept."""
         super().__init__()
         sides = (kernel, kernel) if isinstance(kernel, int) else kernel
-        padding = tuple(side // 2 for side in sides) if same else 0
+        padding = (sides[0] // 2, sides[1] // 2) if same else (0, 0)
         self.conv = nn.Conv2d(num_in, num_out, sides, stride=stride, padding=padding, bias=False)
         self.bn = nn.BatchNorm2d(num_out, eps=1e-3)
 
