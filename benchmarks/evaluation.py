@@ -18,7 +18,7 @@ import numpy as np
 from neuroimagen.trainer.bundled_model.location import BUNDLED, bundled_model_path
 from neuroimagen.trainer.evaluation.intervals import bootstrap_mean
 from neuroimagen.trainer.evaluation.metrics.metric import ImageMetric, PermutationTest, SetMetric
-from neuroimagen.trainer.evaluation.metrics.registry import all_metrics
+from neuroimagen.trainer.evaluation.metrics.registry import metrics_of
 from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
 from neuroimagen.trainer.evaluation.scoring.correlation import shrink
 from neuroimagen.trainer.evaluation.scoring.feature_networks import ClipModel, ImageClassifier
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
         seconds[name] *= args.images / through
     for kind in ("pixels", "clip", "classifier"):
         timed("similarity", lambda kind=kind: getattr(comparison, f"similarity_in_{kind}"))  # type: ignore[misc]
-    for name, metric in all_metrics().items():
+    for name, metric in metrics_of(scoring).items():
         if not isinstance(metric, ImageMetric | SetMetric | PermutationTest):
             continue
         figure = timed(name, lambda metric=metric: metric.compute(comparison))  # type: ignore[misc]

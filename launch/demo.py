@@ -44,7 +44,6 @@ STAGES = ("contrastive", "alignment", "saliency", "semantic", "semantic_detailed
 QUICK_STUDY = ("--images-per-class", "10", "--subjects", "2")
 QUICK_OVERRIDES = (
     *(f"{stage}.{key}={value}" for stage in STAGES for key, value in QUICK_STAGE.items()),
-    "prior.fold_steps=6",
     "reconstruct.steps=4",
     "reconstruct.choose.segments=12",
     "reconstruct.side_segments=12",

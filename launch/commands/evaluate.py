@@ -11,6 +11,7 @@ examples:
   neuroimagen evaluate --run runs/demo
   neuroimagen evaluate --run runs/demo --controls quick
   neuroimagen evaluate --run runs/demo --controls --baselines
+  neuroimagen evaluate --run runs/things --set evaluate.preset=things --set evaluate.things.alexnet=models/alexnet
   neuroimagen evaluate --run runs/cvpr40 --set evaluate.classifier=models/vit-base-patch16-224 --set evaluate.n_way=50
 
 --controls adds conditions that show whether the result comes from the stimulus: a subject left out, the late part of
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace) -> int | None:
     from neuroimagen.trainer.evaluation.evaluate import TABLE_FILE, evaluate_run
     from neuroimagen.trainer.evaluation.provenance import require_selection_on_validation
     from neuroimagen.trainer.evaluation.results import RESULTS_FILE
+    from neuroimagen.trainer.evaluation.scoring.things.networks import check_things
     from neuroimagen.trainer.recipe.recipe import load_recipe
     from neuroimagen.trainer.runs.find_run import require_run
     from neuroimagen.trainer.training.inputs import open_latents
@@ -76,6 +78,7 @@ def run(args: argparse.Namespace) -> int | None:
     device = "cuda" if torch.cuda.is_available() and not args.cpu else "cpu"
     dataset = Dataset.open(data)
     require_selection_on_validation(args.run)
+    check_things(recipe.evaluate.things)  # before controls train for hours
     latents_of = partial(open_latents, recipe, dataset)
     if args.selection_audit:
         from neuroimagen.trainer.training.selection_audit import selection_audit

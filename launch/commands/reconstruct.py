@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int | None:
     from neuroimagen.data_shards.dataset.dataset import Dataset
     from neuroimagen.trainer.bundled_model.location import resolve_model_path
     from neuroimagen.trainer.evaluation.headline.choosing import choose_headline
-    from neuroimagen.trainer.evaluation.scoring.class_scorers import check_classifier
+    from neuroimagen.trainer.evaluation.scoring.scoring import check_networks
     from neuroimagen.trainer.recipe.recipe import load_recipe
     from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
     from neuroimagen.trainer.reconstruction.writing import write_condition
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int | None:
         )
     ranks = ProcessShare.from_environment(cpu=args.cpu)
     dataset = Dataset.open(recipe.data.path)
-    check_classifier(recipe.evaluate.classifier, dataset)
+    check_networks(recipe.evaluate, dataset)
     reconstructor = Reconstructor(
         args.run,
         dataset,

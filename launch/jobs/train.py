@@ -113,21 +113,21 @@ class TrainWork:
 
 
 def check_inputs(recipe: Recipe, name: str, run: Path, num_ranks: int) -> None:
-    """Raise UserError if data, latents, earlier stages, plan, ranks or the classifier do not fit the recipe.
+    """Raise UserError if data, latents, earlier stages, plan, ranks or scoring networks do not fit the recipe.
 
     Prints a warning where batches have to repeat segments.
     """
     import torch
 
     from neuroimagen.trainer.batches.stage_data import StageData
-    from neuroimagen.trainer.evaluation.scoring.class_scorers import check_classifier
+    from neuroimagen.trainer.evaluation.scoring.scoring import check_networks
     from neuroimagen.trainer.training.engines.engine import engine_config
 
     if recipe.log.wandb is not None:
         require_wandb()
     dataset, shapes, latents = open_inputs(recipe, name)
     assert recipe.data.path is not None  # open_inputs has opened it
-    check_classifier(recipe.evaluate.classifier, Dataset.open(recipe.data.path))
+    check_networks(recipe.evaluate, Dataset.open(recipe.data.path))
     initial = load_initial(recipe, name, run)
     fold_trainings(recipe, name, run)
     with torch.device("meta"):  # networks without weights: only the stage's needs are read

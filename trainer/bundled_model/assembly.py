@@ -134,8 +134,11 @@ is that image tower once more, in the form in which pipelines load it:
     pipeline.load_ip_adapter(folder, subfolder="ip_adapter", weight_name="ip_adapter.safetensors")
     pipeline("", ip_adapter_image=image, height={SIZE_PX}, width={SIZE_PX})
 
-A zero embedding stands for none, and is the same as no adapter. What the images that are drawn tell about the
-stimulus, among {num_identified} stimuli that were drawn with a third seed ({IDENTIFIED_PER_CLASS} a class):
+Only the direction of an embedding counts, not its length. A zero embedding stands for none, and is the same as
+no adapter. A pipeline gives all prompts of a call the same embedding, so images that differ in it take a call each.
+
+What the images that are drawn tell about the stimulus, among {num_identified} stimuli that were drawn with a third
+seed ({IDENTIFIED_PER_CLASS} a class):
 
 | drawn from | two-way | top-1 of {num_identified} | class accuracy |
 |---|---|---|---|

@@ -36,7 +36,8 @@ def initial_adapter(unet: UNet2DConditionModel, image_size: int) -> State:
     """Weights to start from: random tokens, read with the keys and values that the U-Net has for its text.
 
     The biases are zero, and training leaves them so. A zero embedding, which stands for "no image" in diffusers'
-    classifier-free guidance, then gives zero tokens, and those add nothing: the same as no adapter at all.
+    classifier-free guidance, then gives zero tokens, and those add nothing: the same as no adapter at all. The length
+    of an embedding has no effect either, because the tokens are normalised.
     """
     width = unet.config.cross_attention_dim
     tokens = nn.Linear(image_size, NUM_TOKENS * width)

@@ -42,6 +42,7 @@ from neuroimagen.trainer.evaluation.image_results import (
     subject_figures,
 )
 from neuroimagen.trainer.evaluation.metrics.registry import METRICS, main_metrics
+from neuroimagen.trainer.evaluation.preset_group import preset_group, preset_text
 from neuroimagen.trainer.evaluation.provenance import provenance, require_selection_on_validation
 from neuroimagen.trainer.evaluation.results import (
     ITEMS_FILE,
@@ -58,7 +59,7 @@ from neuroimagen.trainer.evaluation.retrieval.alignment_retrieval import (
     unseen_subject_retrieval,
 )
 from neuroimagen.trainer.evaluation.retrieval.ridge_retrieval import retrieval_results
-from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig, Scoring, load_scoring
+from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig, Scoring, load_scoring, scoring_folders
 from neuroimagen.trainer.evaluation.verdict import verdict
 from neuroimagen.trainer.reconstruction.manifest import (
     MANIFEST_FILE,
@@ -149,6 +150,9 @@ def evaluate_run(
     statements = verdict(results, headline=headline, differing_settings=differing_settings(conditions.values()))
     num_segments = len(dataset.rows("test", subjects))
     notes = condition_notes(conditions, measured, headline=headline, num_segments=num_segments)
+    preset = None
+    if scoring is not None:
+        preset = preset_group(scoring, dataset, results, conditions.get(headline.condition))
     details = {
         "verdict": statements,
         "headline": headline.tree(),
@@ -162,10 +166,9 @@ def evaluate_run(
         "confusion": {} if scoring is None else _confusions(measured, scoring),
         "per_subject": [] if scoring is None else subject_figures(measured, scoring, headline=headline.condition),
         "alignment_per_subject": alignment.per_subject,
+        "preset": preset,
         "data": str(dataset.folder),
-        "provenance": provenance(
-            run, dataset, {} if scoring is None else {"classifier": config.classifier, "clip": config.clip}
-        ),
+        "provenance": provenance(run, dataset, {} if scoring is None else scoring_folders(config)),
     }
     _write_eeg(folder / EEG_FILE, dataset, summaries)
     write_items(folder / ITEMS_FILE, items)
@@ -179,6 +182,8 @@ def evaluate_run(
         retrieval = [name for name in METRICS if find(alignment.results, "alignment", name)]
         if alignment.results:
             texts.insert(0, f"Retrieval of the stimulus from the EEG:\n\n{text_table(alignment.results, retrieval)}")
+        if preset is not None:
+            texts.insert(0, preset_text(preset, results, notes=notes))
         sentences = "".join(f"\n{text}\n" for text in texts)
         temporary.write_text(f"{text_table(results, shown, notes=notes)}\n{sentences}", encoding="utf-8")
     write_results(folder / RESULTS_FILE, results)

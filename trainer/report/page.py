@@ -38,6 +38,7 @@ from neuroimagen.trainer.report.tables import (
     condition_texts,
     latex_table,
     markdown_report,
+    preset_view,
     table_view,
 )
 from neuroimagen.trainer.report.templates import render_page
@@ -121,6 +122,7 @@ def _html(
             notes=evaluated.notes,
             texts=condition_texts(evaluated.details),
         ),
+        preset=preset_view(evaluated.results, evaluated.details),
         confusion=_confusion(evaluated),
         per_subject=_per_subject(evaluated.details),
         absent=absent_conditions(evaluated.details),

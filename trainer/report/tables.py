@@ -67,6 +67,16 @@ def table_view(
     }
 
 
+def preset_view(results: Sequence[Result], details: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The figures of a preset as the page's table has them, with its title and notes; None where none was on."""
+    preset = details.get("preset")
+    if not preset or not preset["metrics"]:
+        return None
+    own = [item for item in results if item.metric in preset["metrics"]]
+    table = table_view(own, preset["metrics"], notes=details.get("notes"))
+    return {"title": preset["title"], "notes": preset["notes"], **table}
+
+
 def _cell(results: Sequence[Result], condition: str, metric: str) -> dict[str, Any] | None:
     found = find(results, condition, metric)
     if found is None:
@@ -109,15 +119,10 @@ def absent_conditions(details: Mapping[str, Any]) -> list[tuple[str, str]]:
 def markdown_report(results: Sequence[Result], details: Mapping[str, Any], *, rank_rule: str) -> str:
     """report.md: verdict, table of the main metrics, image grid, definitions."""
     metrics = details["table_metrics"]
-    titles = [metric_of(metric).title + (", %" if metric_of(metric).is_share else "") for metric in metrics]
     lines = ["# Report", ""]
     for sentence in details["verdict"]:
         lines += [f"**{sentence['heading']}.** {sentence['text']}", ""]
-    lines += [f"| condition | {' | '.join(titles)} |", f"|---|{'---:|' * len(metrics)}"]
-    for name in ordered_conditions(results):
-        cells = [_markdown_cell(find(results, name, metric)) for metric in metrics]
-        if any(cells):
-            lines.append(f"| {noted_title(name, details.get('notes'))} | {' | '.join(cells)} |")
+    lines += _markdown_table(results, metrics, notes=details.get("notes"))
     lines += ["", "Figures in brackets are 95 % intervals by bootstrap over stimuli.", ""]
     for title, reason in absent_conditions(details):
         lines += [f"Not measured: {title}, {reason}.", ""]
@@ -127,8 +132,15 @@ def markdown_report(results: Sequence[Result], details: Mapping[str, Any], *, ra
         f"Shown: {rank_rule}.",
         "",
     ]
+    preset = details.get("preset") or {"metrics": [], "notes": []}
+    if preset["metrics"]:
+        lines += [f"## {preset['title']}", ""]
+        lines += _markdown_table(results, preset["metrics"], notes=details.get("notes"))
+        for note in preset["notes"]:
+            lines += ["", note]
+        lines.append("")
     lines += ["## Definitions", ""]
-    for metric in metrics:
+    for metric in [*metrics, *preset["metrics"]]:
         definition = next((item.definition for item in results if item.metric == metric), None)
         if definition is not None:
             lines.append(f"- **{metric_of(metric).title}**: {definition}.")
@@ -138,6 +150,17 @@ def markdown_report(results: Sequence[Result], details: Mapping[str, Any], *, ra
         for name in ordered_conditions(results)
     ]
     return "\n".join(lines) + "\n"
+
+
+def _markdown_table(results: Sequence[Result], metrics: Sequence[str], *, notes: Mapping[str, str] | None) -> list[str]:
+    """The lines of a table: a condition each, of those that have one of the metrics."""
+    titles = [metric_of(metric).title + (", %" if metric_of(metric).is_share else "") for metric in metrics]
+    lines = [f"| condition | {' | '.join(titles)} |", f"|---|{'---:|' * len(metrics)}"]
+    for name in ordered_conditions(results):
+        cells = [_markdown_cell(find(results, name, metric)) for metric in metrics]
+        if any(cells):
+            lines.append(f"| {noted_title(name, notes)} | {' | '.join(cells)} |")
+    return lines
 
 
 def _markdown_cell(found: Result | None) -> str:

@@ -47,7 +47,8 @@ _BATCH = 64
 
 @dataclass(frozen=True, kw_only=True)
 class PriorConfig(SampledStageConfig):
-    """The recipe's `prior` section. The defaults are ATM's constants."""
+    """The recipe's `prior` section. The defaults are ATM's constants, but for `prediction` and `guidance`: in as many
+    steps ATM's (epsilon, 5) sample far less like the stimulus's embedding (docs/training.md)."""
 
     warmup_steps: int = 500
     weight_decay: float = 0.0
@@ -75,13 +76,13 @@ class PriorConfig(SampledStageConfig):
     head_width: int = 64
     dropout: float = 0.1
     """Share of a layer's outputs that are zeroed in training."""
-    prediction: Prediction = "epsilon"
-    """What the network predicts: the noise, or the embedding without it."""
+    prediction: Prediction = "sample"
+    """What the network predicts: the embedding without noise, or (epsilon) the noise."""
     condition_dropout: float = 0.1
     """Share of segments whose condition is left out, for guidance."""
     sampling_steps: int = 50
     """Steps of sampling, also of the exported prior unless it is told otherwise."""
-    guidance: float = 5.0
+    guidance: float = 2.0
     """u + g · (c − u) of the predictions with and without the condition, in sampling; 1: the condition alone."""
     initialise_from: str = "alignment"
     """The alignment stage of the same run, or its folder in another run, whose embeddings condition."""

@@ -45,6 +45,12 @@ def test_evaluate_then_report(run: Path, tiny_diffusion_folder: Path, capsys: py
     [
         (["--set", "evaluate.n_ways=3"], "evaluate.n_way"),
         (["--set", "evaluate.n_way=1"], "at least 2"),
+        (["--set", "evaluate.things.clip=no/such/folder"], "Set evaluate.preset: things"),
+        (
+            ["--controls", "--set", "evaluate.preset=things", "evaluate.things.swav=no/such/folder"],
+            "evaluate.things.swav: no/such/folder",
+        ),
+        (["--set", "evaluate.preset=thing"], "evaluate.preset"),
         (["--set", "evaluate.classifier=no/such/folder"], "no/such/folder"),
         (["--data", "nowhere"], "nowhere"),
     ],

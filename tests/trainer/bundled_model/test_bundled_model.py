@@ -151,7 +151,7 @@ def test_images_drawn_from_image_embeddings_are_told_apart(with_adapter, classif
 
 
 @torch.inference_mode()
-def test_a_zero_embedding_is_the_same_as_no_adapter(pipeline, with_adapter) -> None:
+def test_a_zero_embedding_is_the_same_as_no_adapter_and_its_length_does_not_count(pipeline, with_adapter) -> None:
     generator = torch.Generator().manual_seed(0)
     latents, hidden = torch.randn(2, 8, 8, 8, generator=generator), torch.randn(2, 32, 64, generator=generator)
     embedding = torch.randn(2, 1, 64, generator=generator)
@@ -159,7 +159,9 @@ def test_a_zero_embedding_is_the_same_as_no_adapter(pipeline, with_adapter) -> N
     alone = pipeline.unet(**inputs).sample
     without = with_adapter.unet(**inputs, added_cond_kwargs={"image_embeds": [torch.zeros_like(embedding)]}).sample
     given = with_adapter.unet(**inputs, added_cond_kwargs={"image_embeds": [embedding]}).sample
+    shorter = with_adapter.unet(**inputs, added_cond_kwargs={"image_embeds": [embedding / 2]}).sample
     torch.testing.assert_close(without, alone, rtol=0, atol=1e-5)
+    torch.testing.assert_close(shorter, given, rtol=0, atol=1e-3)
     assert (given - alone).abs().max() > 0.01
 
 

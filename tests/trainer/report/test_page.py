@@ -1,5 +1,6 @@
 """The report: self-contained, complete, and alive in a browser; examples chosen by their stated rank."""
 
+import html
 import json
 import re
 import shutil
@@ -16,6 +17,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.evaluate import evaluate_run
 from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig
+from neuroimagen.trainer.evaluation.scoring.things.config import ThingsConfig
 from neuroimagen.trainer.report import page as report
 from neuroimagen.trainer.report import plots
 from neuroimagen.trainer.report.page import write_report
@@ -29,7 +31,9 @@ def reported(tmp_path_factory: pytest.TempPathFactory, tiny_diffusion_folder: Pa
     run = simulated_run.write_run(folder / "run", folder / "data", scenes)
     classifier, clip = (str(tiny_diffusion_folder / name) for name in ("classifier", "clip"))
     dataset = Dataset.open(folder / "data")
-    evaluate_run(run, dataset, EvaluateConfig(classifier=classifier, clip=clip, num_resamples=100))
+    things = ThingsConfig(clip=clip, swav=classifier)
+    config = EvaluateConfig(classifier=classifier, clip=clip, preset="things", things=things, num_resamples=100)
+    evaluate_run(run, dataset, config)
     write_report(run, dataset)
     return run, folder / "data"
 
@@ -68,6 +72,26 @@ def test_the_page_refers_to_nothing_outside_itself(reported: tuple[Path, Path]) 
     assert len(set(page.ids)) == len(page.ids)
     assert {reference[1:] for reference in page.references if reference.startswith("#")} <= set(page.ids)
     assert {"iframe", "object", "embed", "base", "form"}.isdisjoint(page.tags)
+
+
+def test_the_figures_of_a_preset_stand_in_a_group_with_what_they_compare_with(reported: tuple[Path, Path]) -> None:
+    report = reported[0] / "report"
+    group = json.loads((report / "details.json").read_text(encoding="utf-8"))["preset"]
+    assert group["metrics"] == ["things_pixcorr", "things_ssim", "things_clip", "things_swav"]
+    results = [item for item in json.loads((report / "results.json").read_text()) if item["metric"] == "things_swav"]
+    assert {"full", "semantic_only", "mean_image"} <= {item["condition"] for item in results}
+    assert all("(ResNetModel of transformers, classifier)" in item["definition"] for item in results)
+    page = (report / "report.html").read_text(encoding="utf-8")
+    section = page[page.index('<section id="preset">') : page.index('<section id="classes">')]
+    table = (report / "table.txt").read_text(encoding="utf-8")
+    markdown = (report / "report.md").read_text(encoding="utf-8")
+    for text in (table, markdown, html.unescape(section)):
+        assert group["title"] in text
+        assert "SSIM, grey, 425 px" in text
+        assert all(note in text for note in group["notes"])
+    assert "SwAV" not in table[: table.index(group["title"])]
+    assert "SwAV" not in markdown[: markdown.index(group["title"])]
+    assert "- **SwAV**" in markdown
 
 
 def test_the_page_holds_verdict_table_figures_and_how_to_repeat(reported: tuple[Path, Path]) -> None:
@@ -122,8 +146,10 @@ def test_figures_in_the_confusion_matrix_can_be_read(theme: int) -> None:
 def test_markdown_latex_and_grid(reported: tuple[Path, Path]) -> None:
     folder = reported[0] / "report"
     markdown = (folder / "report.md").read_text(encoding="utf-8")
-    table = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert len({line.count("|") for line in table}) == 1
+    for part in markdown.split("\n## ")[:2]:  # the main metrics, the preset's
+        table = [line for line in part.splitlines() if line.startswith("|")]
+        assert len(table) > 10
+        assert len({line.count("|") for line in table}) == 1
     assert "](grid.png)" in markdown
     latex = (folder / "table.tex").read_text(encoding="utf-8")
     rows = [line for line in latex.splitlines() if line.endswith(r"\\")]

@@ -11,16 +11,16 @@ from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
 
 
 def two_way_identification(
-    similarity: Floats, targets: Integers, *, allowed: NDArray[np.bool_] | None = None
+    similarity: Floats, targets: Integers, *, allowed: NDArray[np.bool_] | None = None, tie: float = 0.5
 ) -> Floats:
-    """Share of the other candidates that are less similar than the true one; ties count one half.
+    """Share of the other candidates that are less similar than the true one; ties count `tie`, one half by default.
 
     similarity [N, S]; targets [N], the true candidate's column; allowed [N, S] limits the candidates (the true one is
     always among them); float64 [N]. With S candidates the divisor is S − 1 exactly. NaN if there is no other candidate.
     """
     below, ties, others = _compare_with_target(similarity, targets, allowed)
     with np.errstate(invalid="ignore"):
-        return (below + 0.5 * ties) / np.where(others > 0, others, np.nan)
+        return (below + tie * ties) / np.where(others > 0, others, np.nan)
 
 
 def retrieval_accuracy(

@@ -38,7 +38,8 @@ class Metric:
     """Whether report.md, the LaTeX table, the terminal, the figures per subject, comparisons of runs and the first view
     of the page's table show it. The page's full table has every metric."""
     needs: Offer | None = None
-    """What the classifier must offer for it; an evaluation without that leaves the metric out."""
+    """What the evaluation must have for it, of the classifier or of a preset's networks; one without that leaves the
+    metric out."""
     chance: Callable[[Scoring], float | None] | None = None
     """The figure of guessing; None where there is none."""
 

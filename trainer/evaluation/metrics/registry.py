@@ -43,6 +43,14 @@ METRICS: Registry[Metric] = Registry(
         "inception_score": f"{_ROOM}.inception_score:INCEPTION_SCORE",
         "fid": f"{_ROOM}.frechet_distance:FID",
         "kid": f"{_ROOM}.kernel_distance:KID",
+        "things_pixcorr": f"{_ROOM}.things:PIXCORR",
+        "things_ssim": f"{_ROOM}.things:SSIM",
+        "things_alexnet2": f"{_ROOM}.things:ALEXNET2",
+        "things_alexnet5": f"{_ROOM}.things:ALEXNET5",
+        "things_inception": f"{_ROOM}.things:INCEPTION",
+        "things_clip": f"{_ROOM}.things:CLIP",
+        "things_efficientnet": f"{_ROOM}.things:EFFICIENTNET",
+        "things_swav": f"{_ROOM}.things:SWAV",
     },
 )
 
@@ -60,7 +68,7 @@ def all_metrics() -> dict[str, Metric]:
 
 
 def metrics_of(scoring: Scoring) -> dict[str, Metric]:
-    """The metrics that an evaluation can have: those whose needs its classifier meets."""
+    """The metrics that an evaluation can have: those whose needs its networks meet."""
     offers = scoring.networks.offers
     return {name: metric for name, metric in all_metrics().items() if metric.needs is None or metric.needs in offers}
 

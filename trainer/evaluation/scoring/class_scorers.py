@@ -23,8 +23,18 @@ from neuroimagen.trainer.evaluation.scoring.feature_networks import (
 )
 
 AUTO, NONE, ZERO_SHOT, LINEAR_PROBE = "auto", "none", "zero-shot", "linear-probe"
-Offer = Literal["class scores", "classifier features"]
-"""What a metric can need of the classifier: its scores over classes, or its inner layers."""
+Offer = Literal[
+    "class scores",
+    "classifier features",
+    "things",
+    "things alexnet",
+    "things inception",
+    "things clip",
+    "things efficientnet",
+    "things swav",
+]
+"""What a metric can need: the classifier's scores over classes or its inner layers; that the preset `things` is on, or
+one of its networks."""
 
 
 class ClassScorer(Protocol):

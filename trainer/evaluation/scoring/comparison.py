@@ -8,6 +8,7 @@ from neuroimagen.data_shards.common.arrays import Floats, Images, Integers
 from neuroimagen.trainer.evaluation.scoring.correlation import correlation_matrix, shrink
 from neuroimagen.trainer.evaluation.scoring.feature_networks import ImageFeatures
 from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
+from neuroimagen.trainer.evaluation.scoring.things.pixels import pixel_figures
 
 
 class Comparison:
@@ -36,6 +37,7 @@ class Comparison:
         self._distinct = distinct
         self._shown = np.arange(len(distinct)) if shown is None else shown
         self.segments = np.arange(len(self._shown)) if segments is None else segments
+        self._in_things: dict[str, dict[str, Floats]] = {}
 
     def __len__(self) -> int:
         """Number of images."""
@@ -108,3 +110,14 @@ class Comparison:
     def similarity_in_classifier(self) -> Floats:
         """Correlation of each image with every stimulus in the classifier's penultimate features, float32 [N, S]."""
         return correlation_matrix(self.classifier.features, self.classifier_of_stimuli.features)
+
+    def similarity_in_things(self, network: str, layer: str) -> Floats:
+        """Correlation of each image with every stimulus in a layer of a network of the preset `things`, [N, S]."""
+        if network not in self._in_things:
+            self._in_things[network] = self.scoring.things.of(network, self._distinct)
+        return self._in_things[network][layer][self._shown]
+
+    @cached_property
+    def things_pixels(self) -> dict[str, Floats]:
+        """PixCorr and SSIM of each image with its stimulus as THINGS papers compute them, float64 [N] each."""
+        return pixel_figures(self.images, self.scoring.references.images, self.columns)

@@ -1,7 +1,7 @@
 """What images are scored with: the networks, the true stimuli as the networks see them, and the settings."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -12,10 +12,19 @@ from neuroimagen.data_shards.common.arrays import Floats, Images, Integers
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.bundled_model.location import BUNDLED, bundled_model_path, present_name
 from neuroimagen.trainer.evaluation.intervals import NUM_RESAMPLES
-from neuroimagen.trainer.evaluation.scoring.class_scorers import AUTO, ClassScorer, Offer, load_classifier
+from neuroimagen.trainer.evaluation.scoring.class_scorers import (
+    AUTO,
+    ClassScorer,
+    Offer,
+    check_classifier,
+    load_classifier,
+)
 from neuroimagen.trainer.evaluation.scoring.correlation import shrink
 from neuroimagen.trainer.evaluation.scoring.feature_networks import ClipModel, ImageFeatures, PerceptualNetwork
 from neuroimagen.trainer.evaluation.scoring.structural_similarity import BlurredReferences
+from neuroimagen.trainer.evaluation.scoring.things.config import NETWORKS, ThingsConfig
+from neuroimagen.trainer.evaluation.scoring.things.networks import check_things
+from neuroimagen.trainer.evaluation.scoring.things.similarities import Similarities, ThingsNetworks
 
 NUM_PERMUTATIONS = 2000
 """Permutations of a permutation test."""
@@ -36,6 +45,10 @@ class EvaluateConfig:
     """Folder of a CLIP model."""
     perceptual: str | None = None
     """Folder of a transformers vision network for the perceptual distance; null leaves the distance out."""
+    preset: Literal["things"] | None = None
+    """things: also the figures that THINGS papers print, as far as `things` names their networks; null: not."""
+    things: ThingsConfig = field(default_factory=ThingsConfig)
+    """Folders of the feature networks of the preset."""
     n_way: int = 50
     """Classes among which an image's class is recognised; at most all that the classifier knows."""
     num_trials: int = 50
@@ -52,6 +65,11 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         for name in ("classifier", "clip"):
             object.__setattr__(self, name, present_name(getattr(self, name)))
+        if self.things.folders and self.preset is None:
+            raise ValueError(
+                f"evaluate.things names networks ({', '.join(self.things.folders)}) that nothing reads while "
+                "evaluate.preset is null. Set evaluate.preset: things."
+            )
         for name, least in (
             ("n_way", 2),
             ("num_trials", 1),
@@ -73,11 +91,16 @@ class ScoringNetworks:
     classes: Integers
     """The classifier's index of each class of the data set, int64 [classes]."""
     perceptual: PerceptualNetwork | None = None
+    things: ThingsNetworks | None = None
+    """None: the preset `things` is off, and its figures are left out."""
 
     @property
     def offers(self) -> frozenset[Offer]:
-        """What metrics can have of the classifier."""
-        return frozenset() if self.classifier is None else self.classifier.offers
+        """What metrics can have: of the classifier, and of the preset `things`."""
+        found = frozenset[Offer]() if self.classifier is None else self.classifier.offers
+        if self.things is None:
+            return found
+        return found | {"things"} | {f"things {name}" for name in self.things.names}  # type: ignore[operator]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +157,12 @@ class Scoring:
         return min(CANDIDATES, len(self.references.stimuli))
 
     @cached_property
+    def things(self) -> Similarities:
+        """Similarities in the networks of the preset `things`. Only for metrics that say that they need one."""
+        assert self.networks.things is not None
+        return Similarities(self.networks.things, self.references.images)
+
+    @cached_property
     def numbers(self) -> dict[str, object]:
         """The numbers that definitions of metrics name."""
         networks, references, config = self.networks, self.references, self.config
@@ -147,6 +176,7 @@ class Scoring:
             "classifier": "none" if networks.classifier is None else networks.classifier.name,
             "clip": networks.clip.name,
             "perceptual": "" if networks.perceptual is None else networks.perceptual.name,
+            **{f"things_{name}": networks.things.names.get(name, "") if networks.things else "" for name in NETWORKS},
             "size": references.images.shape[2],
             "n_stimuli": num_stimuli,
             "n_other_stimuli": num_stimuli - 1,
@@ -210,4 +240,23 @@ def load_scoring_networks(config: EvaluateConfig, dataset: Dataset, *, size_px: 
         perceptual = PerceptualNetwork.from_folder(
             folder(config.perceptual, "classifier"), device=device, batch_size=size
         )
-    return ScoringNetworks(classifier=classifier, clip=clip, classes=classes, perceptual=perceptual)
+    things = None
+    if config.preset == "things":
+        things = ThingsNetworks.from_config(config.things, device=device, batch_size=size)
+    return ScoringNetworks(classifier=classifier, clip=clip, classes=classes, perceptual=perceptual, things=things)
+
+
+def check_networks(config: EvaluateConfig, dataset: Dataset) -> None:
+    """Raise UserError if the classifier or a network of a preset cannot be had as configured; nothing is loaded."""
+    check_classifier(config.classifier, dataset)
+    check_things(config.things)
+
+
+def scoring_folders(config: EvaluateConfig) -> dict[str, str]:
+    """Network → where the recipe says that it is, of all that score images."""
+    folders = {name: str(folder) for name, folder in config.things.folders.items()}
+    return {
+        "classifier": config.classifier,
+        "clip": config.clip,
+        **{f"things.{name}": folder for name, folder in folders.items()},
+    }

@@ -51,9 +51,7 @@ class BlurredReferences:
             x, y = (unit_range(part) for part in (images[start : start + batch_size], self._references[chosen]))
             mean_x, xx, xy = _gaussian_blur(torch.cat([x, x * x, x * y])).chunk(3)
             mean_y, yy = self._blurs(chosen)
-            luminance = (2 * mean_x * mean_y + SSIM_K1**2) / (mean_x**2 + mean_y**2 + SSIM_K1**2)
-            structure = (2 * (xy - mean_x * mean_y) + SSIM_K2**2) / (xx - mean_x**2 + yy - mean_y**2 + SSIM_K2**2)
-            values.append((luminance * structure).flatten(1).mean(dim=1))
+            values.append(_similarity(mean_x, mean_y, xx, yy, xy))
         return torch.cat(values).double().numpy() if values else np.zeros(0)
 
     def _blurs(self, columns: Integers) -> tuple[Tensor, Tensor]:
@@ -70,6 +68,19 @@ class BlurredReferences:
                 self._kept = found
         mean, square = torch.stack([found[column] for column in columns.tolist()], dim=1)
         return mean, square
+
+
+def ssim_of_values(x: Tensor, y: Tensor) -> Tensor:
+    """SSIM of each pair of images [n, C, H, W] with values in 0..1, in the precision of the values; [n]."""
+    mean_x, mean_y, xx, yy, xy = _gaussian_blur(torch.cat([x, y, x * x, y * y, x * y])).chunk(5)
+    return _similarity(mean_x, mean_y, xx, yy, xy)
+
+
+def _similarity(mean_x: Tensor, mean_y: Tensor, xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:
+    """SSIM from the blurs of x, y, x², y² and xy, [n, C, h, w] each; [n]."""
+    luminance = (2 * mean_x * mean_y + SSIM_K1**2) / (mean_x**2 + mean_y**2 + SSIM_K1**2)
+    structure = (2 * (xy - mean_x * mean_y) + SSIM_K2**2) / (xx - mean_x**2 + yy - mean_y**2 + SSIM_K2**2)
+    return (luminance * structure).flatten(1).mean(dim=1)
 
 
 def _gaussian_band(num_outputs: int) -> Tensor:

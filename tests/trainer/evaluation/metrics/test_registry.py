@@ -4,6 +4,7 @@ import inspect
 
 import numpy as np
 import pytest
+from tiny_things import with_things
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.evaluation.intervals import Estimate
@@ -16,7 +17,8 @@ from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
 
 @pytest.fixture(scope="module")
 def comparison(scoring: Scoring) -> Comparison:
-    """Each stimulus shown for the next one, twice for every segment."""
+    """Each stimulus shown for the next one, twice for every segment; every network is there."""
+    scoring = with_things(scoring)
     images = scoring.references.images
     columns = np.arange(2 * len(images)) // 2
     shown = np.roll(columns, 2)
