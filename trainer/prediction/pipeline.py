@@ -1,3 +1,4 @@
+# pyright: basic
 """From new EEG to images with a trained run, a saved pipeline, or one from the Hugging Face hub."""
 
 import dataclasses

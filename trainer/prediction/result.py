@@ -1,3 +1,4 @@
+# pyright: basic
 """What a pipeline returns, and how it is written to a folder."""
 
 import json
