@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int | None:
     from neuroimagen.trainer.evaluation.retrieval.alignment_retrieval import load_alignment
     from neuroimagen.trainer.evaluation.retrieval.embeddings_table import (
         array_table,
+        centres_of,
         embed_dataset,
         embed_segments,
         write_embeddings,
@@ -97,6 +98,6 @@ def run(args: argparse.Namespace) -> int | None:
         splits = ("train", "val", "test") if args.split == "all" else (args.split,)
         rows = np.sort(np.concatenate([dataset.rows(split, recipe.data.subjects) for split in splits]))
         table = embed_dataset(model, dataset, rows, device=device)
-    write_embeddings(table, args.out, model=model, run=args.run)
+    write_embeddings(table, args.out, centres=centres_of(model), run=args.run)
     print(f"embeddings: {args.out}, {len(table):,} segments, {', '.join(model.kinds)}")
     return None

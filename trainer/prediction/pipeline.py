@@ -16,7 +16,7 @@ from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.new_eeg.conversion import Preprocessed, converted
 from neuroimagen.data_shards.new_eeg.description import NO_SUBJECT
 from neuroimagen.data_shards.new_eeg.given import given_eeg
-from neuroimagen.trainer.evaluation.retrieval.embeddings_table import embed_segments
+from neuroimagen.trainer.evaluation.retrieval.embeddings_table import centres_of, embed_segments
 from neuroimagen.trainer.networks.pixels import to_uint8
 from neuroimagen.trainer.networks.pretrained import CONFIG_FILE
 from neuroimagen.trainer.prediction.opening import Opened, open_pipeline
@@ -140,15 +140,20 @@ class Pipeline:
             images += as_images(drawing.draw_batch(name, batch, usual_size=size))
             if with_maps:
                 maps += as_images(to_uint8(drawing.saliency_maps(batch)))
+        aligned = drawing.alignment_model() if drawing.export("alignment").is_dir() else None
         return PipelineResult(
             condition=name,
             images=images,
             saliency_maps=maps if with_maps else None,
-            image_embeddings=self._embeddings(drawing, found.eeg, subjects),
+            image_embeddings={}
+            if aligned is None
+            else embed_segments(aligned, found.eeg, subjects, device=self.device),
+            centres={} if aligned is None else centres_of(aligned),
+            source=self.folder,
             segments=numbers,
             subjects=subjects,
             num_images=samples,
-            settings=_settings(drawing, name, self.folder),
+            settings=_settings(drawing, name),
             notes=tuple(notes),
         )
 
@@ -216,11 +221,6 @@ class Pipeline:
             )
         return numbers
 
-    def _embeddings(self, drawing: Drawing, eeg: Floats, subjects: Integers) -> dict[str, Floats]:
-        if not drawing.export("alignment").is_dir():
-            return {}
-        return embed_segments(drawing.alignment_model(), eeg, subjects, device=self.device)
-
     def _notes_on_subjects(self, drawing: Drawing, name: str, subjects: Integers) -> list[str]:
         """What the networks make of subjects that they were not trained on. Raises UserError where they refuse them."""
         for export in drawing.allowed.needs(name):
@@ -271,11 +271,11 @@ def _encoder_of(export: Path) -> dict[str, Any]:
     return encoder if isinstance(encoder, dict) else {}
 
 
-def _settings(drawing: Drawing, name: str, folder: Path) -> dict[str, Any]:
+def _settings(drawing: Drawing, name: str) -> dict[str, Any]:
     """What decides the images beside EEG and segments, for the manifest."""
     config = drawing.config
     return {
-        "from": folder.resolve().name,
+        "from": drawing.run.resolve().name,
         "made_of": drawing.made_of(name),
         "seed": config.seed,
         "samples": drawing.num_samples(name),

@@ -85,6 +85,7 @@ def test_embeddings_and_saliency_maps(trained, pipeline: Pipeline) -> None:
     model = AlignmentModel.from_pretrained(trained.run / "alignment" / "export")
     expected = embed_rows(model, trained.dataset, rows)
     assert np.array_equal(result.image_embeddings["image"], expected["image"])
+    assert np.array_equal(result.centres["image"], model.centre("image").numpy())
     assert result.saliency_maps is not None
     only = pipeline(eeg, preprocessed=True, segments=rows, condition="saliency_only", batch_size=3)
     resized = [image.resize((32, 32), Image.Resampling.BILINEAR) for image in result.saliency_maps]
