@@ -105,6 +105,7 @@ def test_embeddings_and_saliency_maps(trained, pipeline: Pipeline) -> None:
         ({"segments": [1, 1, 1, 1, 1, 1]}, "needs 6 different numbers"),
         ({"condition": "oracle_image"}, "oracle_image is drawn from the stimulus.*Choose one of full"),
         ({"condition": "ful"}, "Did you mean 'full'"),
+        ({"semantic": "semantic_none", "condition": "semantic_only"}, "semantic_none/export does not exist"),
         ({"guidance": 0.5}, r"reconstruct\.guidance"),
         ({"stepz": 3}, "'stepz' is no setting of reconstruct"),
         ({"samples": 3}, "samples is not for new EEG; give num_images"),
