@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -99,24 +98,31 @@ def run_words(words: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    from neuroimagen.data_shards.common.console import guarded_output
     from neuroimagen.data_shards.common.errors import UsageError, UserError
 
     words = list(sys.argv[1:] if argv is None else argv)
     program = " ".join(filter(None, ("neuroimagen", command_of(words))))
-    try:
-        return run_words(words)
-    except UserError as error:
-        if "--debug" in words:
-            raise
-        print(f"{program}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The program that reads our output (head, less) has ended: no error, but Python would complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    with guarded_output(program):
+        try:
+            return run_words(words)
+        except (UserError, OSError, MemoryError) as error:
+            if "--debug" in words:
+                raise
+            print(f"{program}: {one_line(error)}", file=sys.stderr)
+            return 2 if isinstance(error, UsageError) else 1
+        except KeyboardInterrupt:
+            print(f"{program}: interrupted", file=sys.stderr)
+            return 130
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error that the user can do something about, with its line breaks as spaces."""
+    from neuroimagen.data_shards.common.console import printable_line
+
+    if isinstance(error, MemoryError):
+        return f"the memory of this machine is not enough. {error}".rstrip()
+    return printable_line(str(error))
 
 
 if __name__ == "__main__":

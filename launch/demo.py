@@ -16,6 +16,7 @@ from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path, refuse_existing
+from neuroimagen.data_shards.common.reading import read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,7 @@ def _write_record(path: Path, record: Mapping[str, Any]) -> None:
 
 def _read_record(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}). Remove {path.parent} and run the demo again.") from None
 

@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 from types import FrameType
 
+from neuroimagen.data_shards.common.console import guarded_output
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.parent_death import end_with_parent
 from neuroimagen.launch.cli import run_words
@@ -20,7 +21,11 @@ from neuroimagen.trainer.runs.rank_status import write_status
 
 def main() -> None:
     """Run the command, and leave a status for the launcher."""
-    logs, words = Path(sys.argv[1]), sys.argv[2:]
+    with guarded_output("neuroimagen.launch.rank"):
+        _main(Path(sys.argv[1]), sys.argv[2:])
+
+
+def _main(logs: Path, words: list[str]) -> None:
     rank = int(os.environ["RANK"])
     end_with_parent()
 

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path, held_folder
+from neuroimagen.data_shards.common.reading import parse_json, read_bytes, read_json
 from neuroimagen.trainer.recipe.recipe import Recipe, difference, dump_recipe, load_recipe
 from neuroimagen.trainer.stages.segment_figures import SegmentFigures
 from neuroimagen.tune.config import Search, dump_search, search_of
@@ -111,11 +112,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for content in read_bytes(path).splitlines():
         try:
-            lines.append(json.loads(line))
+            line = parse_json(content)
         except ValueError:
             continue
+        if isinstance(line, dict):
+            lines.append(line)
     return lines
 
 
@@ -146,7 +149,7 @@ class SearchFolder:
         """A trial's record. Raises UserError if it is damaged."""
         path = self.trial(name).record
         try:
-            tree = json.loads(path.read_text(encoding="utf-8"))
+            tree = read_json(path)
             tree["curve"] = tuple((int(step), float(value)) for step, value in tree["curve"])
             return TrialRecord(**tree)
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -183,7 +186,7 @@ def open_search(folder: SearchFolder, search: Search, recipe: Recipe, *, resume:
             raise UserError(
                 f"{folder.path} holds a search already. Continue it with --resume, or choose another --out."
             )
-        before = json.loads(folder.search.read_text(encoding="utf-8"))
+        before = read_json(folder.search)
         if before.get("version") != VERSION or before.get("kind") != search.kind:
             raise UserError(f"{folder.path} holds another kind of search ({before.get('kind')}). Choose another --out.")
         # Read and written again, keys of earlier versions have their present names.
@@ -209,7 +212,7 @@ def open_search(folder: SearchFolder, search: Search, recipe: Recipe, *, resume:
 def read_search(folder: SearchFolder) -> tuple[Search, Recipe]:
     """The search and the default recipe of a folder."""
     try:
-        tree = json.loads(folder.search.read_text(encoding="utf-8"))
+        tree = read_json(folder.search)
         kind, search = tree["kind"], tree["search"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder.path} does not hold a search ({error}).") from None

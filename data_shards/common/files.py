@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import reason
 
 
 def _temporary_sibling(path: Path) -> Path:
@@ -25,6 +26,16 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def write_problem(error: Exception) -> str | None:
+    """What kept a file from being written, as part of a sentence; None for an error that is not of that kind.
+
+    safetensors has a type of its own for a full disk, which is no OSError, and which is not imported for its name.
+    """
+    if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+        return reason(error)
+    return None
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary file name beside `path`; on success it replaces `path`, on an error it is removed."""
@@ -34,10 +45,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         sync_path(temporary)
         temporary.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}. Free space or choose another place."
-        ) from error
+    except Exception as error:
+        if (problem := write_problem(error)) is None:
+            raise
+        raise UserError(f"cannot write {path}: {problem}. Free space or choose another place.") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -64,10 +75,11 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
             folder.rmdir()
         temporary.replace(folder)
         sync_path(folder.parent)
-    except OSError as error:
+    except Exception as error:
+        if (problem := write_problem(error)) is None:
+            raise
         raise UserError(
-            f"cannot write {folder}: {error.strerror or error}. Free space or choose another --out; nothing was "
-            "written."
+            f"cannot write {folder}: {problem}. Free space or choose another --out; nothing was written."
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

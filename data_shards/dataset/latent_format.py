@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import read_json, reason
 from neuroimagen.data_shards.format.schema import metadata_digest
 from neuroimagen.data_shards.frozen_models.encoder import DTYPES
 
@@ -118,14 +119,14 @@ class LatentMetadata:
         """Parse and check <folder>/latents.json."""
         path = folder / "latents.json"
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = read_json(path)
         except FileNotFoundError:
             raise UserError(
                 f"no latent store at {folder}: latents.json is not there. `neuroimagen cache` makes one."
             ) from None
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(
-                f"cannot read {path}: {error}. Remove the folder and run `neuroimagen cache` again."
+                f"cannot read {path}: {reason(error)}. Remove the folder and run `neuroimagen cache` again."
             ) from None
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         if version != SCHEMA_VERSION:

@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
+from neuroimagen.data_shards.format.parquet import plain_texts
 from neuroimagen.data_shards.format.schema import segment_json, segment_key, stimulus_json
 from neuroimagen.data_shards.format.storage import Shards
 from neuroimagen.data_shards.format.tar import BLOCK_BYTES, END_OF_ARCHIVE, member_header, padded, shard_name
@@ -163,9 +165,10 @@ def _unexpected_files(dataset: Dataset) -> Iterator[str]:
 def _wrong_keys(dataset: Dataset) -> Iterator[str]:
     path = dataset.folder / "index.parquet"
     row = 0
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, read_dictionary=["key"]) as file:
         for batch in file.iter_batches(columns=["key"]):
-            for key in batch.column(0).to_pylist():
+            table = plain_texts(pa.Table.from_batches([batch]), where=str(path))
+            for key in table.column(0).to_pylist():
                 if key != segment_key(row):
                     yield f"{path}: row {row} has key {key!r}; expected {segment_key(row)!r}."
                 row += 1

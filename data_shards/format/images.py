@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
+from neuroimagen.data_shards.common.limits import MAX_IMAGE_PIXELS
+
 BACKGROUND = (255, 255, 255)
 """White: what shows through the transparent parts of an image."""
 STORED_FORMATS = ("JPEG", "PNG")
@@ -31,17 +33,17 @@ class DecodedImage:
 
 
 def decode(
-    content: bytes | memoryview, *, formats: Sequence[str] = STORED_FORMATS, max_pixels: int | None = None
+    content: bytes | memoryview, *, formats: Sequence[str] = STORED_FORMATS, max_pixels: int = MAX_IMAGE_PIXELS
 ) -> DecodedImage:
     """Decode an image: turned upright, 8 bits, RGB, on a white background.
 
-    formats: as PIL names them. max_pixels: largest width × height, checked before any pixel is decoded; None leaves
-    PIL's own bound. Raises OSError or ValueError when the bytes are of no such format, are cut short, have more pixels
-    or more than one frame, or hold values that are no brightness.
+    formats: as PIL names them. max_pixels: largest width × height, checked before any pixel is decoded. Raises OSError
+    or ValueError when the bytes are of no such format, are cut short, have more pixels or more than one frame, or hold
+    values that are no brightness.
     """
     try:
         with Image.open(io.BytesIO(content), formats=tuple(formats)) as image:
-            if max_pixels is not None and image.width * image.height > max_pixels:
+            if image.width * image.height > max_pixels:
                 raise ValueError(
                     f"{image.width} × {image.height} pixels; at most {max_pixels / 1e6:.0f} million are read, so make "
                     "it smaller"

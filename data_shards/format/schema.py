@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import parse_json, read_text, reason
 from neuroimagen.data_shards.format.tar import is_valid_key
 
 SCHEMA_VERSION = 2
@@ -147,8 +148,8 @@ class DatasetMetadata:
     def from_json(cls, text: str, *, where: str) -> "DatasetMetadata":
         """Parse dataset.json; `where` names the file in errors. Raises UserError for anything invalid."""
         try:
-            raw = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            raw = parse_json(text)
+        except ValueError as error:
             raise UserError(f"{where} is not JSON: {error}. The data set is damaged; make it again.") from None
         if not isinstance(raw, dict):
             raise UserError(f"{where} holds {type(raw).__name__} where an object is expected.")
@@ -337,11 +338,9 @@ def stimulus_json(*, label: int, caption: str, detailed_caption: str | None, ver
 def read_metadata(path: Path) -> DatasetMetadata:
     """Read and check dataset.json."""
     try:
-        if path.stat().st_size > MAX_METADATA_BYTES:
-            raise UserError(f"{path} is {path.stat().st_size:,} bytes; a dataset.json stays below 64 MiB.")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, limit=MAX_METADATA_BYTES)
     except FileNotFoundError:
         raise UserError(f"no data set at {path.parent}: {path.name} is missing. Make one with `data ingest`.") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+        raise UserError(f"cannot read {path}: {reason(error)}.") from None
     return DatasetMetadata.from_json(text, where=str(path))

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.limits import MAX_ROW_BYTES
+from neuroimagen.data_shards.common.reading import open_file, reason
+from neuroimagen.data_shards.format.parquet import check_texts, plain_texts
 from neuroimagen.data_shards.format.schema import SPLITS
 from neuroimagen.data_shards.format.tar import is_valid_key
 
 ROWS_PER_GROUP = 65_536
-_MAX_BYTES_PER_ROW = 4096
-"""A table with more than this, uncompressed, was not written by us (captions are the longest column)."""
 
 
 class TableWriter:
@@ -62,7 +63,7 @@ class TableWriter:
 
 def file_sha256(path: Path) -> str:
     """Hex SHA-256 of a file's content."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -71,8 +72,9 @@ def read_table(path: Path, schema: pa.Schema, *, num_rows: int, sha256: str, col
 
     Raises UserError naming the file and what differs; no value of a wrong file reaches the caller.
     """
-    with _checked_file(path, schema, num_rows=num_rows, sha256=sha256) as file:
-        return file.read(columns=columns)
+    texts = [field.name for field in schema if field.type == pa.string()]
+    with _checked_file(path, schema, num_rows=num_rows, sha256=sha256, repeating=texts) as file:
+        return plain_texts(file.read(columns=columns), where=str(path))
 
 
 def read_row_groups(
@@ -85,7 +87,9 @@ def read_row_groups(
     with _checked_file(path, schema, num_rows=num_rows, sha256=sha256, repeating=repeating) as file:
         for group in range(file.num_row_groups):
             # One thread per column would cost more than it gains on 65,536 rows.
-            yield file.read_row_group(group, columns=columns, use_threads=False)
+            table = file.read_row_group(group, columns=columns, use_threads=False)
+            check_texts(table, where=str(path))
+            yield table
 
 
 @contextlib.contextmanager
@@ -96,7 +100,7 @@ def _checked_file(
     try:
         found = file_sha256(path)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}. The data set is incomplete.") from None
+        raise UserError(f"cannot read {path}: {reason(error)}. The data set is incomplete.") from None
     if found != sha256:
         raise UserError(
             f"{path} is damaged or belongs to another data set: its SHA-256 is {found[:16]}…, dataset.json says "
@@ -110,8 +114,8 @@ def _checked_file(
             if file.metadata.num_rows != num_rows:
                 raise UserError(f"{path} has {file.metadata.num_rows} rows; dataset.json says {num_rows}.")
             groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
-            if sum(group.total_byte_size for group in groups) > 1_000_000 + num_rows * _MAX_BYTES_PER_ROW:
-                raise UserError(f"{path} would unpack to more than {_MAX_BYTES_PER_ROW} bytes per row; it is refused.")
+            if sum(group.total_byte_size for group in groups) > 1_000_000 + num_rows * MAX_ROW_BYTES:
+                raise UserError(f"{path} would unpack to more than {MAX_ROW_BYTES} bytes per row; it is refused.")
             if sum(group.num_rows for group in groups) != num_rows:
                 raise UserError(f"{path} is damaged: its row groups do not add up to {num_rows} rows.")
             yield file

@@ -23,7 +23,7 @@ class Captioner:
         self.blip = load_transformer(BlipForConditionalGeneration, folder).to(device)
         self.processor = load_image_processor(folder)
         with loading(folder):
-            self.tokenizer = AutoTokenizer.from_pretrained(folder)
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self.device = device
 
     def pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import content_of
+from neuroimagen.data_shards.frozen_models.model_checks import check_model_folder
 from neuroimagen.data_shards.frozen_models.model_folder import ModelFolders, weights_variant
 
 Network = TypeVar("Network")
@@ -17,19 +19,17 @@ Network = TypeVar("Network")
 def loading(folder: Path) -> Iterator[None]:
     """Load from `folder` without the libraries' progress bars; what they raise on a broken folder becomes UserError."""
     from diffusers.utils import logging as diffusers_logging
-    from safetensors import SafetensorError
     from transformers.utils import logging as transformers_logging
 
     if not folder.is_dir():  # transformers would take it for a name on the hub, and ask there six times
         raise UserError(f"there is no model folder {folder}. Give the path of a local folder; nothing is downloaded.")
+    check_model_folder(folder)
     shown = [library for library in (transformers_logging, diffusers_logging) if library.is_progress_bar_enabled()]
     for library in shown:
         library.disable_progress_bar()
     try:
-        yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"cannot load the model in {folder}: {reason} Fetch the folder again.") from error
+        with content_of(f"load the model in {folder}", remedy="Fetch the folder again."):
+            yield
     finally:
         for library in shown:
             library.enable_progress_bar()
@@ -47,11 +47,23 @@ def load_transformer(model_class: Any, folder: Path) -> Any:
             use_safetensors=True,
             dtype=torch.float32,
             output_loading_info=True,
+            trust_remote_code=False,
+            # Named here: a config.json may name a kernel on the hub, which would be fetched and run.
+            attn_implementation="sdpa" if _concrete(model_class, folder)._supports_sdpa else "eager",
             variant=weights_variant(folder),
         )
     if report["missing_keys"]:
         raise UserError(f"{folder} lacks the weights {sorted(report['missing_keys'])[:3]} …. Fetch the folder again.")
     return model.eval().requires_grad_(False)
+
+
+def _concrete(model_class: Any, folder: Path) -> Any:
+    """The class itself; for one of transformers' Auto classes, the class that the folder's config.json means."""
+    from transformers import AutoConfig
+
+    if not hasattr(model_class, "_model_mapping"):
+        return model_class
+    return model_class._model_mapping[type(AutoConfig.from_pretrained(folder, trust_remote_code=False))]
 
 
 def load_image_processor(folder: Path, *, size_px: int | None = None) -> Any:
@@ -64,14 +76,14 @@ def load_image_processor(folder: Path, *, size_px: int | None = None) -> Any:
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
     with loading(folder):
-        processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
         if size_px is None:
             return processor
         square = {"height": size_px, "width": size_px}
         sizes = (
             {"size": {"shortest_edge": size_px}, "crop_size": square} if processor.do_center_crop else {"size": square}
         )
-        return AutoImageProcessor.from_pretrained(folder, backend="pil", **sizes)
+        return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False, **sizes)
 
 
 class LoadedModels:
@@ -88,5 +100,6 @@ class LoadedModels:
     def get(self, load: Callable[..., Network], folder: Path) -> Network:
         """Return `load(folder, device=…)`, from the first call with the same `load` and `folder`."""
         if (load, folder) not in self._networks:
-            self._networks[load, folder] = load(folder, device=self.device)
+            with content_of(f"load the model in {folder}", remedy="Fetch the folder again."):
+                self._networks[load, folder] = load(folder, device=self.device)
         return self._networks[load, folder]

@@ -4,7 +4,6 @@ No weights are loaded here, and neither torch nor diffusers is imported.
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import open_file, read_json, reason
+from neuroimagen.data_shards.frozen_models.model_checks import check_configuration
 from neuroimagen.data_shards.frozen_models.recognise import recognise
 from neuroimagen.data_shards.frozen_models.towers.config import TowerConfig
 
@@ -22,6 +23,9 @@ _WEIGHTS = re.compile(
     r"(?:model|diffusion_pytorch_model)(?:\.(?P<before>\w+))?(?:-\d{5}-of-\d{5})?(?:\.(?P<after>\w+))?\.safetensors"
 )
 """What transformers and diffusers call weights: model.safetensors, model.fp16-00001-of-00002.safetensors …"""
+
+MAX_LATENT_SIDE = 1024
+MAX_VAE_BLOCKS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +91,29 @@ def weights_variant(folder: Path) -> str | None:
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
-    """Parse a JSON configuration; UserError if it is missing or is not a JSON object."""
+    """Parse a JSON configuration; UserError if it is missing, is not a JSON object, or has a number that cannot be."""
     path = folder / name
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing. Is the model folder complete?") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}). Fetch the file again.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not valid JSON ({reason(error)}). Fetch the file again.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} does not hold a JSON object. Fetch the file again.")
-    return content
+    check_configuration(content, where=path)
+    return _Configuration(path, content)
+
+
+class _Configuration(dict[str, Any]):
+    """The object in a configuration file. A key that it lacks is the file's fault, and the error says so."""
+
+    def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
+        super().__init__(content)
+        self._path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self._path} has no {key!r}. Fetch the file again.")
 
 
 def folders_digest(*folders: Path) -> str:
@@ -121,21 +137,30 @@ def file_digest(path: Path) -> bytes:
 
 @cache  # several kinds of latent ask for the same half gigabyte; size and time tell whether the file has changed
 def _file_digest(path: Path, size: int, mtime_ns: int) -> bytes:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").digest()
 
 
 def image_size_px(model: Path) -> int:
     """Side of the images that the model makes: the U-Net's latent size times the VAE's reduction."""
-    sample_size = read_config(component_folder(model, "unet"))["sample_size"]
-    if not isinstance(sample_size, int):
-        raise UserError(f"{model}/unet/config.json: sample_size is {sample_size}; only square images are supported.")
+    sample_size = read_config(component_folder(model, "unet")).get("sample_size")
+    if not isinstance(sample_size, int) or not 1 <= sample_size <= MAX_LATENT_SIDE:
+        raise UserError(
+            f"{model}/unet/config.json: sample_size is {str(sample_size)[:80]}; only square images are supported, of "
+            f"at most {MAX_LATENT_SIDE} latent elements on a side."
+        )
     return sample_size * vae_reduction(model)
 
 
 def vae_reduction(model: Path) -> int:
     """Pixels per latent element, along a side."""
-    return int(2 ** (len(read_config(component_folder(model, "vae"))["block_out_channels"]) - 1))
+    blocks = read_config(component_folder(model, "vae")).get("block_out_channels")
+    if not isinstance(blocks, list) or not 1 <= len(blocks) <= MAX_VAE_BLOCKS:
+        raise UserError(
+            f"{model}/vae/config.json: block_out_channels is {str(blocks)[:80]} where a list of 1 to {MAX_VAE_BLOCKS} "
+            "widths is expected. Fetch the file again."
+        )
+    return int(2 ** (len(blocks) - 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +217,13 @@ def pooled_size(model: Path) -> int | None:
 
 def _tower_shape(model: Path, component: Component) -> tuple[int, int]:
     config = read_config(component_folder(model, component))
-    return int(config["max_position_embeddings"]), int(config["hidden_size"])
+    length, width = (config.get(key) for key in ("max_position_embeddings", "hidden_size"))
+    if not (isinstance(length, int) and isinstance(width, int) and length >= 1 and width >= 1):
+        raise UserError(
+            f"{model}/{component}/config.json: max_position_embeddings and hidden_size are {str(length)[:80]} and "
+            f"{str(width)[:80]} where whole numbers are expected. Fetch the file again."
+        )
+    return length, width
 
 
 def _capitalised(clause: str) -> str:

@@ -3,12 +3,13 @@
 Nothing is loaded and nothing raises: a folder that is damaged or unknown is said to be so.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from neuroimagen.data_shards.common.reading import read_json_object
 
 Use = Literal["vae", "text", "image", "diffusion", "captions"]
 """What a folder may serve: VAE latents, text states, image embeddings, reconstruction, captions of images."""
@@ -167,10 +168,9 @@ _SINGLE_FILE = (
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; {} where there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_json_object(path)
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def has_weights(folder: Path) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.frozen_models.loading import load_transformer, loading
 from neuroimagen.data_shards.frozen_models.model_folder import component_folder, text_layout
 
@@ -48,6 +49,10 @@ class TextEncoder:
             self.text_models.append(load_transformer(network, folder).to(device))
             with loading(tokenizer_folder):
                 self.tokenizers.append(CLIPTokenizer.from_pretrained(tokenizer_folder))
+            if self.tokenizers[-1].pad_token_id is None:
+                raise UserError(
+                    f"the tokenizer in {tokenizer_folder} has no token to pad with. Fetch the folder again."
+                )
 
     def cut(self, texts: Sequence[str]) -> CutTexts:
         """Which of the texts `encode` cuts: their end does not reach the hidden states."""
@@ -85,6 +90,12 @@ class TextEncoder:
         tokens = self.tokenizers[place](
             list(texts), padding="max_length", truncation=True, max_length=self.num_tokens, return_tensors="pt"
         )
+        known = int(text_model.get_input_embeddings().num_embeddings)
+        if (highest := int(tokens.input_ids.max())) >= known:
+            raise UserError(
+                f"the tokenizer gives token {highest}, but the text encoder knows {known}: they are not of one model. "
+                "Fetch the model folder again."
+            )
         # As in diffusers: no attention mask, unless the configuration of a single text encoder asks for one.
         masked = len(self.text_models) == 1 and bool(getattr(text_model.config, "use_attention_mask", False))
         return text_model(

@@ -18,6 +18,7 @@ import torch
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path, sync_path
+from neuroimagen.data_shards.common.reading import read_json
 from neuroimagen.data_shards.dataset.latent_format import INDEX_SCHEMA, LatentMetadata
 from neuroimagen.data_shards.dataset.latent_items import LatentItems
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
@@ -95,7 +96,7 @@ class LatentWriter:
     def finish(self) -> LatentStore:
         """Write index and metadata, and give the folder its name. Every shard must be complete."""
         assert not self.pending()
-        records = [json.loads(self._record_path(shard).read_text(encoding="utf-8")) for shard in range(self.num_shards)]
+        records = [read_json(self._record_path(shard)) for shard in range(self.num_shards)]
         with atomic_path(self._unfinished / "index.parquet") as path:
             self._write_index(path, records)
         metadata = dataclasses.replace(

@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UsageError, UserError
+from neuroimagen.data_shards.common.reading import reason
+from neuroimagen.data_shards.format.npz import open_npz
 from neuroimagen.data_shards.format.schema import ClassInfo, DatasetMetadata, SegmentRecord, StimulusRecord, check_names
 from neuroimagen.data_shards.sources.base import Source
 from neuroimagen.data_shards.sources.class_names import class_caption, refuse_differing_classes
@@ -82,12 +84,14 @@ def load_segments(path: Path) -> np.ndarray:
     """[segments, channels, samples] from .npy (mapped) or from 'eeg' of an .npz. Raises UserError naming the file."""
     if path.suffix == ".npz":
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with open_npz(path) as archive:
                 if "eeg" not in archive:
                     raise UserError(f"{path} holds {sorted(archive)}; the EEG must be called 'eeg'.")
                 eeg = archive["eeg"]
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"cannot read {path}: {error}") from None
+        except UserError:
+            raise
+        except Exception as error:  # zipfile and zlib have types of their own
+            raise UserError(f"cannot read {path}: {reason(error)}.") from None
     else:
         eeg = load_npy(path)
     if not isinstance(eeg, np.ndarray) or eeg.ndim != 3 or eeg.dtype.kind not in "iuf":

@@ -1,6 +1,5 @@
 """The EEG file of EEGCVPR40's layout: checked once, then columns as arrays and EEG by position."""
 
-import json
 import operator
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import read_json
 from neuroimagen.data_shards.format.tar import is_valid_key
 from neuroimagen.data_shards.sources.class_names import differing_classes
 from neuroimagen.data_shards.sources.readers.pth import load_pth
@@ -176,7 +176,7 @@ class EegCvpr40File:
 def read_json_object(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object. Raises UserError naming the file."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
     if not isinstance(raw, dict):

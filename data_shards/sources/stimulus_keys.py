@@ -22,8 +22,10 @@ def keys_of_images(images: Sequence[str]) -> dict[str, str]:
     Raises UserError for a path that leads out of the folder.
     """
     for image in images:
-        if Path(image).is_absolute() or ".." in Path(image).parts:
+        if Path(image).is_absolute() or ".." in Path(image).parts or "\0" in image:
             raise UserError(f"image {image!r} in the table lies outside the image folder.")
+        if not Path(image).name:
+            raise UserError(f"image {image!r} in the table names no file of the image folder.")
     return unique_keys({image: str(Path(image).with_suffix("")) for image in images})
 
 

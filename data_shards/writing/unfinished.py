@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path, refuse_existing, sync_path
+from neuroimagen.data_shards.common.reading import parse_json
 
 _logger = logging.getLogger(__name__)
 _NOTE = b"neuroimagen"
@@ -93,7 +94,7 @@ class UnfinishedFolder:
     def rows(self, kind: Kind, shard: int) -> tuple[pa.Table, dict[str, Any]]:
         """The rows and the note of a finished shard."""
         table = pq.read_table(self._record_path(kind, shard))
-        return table.replace_schema_metadata(None), json.loads(table.schema.metadata[_NOTE])
+        return table.replace_schema_metadata(None), parse_json(table.schema.metadata[_NOTE])
 
     def publish(self) -> None:
         """Rename the finished data to `out`."""

@@ -140,6 +140,7 @@ def _tower(text: str) -> "tuple[str, TowerConfig]":
     from neuroimagen.data_shards.frozen_models.latent_kinds import latent_kind
     from neuroimagen.data_shards.frozen_models.towers.config import TowerConfig
     from neuroimagen.trainer.recipe.strict_config import Schema, Sources
+    from neuroimagen.trainer.recipe.strict_yaml import load_yaml, yaml_fault
 
     name, separator, rest = text.partition("=")
     # A colon also stands in paths: settings are what follows the last one, if it looks like them.
@@ -153,7 +154,10 @@ def _tower(text: str) -> "tuple[str, TowerConfig]":
         key, separator, value = setting.partition("=")
         if not separator:
             raise argparse.ArgumentTypeError(f"{setting!r} in {text!r} is not KEY=VALUE")
-        tree[key] = yaml.safe_load(value)
+        try:
+            tree[key] = load_yaml(value)
+        except yaml.YAMLError as error:
+            raise argparse.ArgumentTypeError(f"{setting!r} in {text!r}: {yaml_fault(error)}") from None
     try:
         config = Schema(TowerConfig).read(tree, Sources(text))
         latent_kind(name, {name: config})  # the tower exists, and has these settings

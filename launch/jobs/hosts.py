@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuroimagen.data_shards.common.errors import UsageError, UserError
+from neuroimagen.data_shards.common.limits import MAX_JSON_BYTES
+from neuroimagen.data_shards.common.reading import read_bytes, reason
 
 _LINE = re.compile(r"(\S+)\s+slots=([0-9]+)")
-_HOST = re.compile(r"(?:[A-Za-z0-9_][\w.-]*@)?[A-Za-z0-9_][\w.:%-]*", re.ASCII)
+_HOST = re.compile(r"(?:[A-Za-z0-9_][\w.-]*@)?[A-Za-z0-9_:][\w.:%-]*", re.ASCII)
 """A name or an IP address, with a user before it or without. What ssh would read as an option, and what pdsh would
 expand to several hosts, is none."""
 MAX_SLOTS = 1024
@@ -33,10 +35,10 @@ def read_hostfile(path: Path) -> tuple[Node, ...]:
     The file is UTF-8, with a byte-order mark or without.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, limit=MAX_JSON_BYTES)
     except OSError as error:
         # DeepSpeed's own runner would train on this machine alone, without an error.
-        raise UserError(f"cannot read the hostfile {path}: {error.strerror or error}.") from None
+        raise UserError(f"cannot read the hostfile {path}: {reason(error)}.") from None
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content:
         raise UserError(f"the hostfile {path} is UTF-16 or not text. Save it as UTF-8.")
     try:
@@ -117,17 +119,23 @@ def slurm_nodes(environment: Mapping[str, str], *, num_ranks: int | None) -> tup
     return tuple(Node(host=host, num_ranks=per_node) for host in listed.stdout.split())
 
 
+def address_towards(host: str) -> str:
+    """This machine's address on the way to a host, IPv4 or IPv6. Raises OSError where there is no way."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.connect(address)  # sends nothing, but chooses the route
+        return str(probe.getsockname()[0])
+
+
 def interface_towards(address: str) -> str | None:
     """The network interface through which packets to `address` leave; None where none is found."""
     import psutil
 
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((address, 9))  # sends nothing, but chooses the route
-        except OSError:
-            return None
-        own = probe.getsockname()[0]
+    try:
+        own = address_towards(address)
+    except OSError:
+        return None
     for name, addresses in psutil.net_if_addrs().items():
-        if any(entry.address == own for entry in addresses):
+        if any(entry.address.partition("%")[0] == own.partition("%")[0] for entry in addresses):
             return str(name)
     return None

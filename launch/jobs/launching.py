@@ -12,7 +12,7 @@ from pathlib import Path
 from neuroimagen.data_shards.common.errors import UsageError, UserError
 from neuroimagen.launch.jobs import starters
 from neuroimagen.launch.jobs.coordinator import run_nodes
-from neuroimagen.launch.jobs.hosts import Node, read_hostfile, select_nodes, slurm_nodes
+from neuroimagen.launch.jobs.hosts import Node, address_towards, read_hostfile, select_nodes, slurm_nodes
 from neuroimagen.launch.jobs.rank_command import SAFE_PATH, free_port, launch_command
 from neuroimagen.launch.jobs.starters import NodesJob, SlurmRequest
 from neuroimagen.launch.jobs.work import SHARED_COMMANDS, SharedCommand, Work, local_job, run_here
@@ -162,12 +162,11 @@ def start_commands(args: argparse.Namespace, job: NodesJob, *, via: str) -> list
 
 def own_address(nodes: Sequence[Node]) -> str:
     """This machine's address on the network of the nodes. Raises UserError where their names do not resolve."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((nodes[-1].host, 9))  # sends nothing, but chooses the route
-        except OSError as error:
-            raise UserError(f"{nodes[-1].host} cannot be reached: {error.strerror or error}.") from None
-        return str(probe.getsockname()[0])
+    host = nodes[-1].host.rpartition("@")[2]
+    try:
+        return address_towards(host)
+    except OSError as error:
+        raise UserError(f"{nodes[-1].host} cannot be reached: {error.strerror or error}.") from None
 
 
 def _through_slurm(args: argparse.Namespace) -> int:

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
+from neuroimagen.data_shards.common.console import GuardedStream
+
 MERGED = "job.log"
 OUTPUT = "output.log"
 """What rank 0 printed, in all starts of the job."""
@@ -58,15 +60,16 @@ def append_merged(folder: Path, lines: Iterable[Line], hosts: Mapping[int, str] 
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now)) + f".{int(now % 1 * 1000):03d}"
     text = "".join(f"{stamp} {f'{hosts[rank]} ' if hosts else ''}rank {rank} | {line}\n" for rank, line in lines)
     if text:
-        with (folder / MERGED).open("a", encoding="utf-8") as file:
+        # The ranks' own logs have it all. On a full disk the ranks end by themselves, with a checkpoint where one fits.
+        with contextlib.suppress(OSError), (folder / MERGED).open("a", encoding="utf-8") as file:
             file.write(text)
 
 
 class _Tee(io.TextIOBase):
-    """Writes everything to two files at once."""
+    """Writes everything to two files at once. One that cannot be written does not end the job, nor the other."""
 
     def __init__(self, first: TextIO, second: TextIO) -> None:
-        self._files = (first, second)
+        self._files = (GuardedStream(first), GuardedStream(second))
 
     def write(self, text: str) -> int:
         for file in self._files:

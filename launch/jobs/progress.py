@@ -1,11 +1,11 @@
 """How far a training job is: a progress bar, or a line of text now and then."""
 
-import json
 import os
 import sys
 import time
 from typing import Any
 
+from neuroimagen.trainer.runs.metrics_lines import metrics_line
 from neuroimagen.trainer.runs.run_folder import StageFolder
 
 LINE_SECONDS = 60.0
@@ -46,7 +46,7 @@ class Progress:
     def update(self) -> None:
         """Show what the ranks have logged since the last call."""
         try:
-            file = self._path.open(encoding="utf-8")
+            file = self._path.open(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return
         with file:
@@ -55,11 +55,12 @@ class Progress:
                 self._file_id, self._position = status.st_ino, 0  # a resumed run replaces the file
             file.seek(self._position)
             while (line := file.readline()).endswith("\n"):
-                self._show(json.loads(line))
+                if (figures := metrics_line(line)) is not None:
+                    self._show(figures)
                 self._position = file.tell()
 
     def _show(self, figures: dict[str, Any]) -> None:
-        step = figures.pop("step")
+        step = int(figures.pop("step"))
         self._bar.update(step - self._bar.n)
         validation = {key: value for key, value in figures.items() if key.startswith("val_")}
         if validation and step <= self._validated:

@@ -121,7 +121,10 @@ def connect(address: str, port: int, *, wait_seconds: float) -> Connection:
 def listen(port: int) -> socket.socket:
     """Listen for nodes on every address; port 0 takes a free one. Raises UserError when the port is taken."""
     try:
-        listener = socket.create_server(("", port), backlog=1024)
+        if socket.has_dualstack_ipv6():
+            listener = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
+        else:
+            listener = socket.create_server(("", port), backlog=1024)
     except OSError as error:
         raise UserError(f"port {port} cannot be used: {error.strerror or error}. Choose another with --port.") from None
     listener.settimeout(0.2)

@@ -15,6 +15,7 @@ from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.runs.run_folder import StageFolder, locked, open_stage_folder
 from neuroimagen.trainer.runs.wandb_log import require_wandb
 from neuroimagen.trainer.training.build import build_stage, load_initial
+from neuroimagen.trainer.training.checkpoint_folder import unusable_checkpoints
 from neuroimagen.trainer.training.inputs import open_inputs
 
 WORKER = "neuroimagen.trainer.training.worker"
@@ -73,6 +74,9 @@ class TrainWork:
             open_stage_folder(folder, self._recipe, num_ranks=num_ranks, resume=self._resume)
             if not folder.is_begun:
                 self._train_folds(num_ranks)
+            if not folder.is_finished:
+                for sentence in unusable_checkpoints(folder.checkpoints):
+                    print(f"{self.title}: {sentence}", file=sys.stderr, flush=True)
             if folder.is_finished:
                 print(f"{self.title}: already finished, {self._steps} steps; export in {folder.export}")
             yield not folder.is_finished

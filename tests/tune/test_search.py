@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from neuroimagen.trainer.recipe.recipe import load_recipe
-from neuroimagen.trainer.training.checkpoint import latest_checkpoint
+from neuroimagen.trainer.training.checkpoint_folder import latest_checkpoint
 from neuroimagen.tune.records import SearchFolder, TrialRecord
 
 SPACE = """

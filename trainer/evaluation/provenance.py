@@ -2,13 +2,13 @@
 
 import hashlib
 import importlib.metadata
-import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import read_json
 from neuroimagen.data_shards.dataset.dataset import Dataset
 
 PACKAGES = ("neuroimagen", "torch", "deepspeed", "diffusers", "transformers", "numpy", "scikit-learn", "mne")
@@ -47,7 +47,7 @@ def provenance(run: Path, dataset: Dataset, scoring_networks: Mapping[str, str])
             )
         },
         "reconstructions": {
-            path.parent.name: {key: value for key, value in json.loads(path.read_text()).items() if key != "items"}
+            path.parent.name: {key: value for key, value in read_json(path).items() if key != "items"}
             for path in sorted(run.glob("reconstructions/*/manifest.json"))
         },
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
@@ -59,7 +59,7 @@ def require_selection_on_validation(run: Path) -> None:
     for path in sorted(run.glob("*/environment.json")):
         stage = path.parent.name
         try:
-            starts = json.loads(path.read_text(encoding="utf-8"))
+            starts = read_json(path)
             selections = [start.get("selection_split") for start in starts]
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(

@@ -1,6 +1,7 @@
 """results.json, a list of {condition, metric, value, low, high, n, definition}; its figures as text; and items.csv."""
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path
+from neuroimagen.data_shards.common.reading import open_file, read_json
 from neuroimagen.trainer.evaluation.conditions import CONDITIONS, condition_of, present_name
 from neuroimagen.trainer.evaluation.intervals import Estimate
 from neuroimagen.trainer.evaluation.metrics.registry import METRICS, metric_of
@@ -33,8 +35,13 @@ class Result:
     definition: str
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.value):
-            raise ValueError(f"{self.condition} {self.metric} is {self.value}")
+        for name, kind in {"condition": str, "metric": str, "definition": str, "n": int}.items():
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} is {str(getattr(self, name))[:80]!r}")
+        numbers: list[Any] = [self.value, *(bound for bound in (self.low, self.high) if bound is not None)]
+        for number in numbers:
+            if isinstance(number, str) or not math.isfinite(number):
+                raise ValueError(f"{self.condition} {self.metric} is {str(number)[:80]}")
 
 
 def result(condition: str, metric: str, estimate: Estimate, definition: str) -> Result:
@@ -79,7 +86,7 @@ def read_results(path: Path) -> list[Result]:
     Raises UserError if the file is missing (the run has not been evaluated) or is no results.json.
     """
     try:
-        return [Result(**_present(item)) for item in json.loads(path.read_text(encoding="utf-8"))]
+        return [Result(**_present(item)) for item in read_json(path)]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}. Run `neuroimagen evaluate` first.") from error
     except (ValueError, TypeError, KeyError) as error:
@@ -102,7 +109,7 @@ def write_items(path: Path, items: Sequence[Mapping[str, Any]]) -> None:
 
 def read_items(path: Path) -> list[dict[str, str]]:
     """The lines of items.csv, also as earlier versions wrote it."""
-    with path.open(encoding="utf-8", newline="") as file:
+    with io.TextIOWrapper(open_file(path), encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     for line in lines:
         line["condition"] = present_name(line.pop("row") if "row" in line else line["condition"])

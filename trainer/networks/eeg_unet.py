@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import content_of
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.semantic import SemanticModel
 
@@ -120,7 +121,8 @@ class NoiseSchedule:
         if kind not in ("epsilon", "v_prediction"):
             raise UserError(f"the scheduler's prediction_type is {kind!r}; only epsilon and v_prediction are trained.")
         self.prediction_type: PredictionType = kind
-        self.alphas_cumprod: Tensor = DDPMScheduler.from_config(dict(scheduler_config)).alphas_cumprod
+        with content_of("use the model's scheduler_config.json", remedy="Fetch the model folder again."):
+            self.alphas_cumprod: Tensor = DDPMScheduler.from_config(dict(scheduler_config)).alphas_cumprod
         self._on_device: dict[torch.device, Tensor] = {}
 
     @property

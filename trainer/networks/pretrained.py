@@ -1,6 +1,7 @@
 """save_pretrained / from_pretrained for our networks: a folder with config.json and model.safetensors."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -9,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import content_of, read_json_object, require_file
+from neuroimagen.data_shards.frozen_models.model_checks import check_configuration
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -60,32 +63,32 @@ class PretrainedModule(nn.Module):
                 raise UserError(
                     f"{folder} holds no {name}: it is not an exported {cls.model_type}. Train the stage first."
                 )
-        try:
-            config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-            weights = load_file(folder / WEIGHTS_FILE, device=str(device))
-        except Exception as error:  # safetensors raises its own type, json another
-            raise UserError(f"{folder} cannot be read: {error}. Export it again.") from error
+        with content_of(f"read the export {folder}", remedy="Export it again."):
+            config = read_json_object(folder / CONFIG_FILE)
+            weights = load_file(require_file(folder / WEIGHTS_FILE), device=str(device))
         found = config.pop("model_type", None)
         if found != cls.model_type:
             raise UserError(f"{folder} holds a {found!r}, but a {cls.model_type!r} is wanted.")
-        network = cls(**config)
-        try:
+        check_configuration(config, where=folder / CONFIG_FILE)
+        with content_of(f"use {folder / CONFIG_FILE}", remedy="Export it again."):
+            with torch.device("meta"):  # without memory: what the configuration says may be of any size
+                template = cls(**config)
+                expected = {name: tensor.shape for name, tensor in template.state_dict().items()}
+                added = {name: expected[name] for name in added_entries(template)}
+            _check_shapes(folder, expected, added | {name: tensor.shape for name, tensor in weights.items()})
+            network = cls(**config)
             network.load_state_dict(weights, strict=True)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{folder}: weights and config.json do not agree: {reason}") from error
         return network.to(device).eval()
 
 
 def load_exported(folder: Path | str) -> PretrainedModule:
     """The network in `folder`, of whichever class it says; raises UserError when it holds none that is known."""
-    config = Path(folder) / CONFIG_FILE
-    try:
-        found = json.loads(config.read_text(encoding="utf-8"))["model_type"]
-        kind = PretrainedModule.types[found]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{folder} holds no network of a stage ({type(error).__name__}: {error}).") from None
-    return kind.from_pretrained(folder)
+    folder = Path(folder)
+    with content_of(f"read the export {folder}", remedy="Train the stage first, or export it again."):
+        found = read_json_object(folder / CONFIG_FILE).get("model_type")
+    if found not in PretrainedModule.types:
+        raise UserError(f"{folder} holds a {str(found)!r}, which is no network of a stage. Export it again.")
+    return PretrainedModule.types[found].from_pretrained(folder)
 
 
 def added_entries(network: nn.Module) -> dict[str, Tensor]:
@@ -96,3 +99,17 @@ def added_entries(network: nn.Module) -> dict[str, Tensor]:
         if isinstance(module, PretrainedModule)
         for name, value in module.added_entries().items()
     }
+
+
+def _check_shapes(folder: Path, expected: Mapping[str, torch.Size], found: Mapping[str, torch.Size]) -> None:
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            stored, wanted = (_shape_text(shapes.get(name)) for shapes in (found, expected))
+            raise UserError(
+                f"{folder}: weights and config.json do not agree: {name} is {stored} in the weights and {wanted} by "
+                "the configuration. Export it again."
+            )
+
+
+def _shape_text(shape: torch.Size | None) -> str:
+    return "absent" if shape is None else str(tuple(shape))

@@ -25,6 +25,7 @@ import yaml
 from pydantic import AllowInfNan, BeforeValidator, StrictBool, TypeAdapter, ValidationError
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.trainer.recipe.strict_yaml import load_yaml
 
 T = TypeVar("T")
 Key = tuple[str, ...]
@@ -48,7 +49,7 @@ class Sources:
         if not separator or not all(key):
             raise UserError(f"--set {override}: expected key=value, for instance contrastive.margin=0.5.")
         try:
-            value = yaml.safe_load(text)
+            value = load_yaml(text)
         except yaml.YAMLError:
             raise UserError(f"--set {override}: the value is not YAML.") from None
         node = tree

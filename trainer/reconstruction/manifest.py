@@ -1,6 +1,5 @@
 """Reads what `neuroimagen reconstruct` left in a run: reconstructions/<condition>/manifest.json and its images."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +7,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.limits import MAX_IMAGE_BYTES
 from neuroimagen.data_shards.common.progress import track
+from neuroimagen.data_shards.common.reading import held_inside, read_bytes, read_json, reason
+from neuroimagen.data_shards.format.images import decode_image
 
 MANIFEST_FILE = "manifest.json"
 _COMPARED = (
@@ -97,10 +98,12 @@ def changed_settings(before: Mapping[str, object], now: Mapping[str, object]) ->
 def read_image(path: Path) -> np.ndarray:
     """An image file as uint8 RGB [3, H, W]; UserError where it cannot be read."""
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
-            return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"cannot read the image {path}: {error}. Run `neuroimagen reconstruct` again.") from error
+        image = decode_image(read_bytes(path, limit=MAX_IMAGE_BYTES))
+        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read the image {path}: {reason(error)}. Run `neuroimagen reconstruct` again."
+        ) from error
 
 
 def load_manifest(path: Path) -> dict[str, Any]:
@@ -108,7 +111,7 @@ def load_manifest(path: Path) -> dict[str, Any]:
 
     Raises OSError when the file cannot be read, ValueError when it holds no JSON object.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"it holds {type(content).__name__}, not an object")
     if "row" in content:
@@ -135,12 +138,13 @@ def read_manifest(folder: Path) -> Reconstructions:
         ) from error
     if not items:
         raise UserError(f"{path} lists no images. Run `neuroimagen reconstruct` again.")
-    for name in columns["file"]:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise UserError(
-                f"{path} names {name!r}, a file outside its folder. It was not written by neuroimagen; run "
-                "`neuroimagen reconstruct` again."
-            )
+    try:
+        files = tuple(held_inside(folder, name) for name in columns["file"])
+    except (ValueError, TypeError, OSError) as error:
+        raise UserError(
+            f"{path} names a file outside its folder: {reason(error)}. It was not written by neuroimagen; run "
+            "`neuroimagen reconstruct` again."
+        ) from None
     return Reconstructions(
         condition=condition,
         folder=folder,
@@ -150,7 +154,7 @@ def read_manifest(folder: Path) -> Reconstructions:
         labels=np.array(columns["label"], dtype=np.int64),
         subjects=np.array(columns["subject"], dtype=np.int64),
         samples=np.array(columns["sample"], dtype=np.int64),
-        files=tuple(folder / name for name in columns["file"]),
+        files=files,
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import content_of
 from neuroimagen.data_shards.common.registry import Registry
 
 
@@ -47,19 +48,20 @@ class NoiseScheduler:
                 f"to {num_train_timesteps}."
             )
         name = self.scheduler_class.__name__
-        try:
-            scheduler = self.from_config(scheduler_config)
-            scheduler.set_timesteps(steps)
-        except ImportError as error:  # a class that needs another library
-            raise UserError(
-                f"{name} needs a library that is not installed: {_first_line(error)}. Install it, or choose another "
-                "scheduler."
-            ) from error
-        except (ValueError, NotImplementedError, IndexError) as error:
-            raise UserError(
-                f"{name} cannot be used with this model and {steps} steps: {_first_line(error)}. Choose another number "
-                "of steps, or another scheduler."
-            ) from error
+        with content_of("use the model's scheduler_config.json", remedy="Fetch the model folder again."):
+            try:
+                scheduler = self.from_config(scheduler_config)
+                scheduler.set_timesteps(steps)
+            except ImportError as error:  # a class that needs another library
+                raise UserError(
+                    f"{name} needs a library that is not installed: {_first_line(error)}. Install it, or choose "
+                    "another scheduler."
+                ) from error
+            except (ValueError, NotImplementedError, IndexError) as error:
+                raise UserError(
+                    f"{name} cannot be used with this model and {steps} steps: {_first_line(error)}. Choose another "
+                    "number of steps, or another scheduler."
+                ) from error
         return scheduler
 
 

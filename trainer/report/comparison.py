@@ -14,6 +14,7 @@ import numpy as np
 from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path
+from neuroimagen.data_shards.common.reading import content_of, read_json
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.conditions import condition_of
 from neuroimagen.trainer.evaluation.evaluate import DETAILS_FILE
@@ -23,7 +24,7 @@ from neuroimagen.trainer.evaluation.results import Result, find, ordered_conditi
 from neuroimagen.trainer.recipe.recipe import Recipe, difference, load_recipe
 from neuroimagen.trainer.report.evaluated import Evaluated, Item, choose_examples, example_metrics, rank_rule
 from neuroimagen.trainer.report.page import THUMB_PX, data_uri
-from neuroimagen.trainer.report.tables import escaped, figure_texts
+from neuroimagen.trainer.report.tables import escaped, figure_texts, markdown
 from neuroimagen.trainer.report.templates import render_page
 
 COMPARED_CONDITIONS = (
@@ -38,18 +39,19 @@ def write_comparison(runs: Sequence[Path], out: Path, *, data: Path | None = Non
     """Write compare.html, compare.md, compare.tex and compare.json into the folder `out`; returns the page's path."""
     if len(runs) < 2:
         raise UserError("a comparison needs at least two runs.")
-    evaluated = [_open(run, data) for run in runs]
-    names = _names(runs)
-    view = comparison(evaluated, names)
-    texts = {
-        "compare.html": _html(view, evaluated),
-        "compare.md": _markdown(view),
-        "compare.tex": _latex(view),
-        "compare.json": json.dumps(view, indent=1, ensure_ascii=False) + "\n",
-    }
+    named = ", ".join(map(str, runs))
+    with content_of(f"compare {named}", remedy="Run `neuroimagen evaluate` again in the run that it is about."):
+        evaluated = [_open(run, data) for run in runs]
+        view = comparison(evaluated, _names(runs))
+        texts = {
+            "compare.html": _html(view, evaluated),
+            "compare.md": _markdown(view),
+            "compare.tex": _latex(view),
+            "compare.json": json.dumps(view, indent=1, ensure_ascii=False) + "\n",
+        }
     for name, text in texts.items():
         with atomic_path(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors="replace")
     return out / "compare.html"
 
 
@@ -57,7 +59,7 @@ def _open(run: Path, data: Path | None) -> Evaluated:
     details = run / "report" / DETAILS_FILE
     if not details.is_file():
         raise UserError(f"{run} has not been evaluated. Run `neuroimagen evaluate --run {run}` first.")
-    folder = data or Path(json.loads(details.read_text(encoding="utf-8"))["data"])
+    folder = data or Path(read_json(details)["data"])
     return Evaluated(run, Dataset.open(folder))
 
 
@@ -217,23 +219,24 @@ def _html(view: Mapping[str, Any], runs: Sequence[Evaluated]) -> str:
         **view,
         images=_images(runs) if view["same_data"] else [],
         rank_rule=rank_rule(example_metrics(runs[0].items)),
+        script=Path(__file__).with_name("comparison.js"),
     )
 
 
 def _markdown(view: Mapping[str, Any]) -> str:
-    names = [run["name"] for run in view["runs"]]
+    names = [markdown(run["name"]) for run in view["runs"]]
     lines = ["# Comparison", ""]
     if not view["same_data"]:
         lines += ["**The runs were tested on different data: their figures cannot be compared.**", ""]
-    for run in view["runs"]:
-        lines += [f"**{run['name']}**: {'; '.join(sentence['heading'] for sentence in run['verdict'])}.", ""]
+    for name, run in zip(names, view["runs"], strict=True):
+        lines += [f"**{name}**: {markdown('; '.join(sentence['heading'] for sentence in run['verdict']))}.", ""]
     lines += [f"| condition | metric | {' | '.join(names)} |", f"|---|---|{'---:|' * len(names)}"]
     for figure in view["figures"]:
         cells = [_plain(cell) for cell in figure["cells"]]
-        lines.append(f"| {figure['title']} | {figure['metric_title']} | {' | '.join(cells)} |")
+        lines.append(f"| {markdown(figure['title'])} | {figure['metric_title']} | {' | '.join(cells)} |")
     if view["differences"]:
         lines += ["", f"Differences from {names[0]}, paired over stimuli, 95 % intervals:", ""]
-        lines += [f"- {item['run']}, {item['metric_title']}: {item['text']}" for item in view["differences"]]
+        lines += [f"- {markdown(item['run'])}, {item['metric_title']}: {item['text']}" for item in view["differences"]]
     return "\n".join(lines) + "\n"
 
 

@@ -1,6 +1,5 @@
 """An evaluated run: what `evaluate` left in RUN/report, and the images of its segments."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import held_inside, read_json
 from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.format.npz import open_npz
 from neuroimagen.trainer.evaluation.evaluate import DETAILS_FILE, EEG_FILE
 from neuroimagen.trainer.evaluation.metrics.metric import ImageMetric, Metric
 from neuroimagen.trainer.evaluation.metrics.registry import all_metrics
@@ -50,7 +51,7 @@ class Evaluated:
                 raise UserError(f"{run} has no report/{name}. Run `neuroimagen evaluate --run {run}` first.")
         self.results: list[Result] = read_results(folder / RESULTS_FILE)
         self.details = _read_details(folder / DETAILS_FILE)
-        with np.load(folder / EEG_FILE, allow_pickle=False) as arrays:
+        with open_npz(folder / EEG_FILE) as arrays:
             self.eeg = {name: arrays[name] for name in arrays.files}
         self._lines = read_items(folder / ITEMS_FILE)
         self.class_names: list[str] = self.details["classes"]
@@ -107,18 +108,19 @@ class Evaluated:
 
     def images(self, item: Item) -> list[np.ndarray]:
         """The images of `columns` of one segment, uint8 [S, S, 3]; grey where a condition was not drawn for it."""
-        reconstruction = read_image(self.run / "reconstructions" / item.file)
+        folder = self.run / "reconstructions"
+        reconstruction = read_image(held_inside(folder, item.file))
         stimulus = self.dataset.stimuli.images([self._stimulus_index[item.stimulus]], reconstruction.shape[1])[0]
         images = [stimulus]
         for files in self._beside.values():
             file = files.get(item.segment)
             grey = np.full_like(reconstruction, _GREY)
-            images.append(grey if file is None else read_image(self.run / "reconstructions" / file))
+            images.append(grey if file is None else read_image(held_inside(folder, file)))
         return [image.transpose(1, 2, 0) for image in (*images, reconstruction)]
 
 
 def _read_details(path: Path) -> dict[str, Any]:
-    details: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    details: dict[str, Any] = read_json(path)
     data = details["provenance"]["data"]
     if "parts" in data:  # the key of earlier versions
         data["splits"] = data.pop("parts")

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from neuroimagen.data_shards.common.console import label_text
+
 
 @dataclass(frozen=True, kw_only=True)
 class GridRow:
@@ -19,6 +21,7 @@ def image_grid(
     rows: Sequence[GridRow], *, groups: Sequence[str], columns: Sequence[str], image_px: int = 112
 ) -> Image.Image:
     """Images in labelled columns, one row per class: stimulus | saliency map | reconstruction, for each group."""
+    rows = [GridRow(title=label_text(row.title), groups=row.groups) for row in rows]
     gap, group_gap, top, margin = 5, 30, 74, 22
     heading, label, small = (ImageFont.load_default(size=size) for size in (21, 18, 13))
     left = margin + 16 + max(round(label.getlength(row.title)) for row in rows)

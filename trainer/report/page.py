@@ -6,7 +6,6 @@ again.
 
 import base64
 import io
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,8 @@ import numpy as np
 from PIL import Image
 
 from neuroimagen.data_shards.common.files import atomic_path
+from neuroimagen.data_shards.common.limits import MAX_YAML_BYTES
+from neuroimagen.data_shards.common.reading import content_of, read_text
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.conditions import condition_of
 from neuroimagen.trainer.evaluation.metrics.metric import Metric
@@ -42,6 +43,8 @@ from neuroimagen.trainer.report.tables import (
     table_view,
 )
 from neuroimagen.trainer.report.templates import render_page
+from neuroimagen.trainer.runs.metrics_lines import read_metrics
+from neuroimagen.trainer.runs.run_folder import read_environments
 
 EXAMPLES = ("best", "median", "worst")
 MAX_EXPLORED = 600
@@ -53,11 +56,15 @@ def write_report(run: Path, dataset: Dataset) -> Path:
 
     Returns the page's path.
     """
-    evaluated = Evaluated(run, dataset)
+    with content_of(f"use the results in {run / 'report'}", remedy="Run `neuroimagen evaluate` again."):
+        return _write_report(Evaluated(run, dataset))
+
+
+def _write_report(evaluated: Evaluated) -> Path:
     metrics = example_metrics(evaluated.items)
     examples = choose_examples(evaluated.shown_items, metrics)
     images = {label: [evaluated.images(item) for item in chosen] for label, chosen in examples.items()}
-    folder = run / "report"
+    folder = evaluated.run / "report"
     if images:
         grid = image_grid(
             [GridRow(title=evaluated.class_names[label], groups=groups) for label, groups in images.items()],
@@ -73,7 +80,7 @@ def write_report(run: Path, dataset: Dataset) -> Path:
     }
     for name, text in texts.items():
         with atomic_path(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors="replace")
     return folder / "report.html"
 
 
@@ -141,9 +148,9 @@ def _html(
             evaluated.run, evaluated.dataset, evaluated.results, evaluated.details, encode=data_uri
         ),
         stages=_stages(evaluated.run),
-        recipe=(evaluated.run / "config.yaml").read_text(encoding="utf-8"),
+        recipe=read_text(evaluated.run / "config.yaml", limit=MAX_YAML_BYTES),
         commands=_commands(evaluated.run),
-        script=Path(__file__).with_name("report.js").read_text(encoding="utf-8"),
+        script=Path(__file__).with_name("report.js"),
     )
 
 
@@ -272,10 +279,9 @@ def _embedding(evaluated: Evaluated) -> dict[str, Any] | None:
 
 def _stages(run: Path) -> list[dict[str, str]]:
     """Every trained stage with its training curves."""
-    stages = []
+    stages: list[dict[str, str]] = []
     for path in sorted(run.glob("*/metrics.jsonl")):
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        svg = plots.curves_svg(path.parent.name, lines, name=f"curves-{path.parent.name}")
+        svg = plots.curves_svg(read_metrics(path), name=f"curves-{len(stages)}")
         if svg is not None:
             stages.append({"name": path.parent.name, "svg": svg})
     return stages
@@ -284,10 +290,10 @@ def _stages(run: Path) -> list[dict[str, str]]:
 def _commands(run: Path) -> list[str]:
     """The commands that trained the stages, in order, from their environment.json, and the commands after them."""
     files = sorted(run.glob("*/environment.json"))
-    starts = [start for path in files for start in json.loads(path.read_text(encoding="utf-8")) if start.get("command")]
+    starts = [start for path in files for start in read_environments(path) if start.get("command")]
     starts.sort(key=lambda start: str(start.get("started", "")))  # stable: the starts of a stage stay in order
     # The first word is the path of neuroimagen on that machine, or that of its module if a demo called it.
     commands = [shlex.join(["neuroimagen", *start["command"][1:]]) for start in starts]
     has_images = (run / "reconstructions").is_dir()
     after = ("reconstruct", "evaluate", "report") if has_images else ("evaluate", "report")
-    return [*commands, *(f"neuroimagen {name} --run {run}" for name in after)]
+    return [*commands, *(f"neuroimagen {name} --run {shlex.quote(str(run))}" for name in after)]

@@ -5,12 +5,16 @@ and the dark page.
 """
 
 import io
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
+
+from neuroimagen.data_shards.common.console import label_text
 
 INK, MUTED, GRID = "#010203", "#040506", "#070809"
 SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04")
@@ -46,6 +50,7 @@ STYLE = {
     "lines.linewidth": 1.6,
     "legend.frameon": False,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     "svg.hashsalt": "neuroimagen",
 }
 
@@ -68,8 +73,13 @@ def themed_pyplot() -> Iterator[Any]:
         yield plt
 
 
-def themed_svg(figure: Any, name: str) -> str:
-    """The figure as inline SVG: the page's fonts and theme colours, ids that begin with `name`, no fixed size."""
+def themed_svg(figure: Any, name: str) -> Markup:
+    """The figure as inline SVG: the page's fonts and theme colours, ids that begin with `name`, no fixed size.
+
+    name: letters, digits, "-" and "_". Matplotlib escapes the texts of the figure.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise ValueError(f"{name!r} is no beginning of an id")
     buffer = io.StringIO()
     figure.savefig(
         buffer, format="svg", transparent=True, bbox_inches="tight", pad_inches=0.05, metadata={"Date": None}
@@ -90,7 +100,7 @@ def themed_svg(figure: Any, name: str) -> str:
     svg = svg.replace("xlink:href", "href")
     for colour, variable in _THEME.items():
         svg = svg.replace(colour, variable)
-    return svg
+    return Markup(svg)
 
 
 def coloured(figure: Any) -> Any:
@@ -118,7 +128,7 @@ def coloured(figure: Any) -> Any:
 # -------------------------------------------------------------------------------------------------------------- ranks
 
 
-def rank_curve_svg(ranks: Sequence[int], num_stimuli: int, *, name: str) -> str:
+def rank_curve_svg(ranks: Sequence[int], num_stimuli: int, *, name: str) -> Markup:
     """Share of queries whose stimulus ranks among the first k of `num_stimuli`, over k, beside guessing."""
     plt = pyplot()
     places = np.arange(1, num_stimuli + 1)
@@ -141,8 +151,10 @@ def rank_curve_svg(ranks: Sequence[int], num_stimuli: int, *, name: str) -> str:
 # ------------------------------------------------------------------------------------------------------ training curves
 
 
-def curves_svg(stage: str, lines: Sequence[Mapping[str, float]], *, name: str) -> str | None:
+def curves_svg(lines: Sequence[Mapping[str, float]], *, name: str) -> Markup | None:
     """Every logged figure of a stage over its steps, training and validation together; None if nothing was logged.
+
+    At most MAX_PANELS figures are drawn.
 
     `lines` are those of metrics.jsonl; a key `val_x` is the validation of `x`. Speed and memory are left out.
     """
@@ -152,6 +164,7 @@ def curves_svg(stage: str, lines: Sequence[Mapping[str, float]], *, name: str) -
     for key in keys:
         if not key.startswith(_SPEED_KEYS):
             panels.setdefault(key.removeprefix("val_"), []).append(key)
+    panels = dict(list(panels.items())[:MAX_PANELS])
     if not panels:
         return None
     with plt.rc_context(STYLE):
@@ -162,16 +175,23 @@ def curves_svg(stage: str, lines: Sequence[Mapping[str, float]], *, name: str) -
             axis.remove()
         for axis, (panel, members) in zip(axes.ravel(), panels.items(), strict=False):
             for member in members:
-                points = [(line["step"], line[member]) for line in lines if member in line]
+                points = [(line["step"], drawable(line[member])) for line in lines if member in line]
                 steps, values = zip(*points, strict=True)
                 validation = member.startswith("val_")
                 style = {"marker": "o", "markersize": 3} if validation or len(points) < 3 else {}
                 axis.plot(steps, values, color=SERIES[1 if validation else 0], **style)
-            axis.set_title(panel.replace("_", " "))
+            axis.set_title(label_text(panel.replace("_", " ")))
             axis.locator_params(nbins=4)
             axis.margins(x=0.02)
         figure.tight_layout(h_pad=1.2, w_pad=1.0)
         return themed_svg(figure, name)
 
 
+def drawable(value: float) -> float:
+    """The value, or NaN, which leaves a gap, where Matplotlib cannot place it on an axis."""
+    return value if abs(value) <= LARGEST_DRAWN else math.nan
+
+
+MAX_PANELS = 48
+LARGEST_DRAWN = 1e100
 _SPEED_KEYS = ("segments_per_second", "data_wait_share", "memory_gib")

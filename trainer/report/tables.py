@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from neuroimagen.data_shards.common.console import printable_line
 from neuroimagen.trainer.evaluation.conditions import condition_of, present_name
 from neuroimagen.trainer.evaluation.metrics.registry import METRICS, metric_of
 from neuroimagen.trainer.evaluation.results import Result, find, format_value, noted_title, ordered_conditions
@@ -121,11 +122,11 @@ def markdown_report(results: Sequence[Result], details: Mapping[str, Any], *, ra
     metrics = details["table_metrics"]
     lines = ["# Report", ""]
     for sentence in details["verdict"]:
-        lines += [f"**{sentence['heading']}.** {sentence['text']}", ""]
+        lines += [f"**{markdown(sentence['heading'])}.** {markdown(sentence['text'])}", ""]
     lines += _markdown_table(results, metrics, notes=details.get("notes"))
     lines += ["", "Figures in brackets are 95 % intervals by bootstrap over stimuli.", ""]
     for title, reason in absent_conditions(details):
-        lines += [f"Not measured: {title}, {reason}.", ""]
+        lines += [f"Not measured: {markdown(title)}, {markdown(reason)}.", ""]
     lines += [
         f"![what was seen and what was reconstructed, for every class: {rank_rule}](grid.png)",
         "",
@@ -137,18 +138,17 @@ def markdown_report(results: Sequence[Result], details: Mapping[str, Any], *, ra
         lines += [f"## {preset['title']}", ""]
         lines += _markdown_table(results, preset["metrics"], notes=details.get("notes"))
         for note in preset["notes"]:
-            lines += ["", note]
+            lines += ["", markdown(note)]
         lines.append("")
     lines += ["## Definitions", ""]
     for metric in [*metrics, *preset["metrics"]]:
         definition = next((item.definition for item in results if item.metric == metric), None)
         if definition is not None:
-            lines.append(f"- **{metric_of(metric).title}**: {definition}.")
+            lines.append(f"- **{metric_of(metric).title}**: {markdown(definition)}.")
     texts = condition_texts(details)
-    lines += [
-        f"- **{condition_of(name).title}**: {texts.get(name, condition_of(name).text)}."
-        for name in ordered_conditions(results)
-    ]
+    for name in ordered_conditions(results):
+        text = texts.get(name, condition_of(name).text)
+        lines.append(f"- **{markdown(condition_of(name).title)}**: {markdown(text)}.")
     return "\n".join(lines) + "\n"
 
 
@@ -159,7 +159,7 @@ def _markdown_table(results: Sequence[Result], metrics: Sequence[str], *, notes:
     for name in ordered_conditions(results):
         cells = [_markdown_cell(find(results, name, metric)) for metric in metrics]
         if any(cells):
-            lines.append(f"| {noted_title(name, notes)} | {' | '.join(cells)} |")
+            lines.append(f"| {markdown(noted_title(name, notes))} | {' | '.join(cells)} |")
     return lines
 
 
@@ -191,6 +191,20 @@ def latex_table(results: Sequence[Result], metrics: Sequence[str], *, notes: Map
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
+_LATEX = {
+    **{character: f"\\{character}" for character in "%&_#${}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "`": r"\textasciigrave{}"},
+}
+
+
 def escaped(text: str) -> str:
-    """Text with LaTeX's special characters escaped."""
-    return "".join(f"\\{character}" if character in "%&_#$" else character for character in text)
+    """Text in which LaTeX finds no command: special characters escaped, control characters shown, on one line."""
+    return "".join(_LATEX.get(character, character) for character in printable_line(text))
+
+
+def markdown(text: str) -> str:
+    """Text in which Markdown finds no HTML, link or column, on one line."""
+    for character, replacement in {"&": "&amp;", "<": "&lt;", "|": r"\|", "[": r"\[", "`": r"\`"}.items():
+        text = text.replace(character, replacement)
+    return printable_line(text)

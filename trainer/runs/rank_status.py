@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from neuroimagen.data_shards.common.reading import read_json
+
 State = Literal["running", "done", "stopped", "refused", "failed"]
 
 
@@ -54,8 +56,8 @@ def read_statuses(folder: Path, ranks: range | None = None) -> list[RankStatus]:
     statuses = []
     for path in _status_files(folder, ranks):
         try:
-            statuses.append(RankStatus(**json.loads(path.read_text(encoding="utf-8"))))
-        except ValueError:
+            statuses.append(RankStatus(**read_json(path)))
+        except (OSError, ValueError, TypeError):
             continue  # being written on a full disk; the launcher's exit code still reports the failure
     return sorted(statuses, key=lambda status: status.rank)
 

@@ -28,7 +28,9 @@ from PIL import Image
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path, held_folder
+from neuroimagen.data_shards.common.reading import read_json, reason
 from neuroimagen.trainer.recipe.recipe import SHARED_SECTIONS, Recipe, difference, dump_recipe, load_recipe, recipe_tree
+from neuroimagen.trainer.runs.metrics_lines import read_metrics_lines
 from neuroimagen.trainer.runs.wandb_log import WandbLog
 
 PACKAGES = ("neuroimagen", "torch", "deepspeed", "numpy", "safetensors", "diffusers", "transformers", "triton")
@@ -134,10 +136,21 @@ def _merge_run_recipe(path: Path, stage: str, recipe: Recipe) -> None:
 
 
 def _add_environment(path: Path, num_ranks: int) -> None:
-    starts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    starts = read_environments(path) if path.is_file() else []
     starts.append(environment(num_ranks))
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(starts, indent=1) + "\n", encoding="utf-8")
+
+
+def read_environments(path: Path) -> list[dict[str, Any]]:
+    """The starts of a stage, from its environment.json. Raises UserError where it is damaged."""
+    try:
+        starts = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {reason(error)}. Remove it: it tells how the stage was trained.") from None
+    if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
+        raise UserError(f"{path} is damaged: it is no list of objects. Remove it: it tells how the stage was trained.")
+    return starts
 
 
 def environment(num_ranks: int) -> dict[str, Any]:
@@ -209,12 +222,6 @@ def _drop_lines_after(path: Path, step: int) -> None:
     """Remove what a killed run logged beyond the checkpoint it is resumed from."""
     if not path.is_file():
         return
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                lines.append(line)
-        except ValueError:
-            continue  # the line that was being written when the run was killed
+    lines = [text for text, figures in read_metrics_lines(path) if figures["step"] <= step]
     with atomic_path(path) as temporary:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

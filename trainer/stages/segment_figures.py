@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 
 from neuroimagen.data_shards.common.arrays import Floats, Integers
-from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import content_of
 
 ROW, STIMULUS = "row", "stimulus"
 """The columns of the file beside those of the figures: the segment's row of the index, and its stimulus's row."""
@@ -50,15 +50,13 @@ class SegmentFigures:
     @classmethod
     def read(cls, path: Path) -> Self:
         """What `write` has written. Raises UserError if the file is damaged."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        from neuroimagen.data_shards.format.parquet import read_parquet_table
+        from neuroimagen.data_shards.format.tables import numpy_column
 
-        try:
-            table = pq.read_table(path)
-            columns = {name: table[name].to_numpy() for name in table.column_names}
+        with content_of(f"read {path}", remedy="Remove it."):
+            table = read_parquet_table(path)
+            columns = {name: numpy_column(table, name) for name in table.column_names}
             return cls(rows=columns.pop(ROW), stimuli=columns.pop(STIMULUS), values=columns)
-        except (OSError, pa.ArrowException, KeyError) as error:
-            raise UserError(f"{path} is damaged ({error}). Remove it.") from None
 
 
 def joined(parts: Sequence[SegmentFigures]) -> SegmentFigures:

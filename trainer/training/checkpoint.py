@@ -16,7 +16,6 @@ written, makes the checkpoint the newest and deletes older ones. No file is a pi
 
 import dataclasses
 import json
-import re
 import shutil
 import threading
 from collections.abc import Mapping
@@ -29,33 +28,20 @@ from torch import Tensor
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path, sync_path
+from neuroimagen.data_shards.common.reading import content_of
+from neuroimagen.trainer.training.checkpoint_folder import (
+    RunState,
+    best_name,
+    latest_checkpoint,
+    mark_complete,
+    read_state,
+    steps_in,
+)
 from neuroimagen.trainer.training.engines import engine_state
 from neuroimagen.trainer.training.engines.deepspeed_adapter import num_elements
 from neuroimagen.trainer.training.engines.ema import EMA
 from neuroimagen.trainer.training.engines.engine import Engine, Engines
 from neuroimagen.trainer.training.process_group import ProcessGroup
-
-STATE_VERSION = 2
-
-
-@dataclasses.dataclass
-class RunState:
-    """The state of a run apart from weights, optimiser and random states."""
-
-    step: int = 0
-    """Steps done. The plan's position follows from it: epoch, step = divmod(step, steps_per_epoch)."""
-    best: float | None = None
-    """Best validation figure so far."""
-    best_step: int | None = None
-    world_size: int = 1
-    data_digest: str = ""
-    engines: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    """Network → the optimiser's steps, and the loss scaler's state in fp16."""
-    recent_losses: dict[str, list[float]] = dataclasses.field(default_factory=dict)
-    """Network → its last losses, which a new one is compared with (trainer/training/loss_watch.py)."""
-    skipped: int = 0
-    """Steps left out by `on_bad_loss: skip`."""
-    version: int = STATE_VERSION
 
 
 class Checkpoints:
@@ -146,7 +132,7 @@ class Checkpoints:
     def _commit(self, pending: "_Writing", name: str) -> None:
         unfinished = pending.unfinished
         (unfinished / "state.json").write_text(json.dumps(pending.state, indent=1), encoding="utf-8")
-        _mark_complete(unfinished)
+        mark_complete(unfinished)
         final = self.folder / name
         shutil.rmtree(final, ignore_errors=True)  # of an earlier attempt at these steps
         unfinished.replace(final)
@@ -155,7 +141,7 @@ class Checkpoints:
             path.write_text(name + "\n", encoding="utf-8")
 
     def _rotate(self, step: int) -> None:
-        complete = [path for path in _steps(self.folder) if path.name <= f"step-{step:08d}"]
+        complete = [path for path in steps_in(self.folder) if path.name <= f"step-{step:08d}"]
         for path in complete[: -self._keep]:
             shutil.rmtree(path, ignore_errors=True)
         needed = {best_name(read_state(path).best_step) for path in complete[-self._keep :]}
@@ -168,6 +154,12 @@ class Checkpoints:
     def load(self, path: Path, engines: Engines, averages: Mapping[str, EMA]) -> RunState:
         """Bring engines, averages and random states to where `path` left them, whatever number of ranks wrote it."""
         state = read_state(path)
+        with content_of(f"read {path}", remedy="Remove it, and go on with --resume from the one before."):
+            self._restore(path, state, engines, averages)
+        state.world_size = self._group.world_size
+        return state
+
+    def _restore(self, path: Path, state: RunState, engines: Engines, averages: Mapping[str, EMA]) -> None:
         for name, engine in engines.items():
             engine_state.restore(engine, path / name, step=state.engines[name]["step"])
             scaler = engine_state.scaler_of(engine)
@@ -178,8 +170,6 @@ class Checkpoints:
         random = path / f"random-{self._group.rank:05d}.safetensors"
         if random.is_file():  # absent for a rank that was not there; training draws by step and sample, not from these
             _set_random_states(load_file(random))
-        state.world_size = self._group.world_size
-        return state
 
 
 class _Writing:
@@ -206,72 +196,6 @@ class _Writing:
 def _scaler_state(engine: Engine) -> dict[str, Any] | None:
     scaler = engine_state.scaler_of(engine)
     return None if scaler is None else dict(scaler.state_dict())
-
-
-def best_name(step: int | None) -> str:
-    return f"best-{step or 0:08d}"
-
-
-def _steps(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8}", path.name))
-
-
-def latest_checkpoint(folder: Path, *, not_beyond: int | None = None) -> Path | None:
-    """The newest complete checkpoint in `folder`, or None. `latest` counts only if the checkpoint it names is complete.
-
-    not_beyond: the newest of those that have made at most this many steps.
-    """
-    names = [path.name for path in reversed(_steps(folder))]
-    pointer = folder / "latest"
-    if not_beyond is not None:
-        names = [name for name in names if name <= f"step-{not_beyond:08d}"]
-    elif pointer.is_file():
-        names.insert(0, pointer.read_text(encoding="utf-8").strip())
-    return next((folder / name for name in names if _is_complete(folder / name)), None)
-
-
-def complete_checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints in `folder`, oldest first."""
-    return [path for path in _steps(folder) if _is_complete(path)]
-
-
-def copy_checkpoint(source: Path, folder: Path) -> Path:
-    """Copy a complete checkpoint to the checkpoints of another run, which goes on from it; returns the copy's path.
-
-    The other run has other settings, so its best validation figure is not that of this one.
-    """
-    target = folder / source.name
-    shutil.copytree(source, target)
-    state = dataclasses.replace(read_state(target), best=None, best_step=None)
-    (target / "state.json").write_text(json.dumps(dataclasses.asdict(state), indent=1), encoding="utf-8")
-    (target / "COMPLETE").unlink()
-    _mark_complete(target)
-    (folder / "latest").write_text(f"{source.name}\n", encoding="utf-8")
-    return target
-
-
-def _mark_complete(folder: Path) -> None:
-    """Write COMPLETE, with every file and its size: a checkpoint that has it, and agrees with it, is complete."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    sizes = {str(path.relative_to(folder)): path.stat().st_size for path in paths}
-    with atomic_path(folder / "COMPLETE") as path:
-        path.write_text(json.dumps(sizes, indent=1), encoding="utf-8")
-
-
-def _is_complete(path: Path) -> bool:
-    try:
-        sizes = json.loads((path / "COMPLETE").read_text(encoding="utf-8"))
-        return all((path / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
-        return False
-
-
-def read_state(path: Path) -> RunState:
-    """The state of a complete checkpoint."""
-    fields = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    if fields.get("version") != STATE_VERSION:
-        raise UserError(f"{path} has state version {fields.get('version')}; this neuroimagen reads {STATE_VERSION}.")
-    return RunState(**fields)
 
 
 def _random_states() -> dict[str, torch.Tensor]:

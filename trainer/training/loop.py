@@ -22,7 +22,8 @@ from neuroimagen.trainer.runs.run_folder import SEGMENT_FIGURES, MetricsLog, Sta
 from neuroimagen.trainer.stages.base import SampledStage, Stage
 from neuroimagen.trainer.stages.segment_figures import SegmentFigures
 from neuroimagen.trainer.training.build import build_stage, load_initial
-from neuroimagen.trainer.training.checkpoint import Checkpoints, RunState, best_name, latest_checkpoint, read_state
+from neuroimagen.trainer.training.checkpoint import Checkpoints
+from neuroimagen.trainer.training.checkpoint_folder import RunState, best_name, latest_checkpoint, read_state
 from neuroimagen.trainer.training.engines.ema import EMA
 from neuroimagen.trainer.training.engines.engine import Engines, Frozen, build_engines, set_learning_rates
 from neuroimagen.trainer.training.evaluation_networks import evaluation_mode, evaluation_networks

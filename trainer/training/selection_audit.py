@@ -4,7 +4,6 @@ Many published figures choose the epoch by its test score. This compares the cho
 the one that the test split would have made, among the checkpoints that the run has kept.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,9 @@ from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.trainer.evaluation.metrics.embedding_retrieval import embedding_values
 from neuroimagen.trainer.evaluation.retrieval.alignment_retrieval import embed_rows, load_alignment, make_gallery
 from neuroimagen.trainer.networks.alignment import AlignmentModel
+from neuroimagen.trainer.runs.metrics_lines import read_metrics
 from neuroimagen.trainer.runs.run_folder import StageFolder
-from neuroimagen.trainer.training.checkpoint import complete_checkpoints, read_state
+from neuroimagen.trainer.training.checkpoint_folder import complete_checkpoints, read_state
 from neuroimagen.trainer.training.engines.engine_state import read_network
 
 _NETWORK = "model"
@@ -88,10 +88,9 @@ def _network_at(checkpoint: Path, like: AlignmentModel) -> AlignmentModel:
 def _validation_figures(folder: StageFolder) -> dict[int, float]:
     """Step → the figure that selects the weights."""
     figures: dict[int, float] = {}
-    for text in folder.metrics.read_text(encoding="utf-8").splitlines():
-        line = json.loads(text)
+    for line in read_metrics(folder.metrics):
         if "val_mrr" in line:
-            figures[int(line["step"])] = float(line["val_mrr"])
+            figures[int(line["step"])] = line["val_mrr"]
     return figures
 
 

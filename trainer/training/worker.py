@@ -1,6 +1,7 @@
 """One rank of a training job: `python -m neuroimagen.trainer.training.worker STAGE --run DIR`, run by a launcher."""
 
 import argparse
+import faulthandler
 import logging
 import os
 import signal
@@ -9,6 +10,7 @@ import threading
 from pathlib import Path
 from types import FrameType
 
+from neuroimagen.data_shards.common.console import guarded_output
 from neuroimagen.data_shards.common.parent_death import end_with_parent
 
 STOP_GRACE_SECONDS = 150.0
@@ -22,6 +24,12 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--cpu", action="store_true")
     args = parser.parse_args()
+    with guarded_output("neuroimagen.trainer.training.worker"):
+        _work(args)
+
+
+def _work(args: argparse.Namespace) -> None:
+    faulthandler.enable()  # a mapped file that is cut short kills the process: the log then says where
     end_with_parent()
     if args.cpu:
         # Before anything looks for accelerators, and here: DeepSpeed's launcher shows every rank one.

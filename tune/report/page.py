@@ -44,6 +44,7 @@ def render(result: Result, folder: SearchFolder, *, recipe: str) -> str:
         settings={key: show(value) for key, value in result.best_values.items()},
         recipe=recipe,
         commands=_commands(folder, result),
+        script=Path(__file__).with_name("page.js"),
     )
 
 

@@ -1,15 +1,14 @@
 """Population-based training: a run that continues from a copy of another run's checkpoint, with its own recipe."""
 
-import json
-import math
 import shutil
 from pathlib import Path
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_folder, atomic_path
 from neuroimagen.trainer.recipe.recipe import Recipe, dump_recipe
+from neuroimagen.trainer.runs.metrics_lines import read_metrics_lines
 from neuroimagen.trainer.runs.run_folder import StageFolder
-from neuroimagen.trainer.training.checkpoint import copy_checkpoint, latest_checkpoint
+from neuroimagen.trainer.training.checkpoint_folder import copy_checkpoint, latest_checkpoint
 
 
 def copy_run(source: Path, target: Path, recipe: Recipe, *, stage: str, step: int) -> int:
@@ -34,8 +33,7 @@ def copy_run(source: Path, target: Path, recipe: Recipe, *, stage: str, step: in
                 new = StageFolder(unfinished, stage)
                 copy_checkpoint(chosen, new.checkpoints)
                 reached = int(chosen.name.removeprefix("step-"))
-                lines = old.metrics.read_text(encoding="utf-8").splitlines()
-                kept = [line for line in lines if _step(line) <= reached]
+                kept = [text for text, figures in read_metrics_lines(old.metrics) if figures["step"] <= reached]
                 new.metrics.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
                 for path in (unfinished / "config.yaml", new.config):
                     with atomic_path(path) as temporary:
@@ -44,10 +42,3 @@ def copy_run(source: Path, target: Path, recipe: Recipe, *, stage: str, step: in
         except (FileNotFoundError, shutil.Error):
             continue  # the source is training, and has just deleted this checkpoint
     raise UserError(f"{old.checkpoints} has no checkpoint to continue from.")
-
-
-def _step(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except ValueError:
-        return math.inf  # the line is being written

@@ -9,7 +9,6 @@ No process is left running: the command ends when the worker that started it end
 """
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroimagen.data_shards.common.parent_death import ending_with_this_process
+from neuroimagen.trainer.runs.metrics_lines import metrics_line
 
 STOP_GRACE_SECONDS = 60.0
 """Time that a command has to save a checkpoint and end after it was asked to stop. Then everything is killed."""
@@ -127,7 +127,9 @@ class MetricsTail:
             file.seek(self._position)
             while (raw := file.readline()).endswith(b"\n"):
                 self._position = file.tell()
-                line = json.loads(raw)
+                line = metrics_line(raw)
+                if line is None:
+                    continue
                 if line["step"] > self._after and any(key.startswith("val_") for key in line):
-                    self._after = line["step"]
+                    self._after = int(line["step"])
                     yield line

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.format.parquet import open_parquet, plain_texts
 from neuroimagen.data_shards.format.schema import DatasetMetadata
 from neuroimagen.data_shards.sources.class_names import EEGCVPR40_CLASS_NAMES, differing_classes
 from neuroimagen.data_shards.sources.options import (
@@ -267,16 +268,14 @@ class _Cells:
             file, group = self._groups[number]
             try:
                 table = self._open(self._paths[file]).read_row_group(group, columns=list(columns))
+                table = plain_texts(table, where=str(self._paths[file]))
             except (OSError, pa.ArrowException) as error:
                 raise UserError(f"cannot read {self._paths[file]}: {str(error).splitlines()[0]}") from None
             self._held[columns] = (number, table)
         return self._held[columns][1]
 
     def _open(self, path: Path) -> pq.ParquetFile:
-        try:
-            return pq.ParquetFile(path)
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
+        return open_parquet(path)
 
 
 @dataclasses.dataclass(frozen=True)

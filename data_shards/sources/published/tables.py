@@ -1,6 +1,5 @@
 """Tables that published data sets have beside their EEG: Parquet, and JSON objects of texts."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import read_json
+from neuroimagen.data_shards.format.parquet import open_parquet, read_parquet_table
 
 _MAX_JSON_BYTES = 64 << 20
 _BATCH_ROWS = 64
@@ -24,10 +25,7 @@ def read_parquet(paths: Sequence[Path], columns: Sequence[str], *, also: Sequenc
         file = _opened(path)
         if missing := [name for name in (*columns, *also) if name not in file.schema_arrow.names]:
             raise UserError(f"{path} has no column {missing[0]!r}; it has {', '.join(file.schema_arrow.names)}.")
-        try:
-            tables.append(file.read(columns=list(columns)))
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
+        tables.append(read_parquet_table(path, columns))
     return pa.concat_tables(tables, promote_options="default")
 
 
@@ -72,23 +70,16 @@ def _matrix(value: pa.Scalar, where: str) -> np.ndarray:
 
 
 def _opened(path: Path) -> Any:
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
+    return open_parquet(path)
 
 
 def read_text_mapping(path: Path) -> dict[str, str]:
     """A JSON object whose values are texts."""
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise UserError(f"{path} is {path.stat().st_size:,} bytes; at most 64 MiB are read.")
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path, limit=_MAX_JSON_BYTES)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}.") from None
     if not isinstance(raw, dict) or not all(isinstance(value, str) for value in raw.values()):
         raise UserError(f"{path} must be a JSON object whose values are texts.")

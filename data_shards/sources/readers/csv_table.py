@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import math
 import re
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import open_file
 from neuroimagen.data_shards.format.schema import SPLITS
 
 _OTHER_NAMES = {
@@ -68,7 +70,7 @@ def read_csv_table(path: Path, required: Sequence[str], optional: Sequence[str] 
     optional one: a misspelt `split` that is ignored would give a random split.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(open_file(path), encoding="utf-8-sig", newline="") as file:
             lines = list(csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True))
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}); save it in that encoding.") from None

@@ -4,13 +4,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from neuroimagen.data_shards.common.limits import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
+from neuroimagen.data_shards.common.reading import read_bytes
 from neuroimagen.data_shards.format.images import DecodedImage, decode, png_bytes
 
 READ_FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP")
 """JPEG and PNG are stored as they are unless their pixels have to change; all else is stored as PNG."""
 ENDINGS = (".jpeg", ".jpg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp")
-MAX_PIXELS = 64_000_000
-"""Width × height. An image of this size takes 200 MB when it is decoded."""
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 
@@ -45,7 +45,7 @@ class ImageFiles:
                 path = _found(wanted, folders) if isinstance(wanted, Path) else wanted
                 if path != wanted and path in named:
                     raise FileNotFoundError
-                content = path.read_bytes()
+                content = _content(path)
                 decoded = _decode(content)
             except FileNotFoundError:
                 self.problems[name] = "missing"
@@ -83,7 +83,7 @@ class ImageFiles:
 
     def read(self, name: str) -> tuple[bytes, str]:
         """The encoded image as it is stored, and its extension: jpg or png."""
-        content = self._path[name].read_bytes()
+        content = _content(self._path[name])
         if name in self._as_png:
             return png_bytes(_decode(content).image), "png"
         return content, "png" if content.startswith(_PNG) else "jpg"
@@ -95,8 +95,12 @@ def listed(problems: Mapping[str, str], *, limit: int | None = 20) -> str:
     return ", ".join(shown) + (" …" if len(shown) < len(problems) else "")
 
 
+def _content(path: "Path | ImageContent") -> bytes:
+    return read_bytes(path, limit=MAX_IMAGE_BYTES) if isinstance(path, Path) else path.read_bytes()
+
+
 def _decode(content: bytes) -> DecodedImage:
-    return decode(content, formats=READ_FORMATS, max_pixels=MAX_PIXELS)
+    return decode(content, formats=READ_FORMATS, max_pixels=MAX_IMAGE_PIXELS)
 
 
 def _found(wanted: Path, folders: dict[Path, list[Path]]) -> Path:

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.limits import MAX_NPY_HEADER_BYTES
+from neuroimagen.data_shards.common.reading import open_file
 from neuroimagen.data_shards.sources.readers.pickles import load_pickle
 
-_MAX_HEADER_BYTES = 10_000
 _PICKLE = b"\x80"
 """First byte of pickles from protocol 2 on."""
 
@@ -20,9 +21,10 @@ def load_npy(path: Path) -> Any:
     or damaged file and for a pickle that asks for anything else.
     """
     try:
-        with path.open("rb") as file:
-            if file.peek(1)[:1] == _PICKLE:
+        with open_file(path) as file:
+            if file.read(1) == _PICKLE:
                 return load_pickle(path)
+            file.seek(0)
             version = np.lib.format.read_magic(file)
             read_header = {
                 (1, 0): np.lib.format.read_array_header_1_0,
@@ -30,13 +32,15 @@ def load_npy(path: Path) -> Any:
             }.get(version)
             if read_header is None:
                 raise UserError(f"{path} has .npy version {version}; versions 1.0 and 2.0 are read.")
-            _, _, dtype = read_header(file, max_header_size=_MAX_HEADER_BYTES)
+            _, _, dtype = read_header(file, max_header_size=MAX_NPY_HEADER_BYTES)
             if not dtype.hasobject:
                 return np.load(path, mmap_mode="r", allow_pickle=False)
             content = load_pickle(path, offset=file.tell())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from None
-    except (ValueError, EOFError, TypeError, AttributeError, LookupError, MemoryError) as error:
+    except RecursionError:
+        raise UserError(f"{path} is not a complete .npy file: its header is nested too deep.") from None
+    except (ValueError, EOFError, TypeError, AttributeError, LookupError, MemoryError, SyntaxError) as error:
         raise UserError(f"{path} is not a complete .npy file: {str(error)[:160] or 'it ends too early'}.") from None
     # A 0-dimensional object array: np.save pickles the whole array, whose only item is the dictionary.
     return content.item() if isinstance(content, np.ndarray) and content.shape == () else content

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import open_file
 
 MAX_INSTRUCTIONS = 16 << 20
 """A list item takes one to three; an array takes about twenty, whatever its size."""
@@ -53,7 +54,7 @@ def load_pickle(path: Path, *, offset: int = 0, size: int | None = None, encodin
     file, for a pickle that is damaged or asks for anything but arrays and plain containers.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        with open_file(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             end = len(content) if size is None else min(offset + size, len(content))
             stream, payloads = _without_large_bytes(content, offset, end)
         loaded = _Unpickler(io.BytesIO(stream), [(path, *payload) for payload in payloads], encoding=encoding).load()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import open_file
 from neuroimagen.data_shards.sources.readers.pickles import load_pickle
 
 _FORBIDDEN = re.compile(
@@ -50,7 +51,7 @@ def load_pth(path: Path) -> Any:
     import torch
 
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             is_zip = file.read(4) == b"PK\x03\x04"
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from None
@@ -101,7 +102,7 @@ def _pickle_in_zip(path: Path) -> _Pickled | None:
             if len(members) != 1 or members[0].compress_type != zipfile.ZIP_STORED:
                 return None
             member = members[0]
-        with path.open("rb") as file:
+        with open_file(path) as file:
             file.seek(member.header_offset)
             header = file.read(_LOCAL_HEADER_BYTES)
             offset = member.header_offset + _LOCAL_HEADER_BYTES + sum(struct.unpack("<HH", header[26:30]))

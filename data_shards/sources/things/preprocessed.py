@@ -4,7 +4,6 @@ Arrays stay in their files, mapped; one image's trials are read at a time.
 """
 
 import abc
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import read_json
 from neuroimagen.data_shards.sources.readers.npy import load_npy
 from neuroimagen.data_shards.sources.readers.pth import load_pth
 from neuroimagen.data_shards.sources.things.trials import Form, SubjectHalf, Trial, checked_times
@@ -167,7 +167,7 @@ class NeuroBridgeForm(_FileAHalf):
     def _info(self) -> dict[str, Any]:
         path = self._root / "info.json"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror or error}. It holds the channels' names.") from None
         except (ValueError, RecursionError) as error:

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from neuroimagen.data_shards.common import files
 from neuroimagen.data_shards.common.errors import UserError
@@ -116,3 +117,14 @@ def test_a_lock_that_went_while_it_was_waited_for_is_no_lock(tmp_path: Path, mon
     with held_folder(folder, doing="training", option="--run"):
         assert (folder / ".lock").read_text(encoding="utf-8") == str(os.getpid())
         assert len(taken) == 2
+
+
+def test_a_full_disk_under_safetensors_is_the_users(tmp_path: Path) -> None:
+    """Else `--max-restarts` would repeat it: safetensors' error for it is no OSError."""
+    full = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    for making in (atomic_folder, atomic_path):
+        with pytest.raises(UserError, match=r"cannot write .*No space left on device"), making(tmp_path / "export"):
+            raise full
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "export"):
+        raise RuntimeError("a mistake of ours")

@@ -164,7 +164,7 @@ def test_absurdly_large_metadata_is_refused_unread(make_dataset) -> None:
     folder = make_dataset(12).folder
     with (folder / "dataset.json").open("r+b") as file:
         file.truncate(1 << 40)  # sparse
-    with pytest.raises(UserError, match="stays below 64 MiB"):
+    with pytest.raises(UserError, match="larger than 67,108,864 bytes"):
         Dataset.open(folder)
 
 

@@ -1,5 +1,6 @@
 """Local shards: mapped, bounded by the size that dataset.json states, checked by CRC."""
 
+import os
 from pathlib import Path
 from zlib import crc32
 
@@ -42,3 +43,23 @@ def test_a_shard_of_another_size_is_refused_before_it_is_mapped(shards: ShardFol
     shards.path(1).unlink()
     with pytest.raises(UserError, match=r"cannot read .*00001\.tar: No such file.*The data set is incomplete"):
         shards.read(1, 0, 10)
+
+
+def test_a_shard_that_is_cut_while_it_is_open_is_an_error_that_names_it(shards: ShardFolder) -> None:
+    path = shards.path(0)
+    size = path.stat().st_size
+    whole = bytes(shards.view(0))
+    os.truncate(path, size // 2)
+    for read in (lambda: shards.view(0), lambda: shards.read(0, size - 8, 8), lambda: shards.read_checked(0, 0, 8, 0)):
+        with pytest.raises(CorruptSampleError, match=f"{path} has {size // 2:,} bytes"):
+            read()
+    path.write_bytes(whole)
+    assert bytes(shards.read(0, 0, size)) == whole
+
+
+def test_a_fifo_in_place_of_a_shard_is_refused_at_once(shards: ShardFolder) -> None:
+    path = shards.path(0)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="a FIFO, not a file"):
+        shards.view(0)

@@ -27,7 +27,7 @@ def test_an_export_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot read the export"):
         EEGEncoder.from_pretrained(tmp_path)
     weights.write_bytes(whole)
     tensors = load_file(weights)

@@ -37,9 +37,9 @@ def test_a_raster_figure_has_the_light_page_s_colours() -> None:
 
 def test_curves_show_training_and_validation_in_one_panel() -> None:
     lines = [{"step": 1, "loss": 2.0, "memory_gib": 3.0}, {"step": 2, "loss": 1.0}, {"step": 2, "val_loss": 1.5}]
-    svg = plots.curves_svg("contrastive", lines, name="curves")
+    svg = plots.curves_svg(lines, name="curves")
     assert svg is not None
     assert svg.count(">loss<") == 1
     assert "memory" not in svg
     assert "var(--series-2)" in svg
-    assert plots.curves_svg("contrastive", [{"step": 1, "segments_per_second": 5.0}], name="curves") is None
+    assert plots.curves_svg([{"step": 1, "segments_per_second": 5.0}], name="curves") is None

@@ -10,7 +10,7 @@ import torch
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.networks.classifier import ClassifierModel
 from neuroimagen.trainer.stages.classifier import labelled_rows
-from neuroimagen.trainer.training.checkpoint import latest_checkpoint, read_state
+from neuroimagen.trainer.training.checkpoint_folder import latest_checkpoint, read_state
 
 Train = Callable[..., Path]
 

@@ -13,7 +13,7 @@ from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.networks.classifier import ClassifierModel
 from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
 from neuroimagen.trainer.training import loop
-from neuroimagen.trainer.training.checkpoint import latest_checkpoint, read_state
+from neuroimagen.trainer.training.checkpoint_folder import latest_checkpoint, read_state
 
 Train = Callable[..., Path]
 

@@ -13,8 +13,8 @@ from stage_files import logged, same_files
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.training import checkpoint, loop
-from neuroimagen.trainer.training.checkpoint import (
-    Checkpoints,
+from neuroimagen.trainer.training.checkpoint import Checkpoints
+from neuroimagen.trainer.training.checkpoint_folder import (
     RunState,
     best_name,
     copy_checkpoint,

@@ -20,7 +20,7 @@ from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.stages.contrastive import centroid_hits
 from neuroimagen.trainer.training import checkpoint, loop
-from neuroimagen.trainer.training.checkpoint import latest_checkpoint, read_state
+from neuroimagen.trainer.training.checkpoint_folder import latest_checkpoint, read_state
 from neuroimagen.trainer.training.loop import cut_batch
 
 Train = Callable[..., Path]

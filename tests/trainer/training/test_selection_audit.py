@@ -12,7 +12,7 @@ from small_study import RECIPE
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.networks.alignment import AlignmentModel
-from neuroimagen.trainer.training.checkpoint import best_name, complete_checkpoints, read_state
+from neuroimagen.trainer.training.checkpoint_folder import best_name, complete_checkpoints, read_state
 from neuroimagen.trainer.training.engines.engine_state import read_network
 from neuroimagen.trainer.training.selection_audit import selection_audit
 

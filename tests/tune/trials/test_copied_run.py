@@ -9,7 +9,7 @@ import pytest
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.recipe.recipe import Recipe, dump_recipe, load_recipe
 from neuroimagen.trainer.runs.run_folder import StageFolder, open_stage_folder
-from neuroimagen.trainer.training.checkpoint import STATE_VERSION, latest_checkpoint, read_state
+from neuroimagen.trainer.training.checkpoint_folder import STATE_VERSION, latest_checkpoint, read_state
 from neuroimagen.tune.trials.copied_run import copy_run
 
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from neuroimagen.launch.cli import build_parser
-from neuroimagen.trainer.training.checkpoint import latest_checkpoint
+from neuroimagen.trainer.training.checkpoint_folder import latest_checkpoint
 from neuroimagen.tune.trials.process import MetricsTail, TrialProcess, trial_command, trial_environment
 
 FAKE_TRAIN = Path(__file__).parents[1] / "fake_train.py"

@@ -8,8 +8,8 @@ from neuroimagen.data_shards.common.arrays import Floats
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.evaluation.conditions import Group
 from neuroimagen.trainer.evaluation.intervals import Estimate
-from neuroimagen.trainer.evaluation.scoring.class_scorers import Offer
 from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
+from neuroimagen.trainer.evaluation.scoring.feature_networks import Offer
 from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
 
 Scale = Literal["share", "p", "number"]

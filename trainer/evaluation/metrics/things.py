@@ -10,8 +10,8 @@ import numpy as np
 from neuroimagen.data_shards.common.arrays import Floats
 from neuroimagen.trainer.evaluation.metrics.identification import two_way_identification
 from neuroimagen.trainer.evaluation.metrics.metric import IMAGES, ImageMetric
-from neuroimagen.trainer.evaluation.scoring.class_scorers import Offer
 from neuroimagen.trainer.evaluation.scoring.comparison import Comparison
+from neuroimagen.trainer.evaluation.scoring.feature_networks import Offer
 from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
 
 

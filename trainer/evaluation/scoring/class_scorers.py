@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -19,22 +19,11 @@ from neuroimagen.trainer.evaluation.scoring.feature_networks import (
     ClipModel,
     ImageClassifier,
     ImageFeatures,
+    Offer,
     classes_in_classifier,
 )
 
 AUTO, NONE, ZERO_SHOT, LINEAR_PROBE = "auto", "none", "zero-shot", "linear-probe"
-Offer = Literal[
-    "class scores",
-    "classifier features",
-    "things",
-    "things alexnet",
-    "things inception",
-    "things clip",
-    "things efficientnet",
-    "things swav",
-]
-"""What a metric can need: the classifier's scores over classes or its inner layers; that the preset `things` is on, or
-one of its networks."""
 
 
 class ClassScorer(Protocol):

@@ -16,6 +16,18 @@ from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.frozen_models.loading import load_image_processor, load_transformer, loading
 
 IMAGENET_SIZE = 1000
+Offer = Literal[
+    "class scores",
+    "classifier features",
+    "things",
+    "things alexnet",
+    "things inception",
+    "things clip",
+    "things efficientnet",
+    "things swav",
+]
+"""What a metric can need: the classifier's scores over classes or its inner layers; that the preset `things` is on, or
+one of its networks."""
 
 
 class _ImageNetwork:
@@ -128,10 +140,8 @@ def _layer_distance(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 class ImageClassifier(_ImageNetwork):
     """Any `AutoModelForImageClassification` folder: class scores and penultimate features."""
 
-    offers: ClassVar[frozenset[Literal["class scores", "classifier features"]]] = frozenset(
-        {"class scores", "classifier features"}
-    )
-    """What metrics can have of it (class_scorers.Offer)."""
+    offers: ClassVar[frozenset[Offer]] = frozenset({"class scores", "classifier features"})
+    """What metrics can have of it."""
 
     def __init__(self, network: Any, processor: Any, *, name: str, device: str, batch_size: int) -> None:
         super().__init__(network, processor, name=name, device=device, batch_size=batch_size)

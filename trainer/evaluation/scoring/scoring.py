@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -15,12 +15,16 @@ from neuroimagen.trainer.evaluation.intervals import NUM_RESAMPLES
 from neuroimagen.trainer.evaluation.scoring.class_scorers import (
     AUTO,
     ClassScorer,
-    Offer,
     check_classifier,
     load_classifier,
 )
 from neuroimagen.trainer.evaluation.scoring.correlation import shrink
-from neuroimagen.trainer.evaluation.scoring.feature_networks import ClipModel, ImageFeatures, PerceptualNetwork
+from neuroimagen.trainer.evaluation.scoring.feature_networks import (
+    ClipModel,
+    ImageFeatures,
+    Offer,
+    PerceptualNetwork,
+)
 from neuroimagen.trainer.evaluation.scoring.structural_similarity import BlurredReferences
 from neuroimagen.trainer.evaluation.scoring.things.config import NETWORKS, ThingsConfig
 from neuroimagen.trainer.evaluation.scoring.things.networks import check_things
@@ -100,7 +104,10 @@ class ScoringNetworks:
         found = frozenset[Offer]() if self.classifier is None else self.classifier.offers
         if self.things is None:
             return found
-        return found | {"things"} | {f"things {name}" for name in self.things.names}  # type: ignore[operator]
+        return found | {
+            "things",
+            *(offer for offer in get_args(Offer) if offer.removeprefix("things ") in self.things.names),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

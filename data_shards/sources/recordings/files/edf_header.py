@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import open_file
 
 ENDINGS = (".edf", ".bdf", ".rec")
 _FIXED_BYTES = 256
@@ -46,7 +47,7 @@ class EdfHeader:
 
 def read_edf_header(path: Path) -> EdfHeader:
     """Read the header of an EDF or BDF file. Raises UserError if its numbers are none."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         fixed = file.read(_FIXED_BYTES)
         try:
             num_signals = int(fixed[252:256])

@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import open_file
 
 
 def read_text_table(path: Path) -> pa.Table:
@@ -19,7 +20,7 @@ def read_text_table(path: Path) -> pa.Table:
     is_tsv = delimiter == "\t"
     parse = pa_csv.ParseOptions(delimiter=delimiter, quote_char=False if is_tsv else '"', newlines_in_values=not is_tsv)
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             first = file.readline().decode("utf-8-sig").rstrip("\r\n")
         names = [name.strip().strip('"').strip() for name in first.split(delimiter)]
         if twice := sorted({name for name in names if names.count(name) > 1}):

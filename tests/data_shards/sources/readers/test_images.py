@@ -76,7 +76,7 @@ def test_images_that_change_are_stored_as_png_and_named(tmp_path: Path) -> None:
 
 
 def test_every_problem_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    monkeypatch.setattr(images, "MAX_IMAGE_PIXELS", 100)
     write_image(tmp_path / "cut.jpg", 0)
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:200])
     (tmp_path / "text.png").write_text("not an image")

@@ -7,6 +7,7 @@ import pytest
 import torch
 from small_encoders import fitting_config
 
+from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.networks.encoders.base import group_norm, own_settings
 from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, build_encoder
 from neuroimagen.trainer.networks.encoders.registry import encoder_config
@@ -36,7 +37,7 @@ def test_exports_with_the_settings_of_every_kind_load_as_before(kind: str, tmp_p
     assert again.config == encoder.config
 
     path.write_text(json.dumps(content | {"encoder": {**content["encoder"], "no_such_setting": 1}}))
-    with pytest.raises(TypeError, match="no_such_setting"):
+    with pytest.raises(UserError, match="no_such_setting"):
         EEGEncoder.from_pretrained(tmp_path)
 
 
