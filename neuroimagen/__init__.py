@@ -1,3 +1,4 @@
+# pyright: basic
 """Images from EEG: data, training, reconstruction and evaluation.
 
 The folders beside this file are links to those at the top of the repository; docs/architecture.md says what stands

@@ -1,3 +1,4 @@
+# pyright: basic
 """Which of the given channels are the run's, and by what their numbers are multiplied to be in its unit."""
 
 from collections.abc import Collection

@@ -1,3 +1,4 @@
+# pyright: basic
 """Brings new EEG to what a run was trained on, by the steps that made its data set's segments; what cannot be done
 exactly is refused.
 

@@ -1,3 +1,4 @@
+# pyright: basic
 """Resamples and cuts given segments as the data set's were, with the same code."""
 
 import dataclasses
@@ -90,7 +91,7 @@ def cut(
             f"{given.where} lasts from {start / sfreq:g} to {end / sfreq:g} s after the onset; the run "
             f"needs {needs}{named}. Cut it longer."
         )
-    reference = tuple(value.get("reference") or ())
+    reference: tuple[str, ...] = tuple(value.get("reference") or ())
     names = (
         [str(place) for place in places] if given.channel_names is None else [given.channel_names[p] for p in places]
     )

@@ -1,3 +1,4 @@
+# pyright: basic
 """What a trained run takes as EEG: channels, rate, window, unit, and the steps that made its data set's segments.
 
 It is written as input.json into a run and into a saved pipeline, so that neither needs the data set to know it.

@@ -1,3 +1,4 @@
+# pyright: basic
 """EEG as it is given: an array with what is known of it, MNE epochs, or a file of either."""
 
 import dataclasses
@@ -67,7 +68,7 @@ def of_epochs(epochs: Any, *, where: str = "the epochs") -> GivenEEG:
         channel_names=tuple(epochs.ch_names),
         unit=unit,
         tmin=float(epochs.times[0]),
-        baseline_s=None if epochs.baseline is None else tuple(float(time) for time in epochs.baseline),
+        baseline_s=None if epochs.baseline is None else (float(epochs.baseline[0]), float(epochs.baseline[1])),
         passband_hz=(float(info["highpass"]), float(info["lowpass"])),
         bads=tuple(info["bads"]),
         waiting_projectors=tuple(str(each["desc"]) for each in info["projs"] if not each["active"]),

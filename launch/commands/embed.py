@@ -4,8 +4,7 @@ import argparse
 import math
 from pathlib import Path
 
-from neuroimagen.launch.commands.new_eeg import NEW_EEG_OPTIONS, add_new_eeg
-from neuroimagen.launch.commands.options import add_cpu
+from neuroimagen.launch.commands.options import NEW_EEG_OPTIONS, add_cpu, add_new_eeg, given_of, preprocessed_of
 
 HELP = "Predict the image embeddings of a split's segments, or of new EEG, with a trained alignment stage."
 EPILOG = """\
@@ -46,10 +45,10 @@ def run(args: argparse.Namespace) -> int | None:
     from neuroimagen.data_shards.dataset.dataset import Dataset
     from neuroimagen.data_shards.new_eeg.conversion import converted
     from neuroimagen.data_shards.new_eeg.description import InputDescription
-    from neuroimagen.launch.commands.new_eeg import given_of, preprocessed_of
     from neuroimagen.trainer.evaluation.retrieval.alignment_retrieval import load_alignment
     from neuroimagen.trainer.evaluation.retrieval.embeddings_table import (
         array_table,
+        centres_of,
         embed_dataset,
         embed_segments,
         write_embeddings,
@@ -99,6 +98,6 @@ def run(args: argparse.Namespace) -> int | None:
         splits = ("train", "val", "test") if args.split == "all" else (args.split,)
         rows = np.sort(np.concatenate([dataset.rows(split, recipe.data.subjects) for split in splits]))
         table = embed_dataset(model, dataset, rows, device=device)
-    write_embeddings(table, args.out, model=model, run=args.run)
+    write_embeddings(table, args.out, centres=centres_of(model), run=args.run)
     print(f"embeddings: {args.out}, {len(table):,} segments, {', '.join(model.kinds)}")
     return None

@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from neuroimagen.launch.commands.new_eeg import add_new_eeg, given_of, preprocessed_of
-from neuroimagen.launch.commands.options import add_cpu, add_set
+from neuroimagen.launch.commands.options import add_cpu, add_new_eeg, add_set, given_of, preprocessed_of
 
 HELP = "Draw images from new EEG with a trained run, a saved pipeline or one from the Hugging Face hub."
 EPILOG = """\

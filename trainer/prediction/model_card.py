@@ -1,3 +1,4 @@
+# pyright: basic
 """The README.md of a saved pipeline: what it is, the EEG that it takes, its figures with intervals, its limits."""
 
 from neuroimagen import __version__

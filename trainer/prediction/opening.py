@@ -1,3 +1,4 @@
+# pyright: basic
 """Finds what a pipeline is loaded from: a run, a folder that a pipeline was saved in, or a repository of the hub."""
 
 import json

@@ -1,3 +1,4 @@
+# pyright: basic
 """From new EEG to images with a trained run, a saved pipeline, or one from the Hugging Face hub."""
 
 import dataclasses
@@ -15,7 +16,7 @@ from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.new_eeg.conversion import Preprocessed, converted
 from neuroimagen.data_shards.new_eeg.description import NO_SUBJECT
 from neuroimagen.data_shards.new_eeg.given import given_eeg
-from neuroimagen.trainer.evaluation.retrieval.embeddings_table import embed_segments
+from neuroimagen.trainer.evaluation.retrieval.embeddings_table import centres_of, embed_segments
 from neuroimagen.trainer.networks.pixels import to_uint8
 from neuroimagen.trainer.networks.pretrained import CONFIG_FILE
 from neuroimagen.trainer.prediction.opening import Opened, open_pipeline
@@ -26,9 +27,12 @@ from neuroimagen.trainer.reconstruction.config import ReconstructConfig
 from neuroimagen.trainer.reconstruction.drawing import Drawing
 from neuroimagen.trainer.reconstruction.noise import SegmentSample
 from neuroimagen.trainer.reconstruction.pipelines.generator import model_digest
+from neuroimagen.trainer.reconstruction.run_conditions import Export
 
 _CHANGED_BY = {"samples": "num_images", "split": "segments", "conditions": "condition"}
 """Settings of `reconstruct` that have an argument of their own."""
+_BESIDE: tuple[Export, ...] = ("saliency", "alignment")
+"""Stages whose predictions are returned beside the images, whatever the condition."""
 
 
 class Pipeline:
@@ -59,7 +63,7 @@ class Pipeline:
             adapters=opened.recipe.model.ip_adapters,
             device=self.device,
         )
-        self.condition = self._drawable(opened.condition or self._drawing.allowed.headline())
+        self.condition = _drawable(opened.condition or self._drawing.allowed.headline(), self._drawing)
         """The condition that is drawn unless a call names another."""
 
     @classmethod
@@ -88,7 +92,7 @@ class Pipeline:
 
     def conditions(self) -> list[str]:
         """The conditions that can be drawn from EEG alone."""
-        return [name for name in headline_conditions() if self._drawing.allowed.missing(name) is None]
+        return _drawable_names(self._drawing)
 
     def __call__(
         self,
@@ -127,8 +131,10 @@ class Pipeline:
         numbers = self._numbers(segments, len(found.eeg))
         drawing = self._drawing.with_config(self._config(num_images, seed, settings))
         drawing = drawing.with_segments(GivenSegments(found.eeg, subjects, numbers))
-        name = self.condition if condition is None else self._drawable(condition)
-        notes = [*found.notes, *self._notes_on_subjects(drawing, name, subjects)]
+        name = _drawable(self.condition if condition is None else condition, drawing)
+        notes = [*found.notes, *_notes_on_subjects(drawing, name, subjects)]
+        aligned = drawing.alignment_model() if drawing.export("alignment").is_dir() else None
+        embeddings = embed_segments(aligned, found.eeg, subjects, device=self.device) if aligned else {}
         samples = drawing.num_samples(name)
         items = [SegmentSample(row=int(row), sample=sample) for row in numbers for sample in range(samples)]
         size = drawing.batch_size(name)
@@ -143,11 +149,13 @@ class Pipeline:
             condition=name,
             images=images,
             saliency_maps=maps if with_maps else None,
-            image_embeddings=self._embeddings(drawing, found.eeg, subjects),
+            image_embeddings=embeddings,
+            centres=centres_of(aligned) if aligned else {},
+            source=self.folder,
             segments=numbers,
             subjects=subjects,
             num_images=samples,
-            settings=_settings(drawing, name, self.folder),
+            settings=_settings(drawing, name),
             notes=tuple(notes),
         )
 
@@ -158,7 +166,7 @@ class Pipeline:
         copy_model: also copy the diffusion model, so that the folder can be moved to another machine; its licence must
         allow that where it is passed on. The bundled model is never copied: it comes with neuroimagen.
         """
-        name = self.condition if condition is None else self._drawable(condition)
+        name = _drawable(self.condition if condition is None else condition, self._drawing)
         write_pipeline(Path(folder), self._opened, self._drawing, name, copy_model=copy_model)
 
     def push_to_hub(
@@ -168,25 +176,8 @@ class Pipeline:
         must be logged in (`hf auth login`). Without copy_model, who loads it says where the diffusion model is
         (`model=`).
         """
-        name = self.condition if condition is None else self._drawable(condition)
+        name = _drawable(self.condition if condition is None else condition, self._drawing)
         return push_pipeline(repo_id, self._opened, self._drawing, name, copy_model=copy_model, private=private)
-
-    def _drawable(self, name: str) -> str:
-        """The name, if the condition can be drawn from EEG alone. Raises UserError saying why not."""
-        if name not in IMAGE_CONDITIONS:
-            raise UserError(unknown_condition(name))
-        if name not in headline_conditions():
-            raise UserError(
-                f"{name} is drawn from the stimulus, or from none of the EEG, and new EEG comes without a stimulus. "
-                f"Choose one of {', '.join(self.conditions())}."
-            )
-        if (reason := self._drawing.allowed.missing(name)) is not None:
-            could = ", ".join(self.conditions())
-            raise UserError(
-                f"the condition {name} cannot be drawn: {reason}. "
-                f"{f'Choose one of {could}.' if could else 'Train a stage that images are drawn with first.'}"
-            )
-        return name
 
     def _config(self, num_images: int | None, seed: int | None, settings: Mapping[str, Any]) -> ReconstructConfig:
         known = {item.name for item in dataclasses.fields(ReconstructConfig)}
@@ -215,31 +206,6 @@ class Pipeline:
             )
         return numbers
 
-    def _embeddings(self, drawing: Drawing, eeg: Floats, subjects: Integers) -> dict[str, Floats]:
-        if not drawing.export("alignment").is_dir():
-            return {}
-        return embed_segments(drawing.alignment_model(), eeg, subjects, device=self.device)
-
-    def _notes_on_subjects(self, drawing: Drawing, name: str, subjects: Integers) -> list[str]:
-        """What the networks make of subjects that they were not trained on. Raises UserError where they refuse them."""
-        for export in drawing.allowed.needs(name):
-            encoder = _encoder_of(export)
-            trained = encoder.get("subjects")
-            if not trained:
-                continue
-            strange = sorted(set(subjects.tolist()) - set(trained))
-            if not strange:
-                continue
-            named = "nobody says whose EEG it is" if strange == [NO_SUBJECT] else f"subjects {strange} are new to it"
-            if encoder.get("encoder", {}).get("unknown_subject") == "error":
-                raise UserError(
-                    f"the networks have parts of each subject's own ({export.parent.name}), and {named}: give "
-                    f"subject=…, or --subject, one of {trained}. For a new subject, adapt the run to them, or train it "
-                    "with encoder.unknown_subject=mean."
-                )
-            return [f"the networks have parts of each subject's own, and {named}: the mean of {trained} is used"]
-        return []
-
 
 class GivenSegments:
     """Segments in memory, found by their numbers."""
@@ -263,6 +229,48 @@ class GivenSegments:
         return self._subjects[[self._place[row] for row in rows.tolist()]]
 
 
+def _drawable_names(drawing: Drawing) -> list[str]:
+    """The conditions that can be drawn from EEG alone."""
+    return [name for name in headline_conditions() if drawing.allowed.missing(name) is None]
+
+
+def _drawable(name: str, drawing: Drawing) -> str:
+    """The name, if the condition can be drawn from EEG alone. Raises UserError saying why not."""
+    if name not in IMAGE_CONDITIONS:
+        raise UserError(unknown_condition(name))
+    could = _drawable_names(drawing)
+    choose = f"Choose one of {', '.join(could)}." if could else "Train a stage that images are drawn with first."
+    if name not in headline_conditions():
+        raise UserError(
+            f"{name} is drawn from the stimulus, or from none of the EEG, and new EEG comes without a stimulus. "
+            f"{choose}"
+        )
+    if (reason := drawing.allowed.missing(name)) is not None:
+        raise UserError(f"the condition {name} cannot be drawn: {reason}. {choose}")
+    return name
+
+
+def _notes_on_subjects(drawing: Drawing, name: str, subjects: Integers) -> list[str]:
+    """What the networks make of subjects that they were not trained on. Raises UserError where they refuse them."""
+    notes: dict[str, None] = {}
+    beside = [export for key in _BESIDE if (export := drawing.export(key)).is_dir()]
+    for export in dict.fromkeys([*drawing.allowed.needs(name), *beside]):
+        encoder = _encoder_of(export)
+        trained = encoder.get("subjects") or []
+        strange = sorted(set(subjects.tolist()) - set(trained))
+        if not trained or not strange:
+            continue
+        named = "nobody says whose EEG it is" if strange == [NO_SUBJECT] else f"subjects {strange} are new to it"
+        if encoder.get("encoder", {}).get("unknown_subject") == "error":
+            raise UserError(
+                f"the networks have parts of each subject's own ({export.parent.name}), and {named}: give subject=…, "
+                f"or --subject, one of {trained}. For a new subject, adapt the run to them, or train it with "
+                "encoder.unknown_subject=mean."
+            )
+        notes[f"the networks have parts of each subject's own, and {named}: the mean of {trained} is used"] = None
+    return list(notes)
+
+
 def _encoder_of(export: Path) -> dict[str, Any]:
     """The configuration of an exported network's EEG encoder; {} where it has none."""
     tree = json.loads((export / CONFIG_FILE).read_text(encoding="utf-8"))
@@ -270,11 +278,11 @@ def _encoder_of(export: Path) -> dict[str, Any]:
     return encoder if isinstance(encoder, dict) else {}
 
 
-def _settings(drawing: Drawing, name: str, folder: Path) -> dict[str, Any]:
+def _settings(drawing: Drawing, name: str) -> dict[str, Any]:
     """What decides the images beside EEG and segments, for the manifest."""
     config = drawing.config
     return {
-        "from": folder.resolve().name,
+        "from": drawing.run.resolve().name,
         "made_of": drawing.made_of(name),
         "seed": config.seed,
         "samples": drawing.num_samples(name),

@@ -1,3 +1,4 @@
+# pyright: basic
 """What a pipeline returns, and how it is written to a folder."""
 
 import json
@@ -7,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 
 from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.files import atomic_folder
 from neuroimagen.data_shards.format.schema import segment_key
-from neuroimagen.trainer.evaluation.retrieval.embeddings_table import array_table
+from neuroimagen.trainer.evaluation.retrieval.embeddings_table import array_table, write_embeddings
 
 EMBEDDINGS_FILE = "embeddings.parquet"
 MANIFEST_FILE = "manifest.json"
@@ -31,13 +31,17 @@ class PipelineResult:
     """Drawn with the same noise as the images; None where the run has no saliency stage."""
     image_embeddings: Mapping[str, Floats]
     """Kind of embedding → float32 [n, E], as the alignment stage predicts them: to be compared by cosine with an
-    image's embedding minus `AlignmentModel.centre(kind)`. Empty where the run has no alignment stage."""
+    image's embedding minus `centres[kind]`. Empty where the run has no alignment stage."""
+    centres: Mapping[str, Floats]
+    """Kind of embedding → float32 [E]."""
     segments: Integers
     """Numbers of the segments, int64 [n]: with the seed, they decide the noise."""
     subjects: Integers
     """Whose EEG it was, int64 [n]; −1: not said."""
     num_images: int
     """Images of each segment."""
+    source: Path
+    """The run or saved pipeline."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Everything else that decided the images, as JSON values."""
     notes: tuple[str, ...] = ()
@@ -64,7 +68,7 @@ class PipelineResult:
                 items.append(item)
             if self.image_embeddings:
                 table = array_table(self.image_embeddings, segments=self.segments, subjects=self.subjects)
-                pq.write_table(table, place / EMBEDDINGS_FILE, compression="zstd")
+                write_embeddings(table, place / EMBEDDINGS_FILE, centres=self.centres, run=self.source)
             tree = {"condition": self.condition, **self.settings, "notes": list(self.notes), "items": items}
             (place / MANIFEST_FILE).write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
 

@@ -1,3 +1,4 @@
+# pyright: basic
 """Writes a pipeline into one folder, and uploads it: what one condition needs, in safetensors, JSON and YAML only."""
 
 import json

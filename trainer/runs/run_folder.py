@@ -1,6 +1,7 @@
 """A run on disk: one folder, a sub-folder for each stage.
 
 <run>/config.yaml                    the recipe: shared sections, and each stage's as it was trained
+<run>/input.json                     the EEG that the run takes: channels, rate, window, unit, steps
 <run>/<stage>/config.yaml            the complete recipe of this stage
 <run>/<stage>/environment.json       versions, machine, ranks: one entry for each start
 <run>/<stage>/metrics.jsonl          one line for each logged step; tensorboard/ has the same

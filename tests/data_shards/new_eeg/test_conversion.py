@@ -2,15 +2,20 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
+import mne
 import numpy as np
 import pytest
+from recording_files import write_codes
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.format.encoding import decode_eeg, encode_eeg
 from neuroimagen.data_shards.new_eeg.conversion import converted, rounded
 from neuroimagen.data_shards.new_eeg.description import InputDescription
-from neuroimagen.data_shards.new_eeg.given import given_eeg
+from neuroimagen.data_shards.new_eeg.given import given_eeg, read_eeg
+from neuroimagen.data_shards.sources.ingest import ingest
+from neuroimagen.data_shards.sources.mne import MneOptions, MneSource
 from neuroimagen.data_shards.writing.preprocessing import Preprocessing
 
 ALL = Preprocessing(detrend=True, standardise=True, clamp=3.0)
@@ -45,6 +50,31 @@ def test_average_reference_and_no_more(study: Callable) -> None:
     assert np.array_equal(converted(given_eeg(made.epochs()), made.wanted).eeg, made.stored)
     exact = made.epochs(0.0, 0.495)
     assert np.array_equal(converted(given_eeg(exact), made.wanted).eeg, made.stored)
+
+
+def test_epochs_of_another_rate_become_what_ingest_resampled(study: Callable, tmp_path: Path) -> None:
+    """Only where the data set was itself cut from epochs of the same extent."""
+    raw = study(tmax=0.5).raw
+    events, codes = mne.events_from_annotations(raw, verbose="ERROR")
+    plain = raw.copy().set_annotations(None)  # else the file repeats the events within each epoch
+    epochs = mne.Epochs(plain, events, codes, tmin=-0.2, tmax=1.0, baseline=None, preload=True, verbose="ERROR")
+    epochs.save(tmp_path / "a-epo.fif", verbose="ERROR")
+    write_codes(tmp_path, ("e0", "e1", "e2"))
+    options = MneOptions(
+        recordings=(tmp_path / "a-epo.fif",),
+        events=tmp_path / "events.csv",
+        images=tmp_path / "pics",
+        resample=100.0,
+        tmax=0.5,
+        baseline=(-0.1, 0.0),
+    )
+    dataset = ingest(MneSource(options), tmp_path / "data", workers=1)
+    wanted = InputDescription.of(dataset.metadata)
+    assert wanted.epochs is not None
+    found = converted(read_eeg(tmp_path / "a-epo.fif"), wanted)
+    assert np.array_equal(found.eeg, np.stack([dataset.eeg(row) for row in range(len(dataset))]))
+    with pytest.raises(UserError, match="resampling depends on where epochs end"):
+        converted(given_eeg(epochs.copy().crop(-0.2, 0.9)), wanted)
 
 
 def test_what_needs_the_recording_is_refused_until_it_is_said_to_be_done(study: Callable) -> None:

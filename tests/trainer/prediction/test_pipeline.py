@@ -85,6 +85,7 @@ def test_embeddings_and_saliency_maps(trained, pipeline: Pipeline) -> None:
     model = AlignmentModel.from_pretrained(trained.run / "alignment" / "export")
     expected = embed_rows(model, trained.dataset, rows)
     assert np.array_equal(result.image_embeddings["image"], expected["image"])
+    assert np.array_equal(result.centres["image"], model.centre("image").numpy())
     assert result.saliency_maps is not None
     only = pipeline(eeg, preprocessed=True, segments=rows, condition="saliency_only", batch_size=3)
     resized = [image.resize((32, 32), Image.Resampling.BILINEAR) for image in result.saliency_maps]
@@ -104,6 +105,7 @@ def test_embeddings_and_saliency_maps(trained, pipeline: Pipeline) -> None:
         ({"segments": [1, 1, 1, 1, 1, 1]}, "needs 6 different numbers"),
         ({"condition": "oracle_image"}, "oracle_image is drawn from the stimulus.*Choose one of full"),
         ({"condition": "ful"}, "Did you mean 'full'"),
+        ({"semantic": "semantic_none", "condition": "semantic_only"}, "semantic_none/export does not exist"),
         ({"guidance": 0.5}, r"reconstruct\.guidance"),
         ({"stepz": 3}, "'stepz' is no setting of reconstruct"),
         ({"samples": 3}, "samples is not for new EEG; give num_images"),

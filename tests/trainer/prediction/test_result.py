@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.trainer.evaluation.retrieval.embeddings_table import METADATA_KEY
 from neuroimagen.trainer.prediction.result import PipelineResult, as_images
 
 
@@ -19,6 +20,8 @@ def _result(num_images: int = 2) -> PipelineResult:
         images=as_images(pixels),
         saliency_maps=as_images(pixels[:, :, :2, :2]),
         image_embeddings={"image": np.arange(6, dtype=np.float32).reshape(2, 3)},
+        centres={"image": np.array([1.0, 2.0, 3.0], dtype=np.float32)},
+        source=Path("runs/first"),
         segments=np.array([7, 3]),
         subjects=np.array([1, -1]),
         num_images=num_images,
@@ -44,6 +47,8 @@ def test_files_and_manifest(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "out" / "embeddings.parquet")
     assert table.column("segment").to_pylist() == [7, 3]
     assert table.column("embedding_image").to_pylist() == [[0, 1, 2], [3, 4, 5]]
+    about = json.loads(table.schema.metadata[METADATA_KEY])
+    assert (about["run"], about["centres"]) == ("first", {"image": [1.0, 2.0, 3.0]})
     with pytest.raises(UserError, match="exists and is not empty"):
         result.save(tmp_path / "out")
 

@@ -13,6 +13,7 @@ from stage_files import logged, same_files
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
+from neuroimagen.data_shards.new_eeg.description import InputDescription
 from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
 from neuroimagen.trainer.networks.gan import SaliencyModel
 from neuroimagen.trainer.networks.semantic import SemanticModel
@@ -41,6 +42,7 @@ def test_stages_train_one_after_the_other(
     rows = dataset.rows("val")
     eeg = torch.stack([torch.from_numpy(dataset.eeg(int(row))) for row in rows])
 
+    assert InputDescription.read(shared_run) == InputDescription.of(dataset.metadata)
     stage = shared_run / "contrastive"
     lines = logged(stage)
     assert [line["step"] for line in lines] == [5, 10, 10, 15, 20, 20]

@@ -60,12 +60,17 @@ def array_table(embeddings: Mapping[str, Floats], *, segments: Integers, subject
     return _table(columns, embeddings)
 
 
-def write_embeddings(table: pa.Table, out: Path, *, model: AlignmentModel, run: Path) -> None:
-    """Write a table; the file is replaced as a whole, or not at all."""
+def centres_of(model: AlignmentModel) -> dict[str, Floats]:
+    """Kind → what is subtracted from an image's embedding before it is compared, [P]."""
+    return {kind: model.centre(kind).cpu().numpy() for kind in model.kinds}
+
+
+def write_embeddings(table: pa.Table, out: Path, *, centres: Mapping[str, Floats], run: Path) -> None:
+    """Write a table of embeddings of the kinds in `centres`; the file is replaced as a whole, or not at all."""
     description = {
         "run": run.resolve().name,
-        "kinds": list(model.kinds),
-        "centres": {kind: model.centre(kind).cpu().tolist() for kind in model.kinds},
+        "kinds": list(centres),
+        "centres": {kind: centre.tolist() for kind, centre in centres.items()},
         "comparison": "cosine of an embedding with a target minus its kind's centre",
     }
     table = table.replace_schema_metadata({METADATA_KEY: json.dumps(description).encode()})

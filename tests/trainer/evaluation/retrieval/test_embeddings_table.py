@@ -12,8 +12,10 @@ from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.retrieval.alignment_retrieval import embed_rows, load_alignment
 from neuroimagen.trainer.evaluation.retrieval.embeddings_table import (
     METADATA_KEY,
-    embed_array,
+    array_table,
+    centres_of,
     embed_dataset,
+    embed_segments,
     write_embeddings,
 )
 from neuroimagen.trainer.networks.alignment import AlignmentModel
@@ -31,7 +33,8 @@ def test_a_data_set_s_segments_come_back_with_their_names(
 ) -> None:
     dataset = Dataset.open(study)
     rows = dataset.rows("val")
-    write_embeddings(embed_dataset(model, dataset, rows), tmp_path / "out.parquet", model=model, run=run)
+    table = embed_dataset(model, dataset, rows)
+    write_embeddings(table, tmp_path / "out.parquet", centres=centres_of(model), run=run)
     table = pq.read_table(tmp_path / "out.parquet")
     assert table.column("segment").to_pylist() == rows.tolist()
     assert set(table.column("split").to_pylist()) == {"val"}
@@ -44,24 +47,20 @@ def test_a_data_set_s_segments_come_back_with_their_names(
     assert description["centres"]["image"] == pytest.approx(model.centre("image").tolist())
 
 
-def test_new_eeg_gives_what_the_data_set_s_gives(study: Path, model: AlignmentModel) -> None:
+def test_segments_in_memory_give_what_the_data_set_s_give(study: Path, model: AlignmentModel) -> None:
     dataset = Dataset.open(study)
     rows = dataset.rows("test")[:3]
-    eeg = np.stack([dataset.eeg(int(row)) for row in rows])
+    eeg, subjects = np.stack([dataset.eeg(int(row)) for row in rows]), dataset.index.subject[rows].astype(np.int64)
     own = embed_dataset(model, dataset, rows).column("embedding_image").to_pylist()
-    for dtype in (np.float32, np.float64):
-        table = embed_array(model, eeg.astype(dtype), subject=2)
-        np.testing.assert_allclose(table.column("embedding_image").to_pylist(), own, atol=1e-6)
-        assert table.column("subject").to_pylist() == [2, 2, 2]
-    assert len(embed_array(model, eeg[:0], subject=1)) == 0
+    found = embed_segments(model, eeg, subjects)
+    table = array_table(found, segments=rows, subjects=subjects)
+    assert table.column("embedding_image").to_pylist() == own
+    assert table.column("segment").to_pylist() == rows.tolist()
+    assert table.column("subject").to_pylist() == subjects.tolist()
+    none = embed_segments(model, eeg[:0], subjects[:0])
+    assert {kind: values.shape for kind, values in none.items()} == {"image": (0, len(own[0]))}
 
 
-def test_eeg_that_does_not_fit_is_refused(model: AlignmentModel) -> None:
-    good = np.zeros((2, 8, 40))
-    with pytest.raises(UserError, match="8 channels × 39 samples; the run's encoder was trained on 8 × 40"):
-        embed_array(model, good[:, :, :39], subject=1)
-    with pytest.raises(UserError, match=r"expected numbers \[segments, channels, samples\]"):
-        embed_array(model, good[0], subject=1)
-    good[1, 3, 5] = np.nan
-    with pytest.raises(UserError, match="segment 1 of the EEG holds NaN"):
-        embed_array(model, good, subject=1)
+def test_a_data_set_of_another_size_is_refused(model: AlignmentModel, tiny_dataset_folder: Path) -> None:
+    with pytest.raises(UserError, match="6 channels × 20 samples; the run's encoder was trained on 8 × 40"):
+        embed_dataset(model, Dataset.open(tiny_dataset_folder), np.array([0]))
