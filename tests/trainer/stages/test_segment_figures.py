@@ -29,7 +29,7 @@ def test_they_are_read_as_written(tmp_path: Path) -> None:
     assert list(found.values) == ["hit", "mrr"]
     assert all(np.array_equal(found.values[name], made.values[name]) for name in made.values)
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    with pytest.raises(UserError, match=r"a\.parquet is damaged"):
+    with pytest.raises(UserError, match=r"cannot read .*a\.parquet"):
         SegmentFigures.read(tmp_path / "a.parquet")
     with pytest.raises(UserError, match="is damaged"):
         SegmentFigures.read(tmp_path / "absent.parquet")
