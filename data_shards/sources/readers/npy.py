@@ -15,6 +15,10 @@ _PICKLE = b"\x80"
 """First byte of pickles from protocol 2 on."""
 
 
+_DAMAGE = (ValueError, EOFError, TypeError, AttributeError, LookupError, MemoryError, SyntaxError, TokenError)
+"""What NumPy raises for headers that are none."""
+
+
 def load_npy(path: Path) -> Any:
     """Read an array, or the object that is pickled in the file if it is made of arrays, lists, dicts, text and numbers.
 
