@@ -7,7 +7,7 @@ import argparse
 import math
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -21,6 +21,16 @@ def require_finite(config: "DataclassInstance") -> None:
         for number in values if isinstance(values, list | tuple) else (values,):
             if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"{field.name} must be a finite number, got {number}")
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value of JSON is a whole number that 64 bits hold; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value of JSON is a number, whole or not, within floating point."""
+    return is_whole(value) or isinstance(value, float)
 
 
 def finite_number(text: str) -> float:

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.numbers import is_whole
 from neuroimagen.data_shards.common.reading import read_json, reason
 from neuroimagen.data_shards.format.schema import metadata_digest
 from neuroimagen.data_shards.frozen_models.encoder import DTYPES
@@ -138,12 +139,12 @@ class LatentMetadata:
             raise UserError(
                 f"{path}: fields {sorted(set(raw) ^ names)} are unknown or missing. Remove the folder and cache again."
             )
-        for name, kind in {"shape": int, "shard_bytes": int, "shard_sha256": str}.items():
-            if not isinstance(raw[name], list) or not all(isinstance(item, kind) for item in raw[name]):
+        for name, kind in {"shape": is_whole, "shard_bytes": is_whole, "shard_sha256": _is_text}.items():
+            if not isinstance(raw[name], list) or not all(map(kind, raw[name])):
                 raise UserError(f"{path}: {name} is {str(raw[name])[:80]!r} where a list is expected.")
             raw[name] = tuple(raw[name])
         for name in ("num_latents", "num_stimuli", "shard_items"):
-            if not isinstance(raw[name], int) or raw[name] < 0:
+            if not is_whole(raw[name]) or raw[name] < 0:
                 raise UserError(f"{path}: {name} is {str(raw[name])[:80]!r} where a whole number is expected.")
         for name in ("kind", "model_id", "revision", "inputs", "index_sha256"):
             if not isinstance(raw[name], str):
@@ -153,3 +154,7 @@ class LatentMetadata:
         if metadata.dtype not in DTYPES or not all(0 < n < 1 << 20 for n in shape) or math.prod(shape) > _MAX_NUMBERS:
             raise UserError(f"{path}: dtype {metadata.dtype!r} or shape {metadata.shape} cannot be right. Cache again.")
         return metadata
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)

@@ -52,8 +52,10 @@ def decode(
             if image.format != "MPO" and (frames := getattr(image, "n_frames", 1)) > 1:
                 raise ValueError(f"{frames} frames; a stimulus is one image")
             return _upright_rgb(image)
-    except (SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error)) from error
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # a damaged header raises whatever PIL's reader of that format meets
+        raise ValueError(f"it is damaged ({type(error).__name__}: {error})") from error
 
 
 def decode_image(content: bytes | memoryview) -> Image.Image:

@@ -47,7 +47,7 @@ def read_parquet_table(path: Path, columns: Sequence[str] | None = None) -> pa.T
     file = open_parquet(path)
     try:
         return plain_texts(file.read(columns=None if columns is None else list(columns)), where=str(path))
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (OSError, ValueError, LookupError, pa.ArrowException) as error:
         raise UserError(f"cannot read {path}: {reason(error)}.") from None
 
 
@@ -68,6 +68,7 @@ def check_texts(table: pa.Table, *, where: str) -> None:
         for chunk in table.column(name).chunks:
             if not pa.types.is_dictionary(chunk.type) or len(chunk) == 0 or len(chunk.dictionary) == 0:
                 continue
+            chunk.dictionary.validate(full=True)  # UTF-8; raises ArrowInvalid
             lengths = pc.binary_length(chunk.dictionary)
             longest = pc.max(lengths).as_py() or 0
             if longest > MAX_CELL_BYTES:

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.numbers import is_number, is_whole
 from neuroimagen.data_shards.common.reading import parse_json, read_text, reason
 from neuroimagen.data_shards.format.tar import is_valid_key
 
@@ -175,18 +176,15 @@ def _checked_fields(raw: dict[str, Any], where: str) -> dict[str, Any]:
     def wrong(name: str, expected: str) -> UserError:
         return UserError(f"{where}: {name} is {str(raw.get(name))[:80]!r} where {expected} is expected.")
 
-    def is_integer(value: object) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool)
-
     known = {field.name for field in dataclasses.fields(DatasetMetadata)}
     if unknown := sorted(set(raw) - known):
         raise UserError(f"{where}: unknown field {unknown[0]!r}.")
     if missing := sorted(known - set(raw)):
         raise UserError(f"{where}: field {missing[0]!r} is missing.")
     for name in ("n_channels", "n_samples", "num_segments", "num_stimuli"):
-        if not is_integer(raw[name]) or raw[name] < 0:
+        if not is_whole(raw[name]) or raw[name] < 0:
             raise wrong(name, "a whole number")
-    if isinstance(raw["sfreq"], bool) or not isinstance(raw["sfreq"], int | float):
+    if not is_number(raw["sfreq"]):
         raise wrong("sfreq", "a number")
     for name in ("name", "split_rule"):
         if not isinstance(raw[name], str):
@@ -196,7 +194,7 @@ def _checked_fields(raw: dict[str, Any], where: str) -> dict[str, Any]:
             raise wrong(name, "an object")
     fields = dict(raw)
     for name in ("subjects", "segment_shards", "stimulus_shards"):
-        if not isinstance(raw[name], list) or not all(map(is_integer, raw[name])):
+        if not isinstance(raw[name], list) or not all(map(is_whole, raw[name])):
             raise wrong(name, "a list of whole numbers")
         fields[name] = tuple(raw[name])
     if raw["channel_names"] is not None:
@@ -205,7 +203,7 @@ def _checked_fields(raw: dict[str, Any], where: str) -> dict[str, Any]:
         fields["channel_names"] = tuple(raw["channel_names"])
     if raw["band_hz"] is not None:
         band = raw["band_hz"]
-        if not isinstance(band, list) or len(band) != 2 or not all(isinstance(f, int | float) for f in band):
+        if not isinstance(band, list) or len(band) != 2 or not all(map(is_number, band)):
             raise wrong("band_hz", "[low, high] or null")
         fields["band_hz"] = (float(band[0]), float(band[1]))
     classes = raw["classes"]

@@ -119,8 +119,8 @@ def _checked_file(
             if sum(group.num_rows for group in groups) != num_rows:
                 raise UserError(f"{path} is damaged: its row groups do not add up to {num_rows} rows.")
             yield file
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{path} is not a readable parquet file: {error}") from None
+    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+        raise UserError(f"{path} is not a readable parquet file: {reason(error)}.") from None
 
 
 def numpy_column(table: pa.Table, name: str) -> np.ndarray:

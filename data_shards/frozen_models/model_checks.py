@@ -23,6 +23,7 @@ _POSITIVE = re.compile(
     r"num_(.*_)?(heads|layers)|projection_dim|max_position_embeddings|.*_size_px|width"
 )
 _BETAS = ("beta_start", "beta_end")
+_NUMBERS = (*_BETAS, "scaling_factor", "shift_factor", "num_train_timesteps")
 
 
 def check_model_folder(folder: Path) -> None:
@@ -69,6 +70,8 @@ def _problem(key: str, value: Any) -> str | None:
     """What is wrong with a value, as a clause."""
     if key == "quantization_config" and value is not None:
         return "quantised weights are not read: take the model with plain weights"
+    if isinstance(value, str) and (key in _NUMBERS or _POSITIVE.fullmatch(key) or _COUNTS_LAYERS.fullmatch(key)):
+        return "it has to be a number"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if isinstance(value, float) and not math.isfinite(value) and key not in _MAY_BE_INFINITE:

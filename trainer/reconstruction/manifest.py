@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.limits import MAX_IMAGE_BYTES
 from neuroimagen.data_shards.common.progress import track
-from neuroimagen.data_shards.common.reading import held_inside, read_bytes, read_json, reason
+from neuroimagen.data_shards.common.reading import content_of, held_inside, read_bytes, read_json, reason
 from neuroimagen.data_shards.format.images import decode_image
 
 MANIFEST_FILE = "manifest.json"
@@ -145,17 +145,18 @@ def read_manifest(folder: Path) -> Reconstructions:
             f"{path} names a file outside its folder: {reason(error)}. It was not written by neuroimagen; run "
             "`neuroimagen reconstruct` again."
         ) from None
-    return Reconstructions(
-        condition=condition,
-        folder=folder,
-        settings=content,
-        segments=tuple(columns["segment"]),
-        stimulus_keys=tuple(columns["stimulus"]),
-        labels=np.array(columns["label"], dtype=np.int64),
-        subjects=np.array(columns["subject"], dtype=np.int64),
-        samples=np.array(columns["sample"], dtype=np.int64),
-        files=files,
-    )
+    with content_of(f"use {path}", remedy="Run `neuroimagen reconstruct` again."):
+        return Reconstructions(
+            condition=condition,
+            folder=folder,
+            settings=content,
+            segments=tuple(columns["segment"]),
+            stimulus_keys=tuple(columns["stimulus"]),
+            labels=np.array(columns["label"], dtype=np.int64),
+            subjects=np.array(columns["subject"], dtype=np.int64),
+            samples=np.array(columns["sample"], dtype=np.int64),
+            files=files,
+        )
 
 
 def read_reconstructions(run: Path) -> dict[str, Reconstructions]:

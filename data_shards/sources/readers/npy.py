@@ -1,6 +1,7 @@
 """Reads `.npy` files: arrays, pickled dictionaries of np.save, and plain pickles that are only named so."""
 
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,10 @@ from neuroimagen.data_shards.sources.readers.pickles import load_pickle
 
 _PICKLE = b"\x80"
 """First byte of pickles from protocol 2 on."""
+
+
+_DAMAGE = (ValueError, EOFError, TypeError, AttributeError, LookupError, MemoryError, SyntaxError, TokenError)
+"""What NumPy raises for headers that are none."""
 
 
 def load_npy(path: Path) -> Any:
@@ -40,7 +45,16 @@ def load_npy(path: Path) -> Any:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from None
     except RecursionError:
         raise UserError(f"{path} is not a complete .npy file: its header is nested too deep.") from None
-    except (ValueError, EOFError, TypeError, AttributeError, LookupError, MemoryError, SyntaxError) as error:
+    except (
+        ValueError,
+        EOFError,
+        TypeError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        SyntaxError,
+        TokenError,
+    ) as error:
         raise UserError(f"{path} is not a complete .npy file: {str(error)[:160] or 'it ends too early'}.") from None
     # A 0-dimensional object array: np.save pickles the whole array, whose only item is the dictionary.
     return content.item() if isinstance(content, np.ndarray) and content.shape == () else content

@@ -1,7 +1,9 @@
 """Loading networks from folders: damaged, incomplete and pickled weights; what is shared."""
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,12 @@ import torch
 from PIL import Image
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.frozen_models.loading import LoadedModels, load_image_processor, loading
+from neuroimagen.data_shards.frozen_models.loading import (
+    LoadedModels,
+    load_image_processor,
+    load_transformer,
+    loading,
+)
 from neuroimagen.data_shards.frozen_models.model_folder import ModelFolders
 from neuroimagen.data_shards.frozen_models.text import TextEncoder
 from neuroimagen.data_shards.frozen_models.towers.clip import ClipImageTower
@@ -127,3 +134,44 @@ def test_networks_load_once_and_are_shared(tmp_path: Path) -> None:
     assert models.get(load, tmp_path) is models.get(load, tmp_path)
     assert models.get(load, tmp_path / "other") is not models.get(load, tmp_path)
     assert loaded == [tmp_path, tmp_path / "other"]
+
+
+def test_a_kernel_that_a_configuration_names_is_not_fetched(
+    model: Path,
+) -> None:
+    from transformers import CLIPTextModel
+
+    folder = model / "text_encoder"
+    config = json.loads((folder / "config.json").read_text())
+    for key in ("_attn_implementation", "attn_implementation", "_attn_implementation_internal"):
+        config[key] = "someone/kernel@main"
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Model"}}))
+    (folder / "evil.py").write_text("raise SystemExit('code of the folder ran')")
+    assert load_transformer(CLIPTextModel, folder).config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden_size": 0},
+        {"dtype": "float99", "torch_dtype": "float99"},
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+        {"num_attention_heads": 7},
+        {"hidden_act": "no such"},
+        {"vocab_size": "many"},
+        {"num_hidden_layers": 10**7},
+    ],
+)
+def test_a_configuration_that_no_model_has_is_one_line(change: dict[str, Any], model: Path) -> None:
+    path = model / "text_encoder" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=str(model)) as caught:
+        TextEncoder(model, device=CPU)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_of_another_model_is_named(model: Path) -> None:
+    encoder = TextEncoder(model, device=CPU)
+    encoder._num_known = 3
+    with pytest.raises(UserError, match="knows 3: they are not of one model"):
+        encoder.encode(["a dog"])

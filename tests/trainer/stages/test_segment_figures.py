@@ -29,9 +29,9 @@ def test_they_are_read_as_written(tmp_path: Path) -> None:
     assert list(found.values) == ["hit", "mrr"]
     assert all(np.array_equal(found.values[name], made.values[name]) for name in made.values)
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    with pytest.raises(UserError, match=r"a\.parquet is damaged"):
+    with pytest.raises(UserError, match=r"cannot read .*a\.parquet"):
         SegmentFigures.read(tmp_path / "a.parquet")
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match="No such file"):
         SegmentFigures.read(tmp_path / "absent.parquet")
 
 

@@ -88,7 +88,7 @@ def test_every_problem_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     found = files(tmp_path, "none.jpg", "cut.jpg", "text.png", "folder", "large.png", "film.gif", "good.png")
     assert list(found.problems) == ["none.jpg", "cut.jpg", "text.png", "folder", "large.png", "film.gif"]
     assert found.problems["none.jpg"] == "missing"
-    assert found.problems["folder"] == "unreadable: Is a directory"
+    assert found.problems["folder"] == "unreadable: it is a folder, not a file"
     assert found.problems["cut.jpg"].startswith("unreadable: ")
     assert found.problems["text.png"].startswith("unreadable: cannot identify image")
     assert found.problems["large.png"].startswith("unreadable: 11 × 10 pixels; at most")

@@ -50,7 +50,7 @@ def test_truncated_files_are_named_wherever_they_end(tmp_path: Path, zipped: boo
 def test_missing_files_folders_and_text_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.pth: No such file"):
         load_pth(tmp_path / "none.pth")
-    with pytest.raises(UserError, match="Is a directory"):
+    with pytest.raises(UserError, match="it is a folder, not a file"):
         load_pth(tmp_path)
     (tmp_path / "text.pth").write_text("<html>404 not found</html>")
     with pytest.raises(UserError, match="not a complete file"):
