@@ -8,6 +8,9 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("data_shards", "kernels", "trainer", "tune", "launch")
 
 REASONS = {
+    "trainer/batches/out_of_fold.py": (
+        "tests/trainer/stages/test_prior.py compares what is kept with each fold's network, and finds missing folds."
+    ),
     "data_shards/common/arrays.py": "It names types for annotations; nothing in it runs.",
     "kernels/backends/infonce_triton_kernels.py": (
         "interpreted_infonce.py and, with interpreted kernels, test_infonce.py compare their results with float64; "
