@@ -17,9 +17,12 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.frozen_models.latent_kinds import KINDS, latent_kind
 from neuroimagen.data_shards.frozen_models.model_folder import ModelFolders
+from neuroimagen.data_shards.frozen_models.recognise import recognise
 from neuroimagen.data_shards.latent_cache.cache import applicable_kinds
 from neuroimagen.trainer.bundled_model.location import BUNDLED, resolve_model_path
 from neuroimagen.trainer.recipe.strict_yaml import read_tree
+from neuroimagen.trainer.reconstruction.pipelines.conditioning import UNCLIP
+from neuroimagen.trainer.reconstruction.pipelines.model_sizes import read_sizes
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 _EPOCHS = 60
@@ -47,6 +50,8 @@ class Facts:
     """Whether every test class has training segments; else the split is zero-shot."""
     kinds: tuple[str, ...]
     """Kinds of latent that the model can make of the stimuli."""
+    takes_image: bool = False
+    """Whether the model draws from an image embedding of kind `image`: by an IP-Adapter, or as unCLIP."""
     embedding_sizes: Mapping[str, int]
     """Kind of image embedding → its length."""
     sizes: Mapping[str, Any]
@@ -76,6 +81,10 @@ def read_facts(dataset: Dataset, model: Path) -> Facts:
         sizes["latent_shape"] = list(latent)
     if "text-class" in kinds:
         sizes["text_shape"] = list(latent_kind("text-class").shape(folders))
+    takes_image = False
+    if recognise(model).why_not("diffusion") is None:
+        drawing = read_sizes(model)
+        takes_image = UNCLIP in drawing.image_sizes or "image" in drawing.targets.values()
     embeddings = {kind: latent_kind(kind).shape(folders) for kind in kinds if kind not in KINDS}
     return Facts(
         n_channels=metadata.n_channels,
@@ -87,6 +96,7 @@ def read_facts(dataset: Dataset, model: Path) -> Facts:
         train_class_sizes=tuple(counts.tolist()),
         tests_seen_classes=bool(np.isin(index.label[test], labels).all()),
         kinds=tuple(kinds),
+        takes_image=takes_image,
         embedding_sizes={kind: shape[0] for kind, shape in embeddings.items() if len(shape) == 1},
         sizes=sizes,
     )
@@ -204,6 +214,12 @@ def _sections(facts: Facts) -> tuple[dict[str, tuple[str, dict[str, Any]]], list
             f"EEG to the image embedding; {facts.num_train_stimuli:,} training stimuli.",
             {"targets": {"image": 1.0}, "batch_size": batch, **_schedule(facts, batch), **common},
         )
+        if facts.takes_image:
+            sections["prior"] = (
+                "The predicted embedding → one that the model draws from, by diffusion; naive: quicker than "
+                "out_of_fold, which trains alignment twice more.",
+                {"embeddings": "naive", "batch_size": batch, **_schedule(facts, batch), **common},
+            )
     else:
         notes.append(
             "alignment is left out: the model folder has no image tower. `neuroimagen cache --towers image=FOLDER` "
@@ -235,7 +251,7 @@ def _commands(stages: Sequence[str], facts: Facts, data: str, model: str, recipe
     quoted = {name: shlex.quote(value) for name, value in (("data", data), ("model", model), ("recipe", recipe))}
     folder = shlex.quote(run)
     trained = [f"neuroimagen train {stage} --config {quoted['recipe']} --run {folder}" for stage in stages]
-    draws = {"saliency", "semantic"} <= set(stages)
+    draws = {"saliency", "semantic"} <= set(stages) or (facts.takes_image and "alignment" in stages)
     return (
         f"neuroimagen cache --data {quoted['data']} --model {quoted['model']}",
         *trained,

@@ -38,6 +38,10 @@ def stages(facts: Facts, like: str | None = None) -> list[str]:
 def test_stages_are_those_that_the_data_and_the_model_allow() -> None:
     drawing = ["contrastive", "saliency", "semantic", "semantic_detailed"]
     assert stages(FACTS) == [*drawing, "alignment"]
+    assert stages(dataclasses.replace(FACTS, takes_image=True)) == [*drawing, "alignment", "prior"]
+    zero_shot = dataclasses.replace(FACTS, takes_image=True, tests_seen_classes=False)
+    assert stages(zero_shot) == ["alignment", "prior"]
+    assert any(command.startswith("neuroimagen reconstruct") for command in suggest(zero_shot, **NAMES).commands)
     assert stages(dataclasses.replace(FACTS, kinds=("vae", "text-class"))) == drawing[:3]
     assert stages(dataclasses.replace(FACTS, tests_seen_classes=False)) == ["alignment"]  # a zero-shot split
     assert stages(dataclasses.replace(FACTS, train_class_sizes=(1,) * 40)) == ["alignment"]
