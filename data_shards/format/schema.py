@@ -150,6 +150,7 @@ class DatasetMetadata:
         """Parse dataset.json; `where` names the file in errors. Raises UserError for anything invalid."""
         try:
             raw = parse_json(text)
+            json.dumps(raw, allow_nan=False)  # the writer writes no NaN and no infinity
         except ValueError as error:
             raise UserError(f"{where} is not JSON: {error}. The data set is damaged; make it again.") from None
         if not isinstance(raw, dict):
