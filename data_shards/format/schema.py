@@ -162,7 +162,12 @@ class DatasetMetadata:
             raise UserError(f"{where}: field 'sha256' is missing. Make the data set again.")
         if raw.pop("sha256") != metadata_digest(raw):
             raise UserError(f"{where} was changed after it was written. Copy it again, or make the data set again.")
-        return cls(**_checked_fields(raw, where))
+        metadata = cls(**_checked_fields(raw, where))
+        try:
+            json.dumps(raw, allow_nan=False)
+        except ValueError:
+            raise UserError(f"{where} holds NaN or infinity. The data set is damaged; make it again.") from None
+        return metadata
 
 
 def metadata_digest(body: Mapping[str, Any]) -> str:
