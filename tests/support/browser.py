@@ -1,5 +1,7 @@
 """Opens a page in headless Chromium and asks it questions; what went wrong in it, and what it asked for, come along."""
 
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -42,6 +44,20 @@ addEventListener("load", () => {
 </script>"""
 
 
+def _allow_scripts(text: str, added: tuple[str, ...]) -> str:
+    """The page with a policy that lets the added scripts run beside its own; else the policy stays as it is."""
+    hashes = []
+    for element in added:
+        script = element.removeprefix("<script>").removesuffix("</script>")
+        hashes.append(f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'")
+    sources = "script-src " + " ".join(hashes)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert policy is not None
+    own = policy[1]
+    allowed = own.replace("script-src", sources) if "script-src" in own else f"{own}; {sources}"
+    return text.replace(own, allowed, 1)
+
+
 def chromium() -> str | None:
     """The browser, or None where this machine has none."""
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -64,7 +80,9 @@ def ask(page: Path, questions: str, *, folder: Path, width_px: int) -> dict[str,
     text = page.read_text(encoding="utf-8")
     probed = folder / "probed.html"
     text = text.replace("<style>", f"{_BEFORE}<style>", 1)
-    probed.write_text(text.replace("</body>", f"{_AFTER.replace('QUESTIONS', questions)}</body>"), encoding="utf-8")
+    after = _AFTER.replace("QUESTIONS", questions)
+    text = text.replace("</body>", f"{after}</body>")
+    probed.write_text(_allow_scripts(text, (_BEFORE, after)), encoding="utf-8")
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'profile'}"]
     options += [f"--window-size={width_px},1000", "--virtual-time-budget=10000"]
     done = subprocess.run(

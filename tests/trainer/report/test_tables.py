@@ -6,6 +6,7 @@ from neuroimagen.trainer.report.tables import (
     escaped,
     figure_texts,
     latex_table,
+    markdown,
     markdown_report,
     table_view,
 )
@@ -74,7 +75,8 @@ def test_markdown_and_latex_show_the_main_metrics() -> None:
     noted = {"notes": {"full": "headline, 10 of 24 segments"}}
     title = "full model [headline, 10 of 24 segments]"
     assert any(
-        line.startswith(f"| {title} |") for line in markdown_report(RESULTS, details | noted, rank_rule="").split("\n")
+        line.startswith(f"| {markdown(title)} |")
+        for line in markdown_report(RESULTS, details | noted, rank_rule="").split("\n")
     )
     assert f"{title} & 50.0" in latex_table(RESULTS, MAIN, **noted)
     view = table_view(RESULTS, MAIN, **noted, texts={"full": "made of a and b"})
