@@ -8,6 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("data_shards", "kernels", "trainer", "tune", "launch")
 
 REASONS = {
+    "tune/runner.py": "It runs trials: tests/tune/test_search.py and tests/tune/test_driver.py run whole searches.",
     "trainer/batches/out_of_fold.py": (
         "tests/trainer/stages/test_prior.py compares what is kept with each fold's network, and finds missing folds."
     ),

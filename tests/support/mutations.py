@@ -258,14 +258,14 @@ def read_model(corpus: Path) -> None:
     import torch
 
     from neuroimagen.data_shards.frozen_models.recognise import recognise
-    from neuroimagen.trainer.reconstruction.latent_diffusion import LatentDiffusion
+    from neuroimagen.trainer.reconstruction.pipelines.generator import Generator
 
     model = corpus / "model"
     recognise(model)
-    diffusion = LatentDiffusion(model, device=torch.device("cpu"))
-    diffusion.prompt(["a dog"])
-    for name in ("ddim", "dpm-solver++"):
-        diffusion.make_scheduler(name, 2)
+    generator = Generator(model, device=torch.device("cpu"))
+    prompt = generator.prompt(["a dog"])
+    for name in (None, "ddim", "dpm-solver++"):
+        generator.denoise([torch.Generator()], prompt, steps=2, guidance=1.0, scheduler=name)
 
 
 Reader = tuple[Callable[[Path], None], tuple[str, ...], Callable[[Path, Path], None] | None, int]
