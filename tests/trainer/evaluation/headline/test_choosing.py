@@ -14,8 +14,8 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.sealed import sealed_splits
 from neuroimagen.trainer.evaluation.headline.choosing import choose_headline
-from neuroimagen.trainer.evaluation.scoring.structural_similarity import ssim
 from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig
+from neuroimagen.trainer.evaluation.scoring.structural_similarity import ssim
 from neuroimagen.trainer.reconstruction.config import ChooseConfig, ReconstructConfig
 from neuroimagen.trainer.reconstruction.headline import choice_file, choice_folder
 from neuroimagen.trainer.reconstruction.manifest import read_image, read_manifest
