@@ -87,4 +87,4 @@ def test_the_weights_are_chosen_by_retrieval_among_validation_stimuli(name: str)
 
 def test_the_demo_s_section_is_as_the_docs_have_it() -> None:
     section = load_recipe(RECIPES / "demo.yaml").stages["alignment"]
-    assert (section.steps, section.batch_size, section.augment.shift_samples) == (300, 192, 12)
+    assert (section.steps, section.batch_size, section.augment.shift_samples) == (200, 192, 12)

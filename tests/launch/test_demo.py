@@ -19,7 +19,7 @@ def test_the_steps_are_commands_that_parse(tmp_path: Path) -> None:
     steps = demo.demo_steps(demo.DemoConfig(out=tmp_path / "run", num_ranks=1))
     assert [step.name for step in steps] == [
         *("simulate", "ingest", "cache"),
-        *("contrastive", "saliency", "semantic", "semantic_detailed"),
+        *("contrastive", "alignment", "saliency", "semantic", "semantic_detailed", "prior", "vae_latent"),
         *("reconstruct", "evaluate", "report"),
     ]
     for step in steps:

@@ -1,6 +1,7 @@
 """Whole searches through Ray and the command line, with a stand-in for the training command."""
 
 import contextlib
+import html
 import json
 import os
 import random
@@ -139,7 +140,7 @@ def test_a_search_from_its_file_to_its_recipe_killed_and_resumed(
     assert "best.yaml holds the default setting: with new seeds the found one was not shown to be better." in said
     assert {record.seed for record in SearchFolder(out).records("confirm")} == {1003, 1004}
     page = (out / "report.html").read_text()
-    assert "default-src 'none'" in page
+    assert "default-src 'none'" in html.unescape(page)
     assert not re.search(r"(src|href)=[\"']?(https?:)?//|url\((?!#|data:)|@import", page)
     assert page.count("<polyline") == sum(bool(record.figures) for record in made)
     assert best.name.removeprefix("trials/") in said

@@ -99,7 +99,7 @@ class PriorModel(PretrainedModule):
 
     def noised(self, targets: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """√ᾱ_t · x + √(1 − ᾱ_t) · ε of standardised targets."""
-        alpha = self.alphas_cumprod[timesteps][:, None]
+        alpha = self.alphas_cumprod.to(targets.device)[timesteps][:, None]
         return alpha.sqrt() * targets + (1 - alpha).sqrt() * noise
 
     @torch.no_grad()

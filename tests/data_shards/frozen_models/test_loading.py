@@ -172,6 +172,7 @@ def test_a_configuration_that_no_model_has_is_one_line(change: dict[str, Any], m
 
 def test_a_tokenizer_of_another_model_is_named(model: Path) -> None:
     encoder = TextEncoder(model, device=CPU)
-    encoder._num_known = 3
+    embeddings = encoder.text_models[0].get_input_embeddings()
+    embeddings.num_embeddings = 3
     with pytest.raises(UserError, match="knows 3: they are not of one model"):
         encoder.encode(["a dog"])

@@ -17,6 +17,8 @@ from neuroimagen.trainer.evaluation.results import Result, find
 from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig
 from neuroimagen.trainer.evaluation.verdict import verdict
 from neuroimagen.trainer.networks.classifier import ClassifierModel
+from neuroimagen.trainer.networks.encoders.eeg_encoder import encoder_arguments
+from neuroimagen.trainer.networks.encoders.registry import encoder_config
 
 
 def test_nearest_in_time_knows_blocks_and_nothing_else() -> None:
@@ -93,7 +95,7 @@ def test_the_classifier_stage_is_scored_on_the_test_split(tmp_path: Path) -> Non
     rows = dataset.rows("test")
     assert eeg_conditions.classifier_prediction(tmp_path / "run", dataset, rows) is None
     export = tmp_path / "run" / "classifier" / "export"
-    encoder = {"n_channels": 8, "n_samples": 60}
+    encoder = encoder_arguments(encoder_config(), n_channels=8, n_samples=60, subjects=None)
     torch.manual_seed(0)
     model = ClassifierModel(encoder=encoder, num_classes=6).eval()
     model.save_pretrained(export)

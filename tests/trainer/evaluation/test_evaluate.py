@@ -168,7 +168,7 @@ def test_conditions_may_be_drawn_for_some_segments_and_compare_on_those_that_bot
     page = (run / "report" / "report.html").read_text()
     assert "chosen on the validation split" in page
     assert "10 of 24 segments" in page
-    assert "| saliency map only [7 of 24 segments] |" in (run / "report" / "report.md").read_text()
+    assert "| saliency map only \\[7 of 24 segments] |" in (run / "report" / "report.md").read_text()
     evaluated = Evaluated(run, Dataset.open(data))
     assert evaluated.columns == ["stimulus", "saliency map", "NeuroImagen", "reconstruction"]
     shapes = {tuple(image.shape for image in evaluated.images(item)) for item in evaluated.items}

@@ -8,7 +8,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.evaluation.image_conditions import columns_of, image_size, measure, search_figures
 from neuroimagen.trainer.evaluation.metrics.metric import IMAGES, ImageMetric, PermutationTest, SetMetric
 from neuroimagen.trainer.evaluation.metrics.pixel_correlation import pixel_correlation
-from neuroimagen.trainer.evaluation.metrics.registry import all_metrics
+from neuroimagen.trainer.evaluation.metrics.registry import metrics_of
 from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
 from neuroimagen.trainer.evaluation.scoring.structural_similarity import ssim
 from neuroimagen.trainer.reconstruction.manifest import read_reconstructions
@@ -18,7 +18,7 @@ def test_every_metric_of_images_is_measured(finished: Finished, scoring: Scoring
     found = read_reconstructions(finished.run)["full"]
     items: list[dict[str, object]] = []
     measured = measure("full", found, scoring, items=items)
-    of_images = {name: metric for name, metric in all_metrics().items() if metric.groups >= IMAGES}
+    of_images = {name: metric for name, metric in metrics_of(scoring).items() if metric.groups >= IMAGES}
 
     def names(kind: type) -> set[str]:
         return {name for name, metric in of_images.items() if isinstance(metric, kind)}
@@ -37,7 +37,7 @@ def test_a_metric_is_measured_in_its_groups_only(
         title="t", definition="d", groups=frozenset({"model"}), compute=lambda comparison: np.ones(len(comparison))
     )
     monkeypatch.setattr(
-        "neuroimagen.trainer.evaluation.image_conditions.all_metrics", lambda: {"only_model": only_model}
+        "neuroimagen.trainer.evaluation.image_conditions.metrics_of", lambda _: {"only_model": only_model}
     )
     reconstructions = read_reconstructions(finished.run)
     assert set(measure("full", reconstructions["full"], scoring).values) == {"only_model"}

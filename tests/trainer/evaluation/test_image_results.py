@@ -14,7 +14,7 @@ from neuroimagen.trainer.evaluation.image_results import (
     reference_results,
     subject_figures,
 )
-from neuroimagen.trainer.evaluation.metrics.registry import METRICS, all_metrics, main_metrics
+from neuroimagen.trainer.evaluation.metrics.registry import METRICS, main_metrics, metrics_of
 from neuroimagen.trainer.evaluation.results import find
 from neuroimagen.trainer.evaluation.scoring.scoring import Scoring
 from neuroimagen.trainer.reconstruction.manifest import read_reconstructions
@@ -45,8 +45,8 @@ def test_results_come_in_the_order_of_the_table_with_their_definitions(
 def test_guessing_has_a_figure_in_every_metric_that_says_so(finished: Finished, scoring: Scoring) -> None:
     results = reference_results(Dataset.open(finished.data), scoring)
     chances = {item.metric: item.value for item in results if item.condition == "chance"}
-    assert set(chances) == {name for name, metric in all_metrics().items() if metric.chance is not None}
-    assert all("reference" in metric.groups for metric in all_metrics().values() if metric.chance is not None)
+    assert set(chances) == {name for name, metric in metrics_of(scoring).items() if metric.chance is not None}
+    assert all("reference" in metric.groups for metric in metrics_of(scoring).values() if metric.chance is not None)
     assert chances["accuracy"] == 1 / 12
     assert chances["accuracy_top5"] == 5 / 12
     assert chances["retrieval_top5"] == 5 / 12
@@ -59,7 +59,7 @@ def test_guessing_has_a_figure_in_every_metric_that_says_so(finished: Finished, 
 def test_differences_are_of_the_metrics_that_say_so(measured: dict[str, Measured], scoring: Scoring) -> None:
     differences = difference_results(measured, [], scoring)
     assert [item.metric for item in differences] == [
-        name for name, metric in all_metrics().items() if "difference" in metric.groups
+        name for name, metric in metrics_of(scoring).items() if "difference" in metric.groups
     ]
     for item in differences:
         full, other = (np.nanmean(measured[name].values[item.metric]) for name in ("full", "semantic_only"))
