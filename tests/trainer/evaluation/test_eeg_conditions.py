@@ -105,6 +105,8 @@ def test_the_classifier_stage_is_scored_on_the_test_split(tmp_path: Path) -> Non
     with torch.no_grad():
         expected = model(eeg, torch.from_numpy(dataset.index.subject[rows].astype(np.int64))).argmax(1)
     assert found.predicted.tolist() == expected.tolist()
+    (export.parent / "environment.json").write_text('[{"selection_split": "val"}]')
+    (tmp_path / "run" / "config.yaml").write_text("seed: 0\n")
     results = evaluate_run(tmp_path / "run", dataset, EvaluateConfig(num_resamples=100))  # nothing else is trained
     accuracy = find(results, "classifier_stage", "accuracy")
     assert accuracy is not None
