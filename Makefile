@@ -18,7 +18,7 @@ demo: setup
 	@"$(BIN)/python" "$(BIN)/neuroimagen" demo --out runs/demo $(ARGS)
 
 # Two processes, each with whole files: tests that share fixtures stay together, and most of a test's time is one thread's.
-# One thread each: two processes of two threads wait for each other on two cores, and take twice as long.
+# One thread each: two processes of two threads wait for each other on two cores.
 test: setup
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} "$(BIN)/python" -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 

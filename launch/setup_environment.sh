@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the virtual environment: the pinned stack, PyTorch's CPU build where there is no NVIDIA GPU, this package (editable).
-# uv installs it, in a tenth of pip's time; pip does where uv cannot be had or fails.
+# uv installs it, because it is quicker; pip does where uv cannot be had or fails.
 set -euo pipefail
 python="${PYTHON:-python3}"
 venv="${VENV:-.venv}"
