@@ -1,8 +1,11 @@
 """The demo: its steps are a pure list, finished steps are not repeated, and all of it runs."""
 
 import json
+import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +22,7 @@ def test_the_steps_are_commands_that_parse(tmp_path: Path) -> None:
     steps = demo.demo_steps(demo.DemoConfig(out=tmp_path / "run", num_ranks=1))
     assert [step.name for step in steps] == [
         *("simulate", "ingest", "cache"),
-        *("contrastive", "alignment", "saliency", "semantic", "semantic_detailed", "prior", "vae_latent"),
+        *("contrastive", "alignment", "saliency", "semantic", "prior", "semantic_detailed", "vae_latent"),
         *("reconstruct", "evaluate", "report"),
     ]
     for step in steps:
@@ -44,7 +47,7 @@ def test_an_interrupted_demo_goes_on_and_refuses_other_settings(
 ) -> None:
     called: list[str] = []
 
-    def fake_run(command: list[str], check: bool) -> SimpleNamespace:
+    def fake_run(command: list[str], **_: object) -> SimpleNamespace:
         called.append(command[3])
         failing = command[3] == "cache" and called.count("cache") == 1
         return SimpleNamespace(returncode=1 if failing else 0)
@@ -60,6 +63,47 @@ def test_an_interrupted_demo_goes_on_and_refuses_other_settings(
     assert len(called) == before
     with pytest.raises(UserError, match="other settings"):
         demo.run_demo(demo.DemoConfig(out=tmp_path / "run", seed=1))
+
+
+def test_stages_run_side_by_side_once_what_they_read_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, running, done, together = threading.Lock(), set[str](), set[str](), set[frozenset[str]]()
+    config = demo.DemoConfig(out=tmp_path / "run", stages_at_once=2)
+    after = {step.arguments: (step.name, step.after) for step in demo.demo_steps(config)}
+    threads = []
+
+    def fake_run(command: list[str], env: dict[str, str], **_: object) -> SimpleNamespace:
+        name, needed = after[tuple(command[3:])]
+        with lock:
+            running.add(name)
+            together.add(frozenset(running))
+            assert done >= set(needed), name
+        if name in ("alignment", "saliency"):
+            assert tuple(command[-3:-1]) == ("--num-ranks", "1")
+            threads.append(env.get("OMP_NUM_THREADS"))
+            deadline = time.monotonic() + 60
+            while not {"alignment", "saliency"} <= running | done and time.monotonic() < deadline:
+                time.sleep(0.001)
+        with lock:
+            running.remove(name)
+            done.add(name)
+        return SimpleNamespace(returncode=int(name == "alignment" and first))
+
+    monkeypatch.setattr(demo, "subprocess", SimpleNamespace(run=fake_run))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    first = True
+    with pytest.raises(UserError, match="step alignment failed"):
+        demo.run_demo(config)
+    assert "saliency" in done  # it ran to its end
+    assert not done & {"prior", "vae_latent", "reconstruct"}  # which read what failed
+    assert frozenset({"alignment", "saliency"}) in together
+    assert threads == [str(max(1, len(os.sched_getaffinity(0)) // 2))] * 2
+    first = False
+    done -= {"alignment"}
+    demo.run_demo(config)
+    assert len(done) == len(after)
+    assert all(len(names) <= 2 for names in together)
+    alone = {"simulate", "ingest", "cache", "contrastive", "reconstruct", "evaluate", "report"}
+    assert all(len(names) == 1 for names in together if names & alone)
 
 
 def test_quick_demo_from_eeg_to_report(tmp_path: Path) -> None:

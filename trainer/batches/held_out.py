@@ -24,13 +24,11 @@ METADATA_FILE = "embeddings.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeldOutEmbeddings:
-    """Embeddings of N training segments, on the CPU."""
+class SegmentEmbeddings:
+    """Embeddings of N training segments that were computed before training, on the CPU."""
 
     rows: Tensor
     """Rows of the index, int64 [N], ascending."""
-    fold: Tensor
-    """Fold that a segment's stimulus is in, and that the network of its embedding was trained without, int64 [N]."""
     embeddings: Tensor
     """float32 [N, P]"""
 
@@ -38,8 +36,16 @@ class HeldOutEmbeddings:
         """Embeddings of the segments in `rows` int64 [B], [B, P]."""
         places = torch.searchsorted(self.rows, rows).clamp_max(len(self.rows) - 1)
         if not torch.equal(self.rows[places], rows):
-            raise ValueError("a segment has no embedding by a network that was trained without its stimulus")
+            raise ValueError("a segment has no embedding that was computed before training")
         return self.embeddings[places]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutEmbeddings(SegmentEmbeddings):
+    """Embeddings by networks that were trained without the segment's stimulus."""
+
+    fold: Tensor
+    """Fold that a segment's stimulus is in, and that the network of its embedding was trained without, int64 [N]."""
 
     def write(self, folder: Path, made_of: Mapping[str, Any]) -> None:
         """Write both files; the folder appears complete or not at all. Raises UserError where it exists already."""

@@ -4,7 +4,7 @@ Shapes: B segments, C channels, T samples, F features of the encoder, P length o
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -42,10 +42,12 @@ class AlignmentModel(PretrainedModule):
         centre_targets: bool,
         logit_scale: float,
         learn_logit_scale: bool,
+        kept_encoder: dict[str, Any] | None = None,
     ) -> None:
         """`embedding_sizes`: kind of target → P. `head`: what makes an embedding of the features: nothing ("none", for
         encoders whose features have length P), a linear layer, or one with a residual block and a LayerNorm (NICE,
-        ATM, UBP: Linear, then x + dropout(Linear(GELU(x))), LayerNorm).
+        ATM, UBP: Linear, then x + dropout(Linear(GELU(x))), LayerNorm). `kept_encoder`: arguments of a second encoder,
+        which is never trained; the head reads the features of both, [B, F + F'].
         """
         super().__init__()
         self.config = {
@@ -58,9 +60,14 @@ class AlignmentModel(PretrainedModule):
             "learn_logit_scale": learn_logit_scale,
         }
         self.encoder = EEGEncoder(**encoder)
+        self.kept_encoder: EEGEncoder | None = None
+        feature_size = self.encoder.feature_size
+        if kept_encoder is not None:
+            self.config["kept_encoder"] = kept_encoder
+            self.kept_encoder = EEGEncoder(**kept_encoder).requires_grad_(False).eval()
+            feature_size += self.kept_encoder.feature_size
         self.centre_targets = centre_targets
         self.embedding_sizes = dict(embedding_sizes)
-        feature_size = self.encoder.feature_size
         # Names of kinds hold hyphens, which are no attribute names; numbers keep the order of the configuration.
         self.heads = nn.ModuleList(
             _head(head, feature_size, size, head_dropout, kind) for kind, size in self.embedding_sizes.items()
@@ -80,10 +87,25 @@ class AlignmentModel(PretrainedModule):
     def forward(self, eeg: Tensor, subject: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
         """The embeddings by kind, and the logit scale (0-dim, within SCALE_BOUNDS), which ZeRO 3 shows only here."""
         low, high = SCALE_BOUNDS
-        return self.from_features(self.encoder(eeg, subject)), self.log_scale[0].exp().clamp(low, high)
+        return self.from_features(self.features(eeg, subject)), self.log_scale[0].exp().clamp(low, high)
+
+    def features(self, eeg: Tensor, subject: Tensor | None = None) -> Tensor:
+        """What the heads read: the encoder's features [B, F], and those of the kept encoder after them, if there is one."""
+        features: Tensor = self.encoder(eeg, subject)
+        if self.kept_encoder is None:
+            return features
+        with torch.no_grad():
+            kept = self.kept_encoder(eeg, subject)
+        return torch.cat([features, kept.to(features.dtype)], dim=1)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.kept_encoder is not None:
+            self.kept_encoder.eval()  # what is not trained has no dropout
+        return self
 
     def from_features(self, features: Tensor) -> dict[str, Tensor]:
-        """The encoder's features [B, F] → embeddings [B, P] by kind."""
+        """The encoders' features [B, F] → embeddings [B, P] by kind."""
         return {kind: head(features) for kind, head in zip(self.kinds, self.heads, strict=True)}
 
     def centre(self, kind: str) -> Tensor:

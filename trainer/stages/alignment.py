@@ -85,6 +85,9 @@ class AlignmentConfig(SampledStageConfig):
     initialise_from: str | None = None
     """Stage of the same run (`masked`, `contrastive`), or folder of another run's, whose exported encoder f_θ starts
     from; null: from scratch."""
+    keep_initial: bool = False
+    """Leave the encoder of `initialise_from` as it is, and train a second one from scratch beside it; the head reads
+    the features of both. An encoder that was trained to tell classes keeps what it knows of them."""
     finetune_encoder: Finetuned = True
     """Train f_θ with the head; subject_layers: of f_θ only the subjects' maps."""
 
@@ -111,6 +114,11 @@ class AlignmentConfig(SampledStageConfig):
             )
         if not 0 <= self.head_dropout < 1:
             raise ValueError(f"head_dropout must lie in [0, 1), got {self.head_dropout}")
+        if self.keep_initial and (self.initialise_from is None or self.finetune_encoder is not True):
+            raise ValueError(
+                "keep_initial keeps the encoder of initialise_from beside a new one that is trained: it needs "
+                "initialise_from, and finetune_encoder: true"
+            )
         if self.gradient_accumulation > 1:
             raise ValueError("alignment.gradient_accumulation must be 1: a segment is compared with the whole batch")
 
@@ -138,7 +146,11 @@ class AlignmentStage(SampledStage):
             centre_targets=config.centre_targets,
             logit_scale=config.logit_scale,
             learn_logit_scale=config.learn_logit_scale,
+            kept_encoder=initial_encoder.config if config.keep_initial and initial_encoder is not None else None,
         )
+        if model.kept_encoder is not None and initial_encoder is not None:
+            model.kept_encoder.load_state_dict(initial_encoder.state_dict())
+            initial_encoder = None
         self._fit_normalisation = begin_encoder(model.encoder, initial_encoder, config.finetune_encoder)
         self.networks = {"model": model}
         self.phases = (Phase("model", self._loss),)

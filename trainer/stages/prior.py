@@ -21,7 +21,7 @@ from neuroimagen.data_shards.common.arrays import Integers
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.trainer.batches.augmentation import AugmentConfig, augment_eeg
-from neuroimagen.trainer.batches.held_out import HeldOutEmbeddings
+from neuroimagen.trainer.batches.held_out import SegmentEmbeddings
 from neuroimagen.trainer.batches.out_of_fold import embed_segments, kept_embeddings
 from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
 from neuroimagen.trainer.networks.alignment import AlignmentModel, cosine_similarities
@@ -145,7 +145,7 @@ class PriorStage(SampledStage):
         }
         self.phases = (Phase("model", self._loss),)
         self._data: StageData | None = None
-        self._held_out: HeldOutEmbeddings | None = None
+        self._embeddings: SegmentEmbeddings | None = None
 
     @classmethod
     def build(cls, config: PriorConfig, context: StageContext) -> Self:
@@ -191,16 +191,12 @@ class PriorStage(SampledStage):
     def prepare(self, data: StageData) -> None:
         stimuli = data.dataset.index.stimulus[data.rows("train")]
         self._model.fit_targets(data.latents[self.config.target], stimuli)
-        if self._reads_held_out:
-            self._model.fit_conditions(self._held_out_embeddings(data).embeddings)
-        else:
-            self._model.fit_conditions(
-                embed_segments(self._alignment, self.config.condition_kind, data, data.rows("train"))
-            )
+        self._model.fit_conditions(self._training_embeddings(data).embeddings)
 
     @property
-    def _reads_held_out(self) -> bool:
-        return self.config.embeddings == "out_of_fold" and self._run is not None
+    def _embeds_before_training(self) -> bool:
+        """Whether the training segments' embeddings are the same in every step, so that they are computed once."""
+        return self._run is not None and self.config.augment == AugmentConfig()
 
     def _condition(self, eeg: Tensor, subject: Tensor) -> Tensor:
         """The alignment stage's embeddings of EEG [B, C, T], [B, P]."""
@@ -209,21 +205,26 @@ class PriorStage(SampledStage):
         with torch.no_grad():
             return self._alignment.image_embedding(eeg, subject, self.config.condition_kind)
 
-    def _held_out_embeddings(self, data: StageData) -> HeldOutEmbeddings:
-        """Those kept in the run; if there are none, they are computed and kept. A collective in that case."""
-        if self._held_out is None:
-            assert self._run is not None
+    def _training_embeddings(self, data: StageData) -> SegmentEmbeddings:
+        """Those of the training segments without augmentation; out of fold they are kept in the run. A collective the
+        first time.
+        """
+        if self._embeddings is None and self.config.embeddings == "out_of_fold" and self._run is not None:
             stage = Path(self.config.initialise_from).name
             exports = [CrossFit.folder(self._run, self.name, fold) / stage / "export" for fold in range(NUM_FOLDS)]
             folder = self._run / self.name / "embeddings"
-            self._held_out = kept_embeddings(data, exports, self.config.condition_kind, folder)
-        return self._held_out
+            self._embeddings = kept_embeddings(data, exports, self.config.condition_kind, folder)
+        elif self._embeddings is None:
+            rows = np.sort(data.rows("train"))
+            found = embed_segments(self._alignment, self.config.condition_kind, data, rows)
+            self._embeddings = SegmentEmbeddings(rows=torch.from_numpy(rows.astype(np.int64)), embeddings=found)
+        return self._embeddings
 
     def _loss(self, networks: Mapping[str, nn.Module], batch: Batch, random: StepRandom) -> Loss:
         config, model = self.config, self._model
-        if self._reads_held_out:
+        if self._embeds_before_training:
             assert self._data is not None
-            embeddings = self._held_out_embeddings(self._data).of(batch.rows)
+            embeddings = self._training_embeddings(self._data).of(batch.rows)
             condition = embeddings.to(batch.eeg.device, non_blocking=True)
         else:
             condition = self._condition(augment_eeg(batch.eeg, config.augment, random), batch.subject)

@@ -42,6 +42,7 @@ def _work(args: argparse.Namespace) -> None:
     from neuroimagen.trainer.recipe.recipe import load_recipe
     from neuroimagen.trainer.runs.rank_status import write_status
     from neuroimagen.trainer.runs.run_folder import StageFolder
+    from neuroimagen.trainer.training.freed_memory import keep_freed_memory
     from neuroimagen.trainer.training.loop import Stopped, StopRequest, train
 
     stop = StopRequest()
@@ -57,6 +58,8 @@ def _work(args: argparse.Namespace) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(signum, request_stop)
 
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     deepspeed_logger.setLevel(logging.WARNING)
     # Gradients through hundreds of LSTM steps underflow; denormal numbers made the backward pass seven times slower.
     torch.set_flush_denormal(True)

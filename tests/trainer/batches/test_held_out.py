@@ -23,7 +23,7 @@ def test_they_are_read_back_and_found_by_row(kept: HeldOutEmbeddings, tmp_path: 
     assert torch.equal(read.of(torch.tensor([11, 2, 2])), kept.embeddings[[3, 0, 0]])
     assert torch.equal(read.fold, kept.fold)
     for absent in (5, 12):
-        with pytest.raises(ValueError, match="no embedding by a network that was trained without its stimulus"):
+        with pytest.raises(ValueError, match="no embedding that was computed before training"):
             read.of(torch.tensor([2, absent]))
 
 
