@@ -90,7 +90,7 @@ class AlignmentModel(PretrainedModule):
         return self.from_features(self.features(eeg, subject)), self.log_scale[0].exp().clamp(low, high)
 
     def features(self, eeg: Tensor, subject: Tensor | None = None) -> Tensor:
-        """What the heads read: the encoder's features [B, F], and those of the kept encoder after them, if there is one."""
+        """What the heads read: the encoder's features [B, F], then those of the kept encoder if there is one."""
         features: Tensor = self.encoder(eeg, subject)
         if self.kept_encoder is None:
             return features
