@@ -21,6 +21,7 @@ from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.kernels.backends.infonce_reference import reference_infonce
 from neuroimagen.trainer.batches.stage_data import Shapes, StageData
 from neuroimagen.trainer.networks.alignment import AlignmentModel
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
 from neuroimagen.trainer.networks.encoders.registry import encoder_config
 from neuroimagen.trainer.networks.randomness import StepRandom
 from neuroimagen.trainer.recipe.recipe import load_recipe
@@ -61,6 +62,47 @@ def stage(**settings: Any) -> AlignmentStage:
     return AlignmentStage(
         AlignmentConfig(**settings), encoder=ENCODER, initial_encoder=None, embedding_sizes={"image": 4}
     )
+
+
+def test_the_kept_encoder_is_read_and_never_changes() -> None:
+    torch.manual_seed(0)
+    initial = EEGEncoder(**ENCODER | {"encoder": ENCODER["encoder"] | {"dropout": 0.5}})
+    before = {name: tensor.clone() for name, tensor in initial.state_dict().items()}
+    built = AlignmentStage(
+        AlignmentConfig(initialise_from="contrastive", keep_initial=True),
+        encoder=ENCODER,
+        initial_encoder=initial,
+        embedding_sizes={"image": 4},
+    )
+    model = built.networks["model"].train()
+    assert isinstance(model, AlignmentModel)
+    kept = model.kept_encoder
+    assert kept is not None
+    given = batch(6, [0, 1, 2, 3, 4, 5])
+    with torch.no_grad():
+        features = model.features(given.eeg)
+        assert torch.equal(features[:, 5:], initial.eval()(given.eeg))  # without dropout, in training too
+    fresh = model.encoder.state_dict()
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in fresh.items() if name.startswith("trunk."))
+
+    optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.1)
+    random = StepRandom(0, 0, first=0, count=6, device=CPU)
+    own = {name: tensor.clone() for name, tensor in model.encoder.state_dict().items()}
+    built._loss({"model": model}, given, random)[0].backward()
+    optimizer.step()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in kept.state_dict().items())
+    assert any(not torch.equal(tensor, own[name]) for name, tensor in model.encoder.state_dict().items())
+
+    again = AlignmentModel(**model.config)
+    again.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again.eval()(given.eeg)[0]["image"], model.eval()(given.eeg)[0]["image"])
+
+
+def test_keeping_an_encoder_needs_one_and_a_second_that_is_trained() -> None:
+    for settings in ({}, {"initialise_from": "contrastive", "finetune_encoder": False}):
+        with pytest.raises(ValueError, match="it needs initialise_from, and finetune_encoder: true"):
+            AlignmentConfig(keep_initial=True, **settings)
 
 
 @pytest.mark.parametrize("unit_norm", ["both", "targets", "rows", "none"])
