@@ -9,94 +9,45 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPTokenizer
 
+from neuroimagen.data_shards.frozen_models.adapter_weights import (
+    adapter_state,
+    attach_adapters,
+    initial_adapter,
+    without_adapters,
+    write_adapter,
+)
+from neuroimagen.data_shards.frozen_models.ip_adapter import OWN_FOLDER
 from neuroimagen.trainer.bundled_model.fitting import fit
 from neuroimagen.trainer.bundled_model.training_stimuli import TrainingStimuli, tokenize
 from neuroimagen.trainer.bundled_model.unet import Denoising, build_scheduler
 from neuroimagen.trainer.bundled_model.vae import encode_latents
 
-ADAPTER = "ip_adapter"
-"""Name of the adapter: of its folder, and of the file of weights in it."""
-NUM_TOKENS = 4
-"""What diffusers takes the base layout of an IP-Adapter to have."""
 CLASS_CAPTION_SHARE = 0.5
 TEXT_DROPOUT = 0.35
 IMAGE_DROPOUT = 0.3
 MAX_NOISE = 0.6
 """Of the noise on the image embedding, relative to the spread of the embeddings."""
 
-State = dict[str, dict[str, Tensor]]
-"""An IP-Adapter's weights as diffusers loads them: `image_proj` and `ip_adapter`, by name within each."""
 
+def trained_parameters(unet: UNet2DConditionModel) -> list[nn.Parameter]:
+    """The parameters of a U-Net with an adapter that are trained: all but the biases of the image tokens, which stay 0.
 
-def initial_adapter(unet: UNet2DConditionModel, image_size: int) -> State:
-    """Weights to start from: random tokens, read with the keys and values that the U-Net has for its text.
-
-    The biases are zero, and training leaves them so. A zero embedding, which stands for "no image" in diffusers'
-    classifier-free guidance, then gives zero tokens, and those add nothing: the same as no adapter at all. The length
-    of an embedding has no effect either, because the tokens are normalised.
+    "No image", a zero embedding, then adds nothing, and the length of an embedding has no effect, because the tokens
+    are normalised.
     """
-    width = unet.config.cross_attention_dim
-    tokens = nn.Linear(image_size, NUM_TOKENS * width)
-    attentions: dict[str, Tensor] = {}
-    for number, name in enumerate(_cross_attentions(unet)):
-        attention = unet.get_submodule(name)
-        for letter in "kv":
-            weight = attention.get_submodule(f"to_{letter}").weight.detach().clone()
-            attentions[f"{2 * number + 1}.to_{letter}_ip.weight"] = weight
-    return {
-        "image_proj": {
-            "proj.weight": tokens.weight.detach().clone(),
-            "proj.bias": torch.zeros(NUM_TOKENS * width),
-            "norm.weight": torch.ones(width),
-            "norm.bias": torch.zeros(width),
-        },
-        "ip_adapter": attentions,
-    }
-
-
-def attach_adapter(unet: UNet2DConditionModel, state: State) -> list[nn.Parameter]:
-    """Give the U-Net an adapter, by the code that `load_ip_adapter` runs. Returns the parameters to train, the U-Net's
-    own among them."""
-    unet._load_ip_adapter_weights([state])
-    unet.requires_grad_(True)
     projection = unet.encoder_hid_proj.image_projection_layers[0]
     for bias in (projection.image_embeds.bias, projection.norm.bias):
         bias.requires_grad_(False)
     return [parameter for parameter in unet.parameters() if parameter.requires_grad]
 
 
-def adapter_state(unet: UNet2DConditionModel) -> State:
-    """The weights of the adapter that a U-Net has, in the layout that `attach_adapter` takes."""
-    projection = unet.encoder_hid_proj.image_projection_layers[0].state_dict()
-    attentions: dict[str, Tensor] = {}
-    for number, name in enumerate(_cross_attentions(unet)):
-        processor = unet.get_submodule(f"{name}.processor")
-        for letter in "kv":
-            weight = processor.get_submodule(f"to_{letter}_ip")[0].weight
-            attentions[f"{2 * number + 1}.to_{letter}_ip.weight"] = weight.detach().clone()
-    return {
-        "image_proj": {name.replace("image_embeds", "proj"): value.clone() for name, value in projection.items()},
-        "ip_adapter": attentions,
-    }
-
-
 def save_unet_and_adapter(unet: UNet2DConditionModel, folder: Path) -> None:
     """Write the U-Net without its adapter to folder/unet, and the adapter to folder/ip_adapter."""
-    plain = UNet2DConditionModel.from_config({**unet.config, "encoder_hid_dim_type": None})
-    own = plain.state_dict().keys()
-    plain.load_state_dict({name: value for name, value in unet.state_dict().items() if name in own})
-    plain.save_pretrained(folder / "unet")
-    state = adapter_state(unet)
-    (folder / ADAPTER).mkdir(parents=True, exist_ok=True)
-    save_file(
-        {f"{part}.{name}": value.contiguous() for part, weights in state.items() for name, value in weights.items()},
-        folder / ADAPTER / f"{ADAPTER}.safetensors",
-        metadata={"format": "pt"},
-    )
+    without_adapters(unet).save_pretrained(folder / "unet")
+    write_adapter(folder / OWN_FOLDER / f"{OWN_FOLDER}.safetensors", adapter_state(unet))
 
 
 @torch.inference_mode()
@@ -126,7 +77,8 @@ def train_image_condition(stimuli: TrainingStimuli, work: Path, folder: Path, *,
     mean, std = encode_latents(vae, stimuli, everything)
     embeddings = torch.cat([image_embeddings(clip, stimuli.scaled(chunk)) for chunk in everything.split(1_000)])
     spread = spread_of(embeddings)
-    parameters = attach_adapter(unet, initial_adapter(unet, embeddings.shape[1]))
+    attach_adapters(unet, [initial_adapter(unet, embeddings.shape[1])])
+    parameters = trained_parameters(unet)
     average = copy.deepcopy(unet).requires_grad_(False)
     denoising = Denoising(build_scheduler())
     class_tokens = tokenize(tokenizer, stimuli.class_captions)
@@ -168,9 +120,3 @@ def train_image_condition(stimuli: TrainingStimuli, work: Path, folder: Path, *,
         after_step=update_average,
     )
     save_unet_and_adapter(average, folder)
-
-
-def _cross_attentions(unet: UNet2DConditionModel) -> list[str]:
-    """Names of the cross-attentions, in the order in which an IP-Adapter's weights are numbered: 1, 3, 5 …"""
-    suffix = ".attn2.processor"
-    return [name.removesuffix(".processor") for name in unet.attn_processors if name.endswith(suffix)]
