@@ -123,13 +123,13 @@ class PriorStage(SampledStage):
     ) -> None:
         """run: where out-of-fold embeddings are; None: conditions are `alignment`'s, as in a dry run."""
         self.config: PriorConfig = config
-        out_of_fold = config.embeddings == "out_of_fold" and run is not None
+        exports: list[Path] = []
+        folder: Path | None = None
+        if config.embeddings == "out_of_fold" and run is not None:
+            exports = CrossFit.exports(run, self.name, config.initialise_from, NUM_FOLDS)
+            folder = run / self.name / "embeddings"
         self._embeddings = AlignmentEmbeddings(
-            alignment,
-            config.condition_kind,
-            stage=self.name,
-            exports=CrossFit.exports(run, self.name, config.initialise_from, NUM_FOLDS) if out_of_fold else (),
-            folder=run / self.name / "embeddings" if out_of_fold else None,
+            alignment, config.condition_kind, stage=self.name, exports=exports, folder=folder
         )
         self.networks = {
             "model": PriorModel(
