@@ -145,8 +145,8 @@ class RunConditions:
             if found is not None and width is not None and found != width:
                 raise UserError(
                     f"{taker} takes image embeddings of width {width}; those of kind {kind!r} that the run predicts "
-                    f"have width {found}. Choose model.ip_adapters.{taker}.target among the kinds of the image tower that "
-                    "the adapter was trained with."
+                    f"have width {found}. Choose model.ip_adapters.{taker}.target among the kinds of the image tower "
+                    "that the adapter was trained with."
                 )
 
     def stores(self) -> dict[str, LatentStore]:

@@ -191,17 +191,14 @@ class DiffusionStage(SampledStage):
         )
         unet.network.train()
         semantic = None if context.start is None else context.start.train()
-        if semantic is not None:
-            semantic.requires_grad_(config.finetune_condition and config.train != "adapter")
         network: EEGDiffusion | AdapterDiffusion
         if config.trains_adapters:
             network = _with_adapters(config, context, unet, semantic)
             embeddings = _predicted_embeddings(config, context, network.targets.values())
         else:
             assert semantic is not None
-            choose_trained(unet.network, config.trained, lora_rank=config.lora_rank)
             aligned = context.shapes.of_latent("image")[0] if config.alignment_weight else None
-            network = EEGDiffusion(semantic=semantic, unet=unet.network, embedding_size=aligned)
+            network = conditioned_on_eeg(config, unet, semantic, embedding_size=aligned)
             embeddings = {}
         stage = cls(config, network=network, unet=unet, embeddings=embeddings, sampler=context.make_sampler(config))
         stage._run = context.run
@@ -409,6 +406,17 @@ def _dropped(config: DiffusionConfig, draw: Tensor) -> tuple[Tensor, Tensor]:
     return text | both, image | both
 
 
+def conditioned_on_eeg(
+    config: DiffusionConfig, unet: LoadedUNet, semantic: SemanticModel, *, embedding_size: int | None = None
+) -> EEGDiffusion:
+    """The network around the U-Net, of which what the configuration says is trained. embedding_size: of the image
+    embedding that the features are drawn towards.
+    """
+    semantic.requires_grad_(config.finetune_condition)
+    choose_trained(unet.network, config.trained, lora_rank=config.lora_rank)
+    return EEGDiffusion(semantic=semantic, unet=unet.network, embedding_size=embedding_size)
+
+
 def _with_adapters(
     config: DiffusionConfig, context: StageContext, unet: LoadedUNet, semantic: SemanticModel | None
 ) -> AdapterDiffusion:
@@ -418,6 +426,8 @@ def _with_adapters(
     targets = {name: adapter.target for name, adapter in adapters.items()}
     load_adapters(unet.network, adapters, sizes={kind: shapes.of_latent(kind)[0] for kind in targets.values()})
     unet.network.requires_grad_(False)
+    if semantic is not None:
+        semantic.requires_grad_(config.finetune_condition and config.train == "both")
     if config.train == "both":
         choose_trained(unet.network, config.trained, lora_rank=config.lora_rank)
     return AdapterDiffusion(
