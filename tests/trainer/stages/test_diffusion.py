@@ -480,7 +480,7 @@ def test_a_missing_alignment_stage_or_kind_is_named(recipe_path: Path, run_with_
         recipe_path, ("diffusion.train=adapter", "model.ip_adapters={mine: {path: new, target: image-2}}")
     )
     shapes = dataclasses.replace(built_shapes, latents={**built_shapes.latents, "image-2": (20,)})
-    with pytest.raises(UserError, match="takes image-2 embeddings, and .* predicts image"):
+    with pytest.raises(UserError, match=r"takes image-2 embeddings, and .* predicts image"):
         build_stage(other, "diffusion", shapes, run=aligned)
 
 
