@@ -4,13 +4,12 @@ IP-Adapter (Ye et al. 2023) adds to every cross-attention of the U-Net a second 
 embedding. Its published training freezes the U-Net; ours is small enough, and weak enough, that it has to learn along.
 """
 
-import copy
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPModel
 
 from neuroimagen.data_shards.frozen_models.adapter_weights import (
     adapter_state,
@@ -21,11 +20,9 @@ from neuroimagen.data_shards.frozen_models.adapter_weights import (
 )
 from neuroimagen.data_shards.frozen_models.ip_adapter import OWN_FOLDER
 from neuroimagen.trainer.bundled_model.fitting import fit
-from neuroimagen.trainer.bundled_model.training_stimuli import TrainingStimuli, tokenize
-from neuroimagen.trainer.bundled_model.unet import Denoising, build_scheduler
-from neuroimagen.trainer.bundled_model.vae import encode_latents
+from neuroimagen.trainer.bundled_model.training_stimuli import TrainingStimuli
+from neuroimagen.trainer.bundled_model.unet import AveragedUNet, CaptionedLatents
 
-CLASS_CAPTION_SHARE = 0.5
 TEXT_DROPOUT = 0.35
 IMAGE_DROPOUT = 0.3
 MAX_NOISE = 0.6
@@ -69,44 +66,24 @@ def train_image_condition(stimuli: TrainingStimuli, work: Path, folder: Path, *,
     The image embedding is given noise of the embeddings' own covariance and of random strength, mostly little: what is
     predicted from EEG is never quite an embedding of an image.
     """
-    vae = AutoencoderKL.from_pretrained(work / "vae")
-    tokenizer = CLIPTokenizer.from_pretrained(work / "clip")
-    clip = CLIPModel.from_pretrained(work / "clip").eval().requires_grad_(False)
+    data = CaptionedLatents(stimuli, work, seed=seed)
+    generator = data.generator
     unet = UNet2DConditionModel.from_pretrained(work / "unet")
     everything = torch.arange(len(stimuli.labels))
-    mean, std = encode_latents(vae, stimuli, everything)
-    embeddings = torch.cat([image_embeddings(clip, stimuli.scaled(chunk)) for chunk in everything.split(1_000)])
+    embeddings = torch.cat([image_embeddings(data.clip, stimuli.scaled(chunk)) for chunk in everything.split(1_000)])
     spread = spread_of(embeddings)
     attach_adapters(unet, [initial_adapter(unet, embeddings.shape[1])])
     parameters = trained_parameters(unet)
-    average = copy.deepcopy(unet).requires_grad_(False)
-    denoising = Denoising(build_scheduler())
-    class_tokens = tokenize(tokenizer, stimuli.class_captions)
-    detailed_tokens = tokenize(tokenizer, stimuli.detailed_captions)
-    empty = tokenize(tokenizer, [""])
-    generator = torch.Generator().manual_seed(seed)
+    averaged = AveragedUNet(unet, lambda average: save_unet_and_adapter(average, work / "image_condition-so-far"))
 
     def loss_of(index: Tensor) -> Tensor:
         n = len(index)
-        latents = mean[index] + std[index] * torch.randn(mean[index].shape, generator=generator)
-        use_class = torch.rand(n, 1, generator=generator) < CLASS_CAPTION_SHARE
-        tokens = torch.where(use_class, class_tokens[index], detailed_tokens[index])
-        without_text = torch.rand(n, 1, generator=generator) < TEXT_DROPOUT
-        tokens = torch.where(without_text, empty, tokens)
+        latents, tokens = data.draw(index, text_dropout=TEXT_DROPOUT)
         strength = MAX_NOISE * torch.rand(n, 1, generator=generator) ** 2
         image = embeddings[index] + strength * torch.randn(n, len(spread), generator=generator) @ spread
         without_image = torch.rand(n, 1, generator=generator) < IMAGE_DROPOUT
         image = image.masked_fill(without_image, 0.0)
-        with torch.no_grad():
-            text = clip.text_model(input_ids=tokens).last_hidden_state
-        return denoising.loss(unet, latents * vae.config.scaling_factor, text, generator, image=image)
-
-    @torch.no_grad()
-    def update_average(step: int) -> None:
-        decay = min(0.999, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(average.parameters()), list(unet.parameters()), 1 - decay)
-        if (step + 1) % 500 == 0:
-            save_unet_and_adapter(average, work / "image_condition-so-far")
+        return data.denoising.loss(unet, latents, data.text(tokens), generator, image=image)
 
     fit(
         "image condition",
@@ -117,6 +94,6 @@ def train_image_condition(stimuli: TrainingStimuli, work: Path, folder: Path, *,
         steps=steps,
         learning_rate=8e-4,
         seed=seed,
-        after_step=update_average,
+        after_step=averaged.update,
     )
-    save_unet_and_adapter(average, folder)
+    save_unet_and_adapter(averaged.average, folder)

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from neuroimagen.trainer.networks.randomness import StepRandom
 from neuroimagen.trainer.stages.config import SampledStageConfig, StageConfig
 from neuroimagen.trainer.stages.segment_figures import SegmentFigures
 
+Network = TypeVar("Network", bound=nn.Module)
 Loss = tuple[Tensor, dict[str, Tensor]]
 """A scalar to minimise and figures to log, each a scalar that is averaged over ranks."""
 
@@ -234,6 +235,13 @@ class SampledStage(Stage):
     @abstractmethod
     def draw(self, networks: Mapping[str, nn.Module], eeg: Tensor, subject: Tensor, rows: np.ndarray) -> np.ndarray:
         """Images uint8 [n, 3, S, S] of segments [n, C, T] of subjects [n]; `rows` of the index give the noise."""
+
+
+def network_of(networks: Mapping[str, nn.Module], kind: type[Network], name: str = "model") -> Network:
+    """One of a stage's networks, which is of the class `kind`."""
+    network = networks[name]
+    assert isinstance(network, kind)
+    return network
 
 
 def begin_encoder(encoder: EEGEncoder, initial: EEGEncoder | None, finetuned: Finetuned) -> bool:

@@ -24,7 +24,7 @@ from neuroimagen.trainer.networks.alignment import AlignmentModel, cosine_simila
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.prior import NUM_TIMESTEPS, Prediction, PriorModel, PriorNetwork
 from neuroimagen.trainer.networks.randomness import StepRandom
-from neuroimagen.trainer.stages.base import CrossFit, Loss, Phase, SampledStage, Selection, StageContext
+from neuroimagen.trainer.stages.base import CrossFit, Loss, Phase, SampledStage, Selection, StageContext, network_of
 from neuroimagen.trainer.stages.config import SampledStageConfig
 from neuroimagen.trainer.stages.retrieval_figures import (
     ValidationGallery,
@@ -180,9 +180,7 @@ class PriorStage(SampledStage):
 
     @property
     def _model(self) -> PriorModel:
-        model = self.networks["model"]
-        assert isinstance(model, PriorModel)
-        return model
+        return network_of(self.networks, PriorModel)
 
     def check(self, data: StageData) -> None:
         require_gallery(data)
@@ -259,6 +257,4 @@ class PriorStage(SampledStage):
         return images
 
     def exported(self, networks: Mapping[str, nn.Module]) -> PretrainedModule:
-        model = networks["model"]
-        assert isinstance(model, PriorModel)
-        return model
+        return network_of(networks, PriorModel)
