@@ -96,8 +96,9 @@ class CaptionedLatents:
         self._empty = tokenize(tokenizer, [""])
 
     def draw(self, index: Tensor, *, text_dropout: float) -> tuple[Tensor, Tensor]:
-        """Scaled latents [n, channels, h, w] of stimuli, and tokens of a caption of each: of its class, or detailed; the
-        share `text_dropout` of them is the empty caption.
+        """Scaled latents [n, channels, h, w] of stimuli, and tokens of a caption of each: of its class, or detailed.
+
+        The share `text_dropout` of them is the empty caption.
         """
         n, generator = len(index), self.generator
         latents = self._mean[index] + self._std[index] * torch.randn(self._mean[index].shape, generator=generator)
