@@ -8,7 +8,7 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 import pytest
-from tiny_families import EMBEDDING_SIZE, write_tiny_ip_adapter
+from tiny_families import write_trained_adapters
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.prediction.pipeline import Pipeline
@@ -53,9 +53,7 @@ def test_a_saved_pipeline_draws_the_same_images(trained, eeg: np.ndarray, tmp_pa
 def test_an_adapter_that_the_run_trained_is_drawn_with_and_saved(trained, eeg: np.ndarray, tmp_path: Path) -> None:
     run = Path(shutil.copytree(trained.run, tmp_path / "run"))
     shutil.rmtree(run / "diffusion")
-    folder = run / "diffusion" / "export" / "ip_adapters"
-    write_tiny_ip_adapter(folder / "ip_adapter.safetensors", trained.model, embedding_size=EMBEDDING_SIZE, seed=9)
-    (folder / "adapters.json").write_text('{"ip_adapter": "image"}')
+    write_trained_adapters(run / "diffusion" / "export", trained.model, "ip_adapter", seed=9)
     before, pipeline = (
         Pipeline.from_pretrained(path, condition="image_only", device="cpu") for path in (trained.run, run)
     )

@@ -1,10 +1,10 @@
 """Which adapters a run draws with: the recipe's, and those that its diffusion stage trained."""
 
-import json
+import shutil
 from pathlib import Path
 
 import pytest
-from tiny_families import write_tiny_ip_adapter
+from tiny_families import write_trained_adapters
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.frozen_models.ip_adapter import NEW, IPAdapterConfig
@@ -16,18 +16,6 @@ FILE = IPAdapterConfig(path="a.safetensors", target="image-h")
 MADE = IPAdapterConfig(path=NEW, target="image")
 
 
-def write_export(export: Path, model: Path, *names: str, with_unet: bool = False) -> Path:
-    """What the diffusion stage leaves after training adapters of these names."""
-    folder = export / "ip_adapters"
-    for name in names:
-        write_tiny_ip_adapter(folder / f"{name}.safetensors", model, embedding_size=20, seed=len(name))
-    (folder / "adapters.json").write_text(json.dumps(dict.fromkeys(names, "image")))
-    if with_unet:
-        (export / "unet").mkdir()
-        (export / "unet" / "config.json").write_bytes((model / "unet" / "config.json").read_bytes())
-    return export
-
-
 def test_without_a_trained_one_they_are_the_recipe_s(tmp_path: Path) -> None:
     found = run_adapters(tmp_path / "absent", {"a": FILE, "mine": MADE})
     assert found.frozen == {"a": FILE}
@@ -35,7 +23,7 @@ def test_without_a_trained_one_they_are_the_recipe_s(tmp_path: Path) -> None:
 
 
 def test_trained_ones_stand_in_for_the_recipe_s(tmp_path: Path, tiny_diffusion_folder: Path) -> None:
-    export = write_export(tmp_path / "export", tiny_diffusion_folder, "a", "mine")
+    export = write_trained_adapters(tmp_path / "export", tiny_diffusion_folder, "a", "mine")
     found = run_adapters(export, {"a": FILE, "other": FILE, "mine": MADE})
     assert list(found.frozen) == ["a", "other", "mine"]  # the order in which they are loaded is the recipe's
     assert found.frozen["other"] == FILE
@@ -46,7 +34,9 @@ def test_trained_ones_stand_in_for_the_recipe_s(tmp_path: Path, tiny_diffusion_f
 
 
 def test_those_that_were_trained_with_the_u_net_are_its_own(tmp_path: Path, tiny_diffusion_folder: Path) -> None:
-    export = write_export(tmp_path / "export", tiny_diffusion_folder, "mine", with_unet=True)
+    export = write_trained_adapters(tmp_path / "export", tiny_diffusion_folder, "mine")
+    (export / "unet").mkdir()
+    shutil.copy(tiny_diffusion_folder / "unet" / "config.json", export / "unet")
     found = run_adapters(export, {"mine": MADE})
     assert (found.frozen, found.with_unet, found.untrained) == ({}, {"mine"}, ("mine",))
     sizes = read_sizes(tiny_diffusion_folder, unet=export / "unet")
