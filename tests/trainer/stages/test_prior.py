@@ -108,7 +108,7 @@ def test_validation_ranks_sampled_embeddings_among_those_of_validation(recipe_pa
     places = np.searchsorted(gallery, stimuli)
     assert figures["cosine"] == pytest.approx(similarity[torch.from_numpy(places)].mean().item(), abs=1e-5)
     eeg = torch.from_numpy(np.stack([data.dataset.eeg(row) for row in rows]))
-    condition = built._alignment.image_embedding(eeg, None, "image") - model.target_mean
+    condition = built._embeddings.alignment.image_embedding(eeg, None, "image") - model.target_mean
     own = F.cosine_similarity(condition, centred[torch.from_numpy(places)])
     assert figures["condition_cosine"] == pytest.approx(own.mean().item(), abs=1e-4)
 
