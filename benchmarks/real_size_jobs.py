@@ -27,12 +27,12 @@ from neuroimagen.trainer.networks.eeg_unet import NoiseSchedule
 from neuroimagen.trainer.networks.encoders.base import EncoderConfig
 from neuroimagen.trainer.networks.encoders.eeg_encoder import encoder_arguments
 from neuroimagen.trainer.networks.encoders.registry import encoder_config
-from neuroimagen.trainer.networks.model_folder_unet import STABLE_DIFFUSION_1_SCHEDULER
+from neuroimagen.trainer.networks.model_folder_unet import STABLE_DIFFUSION_1_SCHEDULER, LoadedUNet
 from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.stages.base import Stage
 from neuroimagen.trainer.stages.contrastive import ContrastiveConfig
-from neuroimagen.trainer.stages.diffusion import DiffusionConfig, DiffusionStage
+from neuroimagen.trainer.stages.diffusion import DiffusionConfig, DiffusionStage, conditioned_on_eeg
 from neuroimagen.trainer.stages.masked import MaskedConfig
 from neuroimagen.trainer.stages.semantic import SemanticConfig
 from neuroimagen.trainer.training.build import build_stage
@@ -155,15 +155,14 @@ def make_stage(sizes: Sizes, name: str, device: torch.device, *, zero_stage: int
     semantic = SemanticModel(
         encoder=encoder, text_shape=shapes.text_shape, hidden_size=head.hidden_size, head_dropout=head.head_dropout
     )
-    return DiffusionStage(
-        recipe.stages["diffusion"],
-        semantic=semantic.train(),
-        unet=sizes.diffusion.make_unet(device=device),
+    unet = LoadedUNet(
+        network=sizes.diffusion.make_unet(device=device),
         schedule=NoiseSchedule(STABLE_DIFFUSION_1_SCHEDULER),
         scaling_factor=sizes.diffusion.scaling_factor,
-        embedding_size=None,
-        model_folder=None,
+        folder=None,
     )
+    config = recipe.stages["diffusion"]
+    return DiffusionStage(config, network=conditioned_on_eeg(config, unet, semantic.train()), unet=unet)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import content_of, read_json_object
 from neuroimagen.data_shards.frozen_models.model_folder import file_digest
 
+NEW = "new"
+"""In place of a path: an adapter that the diffusion stage initialises and trains."""
 OWN_FOLDER = "ip_adapter"
 """Folder of an adapter that belongs to a model, beside its components, and the adapter's name."""
+TRAINED_FOLDER = "ip_adapters"
+"""Folder of the adapters in an export of the diffusion stage, each NAME.safetensors."""
+TRAINED_FILE = "adapters.json"
+"""In it: name of each adapter → the kind of cached image embedding that it takes."""
 NUM_TOKENS = 4
 """Image tokens of an adapter that takes one embedding; the layout does not say another number."""
 _FAMILY_OF_WIDTH = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}
@@ -36,13 +43,18 @@ class IPAdapterConfig:
     """An entry of the recipe's `model.ip_adapters`."""
 
     path: str
-    """The safetensors file, or the folder that holds no other."""
+    """The safetensors file, or the folder that holds no other; `new`: one that the diffusion stage makes and trains."""
     target: str = "image"
     """Kind of the cached image embedding that it takes."""
 
     def __post_init__(self) -> None:
         if not self.path:
             raise ValueError("an IP-Adapter needs the path of its safetensors file")
+
+    @property
+    def is_new(self) -> bool:
+        """Whether there is no file yet: the adapter is the diffusion stage's to make."""
+        return self.path == NEW
 
     def read(self) -> "IPAdapterFile":
         """What the file holds. Raises UserError for one that is missing or damaged, or another kind of adapter."""
@@ -77,8 +89,8 @@ class IPAdapterFile:
         if self.embedding_size != size:
             raise UserError(
                 f"the IP-Adapter {name} ({self.path}) takes image embeddings of width {self.embedding_size}; those of "
-                f"kind {kind!r} have {size}. Choose model.ip_adapters.{name}.target among the kinds of the image tower "
-                "that the adapter was trained with."
+                f"kind {kind!r} have width {size}. Choose model.ip_adapters.{name}.target among the kinds of the image "
+                "tower that the adapter was trained with."
             )
 
 
@@ -86,6 +98,28 @@ def folder_adapter(model: Path) -> dict[str, IPAdapterConfig]:
     """The adapter that lies in a model folder, by its name; {} where there is none."""
     file = model / OWN_FOLDER / f"{OWN_FOLDER}.safetensors"
     return {OWN_FOLDER: IPAdapterConfig(path=str(file))} if file.is_file() else {}
+
+
+def adapters_of(model: Path, configured: Mapping[str, IPAdapterConfig]) -> dict[str, IPAdapterConfig]:
+    """All adapters of a model, by name: the one in its folder unless the recipe names another so, and the recipe's."""
+    own = {name: config for name, config in folder_adapter(model).items() if name not in configured}
+    return {**own, **configured}
+
+
+def trained_adapters(export: Path) -> dict[str, IPAdapterConfig]:
+    """The adapters that the diffusion stage has trained, in its export; {} where it trained none, or is not there."""
+    file = export / TRAINED_FOLDER / TRAINED_FILE
+    if not file.is_file():
+        return {}
+    with content_of(f"read {file}", remedy="Train the diffusion stage again."):
+        targets = read_json_object(file)
+    for name, target in targets.items():
+        if Path(name).name != name or not isinstance(target, str):
+            raise UserError(f"{file} is damaged: it has {name!r}: {target!r}. Train the diffusion stage again.")
+    return {
+        name: IPAdapterConfig(path=str(export / TRAINED_FOLDER / f"{name}.safetensors"), target=target)
+        for name, target in targets.items()
+    }
 
 
 def read_ip_adapter(path: Path) -> IPAdapterFile:

@@ -90,6 +90,12 @@ def run(args: argparse.Namespace) -> int | None:
         device=ranks.device,
     )
     names, left_out = reconstructor.conditions()
+    if ranks.rank == 0 and reconstructor.allowed.trained:
+        print(
+            f"IP-Adapter {', '.join(sorted(reconstructor.allowed.trained))}: as the diffusion stage trained it "
+            f"({reconstructor.export('fine_tuned')}), in place of the recipe's",
+            flush=True,
+        )
     if recipe.reconstruct.choose.is_asked_for and recipe.reconstruct.split == "test":
         started = time.perf_counter()
         choice = choose_headline(reconstructor, recipe.evaluate, ranks=ranks, overwrite=args.overwrite)

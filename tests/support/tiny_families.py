@@ -78,3 +78,17 @@ def write_tiny_ip_adapter(
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, file)
     return file
+
+
+def write_trained_adapters(export: Path, model: Path, *names: str, seed: int = 0) -> Path:
+    """Write what the diffusion stage leaves after training IP-Adapters of these names beside the frozen U-Net; returns
+    `export`.
+    """
+    folder = export / "ip_adapters"
+    for place, name in enumerate(names):
+        file = folder / f"{name}.safetensors"
+        write_tiny_ip_adapter(file, model, embedding_size=EMBEDDING_SIZE, seed=seed + place)
+    targets = dict.fromkeys(names, "image")
+    (folder / "adapters.json").write_text(json.dumps(targets))
+    (export / "config.json").write_text(json.dumps({"model_type": "adapter-diffusion", "targets": targets}))
+    return export

@@ -21,11 +21,13 @@ from neuroimagen.trainer.networks.pretrained import WEIGHTS_FILE
 _BATCH = 64
 
 
-def kept_embeddings(data: StageData, exports: Sequence[Path], kind: str, folder: Path) -> HeldOutEmbeddings:
+def kept_embeddings(
+    data: StageData, exports: Sequence[Path], kind: str, folder: Path, *, stage: str
+) -> HeldOutEmbeddings:
     """The held-out embeddings of `kind` in `folder`; where it is absent they are computed and written there.
 
     exports: those of the alignment stage, trained without fold 0, 1 … of the training stimuli. Computing is a
-    collective: every rank embeds its share, the first writes.
+    collective: every rank embeds its share, the first writes. stage: the one that reads them, for messages.
 
     Raises UserError where an export is missing, or the folder was made of other data or networks.
     """
@@ -33,7 +35,7 @@ def kept_embeddings(data: StageData, exports: Sequence[Path], kind: str, folder:
     if missing:
         raise UserError(
             f"{', '.join(missing)} is not there: out-of-fold embeddings need the alignment stage trained without each "
-            "fold. `neuroimagen train prior` trains these first; or set prior.embeddings=naive."
+            f"fold. `neuroimagen train {stage}` trains these first; or set {stage}.embeddings=naive."
         )
     made_of = {
         "data": data.dataset.digest,

@@ -1,7 +1,7 @@
 """What a stage sees of the data: its shapes, batches of any rows, and results gathered over ranks."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -59,15 +59,19 @@ class BatchNeeds:
     """Kinds of cached latent."""
     pooled: str | None = None
     """Kind of cached latent that belongs to them where the model's U-Net takes a pooled state (SDXL)."""
+    ip_adapters: bool = False
+    """The kinds of cached image embedding that the model's IP-Adapters take."""
     image_size_px: int | None = None
     """Size of the stimuli, if they are needed."""
 
-    def of_model(self, *, takes_pooled: bool) -> "BatchNeeds":
-        """These needs with a model whose U-Net takes a pooled state, or takes none."""
-        if self.pooled is None:
-            return self
-        latents = (*self.latents, self.pooled) if takes_pooled else self.latents
-        return dataclasses.replace(self, latents=latents, pooled=None)
+    def of_model(self, *, takes_pooled: bool = False, adapter_kinds: Sequence[str] = ()) -> "BatchNeeds":
+        """These needs with a model whose U-Net takes a pooled state, or takes none, and whose IP-Adapters take
+        `adapter_kinds`.
+        """
+        more = [self.pooled] if self.pooled is not None and takes_pooled else []
+        more += adapter_kinds if self.ip_adapters else []
+        latents = tuple(dict.fromkeys((*self.latents, *more)))
+        return dataclasses.replace(self, latents=latents, pooled=None, ip_adapters=False)
 
 
 @dataclass(frozen=True, kw_only=True)

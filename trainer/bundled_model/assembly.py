@@ -15,8 +15,8 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from neuroimagen.data_shards.frozen_models.ip_adapter import NUM_TOKENS, OWN_FOLDER
 from neuroimagen.data_shards.simulator.drawn_stimuli import CLASSES
-from neuroimagen.trainer.bundled_model.image_condition import ADAPTER, NUM_TOKENS
 from neuroimagen.trainer.bundled_model.measuring import (
     IDENTIFIED_GUIDANCE,
     IDENTIFIED_PER_CLASS,
@@ -75,7 +75,7 @@ def write_pipeline(work: Path, out: Path, scheduler: DDIMScheduler) -> int:
     _tidy_configurations(out)
     for name in ("clip", "classifier"):
         shutil.copytree(work / name, out / name, dirs_exist_ok=True)
-    shutil.copytree(work / "image_condition" / ADAPTER, out / ADAPTER, dirs_exist_ok=True)
+    shutil.copytree(work / "image_condition" / OWN_FOLDER, out / OWN_FOLDER, dirs_exist_ok=True)
     for weights in sorted(out.rglob("*.safetensors")):
         state = {name: v.half() if v.is_floating_point() else v for name, v in load_file(weights).items()}
         save_file(state, weights, metadata={"format": "pt"})

@@ -10,8 +10,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel, ResNetForImageClassification
 
+from neuroimagen.data_shards.frozen_models.ip_adapter import OWN_FOLDER
 from neuroimagen.data_shards.simulator.drawn_stimuli import CLASSES
-from neuroimagen.trainer.bundled_model.image_condition import ADAPTER, image_embeddings, spread_of
+from neuroimagen.trainer.bundled_model.image_condition import image_embeddings, spread_of
 from neuroimagen.trainer.bundled_model.training_stimuli import SIZE_PX, TrainingStimuli, draw_stimuli, tokenize
 
 SAMPLES_PER_CLASS = 24
@@ -70,7 +71,7 @@ def measure(folder: Path, *, seed: int, samples_per_class: int = SAMPLES_PER_CLA
 
 def load_bundled_adapter(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     """Load the adapter of the model in a folder by diffusers' own loader."""
-    pipeline.load_ip_adapter(str(folder), subfolder=ADAPTER, weight_name=f"{ADAPTER}.safetensors")
+    pipeline.load_ip_adapter(str(folder), subfolder=OWN_FOLDER, weight_name=f"{OWN_FOLDER}.safetensors")
 
 
 @torch.inference_mode()

@@ -1,6 +1,7 @@
 """The U-Net of the bundled model: conditional diffusion in the VAE's latents, with CLIP's text tower frozen."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -79,39 +80,67 @@ class Denoising:
         return (weight * error).sum() / weight.sum()
 
 
-def train_unet(stimuli: TrainingStimuli, work: Path, folder: Path, *, steps: int, seed: int) -> None:
-    """Train the U-Net on captions alone, some of them dropped for guidance. Writes the average of its weights."""
-    vae = AutoencoderKL.from_pretrained(work / "vae")
-    tokenizer = CLIPTokenizer.from_pretrained(work / "clip")
-    text_encoder = CLIPModel.from_pretrained(work / "clip").text_model.eval().requires_grad_(False)
-    unet = build_unet(vae)
-    unet.set_attn_processor(AttnProcessor())
-    average = copy.deepcopy(unet).requires_grad_(False)
-    denoising = Denoising(build_scheduler())
-    mean, std = encode_latents(vae, stimuli, torch.arange(len(stimuli.labels)))
-    class_tokens = tokenize(tokenizer, stimuli.class_captions)
-    detailed_tokens = tokenize(tokenizer, stimuli.detailed_captions)
-    empty = tokenize(tokenizer, [""])
-    generator = torch.Generator().manual_seed(seed)
+class CaptionedLatents:
+    """What both trainings of the U-Net read: latents and captions of the training stimuli; and their loss."""
 
-    def loss_of(index: Tensor) -> Tensor:
-        n = len(index)
-        latents = mean[index] + std[index] * torch.randn(mean[index].shape, generator=generator)
-        latents = latents * vae.config.scaling_factor
+    def __init__(self, stimuli: TrainingStimuli, work: Path, *, seed: int) -> None:
+        """work: folder with the trained `vae` and `clip`."""
+        self.vae = AutoencoderKL.from_pretrained(work / "vae")
+        tokenizer = CLIPTokenizer.from_pretrained(work / "clip")
+        self.clip = CLIPModel.from_pretrained(work / "clip").eval().requires_grad_(False)
+        self.denoising = Denoising(build_scheduler())
+        self.generator = torch.Generator().manual_seed(seed)
+        self._mean, self._std = encode_latents(self.vae, stimuli, torch.arange(len(stimuli.labels)))
+        self._class_tokens = tokenize(tokenizer, stimuli.class_captions)
+        self._detailed_tokens = tokenize(tokenizer, stimuli.detailed_captions)
+        self._empty = tokenize(tokenizer, [""])
+
+    def draw(self, index: Tensor, *, text_dropout: float) -> tuple[Tensor, Tensor]:
+        """Scaled latents [n, channels, h, w] of stimuli, and tokens of a caption of each: of its class, or detailed.
+
+        The share `text_dropout` of them is the empty caption.
+        """
+        n, generator = len(index), self.generator
+        latents = self._mean[index] + self._std[index] * torch.randn(self._mean[index].shape, generator=generator)
         use_class = torch.rand(n, 1, generator=generator) < CLASS_CAPTION_SHARE
-        tokens = torch.where(use_class, class_tokens[index], detailed_tokens[index])
-        dropped = torch.rand(n, 1, generator=generator) < CONDITION_DROPOUT
-        tokens = torch.where(dropped, empty, tokens)
-        with torch.no_grad():
-            condition = text_encoder(input_ids=tokens).last_hidden_state
-        return denoising.loss(unet, latents, condition, generator)
+        tokens = torch.where(use_class, self._class_tokens[index], self._detailed_tokens[index])
+        dropped = torch.rand(n, 1, generator=generator) < text_dropout
+        return latents * self.vae.config.scaling_factor, torch.where(dropped, self._empty, tokens)
 
     @torch.no_grad()
-    def update_average(step: int) -> None:
+    def text(self, tokens: Tensor) -> Tensor:
+        """Hidden states [n, tokens, width]."""
+        return self.clip.text_model(input_ids=tokens).last_hidden_state
+
+
+class AveragedUNet:
+    """A copy of a U-Net whose weights are the moving average of its own."""
+
+    def __init__(self, unet: UNet2DConditionModel, save: Callable[[UNet2DConditionModel], None]) -> None:
+        """save: writes the average; called every 500 steps."""
+        self.average = copy.deepcopy(unet).requires_grad_(False)
+        self._unet = unet
+        self._save = save
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after `step`, counted from 0."""
         decay = min(0.999, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(average.parameters()), list(unet.parameters()), 1 - decay)
+        torch._foreach_lerp_(list(self.average.parameters()), list(self._unet.parameters()), 1 - decay)
         if (step + 1) % 500 == 0:
-            average.save_pretrained(work / "unet-so-far")
+            self._save(self.average)
+
+
+def train_unet(stimuli: TrainingStimuli, work: Path, folder: Path, *, steps: int, seed: int) -> None:
+    """Train the U-Net on captions alone, some of them dropped for guidance. Writes the average of its weights."""
+    data = CaptionedLatents(stimuli, work, seed=seed)
+    unet = build_unet(data.vae)
+    unet.set_attn_processor(AttnProcessor())
+    averaged = AveragedUNet(unet, lambda average: average.save_pretrained(work / "unet-so-far"))
+
+    def loss_of(index: Tensor) -> Tensor:
+        latents, tokens = data.draw(index, text_dropout=CONDITION_DROPOUT)
+        return data.denoising.loss(unet, latents, data.text(tokens), data.generator)
 
     fit(
         "unet",
@@ -122,6 +151,6 @@ def train_unet(stimuli: TrainingStimuli, work: Path, folder: Path, *, steps: int
         steps=steps,
         learning_rate=1e-3,
         seed=seed,
-        after_step=update_average,
+        after_step=averaged.update,
     )
-    average.save_pretrained(folder)
+    averaged.average.save_pretrained(folder)

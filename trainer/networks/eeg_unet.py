@@ -6,17 +6,18 @@ Shapes: B segments, C latent channels, h×w latent size, L tokens, D width of th
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.reading import content_of
+from neuroimagen.data_shards.frozen_models.adapter_weights import num_adapters, without_adapters
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.semantic import SemanticModel
 
-PredictionType = Literal["epsilon", "v_prediction"]
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
 Trained = Literal["cross-attention", "lora", "all"]
 CROSS_ATTENTION = "attn2"
 """What diffusers calls the attention to the text in a U-Net's blocks."""
@@ -93,9 +94,9 @@ def choose_trained(unet: nn.Module, trained: Trained, *, lora_rank: int) -> None
 
 
 def merged(unet: Any) -> Any:
-    """The U-Net with low-rank additions worked into its weights; itself if it has none."""
+    """The U-Net with low-rank additions worked into its weights, and without IP-Adapters; itself if it has neither."""
     if not getattr(unet, "peft_config", None):
-        return unet
+        return without_adapters(unet)
     from diffusers import UNet2DConditionModel
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -106,9 +107,11 @@ def merged(unet: Any) -> Any:
     weights = {
         name.replace(".base_layer.", "."): tensor for name, tensor in copied.state_dict().items() if "lora_" not in name
     }
-    plain = UNet2DConditionModel.from_config(unet.config)
-    plain.load_state_dict(weights, strict=True)
-    return plain
+    if not num_adapters(unet):
+        plain = UNet2DConditionModel.from_config(unet.config)
+        plain.load_state_dict(weights, strict=True)
+        return plain
+    return without_adapters(unet, weights)
 
 
 class NoiseSchedule:
@@ -118,8 +121,10 @@ class NoiseSchedule:
         from diffusers import DDPMScheduler
 
         kind = scheduler_config.get("prediction_type", "epsilon")
-        if kind not in ("epsilon", "v_prediction"):
-            raise UserError(f"the scheduler's prediction_type is {kind!r}; only epsilon and v_prediction are trained.")
+        if kind not in get_args(PredictionType):
+            raise UserError(
+                f"the scheduler's prediction_type is {kind!r}; only {', '.join(get_args(PredictionType))} are trained."
+            )
         self.prediction_type: PredictionType = kind
         with content_of("use the model's scheduler_config.json", remedy="Fetch the model folder again."):
             self.alphas_cumprod: Tensor = DDPMScheduler.from_config(dict(scheduler_config)).alphas_cumprod
@@ -140,14 +145,18 @@ class NoiseSchedule:
         return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
     def target(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """ε, or v = √ᾱ·ε − √(1−ᾱ)·x_0 (Salimans and Ho 2022)."""
+        """ε, v = √ᾱ·ε − √(1−ᾱ)·x_0 (Salimans and Ho 2022), or x_0."""
         if self.prediction_type == "epsilon":
             return noise
+        if self.prediction_type == "sample":
+            return latents
         alpha = self._alpha(timesteps)
         return alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
 
     def min_snr_weight(self, timesteps: Tensor, gamma: float) -> Tensor:
-        """min(SNR, γ) / SNR for ε, min(SNR, γ) / (SNR + 1) for v: [B] (Hang et al. 2023)."""
+        """min(SNR, γ) / SNR for ε, min(SNR, γ) / (SNR + 1) for v, min(SNR, γ) for x_0: [B] (Hang et al. 2023)."""
         alpha = self._alpha(timesteps).flatten()
         snr = alpha / (1 - alpha)
+        if self.prediction_type == "sample":
+            return snr.clamp(max=gamma)
         return snr.clamp(max=gamma) / (snr if self.prediction_type == "epsilon" else snr + 1)

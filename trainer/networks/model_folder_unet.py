@@ -34,15 +34,22 @@ class LoadedUNet:
     """None in a dry run without the model folder."""
 
 
-def require_trainable_unet(folder: Path) -> None:
-    """Raise UserError where the U-Net of a model folder takes more than noisy latents, timesteps and hidden states."""
+def require_trainable_unet(folder: Path, *, with_adapter: bool = False) -> None:
+    """Raise UserError where the U-Net of a model folder takes more than noisy latents, timesteps and hidden states.
+
+    with_adapter: it is trained with an IP-Adapter, or stays as it is beside one; then it may be SDXL's, which also
+    takes a pooled state and time ids.
+    """
     config = read_config(component_folder(folder, "unet"))
     channels = read_config(component_folder(folder, "vae"))["latent_channels"]
     more = [
         said
         for takes, said in (
             (config.get("in_channels", channels) != channels, f"{config.get('in_channels')} channels of input"),
-            (config.get("addition_embed_type") == "text_time", "a pooled text state and time ids"),
+            (
+                config.get("addition_embed_type") == "text_time" and not with_adapter,
+                "a pooled text state and time ids",
+            ),
             (config.get("addition_embed_type") not in (None, "text_time"), "an added embedding"),
             (config.get("class_embed_type") == "projection", "an image embedding with its noise level"),
             (config.get("class_embed_type") not in (None, "projection"), "class labels"),
@@ -55,15 +62,19 @@ def require_trainable_unet(folder: Path) -> None:
         raise UserError(
             f"the U-Net of {folder} ({recognise(folder).what}) takes {' and '.join(more)} beside latents of {channels} "
             "channels and hidden states. The diffusion stage trains the U-Nets of Stable Diffusion 1.x and 2.x, which "
-            "take no more. Set model.path to such a folder; images are drawn with the others as they are."
+            "take no more, and the IP-Adapters of these and of SDXL (diffusion.train: adapter or both). Set model.path "
+            "to such a folder; images are drawn with the others as they are."
         )
 
 
-def load_unet(model: str, *, latent_shape: tuple[int, int, int], text_shape: tuple[int, int]) -> LoadedUNet:
+def load_unet(
+    model: str, *, latent_shape: tuple[int, int, int], text_shape: tuple[int, int], with_adapter: bool = False
+) -> LoadedUNet:
     """The U-Net of `model`, a recipe's model.path; on the meta device its weights are not read.
 
     In a dry run (the meta device) the folder may be absent: then the sizes are Stable Diffusion 1.x's, with latents of
-    `latent_shape` (C, h, w) and hidden states as wide as `text_shape` (L, D) says.
+    `latent_shape` (C, h, w) and hidden states as wide as `text_shape` (L, D) says. with_adapter: as for
+    require_trainable_unet.
 
     Raises UserError for a folder that is not a diffusers model, and for a U-Net that takes more than hidden states.
     """
@@ -81,7 +92,7 @@ def load_unet(model: str, *, latent_shape: tuple[int, int, int], text_shape: tup
             schedule = NoiseSchedule(STABLE_DIFFUSION_1_SCHEDULER)
         return LoadedUNet(network=unet, schedule=schedule, scaling_factor=STABLE_DIFFUSION_1_SCALING, folder=None)
     folder = resolve_model_path(model)
-    require_trainable_unet(folder)
+    require_trainable_unet(folder, with_adapter=with_adapter)
     unet_folder = component_folder(folder, "unet")
     if dry:
         unet = UNet2DConditionModel.from_config(read_config(unet_folder))

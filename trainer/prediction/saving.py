@@ -89,6 +89,9 @@ def _recipe(place: Path, opened: Opened, *, copy_model: bool, names_only: bool) 
     recipe, model = opened.recipe, opened.model
     adapters = {}
     for name, adapter in recipe.model.ip_adapters.items():
+        if adapter.is_new:  # it is in the export of the diffusion stage
+            adapters[name] = adapter
+            continue
         _copy(Path(adapter.path).expanduser(), place / "ip_adapters" / name)
         adapters[name] = replace(adapter, path=f"ip_adapters/{name}")
     if model.resolve() == bundled_model_path().resolve():

@@ -123,6 +123,11 @@ class Recipe:
         """The recipe with those of `others` that it has no image tower of the same name for."""
         return dataclasses.replace(self, model=dataclasses.replace(self.model, towers={**others, **self.model.towers}))
 
+    def with_ip_adapters(self, others: Mapping[str, IPAdapterConfig]) -> "Recipe":
+        """The recipe with those of `others` that it has no IP-Adapter of the same name for."""
+        adapters = {**others, **self.model.ip_adapters}
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, ip_adapters=adapters))
+
 
 SHARED_SECTIONS = ("seed", "data", "model", "encoder")
 """What every stage of a run has in common."""

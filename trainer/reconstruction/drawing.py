@@ -41,6 +41,7 @@ from neuroimagen.trainer.reconstruction.noise import SegmentSample, normal_noise
 from neuroimagen.trainer.reconstruction.pipelines.conditioning import Conditioning
 from neuroimagen.trainer.reconstruction.pipelines.generator import Generator
 from neuroimagen.trainer.reconstruction.pipelines.model_sizes import read_sizes
+from neuroimagen.trainer.reconstruction.pipelines.run_adapters import run_adapters
 from neuroimagen.trainer.reconstruction.run_conditions import Export, RunConditions
 from neuroimagen.trainer.reconstruction.shown_stimuli import ShownStimuli
 
@@ -84,8 +85,9 @@ class Drawing:
         self.shown: ShownStimuli | None = None
         """What was shown; None: only conditions that are drawn from the EEG alone can be drawn."""
         self.adapters = dict(adapters or {})
+        trained = self.run_adapters = run_adapters(run / config.fine_tuned / "export", self.adapters)
         self.device = torch.device(device)
-        self.sizes = read_sizes(model, adapters=self.adapters)
+        self.sizes = read_sizes(model, adapters=trained.frozen)
         self.image_size_px = self.sizes.image_size_px
         self.allowed = RunConditions(
             run=run,
@@ -93,6 +95,10 @@ class Drawing:
             config=config,
             # An unCLIP model takes the embeddings of its own image encoder, which are cached as `image`.
             targets={taker: self.sizes.targets.get(taker, "image") for taker in self.sizes.image_sizes},
+            fine_tuned_targets=self._fine_tuned_targets() if trained.with_unet else {},
+            widths=self.sizes.image_sizes,
+            trained=trained.trained,
+            untrained=trained.untrained,
             configured=frozenset(self.adapters),
             open_latents=open_latents,
         )
@@ -102,14 +108,19 @@ class Drawing:
             device=self.device,
             dtype=getattr(torch, config.dtype),
             compile_unet=config.compile,
-            adapters=self.adapters,
+            adapters=trained.frozen,
         )
 
+    def _fine_tuned_targets(self) -> Mapping[str, str]:
+        """IP-Adapters of the fine-tuned U-Net, which it was trained with → the kind of embedding that each takes."""
+        unet = self.run / self.config.fine_tuned / "export" / UNET_FOLDER
+        return read_sizes(self.model, unet=unet, adapters=self.run_adapters.frozen).targets
+
     def with_config(self, config: ReconstructConfig, *, every_condition_is_side: bool = False) -> Self:
-        """The same under other settings. Both use the networks that either has loaded, so `dtype` and `compile` must be
-        the same. every_condition_is_side: `side_segments` holds for the headline too.
+        """The same under other settings. Both use the networks that either has loaded, so `dtype`, `compile` and
+        `fine_tuned` must be the same. every_condition_is_side: `side_segments` holds for the headline too.
         """
-        for setting in ("dtype", "compile"):
+        for setting in ("dtype", "compile", "fine_tuned"):
             if getattr(config, setting) != getattr(self.config, setting):
                 raise UserError(f"reconstruct.{setting} cannot differ between reconstructors that share their models.")
         other = copy.copy(self)
@@ -130,9 +141,12 @@ class Drawing:
     def made_of(self, name: str) -> str:
         """In words, what a condition's images are made from in this run."""
         condition = self.allowed.resolved(name)
+        made_of = condition.made_of
         if condition.image == "predicted" and any(self.allowed.through_prior(condition).values()):
-            return condition.made_of.replace("image embedding", "image embedding (through the prior)")
-        return condition.made_of
+            made_of = made_of.replace("image embedding", "image embedding (through the prior)")
+        if condition.image is not None and self.allowed.trained:
+            made_of += f"; IP-Adapter as the {self.config.fine_tuned} stage trained it"
+        return made_of
 
     def num_samples(self, name: str) -> int:
         """Images per segment: one where nothing is random."""
@@ -233,7 +247,7 @@ class Drawing:
         self, source: ImageSource, items: Sequence[SegmentSample], *, condition: ImageCondition
     ) -> dict[str, Tensor]:
         """What takes an image embedding → the embeddings [n, E] that it gets."""
-        targets = self.allowed.targets
+        targets = self.allowed.targets_of(condition)
         if source in ("predicted", "predicted without prior"):
             through_prior = self.allowed.through_prior(condition)
             return {taker: self._predicted(kind, items, prior=through_prior[taker]) for taker, kind in targets.items()}

@@ -109,12 +109,13 @@ class Reconstructor(Drawing):
     def _image_settings(self, condition: ImageCondition) -> dict[str, object]:
         """What decides the image embeddings, and how they count."""
         config, allowed = self.config, self.allowed
-        settings: dict[str, object] = {"image": dict(allowed.targets)}
+        targets = allowed.targets_of(condition)
+        settings: dict[str, object] = {"image": dict(targets)}
         if condition.image in ("true", "other", "mean"):
             settings["latents"] = {kind: store.folder.name for kind, store in allowed.stores().items()}
-        if any(taker != UNCLIP for taker in allowed.targets):
+        if any(taker != UNCLIP for taker in targets):
             settings["adapter_scale"] = plain_scale(config.adapter_scale)
-        if UNCLIP in allowed.targets:
+        if UNCLIP in targets:
             settings["noise_level"] = config.noise_level
         if any(allowed.through_prior(condition).values()):
             settings |= {"prior_guidance": config.prior_guidance, "prior_steps": config.prior_steps}

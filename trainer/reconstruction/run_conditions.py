@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,14 @@ class RunConditions:
     targets: Mapping[str, str]
     """What of the model takes an image embedding (an IP-Adapter by its name, unCLIP) → the kind of cached latent that
     it takes; {} for a model that takes none."""
+    fine_tuned_targets: Mapping[str, str] = field(default_factory=dict)
+    """The same for the fine-tuned U-Net, where IP-Adapters were trained with it; {} where none were."""
+    widths: Mapping[str, int] = field(default_factory=dict)
+    """What of the model takes an image embedding → the width of that embedding."""
+    trained: frozenset[str] = frozenset()
+    """IP-Adapters that the run's diffusion stage trained beside the frozen U-Net."""
+    untrained: tuple[str, ...] = ()
+    """IP-Adapters that the recipe calls new, and that no stage has trained for the model's own U-Net."""
     configured: frozenset[str] = frozenset()
     """Those that the recipe names in `model.ip_adapters`, which the model folder would not have by itself."""
     open_latents: Callable[[str], LatentStore] | None = None
@@ -61,6 +69,8 @@ class RunConditions:
             keys.append("alignment")
             if condition.image == "predicted without prior" or self.export("prior").is_dir():
                 keys.append("prior")
+        if condition.image is not None and self.trained:
+            keys.append("fine_tuned")
         return [self.export(key) for key in keys]
 
     def _exported(self, key: Export) -> dict[str, Any]:
@@ -74,25 +84,35 @@ class RunConditions:
 
     # --- image embeddings ------------------------------------------------------------------------------------------
 
+    def targets_of(self, condition: ImageCondition) -> Mapping[str, str]:
+        """What takes an image embedding → its kind, of the U-Net that a condition is drawn with."""
+        return self.fine_tuned_targets if condition.prompt == "fine_tuned" else self.targets
+
     def through_prior(self, condition: ImageCondition) -> dict[str, bool]:
         """What takes an image embedding → whether a predicted one goes through the prior."""
         kind = self._exported("prior").get("kind") if condition.image == "predicted" else None
-        return {taker: target == kind for taker, target in self.targets.items()}
+        return {taker: target == kind for taker, target in self.targets_of(condition).items()}
 
-    def why_no_image(self) -> str | None:
-        """Why no image embedding is predicted for this model; None where one is."""
-        if not self.targets:
+    def why_no_image(self, *, fine_tuned: bool = False) -> str | None:
+        """Why no image embedding is predicted for the model's own U-Net, or the fine-tuned one; None where one is."""
+        if self.untrained and not fine_tuned:
+            return (
+                f"model.ip_adapters.{self.untrained[0]} is new, and {self.export('fine_tuned')} holds no such adapter "
+                "for the model's own U-Net (train diffusion with diffusion.train=adapter)"
+            )
+        targets = self.fine_tuned_targets if fine_tuned else self.targets
+        if not targets:
             return f"{self.model} takes no image embedding (it has no IP-Adapter and is no unCLIP model)"
         alignment = self.export("alignment")
         if not alignment.is_dir():
             return f"{alignment} does not exist"
-        return self._kind_not_predicted(with_prior=True)
+        return self._kind_not_predicted(targets, with_prior=True)
 
-    def _kind_not_predicted(self, *, with_prior: bool) -> str | None:
+    def _kind_not_predicted(self, targets: Mapping[str, str], *, with_prior: bool) -> str | None:
         """Why the alignment stage, or its prior, does not give the kind of embedding that the model takes."""
         kinds = self._exported("alignment").get("embedding_sizes", {})
         prior = self._exported("prior") if with_prior else {}
-        for taker, kind in self.targets.items():
+        for taker, kind in targets.items():
             wanted = prior["condition_kind"] if prior.get("kind") == kind else kind
             if wanted not in kinds:
                 change = f", or change model.ip_adapters.{taker}.target" if taker in self.configured else ""
@@ -114,9 +134,20 @@ class RunConditions:
                 f"the {self.config.prior} stage makes {prior.get('kind')} embeddings, but the model takes others "
                 f"({takes}). Train the prior for a kind that it takes, or change model.ip_adapters.NAME.target."
             )
-        reason = self._kind_not_predicted(with_prior=True)
+        reason = self._kind_not_predicted(self.targets, with_prior=True)
         if reason is not None and self.configured:
             raise UserError(f"{reason}.")
+        predicted = dict(self._exported("alignment").get("embedding_sizes", {}))
+        if "embedding_size" in prior:
+            predicted[prior["kind"]] = prior["embedding_size"]
+        for taker, kind in self.targets.items():
+            found, width = predicted.get(kind), self.widths.get(taker)
+            if found is not None and width is not None and found != width:
+                raise UserError(
+                    f"{taker} takes image embeddings of width {width}; those of kind {kind!r} that the run predicts "
+                    f"have width {found}. Choose model.ip_adapters.{taker}.target among the kinds of the image tower "
+                    "that the adapter was trained with."
+                )
 
     def stores(self) -> dict[str, LatentStore]:
         """The cached latents of every kind that the model takes. Raises UserError where one is not cached."""
@@ -127,16 +158,24 @@ class RunConditions:
     # --- the conditions --------------------------------------------------------------------------------------------
 
     def resolved(self, name: str) -> ImageCondition:
-        """A condition as it is drawn here: without the image embedding where there is none and it may be left out."""
+        """A condition as it is drawn here: without the image embedding where there is none and it may be left out, and
+        with it where the fine-tuned U-Net was trained with IP-Adapters.
+        """
         condition = IMAGE_CONDITIONS[name]
-        if condition.image_if_any and self.why_no_image() is not None:
+        fine_tuned = condition.prompt == "fine_tuned"
+        if fine_tuned and self.fine_tuned_targets:
+            condition = replace(condition, image="predicted", image_if_any=True)
+        if condition.image_if_any and self.why_no_image(fine_tuned=fine_tuned) is not None:
             return replace(condition, image=None)
         return condition
 
     def missing(self, name: str) -> str | None:
         """Why a condition cannot be drawn; None if it can."""
         condition = self.resolved(name)
-        if condition.image is not None and not self.targets:
+        fine_tuned = condition.prompt == "fine_tuned"
+        if fine_tuned and self.trained:
+            return f"{self.export('fine_tuned')} holds an IP-Adapter for the model's own U-Net, and no fine-tuned U-Net"
+        if condition.image is not None and not fine_tuned and (self.untrained or not self.targets):
             return self.why_no_image()
         for path in self.needs(name):
             if not path.is_dir():
@@ -144,9 +183,9 @@ class RunConditions:
         if condition.image is None:
             return None
         if condition.image == "predicted":
-            return self.why_no_image()
+            return self.why_no_image(fine_tuned=fine_tuned)
         if condition.image == "predicted without prior":
-            return self._kind_not_predicted(with_prior=False)
+            return self._kind_not_predicted(self.targets, with_prior=False)
         try:
             self.stores()
         except UserError as error:

@@ -105,12 +105,16 @@ def open_stage_folder(folder: StageFolder, recipe: Recipe, *, num_ranks: int, re
 
 
 def _changed(before: Recipe, recipe: Recipe, stage: str) -> list[str]:
-    """The differences that touch what `stage` computes.
+    """The differences that touch what `stage` computes; "": what the stages of a run share.
 
-    An image tower that only one recipe names is none: a later stage may need one that an earlier one did not.
+    An image tower that only one recipe names is none: a later stage may need one that an earlier one did not. The same
+    holds for an IP-Adapter, but for the stage itself, which may train all that there are.
     """
-    pair = before.with_towers(recipe.model.towers), recipe.with_towers(before.model.towers)
-    return [key for key in difference(*pair) if _concerns(key, stage)]
+    first, second = before.with_towers(recipe.model.towers), recipe.with_towers(before.model.towers)
+    if not stage:
+        first = first.with_ip_adapters(recipe.model.ip_adapters)
+        second = second.with_ip_adapters(before.model.ip_adapters)
+    return [key for key in difference(first, second) if _concerns(key, stage)]
 
 
 def _concerns(change: str, stage: str) -> bool:
@@ -130,7 +134,8 @@ def _merge_run_recipe(path: Path, stage: str, recipe: Recipe) -> None:
                 f"{path} is another recipe's run: {'; '.join(changed[:5])}. Choose another --run, or leave these keys "
                 "alone."
             )
-        recipe = before.with_towers(recipe.model.towers).with_stage(stage, recipe.stages[stage])
+        merged = before.with_towers(recipe.model.towers).with_ip_adapters(recipe.model.ip_adapters)
+        recipe = merged.with_stage(stage, recipe.stages[stage])
     with atomic_path(path) as temporary:
         temporary.write_text(dump_recipe(recipe), encoding="utf-8")
 

@@ -32,6 +32,7 @@ from neuroimagen.trainer.stages.base import (
     StageContext,
     begin_encoder,
     fit_encoder_normalisation,
+    network_of,
 )
 from neuroimagen.trainer.stages.config import SampledStageConfig
 from neuroimagen.trainer.stages.retrieval_figures import (
@@ -193,9 +194,7 @@ class AlignmentStage(SampledStage):
 
     @property
     def _model(self) -> AlignmentModel:
-        model = self.networks["model"]
-        assert isinstance(model, AlignmentModel)
-        return model
+        return network_of(self.networks, AlignmentModel)
 
     def plan(self, data: StageData, seed: int) -> Plan:
         rows, config = data.rows("train"), self.config
@@ -302,9 +301,7 @@ class AlignmentStage(SampledStage):
         return images
 
     def exported(self, networks: Mapping[str, nn.Module]) -> PretrainedModule:
-        model = networks["model"]
-        assert isinstance(model, AlignmentModel)
-        return model
+        return network_of(networks, AlignmentModel)
 
 
 def mean_of_some(eeg: Tensor, repetitions: int, random: StepRandom) -> Tensor:

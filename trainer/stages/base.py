@@ -8,11 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
 
+from neuroimagen.data_shards.frozen_models.ip_adapter import IPAdapterConfig
 from neuroimagen.data_shards.loading.plan import Plan
 from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.trainer.batches.stage_data import BatchNeeds, Shapes, StageData
@@ -22,6 +23,7 @@ from neuroimagen.trainer.networks.randomness import StepRandom
 from neuroimagen.trainer.stages.config import SampledStageConfig, StageConfig
 from neuroimagen.trainer.stages.segment_figures import SegmentFigures
 
+Network = TypeVar("Network", bound=nn.Module)
 Loss = tuple[Tensor, dict[str, Tensor]]
 """A scalar to minimise and figures to log, each a scalar that is averaged over ranks."""
 
@@ -60,15 +62,28 @@ class CrossFit:
         """The run in which a fold's trainings for `stage` of `run` are."""
         return run / stage / "folds" / str(fold)
 
+    @staticmethod
+    def exports(run: Path, stage: str, source: str, num_folds: int) -> list[Path]:
+        """The exports of `source` without fold 0, 1 …, which the trainings for `stage` of `run` leave."""
+        name = Path(source).name
+        return [CrossFit.folder(run, stage, fold) / name / "export" for fold in range(num_folds)]
+
 
 class Sampler(Protocol):
     """Draws images of hidden states, for stages that show samples while they train."""
 
     def draw(
-        self, hidden: Tensor, rows: np.ndarray, *, pooled: Tensor | None = None, unet: nn.Module | None = None
+        self,
+        hidden: Tensor,
+        rows: np.ndarray,
+        *,
+        pooled: Tensor | None = None,
+        unet: nn.Module | None = None,
+        image: Mapping[str, Tensor] | None = None,
     ) -> np.ndarray:
         """Images uint8 [n, 3, S, S] of hidden states [n, L, D] that belong to `rows` of the index. `pooled`: pooled
         states [n, P], where the U-Net takes them. `unet`: a network in training, in place of the model folder's.
+        `image`: name of each IP-Adapter that `unet` has, in their order → image embeddings [n, E].
         """
         ...
 
@@ -88,6 +103,8 @@ class StageContext:
     """The exported network that the stage starts from, of its class `Start`; None: from scratch."""
     model: str
     """Path of the latent diffusion model, as the recipe has it."""
+    ip_adapters: Mapping[str, IPAdapterConfig]
+    """The recipe's `model.ip_adapters`."""
     run: Path | None
     """The run that the stage is trained in; None where it is not trained, as in a dry run."""
     make_sampler: Callable[[SampledStageConfig], Sampler | None]
@@ -137,15 +154,20 @@ class Stage(ABC):
         return BatchNeeds()
 
     @classmethod  # noqa: B027 - most stages take any model
-    def check_model(cls, config: Any, folder: Path) -> None:
+    def check_model(cls, config: Any, folder: Path, ip_adapters: Mapping[str, IPAdapterConfig]) -> None:
         """Raise UserError where the latent diffusion model in `folder` does not serve this stage, by its configurations
-        alone: called before data are read. By default every model does.
+        alone: called before data are read. By default every model does. ip_adapters: the recipe's `model.ip_adapters`.
         """
 
     @classmethod
     def starts_from(cls, config: Any) -> str | None:
         """The stage whose export it starts from: a name for the same run, a path for another's; None: from scratch."""
         return None
+
+    @classmethod
+    def reads(cls, config: Any) -> tuple[str, ...]:
+        """Stages whose exports it uses as they are, beside the one that it starts from, named in the same way."""
+        return ()
 
     @classmethod
     def cross_fit(cls, config: Any) -> CrossFit | None:
@@ -213,6 +235,13 @@ class SampledStage(Stage):
     @abstractmethod
     def draw(self, networks: Mapping[str, nn.Module], eeg: Tensor, subject: Tensor, rows: np.ndarray) -> np.ndarray:
         """Images uint8 [n, 3, S, S] of segments [n, C, T] of subjects [n]; `rows` of the index give the noise."""
+
+
+def network_of(networks: Mapping[str, nn.Module], kind: type[Network], name: str = "model") -> Network:
+    """One of a stage's networks, which is of the class `kind`."""
+    network = networks[name]
+    assert isinstance(network, kind)
+    return network
 
 
 def begin_encoder(encoder: EEGEncoder, initial: EEGEncoder | None, finetuned: Finetuned) -> bool:

@@ -26,6 +26,7 @@ from neuroimagen.trainer.stages.base import (
     StageContext,
     begin_encoder,
     fit_encoder_normalisation,
+    network_of,
 )
 from neuroimagen.trainer.stages.config import StageConfig
 from neuroimagen.trainer.stages.zero_shot import is_zero_shot
@@ -123,9 +124,7 @@ class ClassifierStage(Stage):
         return {"accuracy": accuracy, "loss": loss}
 
     def exported(self, networks: Mapping[str, nn.Module]) -> PretrainedModule:
-        model = networks["model"]
-        assert isinstance(model, ClassifierModel)
-        return model
+        return network_of(networks, ClassifierModel)
 
 
 def labelled_rows(rows: np.ndarray, label: np.ndarray, share: float, seed: int) -> np.ndarray:

@@ -23,7 +23,15 @@ from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.randomness import StepRandom
 from neuroimagen.trainer.stages import zero_shot
-from neuroimagen.trainer.stages.base import Loss, Phase, Selection, Stage, StageContext, fit_encoder_normalisation
+from neuroimagen.trainer.stages.base import (
+    Loss,
+    Phase,
+    Selection,
+    Stage,
+    StageContext,
+    fit_encoder_normalisation,
+    network_of,
+)
 from neuroimagen.trainer.stages.config import StageConfig
 from neuroimagen.trainer.stages.segment_figures import SegmentFigures
 
@@ -173,9 +181,7 @@ class ContrastiveStage(Stage):
         return SegmentFigures(rows=val_rows, stimuli=index.stimulus[val_rows], values=values)
 
     def exported(self, networks: Mapping[str, nn.Module]) -> PretrainedModule:
-        encoder = networks["encoder"]
-        assert isinstance(encoder, EEGEncoder)
-        return encoder
+        return network_of(networks, EEGEncoder, "encoder")
 
 
 def _known_and_queries(data: StageData) -> tuple[np.ndarray, np.ndarray]:

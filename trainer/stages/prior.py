@@ -1,9 +1,6 @@
 """The prior stage: the alignment stage's embedding of EEG → an image embedding, by diffusion (ATM, Li et al. 2024).
 
-Embeddings of the segments that the alignment stage was trained on fit their stimuli too well: a prior trained on them
-trusts its condition too much. So by default it is trained on out-of-fold embeddings: the alignment stage is trained
-once more without each of two folds of the training stimuli (launch/jobs/folds.py), and a segment's embedding is by the
-network that has not seen its stimulus. They are computed once and kept in the run.
+By default it is trained on out-of-fold embeddings (trainer/batches/alignment_embeddings.py).
 """
 
 import math
@@ -20,15 +17,14 @@ from torch.nn import functional as F
 from neuroimagen.data_shards.common.arrays import Integers
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.loading.reader import Batch
+from neuroimagen.trainer.batches.alignment_embeddings import NUM_FOLDS, AlignmentEmbeddings
 from neuroimagen.trainer.batches.augmentation import AugmentConfig, augment_eeg
-from neuroimagen.trainer.batches.held_out import SegmentEmbeddings
-from neuroimagen.trainer.batches.out_of_fold import embed_segments, kept_embeddings
 from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
 from neuroimagen.trainer.networks.alignment import AlignmentModel, cosine_similarities
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.prior import NUM_TIMESTEPS, Prediction, PriorModel, PriorNetwork
 from neuroimagen.trainer.networks.randomness import StepRandom
-from neuroimagen.trainer.stages.base import CrossFit, Loss, Phase, SampledStage, Selection, StageContext
+from neuroimagen.trainer.stages.base import CrossFit, Loss, Phase, SampledStage, Selection, StageContext, network_of
 from neuroimagen.trainer.stages.config import SampledStageConfig
 from neuroimagen.trainer.stages.retrieval_figures import (
     ValidationGallery,
@@ -39,7 +35,6 @@ from neuroimagen.trainer.stages.retrieval_figures import (
 )
 from neuroimagen.trainer.stages.segment_figures import SegmentFigures
 
-NUM_FOLDS = 2
 SAMPLE_SIZE_PX = 128
 """Side of the gallery's images that samples show."""
 _BATCH = 64
@@ -128,8 +123,19 @@ class PriorStage(SampledStage):
     ) -> None:
         """run: where out-of-fold embeddings are; None: conditions are `alignment`'s, as in a dry run."""
         self.config: PriorConfig = config
-        self._alignment = alignment.eval().requires_grad_(False)
-        self._run = run
+        exports: list[Path] = []
+        folder: Path | None = None
+        if config.embeddings == "out_of_fold" and run is not None:
+            exports = CrossFit.exports(run, self.name, config.initialise_from, NUM_FOLDS)
+            folder = run / self.name / "embeddings"
+        self._embeddings = AlignmentEmbeddings(
+            alignment,
+            config.condition_kind,
+            stage=self.name,
+            exports=exports,
+            folder=folder,
+            once=config.augment == AugmentConfig(),
+        )
         self.networks = {
             "model": PriorModel(
                 kind=config.target,
@@ -145,7 +151,6 @@ class PriorStage(SampledStage):
         }
         self.phases = (Phase("model", self._loss),)
         self._data: StageData | None = None
-        self._embeddings: SegmentEmbeddings | None = None
 
     @classmethod
     def build(cls, config: PriorConfig, context: StageContext) -> Self:
@@ -180,9 +185,7 @@ class PriorStage(SampledStage):
 
     @property
     def _model(self) -> PriorModel:
-        model = self.networks["model"]
-        assert isinstance(model, PriorModel)
-        return model
+        return network_of(self.networks, PriorModel)
 
     def check(self, data: StageData) -> None:
         require_gallery(data)
@@ -191,43 +194,12 @@ class PriorStage(SampledStage):
     def prepare(self, data: StageData) -> None:
         stimuli = data.dataset.index.stimulus[data.rows("train")]
         self._model.fit_targets(data.latents[self.config.target], stimuli)
-        self._model.fit_conditions(self._training_embeddings(data).embeddings)
-
-    @property
-    def _embeds_before_training(self) -> bool:
-        """Whether the training segments' embeddings are the same in every step, so that they are computed once."""
-        return self._run is not None and self.config.augment == AugmentConfig()
-
-    def _condition(self, eeg: Tensor, subject: Tensor) -> Tensor:
-        """The alignment stage's embeddings of EEG [B, C, T], [B, P]."""
-        if next(self._alignment.parameters()).device != eeg.device:
-            self._alignment.to(eeg.device)
-        with torch.no_grad():
-            return self._alignment.image_embedding(eeg, subject, self.config.condition_kind)
-
-    def _training_embeddings(self, data: StageData) -> SegmentEmbeddings:
-        """Those of the training segments without augmentation; out of fold they are kept in the run. A collective the
-        first time.
-        """
-        if self._embeddings is None and self.config.embeddings == "out_of_fold" and self._run is not None:
-            stage = Path(self.config.initialise_from).name
-            exports = [CrossFit.folder(self._run, self.name, fold) / stage / "export" for fold in range(NUM_FOLDS)]
-            folder = self._run / self.name / "embeddings"
-            self._embeddings = kept_embeddings(data, exports, self.config.condition_kind, folder)
-        elif self._embeddings is None:
-            rows = np.sort(data.rows("train"))
-            found = embed_segments(self._alignment, self.config.condition_kind, data, rows)
-            self._embeddings = SegmentEmbeddings(rows=torch.from_numpy(rows.astype(np.int64)), embeddings=found)
-        return self._embeddings
+        self._model.fit_conditions(self._embeddings.of_training(data))
 
     def _loss(self, networks: Mapping[str, nn.Module], batch: Batch, random: StepRandom) -> Loss:
         config, model = self.config, self._model
-        if self._embeds_before_training:
-            assert self._data is not None
-            embeddings = self._training_embeddings(self._data).of(batch.rows)
-            condition = embeddings.to(batch.eeg.device, non_blocking=True)
-        else:
-            condition = self._condition(augment_eeg(batch.eeg, config.augment, random), batch.subject)
+        eeg = augment_eeg(batch.eeg, config.augment, random)
+        condition = self._embeddings.of_batch(batch, eeg, self._data)
         target = model.standardised(batch.latents[config.target])
         noise = random.normal("noise", model.embedding_size)
         timesteps = (random.uniform("timestep") * NUM_TIMESTEPS).long()
@@ -269,7 +241,7 @@ class PriorStage(SampledStage):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Conditions [b, P] and sampled embeddings [b, E] of this rank's share of `rows`, in order."""
         for batch in data.batches(data.share(rows), _BATCH, eeg_only=True):
-            condition = self._condition(batch.eeg, batch.subject)
+            condition = self._embeddings.of(batch.eeg, batch.subject)
             yield condition, self._sample(networks, condition, batch.rows.numpy())
 
     def _sample(self, networks: Mapping[str, nn.Module], condition: Tensor, rows: Integers) -> Tensor:
@@ -283,13 +255,11 @@ class PriorStage(SampledStage):
         """The images of the validation split whose embeddings are most similar to the sampled ones."""
         assert self._data is not None
         shown = ValidationGallery.of(self._data, self.config.target)
-        sampled = self._sample(networks, self._condition(eeg, subject), rows)
+        sampled = self._sample(networks, self._embeddings.of(eeg, subject), rows)
         mean = self._model.target_mean
         nearest = cosine_similarities(sampled - mean, shown.latents - mean).argmax(1)
         images: np.ndarray = self._data.dataset.stimuli.images(shown.gallery[nearest.cpu().numpy()], SAMPLE_SIZE_PX)
         return images
 
     def exported(self, networks: Mapping[str, nn.Module]) -> PretrainedModule:
-        model = networks["model"]
-        assert isinstance(model, PriorModel)
-        return model
+        return network_of(networks, PriorModel)

@@ -37,6 +37,7 @@ from neuroimagen.trainer.stages.base import (
     StageContext,
     begin_encoder,
     fit_encoder_normalisation,
+    network_of,
 )
 from neuroimagen.trainer.stages.config import SampledStageConfig
 
@@ -205,9 +206,7 @@ class SaliencyStage(SampledStage):
         return to_uint8(networks["generator"](eeg, z, subject))
 
     def exported(self, networks: Mapping[str, nn.Module]) -> PretrainedModule:
-        model = networks["generator"]
-        assert isinstance(model, SaliencyModel)
-        return model
+        return network_of(networks, SaliencyModel, "generator")
 
 
 def row_noise(row: int, noise_size: int) -> Tensor:

@@ -29,6 +29,7 @@ from neuroimagen.trainer.stages.base import (
     StageContext,
     begin_encoder,
     fit_encoder_normalisation,
+    network_of,
 )
 from neuroimagen.trainer.stages.config import SampledStageConfig
 
@@ -130,9 +131,7 @@ class SemanticStage(SampledStage):
 
     @property
     def _model(self) -> SemanticModel:
-        model = self.networks["model"]
-        assert isinstance(model, SemanticModel)
-        return model
+        return network_of(self.networks, SemanticModel)
 
     def prepare(self, data: StageData) -> None:
         if self._fit_normalisation:
@@ -197,9 +196,7 @@ class SemanticStage(SampledStage):
         return self._sampler.draw(hidden, rows, pooled=pooled)
 
     def exported(self, networks: Mapping[str, nn.Module]) -> PretrainedModule:
-        model = networks["model"]
-        assert isinstance(model, SemanticModel)
-        return model
+        return network_of(networks, SemanticModel)
 
 
 class SemanticDetailedStage(SemanticStage):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.trainer.batches.augmentation import augment_eeg
 from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
-from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, Finetuned, choose_finetuned
+from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, Finetuned
 from neuroimagen.trainer.networks.model_folder_unet import latent_scaling
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.randomness import StepRandom
@@ -27,7 +27,9 @@ from neuroimagen.trainer.stages.base import (
     Sampler,
     Selection,
     StageContext,
+    begin_encoder,
     fit_encoder_normalisation,
+    network_of,
 )
 from neuroimagen.trainer.stages.config import SampledStageConfig
 from neuroimagen.trainer.stages.segment_figures import SegmentFigures
@@ -87,10 +89,7 @@ class VaeLatentStage(SampledStage):
             head_width=config.head_width,
             head_dropout=config.head_dropout,
         )
-        self._fit_normalisation = initial_encoder is None
-        if initial_encoder is not None:
-            model.encoder.load_state_dict(initial_encoder.state_dict())
-        choose_finetuned(model.encoder, config.finetune_encoder)
+        self._fit_normalisation = begin_encoder(model.encoder, initial_encoder, config.finetune_encoder)
         self.networks = {"model": model}
         self.phases = (Phase("model", self._loss),)
 
@@ -118,9 +117,7 @@ class VaeLatentStage(SampledStage):
 
     @property
     def _model(self) -> VaeLatentModel:
-        model = self.networks["model"]
-        assert isinstance(model, VaeLatentModel)
-        return model
+        return network_of(self.networks, VaeLatentModel)
 
     def prepare(self, data: StageData) -> None:
         if self._fit_normalisation:
@@ -163,6 +160,4 @@ class VaeLatentStage(SampledStage):
         return self._sampler.decode(networks["model"](eeg, subject).float())
 
     def exported(self, networks: Mapping[str, nn.Module]) -> PretrainedModule:
-        model = networks["model"]
-        assert isinstance(model, VaeLatentModel)
-        return model
+        return network_of(networks, VaeLatentModel)

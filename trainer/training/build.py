@@ -58,7 +58,7 @@ def build_stage(
     """
     kind = STAGES[name]
     config = recipe.stages[name]
-    if initial is None and not issubclass(kind.Start, EEGEncoder):
+    if initial is None and not issubclass(kind.Start, EEGEncoder) and initial_source(recipe, name) is not None:
         initial = _untrained_start(recipe, name, shapes)
     torch.manual_seed(derive_seed(recipe.seed, name, "initialise"))
     encoder = None if initial is None else _encoder_of(initial)
@@ -82,6 +82,7 @@ def build_stage(
         encoder=arguments,
         start=initial,
         model=recipe.model.path,
+        ip_adapters=recipe.model.ip_adapters,
         run=run,
         make_sampler=partial(_sampler, recipe),
     )

@@ -1,6 +1,6 @@
 """Opens what a stage reads, and compares it with what the recipe expects."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.joined import JoinedDataset
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.data_shards.format.schema import read_metadata
+from neuroimagen.data_shards.frozen_models.ip_adapter import IPAdapterConfig, adapters_of
 from neuroimagen.data_shards.frozen_models.latent_kinds import CaptionKind, TowerKind, VaeKind, latent_kind
 from neuroimagen.data_shards.frozen_models.model_folder import ModelFolders
 from neuroimagen.data_shards.frozen_models.model_folder import pooled_size as pooled_size_of
@@ -23,7 +24,27 @@ from neuroimagen.trainer.stages.registry import STAGES
 def latent_kinds(recipe: Recipe, name: str) -> tuple[str, ...]:
     """The kinds of cached latent that a stage's batches carry."""
     needs = STAGES[name].batch_needs(recipe.stages[name])
-    return needs.of_model(takes_pooled=needs.pooled is not None and _pooled_size(recipe) is not None).latents
+    return needs.of_model(
+        takes_pooled=needs.pooled is not None and _pooled_size(recipe) is not None,
+        adapter_kinds=[adapter.target for adapter in _adapters(recipe).values()] if needs.ip_adapters else (),
+    ).latents
+
+
+def _adapters(recipe: Recipe) -> dict[str, IPAdapterConfig]:
+    """The IP-Adapters of the recipe's model, by name."""
+    return adapters_of(model_path(recipe.model.path), recipe.model.ip_adapters)
+
+
+def _require_embeddings(recipe: Recipe, name: str, latents: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise UserError where an IP-Adapter takes image embeddings of another width than those that stage `name` reads.
+
+    latents: shape of each kind. An adapter in the model folder counts for stages that read adapters alone: it is there
+    without being asked for.
+    """
+    reads_adapters = STAGES[name].batch_needs(recipe.stages[name]).ip_adapters
+    for adapter, config in (_adapters(recipe) if reads_adapters else recipe.model.ip_adapters).items():
+        if config.target in latents and not config.is_new:
+            config.read().require_embedding(adapter, config.target, latents[config.target][-1])
 
 
 def _pooled_size(recipe: Recipe) -> int | None:
@@ -52,7 +73,8 @@ def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, L
         raise UserError(
             "the recipe names no data set. Set data.path to the folder that `neuroimagen data ingest` made."
         )
-    STAGES[name].check_model(recipe.stages[name], resolve_model_path(recipe.model.path))
+    folder = resolve_model_path(recipe.model.path)
+    STAGES[name].check_model(recipe.stages[name], folder, recipe.model.ip_adapters)
     dataset = Dataset.open(recipe.data.path)
     subjects: Sequence[int] = recipe.data.subjects or dataset.metadata.subjects
     if more := STAGES[name].more_data(recipe.stages[name]):
@@ -78,6 +100,7 @@ def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, L
             text_shape = text_shape_of(resolve_model_path(recipe.model.path))
         elif isinstance(declared, CaptionKind) and declared.state == "hidden":
             text_shape = (shape[0], shape[1])
+    _require_embeddings(recipe, name, {kind: store.metadata.shape for kind, store in latents.items()})
     _require("text_shape", recipe.model.text_shape, text_shape if latents else recipe.model.text_shape)
     _require("latent_shape", recipe.model.latent_shape, latent_shape or recipe.model.latent_shape)
     shapes = Shapes(
@@ -134,9 +157,10 @@ def expected_shapes(recipe: Recipe, name: str) -> Shapes:
     folders = ModelFolders(model=model_path(model.path), towers=model.towers)
     assert folders.model is not None
     if (folders.model / "model_index.json").is_file():
-        STAGES[name].check_model(recipe.stages[name], folders.model)
+        STAGES[name].check_model(recipe.stages[name], folders.model, recipe.model.ip_adapters)
     text_shape = model.text_shape or text_shape_of(resolve_model_path(model.path))
     latents = {kind: _declared_shape(kind, recipe, folders) for kind in _kinds_of_all(recipe, name)}
+    _require_embeddings(recipe, name, latents)
     vae = next((kind for kind in latents if isinstance(latent_kind(kind, folders.towers), VaeKind)), None)
     latent_shape = model.latent_shape
     if latent_shape is None and vae is not None:

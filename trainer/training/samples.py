@@ -33,17 +33,25 @@ class ImageSampler:
     scheduler: str | None
 
     def draw(
-        self, hidden: Tensor, rows: np.ndarray, *, pooled: Tensor | None = None, unet: nn.Module | None = None
+        self,
+        hidden: Tensor,
+        rows: np.ndarray,
+        *,
+        pooled: Tensor | None = None,
+        unet: nn.Module | None = None,
+        image: Mapping[str, Tensor] | None = None,
     ) -> np.ndarray:
         """Images uint8 [n, 3, S, S] of hidden states [n, L, D] that belong to `rows` of the index.
 
         pooled: [n, P], where the U-Net takes pooled states. unet: the network that is being trained, in place of the
-        folder's own; it is used as it is. The folder's are loaded again each time, so that training has their memory
-        in between.
+        folder's own; it is used as it is. image: name of each IP-Adapter that it has, in their order → embeddings
+        [n, E]. The folder's are loaded again each time, so that training has their memory in between.
         """
-        generator = Generator(self.model, device=hidden.device, unet=unet)
+        image = {} if image is None else {name: embedding.float() for name, embedding in image.items()}
+        attached = {name: embedding.shape[1] for name, embedding in image.items()}
+        generator = Generator(self.model, device=hidden.device, unet=unet, attached=attached)
         generators = [torch.Generator().manual_seed(derive_seed("samples", row)) for row in rows.tolist()]
-        conditioning = Conditioning(text=hidden.float(), pooled=None if pooled is None else pooled.float())
+        conditioning = Conditioning(text=hidden.float(), pooled=None if pooled is None else pooled.float(), image=image)
         latents = generator.denoise(
             generators, conditioning, steps=self.steps, guidance=self.guidance, scheduler=self.scheduler
         )

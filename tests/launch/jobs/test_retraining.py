@@ -16,6 +16,8 @@ def test_a_stage_brings_those_that_it_starts_from(tmp_path: Path) -> None:
         tmp_path / "recipe.yaml", ["contrastive.initialise_from=masked", "saliency.initialise_from=contrastive"]
     )
     assert stages_behind(chain, ["saliency"]) == ["masked", "contrastive", "saliency"]
+    adapter = load_recipe(tmp_path / "recipe.yaml", ["diffusion.train=adapter", "diffusion.initialise_from=null"])
+    assert stages_behind(adapter, ["diffusion"]) == ["alignment", "diffusion"]  # whose embeddings it reads
     # Another run's stage is there already, and from scratch nothing is behind.
     other = load_recipe(tmp_path / "recipe.yaml", ["semantic.initialise_from=runs/a/contrastive"])
     assert stages_behind(other, ["semantic"]) == ["semantic"]

@@ -7,11 +7,9 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 
+from neuroimagen.data_shards.frozen_models.adapter_weights import attach_adapters, initial_adapter
 from neuroimagen.trainer.bundled_model.image_condition import (
-    adapter_state,
-    attach_adapter,
     image_embeddings,
-    initial_adapter,
     save_unet_and_adapter,
     spread_of,
     train_image_condition,
@@ -32,7 +30,7 @@ def unet() -> UNet2DConditionModel:
 def test_an_adapter_that_was_saved_is_the_one_that_diffusers_loads(unet, tmp_path: Path) -> None:
     plain = {name: value.clone() for name, value in unet.state_dict().items()}
     state = initial_adapter(unet, 64)
-    attach_adapter(unet, state)
+    attach_adapters(unet, [state])
     with torch.no_grad():
         for parameter in unet.parameters():  # so that a part left out is noticed
             parameter.add_(torch.randn_like(parameter) * 0.01)
@@ -47,18 +45,6 @@ def test_an_adapter_that_was_saved_is_the_one_that_diffusers_loads(unet, tmp_pat
     loaded, trained = pipeline.unet.state_dict(), unet.state_dict()
     assert loaded.keys() == trained.keys()
     assert all(torch.equal(loaded[name], trained[name]) for name in trained)
-
-
-def test_it_starts_from_the_keys_and_values_of_the_text_in_the_order_of_the_attentions(unet) -> None:
-    attach_adapter(unet, initial_adapter(unet, 48))
-    state = adapter_state(unet)
-    assert state["image_proj"]["proj.weight"].shape == (4 * 64, 48)
-    names = [name for name, module in unet.named_modules() if name.endswith("attn2")]
-    assert len(state["ip_adapter"]) == 2 * len(names)
-    for name in names:
-        attention = unet.get_submodule(name)
-        assert torch.equal(attention.processor.to_k_ip[0].weight, attention.to_k.weight), name
-        assert torch.equal(attention.processor.to_v_ip[0].weight, attention.to_v.weight), name
 
 
 def test_noise_has_the_covariance_of_the_embeddings_even_if_they_are_fewer_than_their_size() -> None:

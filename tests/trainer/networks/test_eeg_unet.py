@@ -26,7 +26,7 @@ def test_lora_merges_to_the_same_function(tiny_diffusion_folder: Path) -> None:
         assert torch.allclose(merged(unet)(*inputs).sample, unet(*inputs).sample, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 def test_the_noise_schedule_is_that_of_diffusers(kind: str) -> None:
     from diffusers import DDPMScheduler
     from diffusers.training_utils import compute_snr
@@ -36,10 +36,11 @@ def test_the_noise_schedule_is_that_of_diffusers(kind: str) -> None:
     latents, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
     timesteps = torch.tensor([0, 421, 999])
     assert torch.allclose(ours.add_noise(latents, noise, timesteps), theirs.add_noise(latents, noise, timesteps))
-    target = noise if kind == "epsilon" else theirs.get_velocity(latents, noise, timesteps)
+    velocity = theirs.get_velocity(latents, noise, timesteps)
+    target = {"epsilon": noise, "v_prediction": velocity, "sample": latents}[kind]
     assert torch.allclose(ours.target(latents, noise, timesteps), target)
     snr = compute_snr(theirs, timesteps)
-    weight = snr.clamp(max=5.0) / (snr if kind == "epsilon" else snr + 1)
+    weight = snr.clamp(max=5.0) / {"epsilon": snr, "v_prediction": snr + 1, "sample": 1}[kind]
     assert torch.allclose(ours.min_snr_weight(timesteps, 5.0), weight)
-    with pytest.raises(UserError, match="only epsilon and v_prediction"):
-        NoiseSchedule({**config, "prediction_type": "sample"})
+    with pytest.raises(UserError, match="only epsilon, v_prediction, sample are trained"):
+        NoiseSchedule({**config, "prediction_type": "flow"})

@@ -8,6 +8,7 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 import pytest
+from tiny_families import write_trained_adapters
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.prediction.pipeline import Pipeline
@@ -47,6 +48,25 @@ def test_a_saved_pipeline_draws_the_same_images(trained, eeg: np.ndarray, tmp_pa
     assert _names(tmp_path / "second") == whole
     with pytest.raises(UserError, match="exists and is not empty"):
         again.save_pretrained(tmp_path / "second")
+
+
+def test_an_adapter_that_the_run_trained_is_drawn_with_and_saved(trained, eeg: np.ndarray, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained.run, tmp_path / "run"))
+    shutil.rmtree(run / "diffusion")
+    write_trained_adapters(run / "diffusion" / "export", trained.model, "ip_adapter", seed=9)
+    before, pipeline = (
+        Pipeline.from_pretrained(path, condition="image_only", device="cpu") for path in (trained.run, run)
+    )
+    expected = [image.tobytes() for image in pipeline(eeg, preprocessed=True).images]
+    assert expected != [image.tobytes() for image in before(eeg, preprocessed=True).images]
+    pipeline.save_pretrained(tmp_path / "saved")
+    assert "IP-Adapter as the diffusion stage trained it" in (tmp_path / "saved" / "README.md").read_text()
+    again = Pipeline.from_pretrained(tmp_path / "saved", device="cpu")
+    assert [image.tobytes() for image in again(eeg, preprocessed=True).images] == expected
+    # Without an image embedding the adapter does not matter, and is not saved.
+    Pipeline.from_pretrained(run, condition="semantic_only", device="cpu").save_pretrained(tmp_path / "text")
+    assert "diffusion" not in {name.split("/")[0] for name in _names(tmp_path / "text")}
+    assert Pipeline.from_pretrained(tmp_path / "text", device="cpu").condition == "semantic_only"
 
 
 def test_another_diffusion_model_is_refused(trained, tiny_diffusion_folder: Path, tmp_path: Path) -> None:

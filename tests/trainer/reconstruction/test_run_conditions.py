@@ -38,7 +38,8 @@ def no_latents(kind: str) -> LatentStore:
 
 
 def allowed(run: Path, *, targets: dict[str, str] | None = None, cached: bool = True, **changes: Any) -> RunConditions:
-    settings = {key: changes.pop(key) for key in ("configured", "open_latents") if key in changes}
+    keys = ("configured", "open_latents", "fine_tuned_targets", "widths", "trained", "untrained")
+    settings = {key: changes.pop(key) for key in keys if key in changes}
     return RunConditions(
         run=run,
         model=Path("model"),
@@ -178,3 +179,43 @@ def test_a_damaged_export_is_named(tmp_path: Path) -> None:
     (run / "alignment" / "export" / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"alignment/export/config\.json cannot be read"):
         allowed(run).to_draw()
+
+
+def test_a_trained_adapter_is_what_images_of_embeddings_are_drawn_with(tmp_path: Path) -> None:
+    run = stages(tmp_path, *GAN_AND_TEXT, "alignment", "diffusion")
+    conditions = allowed(run, trained=frozenset({"ip_adapter"}))
+    assert [path.parent.name for path in conditions.needs("image_only")] == ["alignment", "diffusion"]
+    assert [path.parent.name for path in conditions.needs("oracle_image")] == ["diffusion"]
+    assert [path.parent.name for path in conditions.needs("neuroimagen")] == ["saliency", "semantic"]
+    assert "no fine-tuned U-Net" in str(conditions.missing("full_fine_tuned"))
+
+
+def test_an_adapter_that_was_trained_with_the_u_net_belongs_to_its_conditions(tmp_path: Path) -> None:
+    run = stages(tmp_path, *GAN_AND_TEXT, "alignment", "diffusion", kinds=("image", "image-h"))
+    conditions = allowed(run, fine_tuned_targets={"mine": "image-h"})
+    resolved = conditions.resolved("fine_tuned")
+    assert resolved.image == "predicted"
+    assert conditions.targets_of(resolved) == {"mine": "image-h"}
+    assert conditions.targets_of(conditions.resolved("full")) == {"ip_adapter": "image"}
+    assert [path.parent.name for path in conditions.needs("fine_tuned")] == ["diffusion", "alignment"]
+    assert allowed(run).resolved("fine_tuned").image is None
+    other = allowed(run, fine_tuned_targets={"mine": "dino"})  # which is not predicted
+    assert other.resolved("fine_tuned").image is None
+    assert other.missing("fine_tuned") is None
+
+
+def test_a_new_adapter_that_no_stage_has_trained_leaves_its_conditions_out(tmp_path: Path) -> None:
+    run = stages(tmp_path, *GAN_AND_TEXT, "alignment")
+    conditions = allowed(run, targets={}, untrained=("mine",))
+    for name in ("image_only", "oracle_image", "full_no_prior"):
+        assert "model.ip_adapters.mine is new" in str(conditions.missing(name)), name
+    assert conditions.resolved("full").image is None
+    assert conditions.missing("full") is None
+
+
+def test_embeddings_of_another_width_than_the_adapter_takes_are_refused(tmp_path: Path) -> None:
+    run = stages(tmp_path, *GAN_AND_TEXT, "alignment")  # it predicts embeddings of width 16
+    allowed(run, widths={"ip_adapter": 16}).to_draw()
+    message = r"takes image embeddings of width 20; those of kind 'image' that the run predicts have width 16"
+    with pytest.raises(UserError, match=message):
+        allowed(run, widths={"ip_adapter": 20}).to_draw()

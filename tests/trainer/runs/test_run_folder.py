@@ -111,6 +111,19 @@ def test_metrics_beyond_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> 
     assert any(folder.tensorboard.iterdir())
 
 
+def test_a_later_stage_may_name_an_ip_adapter(tmp_path: Path, recipe: Recipe) -> None:
+    run = tmp_path / "run"
+    begin(run, recipe)
+    adapter = "model.ip_adapters={mine: {path: new, target: image}}"
+    begin(run, changed(recipe, tmp_path, adapter), "diffusion")
+    assert load_recipe(run / "config.yaml").model.ip_adapters["mine"].is_new
+    begin(run, recipe, "semantic")
+    assert set(load_recipe(run / "config.yaml").model.ip_adapters) == {"mine"}
+    other = "model.ip_adapters={mine: {path: a.safetensors, target: image}}"
+    with pytest.raises(UserError, match=r"another recipe's run: model\.ip_adapters\.mine\.path \(new → a\."):
+        begin(run, changed(recipe, tmp_path, other), "alignment")
+
+
 def test_a_later_stage_may_name_another_image_tower(tmp_path: Path, recipe: Recipe) -> None:
     run = tmp_path / "run"
     contrastive = begin(run, recipe)

@@ -48,7 +48,8 @@ def test_by_default_a_stage_needs_no_more_than_eeg_and_starts_from_nothing() -> 
     assert Stage.batch_needs(None) == BatchNeeds()
     assert Stage.starts_from(None) is None
     assert Stage.more_data(None) == ()
-    assert Stage.check_model(None, Path("any")) is None  # type: ignore[func-returns-value]
+    assert Stage.reads(None) == ()
+    assert Stage.check_model(None, Path("any"), {}) is None  # type: ignore[func-returns-value]
 
 
 @pytest.mark.parametrize("finetuned", [True, False])

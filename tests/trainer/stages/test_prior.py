@@ -75,7 +75,9 @@ def test_the_loss_is_the_squared_error_of_the_prediction_with_conditions_dropped
     assert 0 <= timesteps.min() < 200
     assert 800 < timesteps.max() < 1000
     assert 5 < dropped.sum() < 30  # 16 expected of 40, each by itself
-    torch.testing.assert_close(condition, built._alignment.image_embedding(batch.eeg, batch.subject, "image"))
+    torch.testing.assert_close(
+        condition, built._embeddings.alignment.image_embedding(batch.eeg, batch.subject, "image")
+    )
     # Half of the batch on a second rank draws the same.
     answer.asked.clear()
     half = next(data.batches(data.rows("train")[20:40], 20))
@@ -106,7 +108,7 @@ def test_validation_ranks_sampled_embeddings_among_those_of_validation(recipe_pa
     places = np.searchsorted(gallery, stimuli)
     assert figures["cosine"] == pytest.approx(similarity[torch.from_numpy(places)].mean().item(), abs=1e-5)
     eeg = torch.from_numpy(np.stack([data.dataset.eeg(row) for row in rows]))
-    condition = built._alignment.image_embedding(eeg, None, "image") - model.target_mean
+    condition = built._embeddings.alignment.image_embedding(eeg, None, "image") - model.target_mean
     own = F.cosine_similarity(condition, centred[torch.from_numpy(places)])
     assert figures["condition_cosine"] == pytest.approx(own.mean().item(), abs=1e-4)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from small_study import N_CHANNELS, N_SAMPLES, NUM_CLASSES, write_study
+from tiny_families import write_tiny_ip_adapter
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
@@ -191,3 +192,28 @@ def test_a_subject_without_training_segments_is_unknown_to_the_networks(recipe_p
     assert untrained_text(dataset, recipe, (1, 2)) == ""
     refusing = load_recipe(recipe_path, [f"data.path={data}", "encoder.unknown_subject=error"])
     assert "their EEG is refused" in untrained_text(dataset, refusing, (1,))
+
+
+@pytest.mark.parametrize("stage", ["alignment", "prior", "diffusion"])
+def test_an_adapter_that_takes_another_width_than_the_cached_embeddings_is_refused(
+    stage: str, recipe_path: Path, tiny_diffusion_folder: Path, tmp_path: Path
+) -> None:
+    file = write_tiny_ip_adapter(tmp_path / "a.safetensors", tiny_diffusion_folder, embedding_size=24)
+    words = (f"model.ip_adapters={{mine: {{path: '{file}', target: image}}}}", "diffusion.train=adapter")
+    recipe = load_recipe(recipe_path, words)
+    message = r"takes image embeddings of width 24; those of kind 'image' have width 20.*model\.ip_adapters\.mine\."
+    with pytest.raises(UserError, match=message):
+        open_inputs(recipe, stage)
+    with pytest.raises(UserError, match=message):
+        expected_shapes(recipe, stage)
+    open_inputs(recipe, "semantic")  # it reads no image embeddings
+    shutil.copytree(tiny_diffusion_folder, tmp_path / "model")
+    # An adapter in the model folder is there without being asked for, so it hinders only the stage that trains it.
+    own = tmp_path / "model" / "ip_adapter" / "ip_adapter.safetensors"
+    write_tiny_ip_adapter(own, tiny_diffusion_folder, embedding_size=24)
+    recipe = load_recipe(recipe_path, [f"model.path={tmp_path / 'model'}", "diffusion.train=adapter"])
+    if stage == "diffusion":
+        with pytest.raises(UserError, match=r"the IP-Adapter ip_adapter .* width 24"):
+            expected_shapes(recipe, stage)
+    else:
+        assert expected_shapes(recipe, stage).of_latent("image") == (20,)

@@ -13,6 +13,8 @@ import pytest
 from neuroimagen.launch.jobs.rank_command import Job, free_port, launch_command, launch_environment
 from neuroimagen.trainer.stages.registry import STAGES
 
+CASES = (*STAGES.names(), "adapter")
+"""The stages; and diffusion with an IP-Adapter beside the U-Net."""
 VARIANTS = ("zero 0", "zero 1", "zero 2", "zero 3", "zero 2 offloaded", "zero 1 accumulated")
 
 
@@ -42,7 +44,7 @@ def differences(tmp_path_factory: pytest.TempPathFactory, tiny_diffusion_folder:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("stage", STAGES.names())
+@pytest.mark.parametrize("stage", CASES)
 def test_weights_are_those_of_plain_pytorch(stage: str, variant: str, differences: dict[str, float]) -> None:
     if stage in ("contrastive", "alignment") and variant == "zero 1 accumulated":
         assert f"{stage} {variant}" not in differences
@@ -67,7 +69,7 @@ def test_one_rank_two_and_four_have_the_same_losses(tmp_path: Path, tiny_diffusi
         folder = tmp_path / str(num_ranks)
         folder.mkdir()
         curves[num_ranks] = launch(folder, tiny_diffusion_folder, num_ranks, "losses")
-    assert len(curves[1]) == 4 * len(STAGES.names())
+    assert len(curves[1]) == 4 * len(CASES)
     for name, losses in curves[1].items():
         assert len(losses) == 20
         zero_0 = curves[1][f"{name.partition(' zero')[0]} zero 0"]

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from neuroimagen.data_shards.frozen_models.ip_adapter import NEW, IPAdapterConfig
 from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.trainer.batches.augmentation import AugmentConfig
 from neuroimagen.trainer.batches.stage_data import Shapes
@@ -48,6 +49,9 @@ CPU = torch.device("cpu")
 STEPS = 4
 SEED = 11
 TOTAL = 16
+ADAPTER = "adapter"
+"""The diffusion stage that trains an IP-Adapter with the U-Net, as a case beside the stages."""
+CASES = (*STAGES.names(), ADAPTER)
 OVER_THE_BATCH = ("contrastive", "alignment")
 """Stages whose loss is one over the whole batch, and which refuse accumulation."""
 SHAPES = Shapes(
@@ -71,9 +75,19 @@ class Alone:
     world_size: int = 1
 
 
-def shapes(stage: str) -> Shapes:
+def shapes(case: str) -> Shapes:
     """The stage's shapes; the diffusion stage's are those of the model folder, the second argument."""
-    return replace(SHAPES, text_shape=(24, 32)) if stage == "diffusion" else SHAPES
+    return replace(SHAPES, text_shape=(24, 32)) if stage_of(case) == "diffusion" else SHAPES
+
+
+def stage_of(case: str) -> str:
+    """The stage of a case."""
+    return "diffusion" if case == ADAPTER else case
+
+
+def build(case: str, **settings: Any) -> Stage:
+    """The stage of a case with its recipe and shapes."""
+    return build_stage(recipe(case, **settings), stage_of(case), shapes(case))
 
 
 def recipe(stage: str, **settings: Any) -> Recipe:
@@ -106,11 +120,16 @@ def recipe(stage: str, **settings: Any) -> Recipe:
     mined = ContrastiveConfig(**common, num_classes=4, num_samples=4)
     aligned = AlignmentConfig(**common, batch_size=TOTAL, targets={"image": 1.0}, mse_weight=0.1, cosine_weight=0.1)
     common["gradient_accumulation"] = accumulation
+    diffusion: dict[str, Any] = {"alignment_weight": 0.1}
+    adapters: dict[str, IPAdapterConfig] = {}
+    if stage == ADAPTER:
+        diffusion = {"train": "both", "embeddings": "stimulus"}
+        adapters = {"mine": IPAdapterConfig(path=NEW, target="image")}
     return Recipe(
-        model=ModelConfig(path=sys.argv[2]),
+        model=ModelConfig(path=sys.argv[2], ip_adapters=adapters),
         encoder=encoder,
         stages={
-            "diffusion": DiffusionConfig(**common, batch_size=TOTAL, alignment_weight=0.1),
+            "diffusion": DiffusionConfig(**common, batch_size=TOTAL, **diffusion),
             "masked": MaskedConfig(**common, batch_size=TOTAL, decoder_width=32),
             "classifier": ClassifierConfig(**common, batch_size=TOTAL),
             "contrastive": mined,
@@ -218,8 +237,8 @@ def variants(name: str) -> dict[str, dict[str, Any]]:
 def compare_weights(group: ProcessGroup) -> dict[str, float]:
     """Root mean square distance of the weights from plain PyTorch's after STEPS steps."""
     differences: dict[str, float] = {}
-    for name in STAGES.names():
-        reference = build_stage(recipe(name), name, shapes(name))
+    for name in CASES:
+        reference = build(name)
         if name == "contrastive":
             reference._triplet_loss.global_batch = False  # type: ignore[attr-defined]
         if name == "alignment":
@@ -228,7 +247,7 @@ def compare_weights(group: ProcessGroup) -> dict[str, float]:
         expected = train_plainly(reference)
         differences[f"{name} moved"] = distance(start, expected)
         for variant, settings in variants(name).items():
-            stage = build_stage(recipe(name, **settings), name, shapes(name))
+            stage = build(name, **settings)
             train_on_ranks(stage, group, batches(stage, STEPS))
             differences[f"{name} {variant}"] = distance(stage.trained, expected)  # type: ignore[attr-defined]
     return differences
@@ -237,9 +256,9 @@ def compare_weights(group: ProcessGroup) -> dict[str, float]:
 def record_losses(group: ProcessGroup) -> dict[str, list[float]]:
     """The losses of 20 steps, the mean over ranks, of every stage and ZeRO stage."""
     losses: dict[str, list[float]] = {}
-    for name in STAGES.names():
+    for name in CASES:
         for variant in (0, 1, 2, 3):
-            stage = build_stage(recipe(name, zero_stage=variant, learning_rate=1e-3), name, shapes(name))
+            stage = build(name, zero_stage=variant, learning_rate=1e-3)
             losses[f"{name} zero {variant}"] = train_on_ranks(stage, group, batches(stage, 20))
     return losses
 

@@ -22,12 +22,22 @@ _PARTS = ("down", "mid", "up")
 class Adapters:
     """The IP-Adapters of a pipeline, in the order in which they were loaded."""
 
-    def __init__(self, pipeline: Any, files: Mapping[str, IPAdapterFile], own: frozenset[str]) -> None:
+    def __init__(
+        self,
+        pipeline: Any,
+        files: Mapping[str, IPAdapterFile],
+        own: frozenset[str],
+        *,
+        attached: Mapping[str, int] | None = None,
+    ) -> None:
         """own: names of adapters that were trained with the U-Net. Without an image they see zeros, as in training;
         adapters that were trained beside a frozen U-Net are off, which leaves the U-Net as it was.
+
+        attached: those that the U-Net has already, in their order, where it is in training: name → width of the image
+        embedding. Then there are no `files`.
         """
         self.pipeline = pipeline
-        self.sizes = {name: file.embedding_size for name, file in files.items()}
+        self.sizes = {name: file.embedding_size for name, file in files.items()} | dict(attached or {})
         self.own = own
         if not files:
             return

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.frozen_models.ip_adapter import IPAdapterConfig, folder_adapter
+from neuroimagen.data_shards.frozen_models.ip_adapter import IPAdapterConfig, adapters_of
 from neuroimagen.data_shards.frozen_models.loading import loading
 from neuroimagen.data_shards.frozen_models.model_folder import (
     Component,
@@ -48,20 +48,22 @@ class Generator:
         dtype: torch.dtype = torch.float32,
         unet: Path | nn.Module | None = None,
         adapters: Mapping[str, IPAdapterConfig] | None = None,
+        attached: Mapping[str, int] | None = None,
         compile_backend: str | None = None,
     ) -> None:
         """`model`: the folder. Raises UserError before weights are loaded when its family is not served, when it is
         incomplete, when its components do not belong together, and when an adapter does not fit.
 
         dtype: of the U-Net. unet: a fine-tuned one in place of the model's own: the folder it is in, or the network,
-        which is used as it is, without IP-Adapters. adapters: the recipe's model.ip_adapters. compile_backend:
-        torch.compile's for the U-Net and the VAE's decoder, which are compiled anew for each size of batch; None:
-        neither is compiled.
+        which is used as it is. adapters: the recipe's model.ip_adapters; `attached`: of a network, the IP-Adapters that
+        it has, in their order: name → width of the image embedding. compile_backend: torch.compile's for the U-Net and
+        the VAE's decoder, which are compiled anew for each size of batch; None: neither is compiled.
         """
         unet_folder = unet if isinstance(unet, Path) else component_folder(model, "unet")
         sizes = read_sizes(model, unet=unet_folder, adapters=adapters)
         if isinstance(unet, nn.Module):  # loading adapters would change the network that is being trained
-            sizes = replace(sizes, adapters={}, image_sizes={k: v for k, v in sizes.image_sizes.items() if k == UNCLIP})
+            unclip = {name: size for name, size in sizes.image_sizes.items() if name == UNCLIP}
+            sizes = replace(sizes, adapters={}, image_sizes={**unclip, **(attached or {})})
         self.model = model
         self.device = torch.device(device)
         self.dtype = dtype
@@ -77,7 +79,7 @@ class Generator:
         from neuroimagen.trainer.reconstruction.pipelines.families import FAMILIES
 
         self.family = FAMILIES[sizes.family](model, unet=self.unet, vae=self.vae.vae, device=self.device)
-        self.adapters = Adapters(self.family.pipeline, sizes.adapters, sizes.own_adapters)
+        self.adapters = Adapters(self.family.pipeline, sizes.adapters, sizes.own_adapters, attached=attached)
         if compile_backend is not None:
             self.unet.compile(backend=compile_backend, dynamic=False)
             self.vae.vae.decoder.compile(backend=compile_backend, dynamic=False)
@@ -244,10 +246,13 @@ class Generator:
 
 
 def model_digest(model: Path, adapters: Mapping[str, IPAdapterConfig] | None = None) -> str:
-    """16 hex digits over all that decides an image: the components of a model folder, and its IP-Adapters."""
+    """16 hex digits over all that decides an image: the components of a model folder, and its IP-Adapters.
+
+    Adapters that a run trains do not count: they are in the export of a stage, as the recipe's new ones are.
+    """
     others = [model / name for name in _FAMILY_COMPONENTS if (model / name).is_dir()]
     digest = folders_digest(*(component_folder(model, name) for name in _COMPONENTS), *others)
-    files = {**folder_adapter(model), **(adapters or {})}
+    files = {name: config for name, config in adapters_of(model, adapters or {}).items() if not config.is_new}
     if files:
         parts = [digest, *(f"{name} {config.read().digest()}" for name, config in sorted(files.items()))]
         digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()

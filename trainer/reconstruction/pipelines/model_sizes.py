@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.frozen_models.ip_adapter import IPAdapterConfig, IPAdapterFile, folder_adapter
+from neuroimagen.data_shards.frozen_models.ip_adapter import (
+    IPAdapterConfig,
+    IPAdapterFile,
+    adapters_of,
+    trained_adapters,
+)
 from neuroimagen.data_shards.frozen_models.model_folder import (
     component_folder,
     image_size_px,
@@ -43,7 +48,7 @@ class ModelSizes:
     adapters: Mapping[str, IPAdapterFile]
     """Name of an IP-Adapter → its weights."""
     own_adapters: frozenset[str]
-    """Names of IP-Adapters that lie in the model folder and were trained with its U-Net."""
+    """Names of IP-Adapters that were trained with the U-Net: that in the model folder, or beside a fine-tuned one."""
 
 
 def read_sizes(
@@ -52,7 +57,8 @@ def read_sizes(
     """Read and check the configurations of a model folder, and the names and shapes of its adapters' weights.
 
     unet: the folder of a fine-tuned U-Net in place of its own. adapters: the recipe's model.ip_adapters; an adapter in
-    the folder itself (ip_adapter/) is there without being named. Raises UserError when the family is not served, when
+    the folder itself (ip_adapter/) is there without being named, and those that were trained with a fine-tuned U-Net
+    take the place of others of their name. Raises UserError when the family is not served, when
     components do not belong together, and when an adapter does not fit.
     """
     content = recognise(require_diffusion_folder(model))
@@ -83,7 +89,7 @@ def read_sizes(
                 f"caption and the size, the second text encoder and six sizes give {expected} (a refiner?). Choose a "
                 "base model."
             )
-    files, own = _adapters(model, adapters or {})
+    files, own = _adapters(model, adapters or {}, {} if unet is None else trained_adapters(unet.parent))
     image_sizes = {name: file.embedding_size for name, (file, _) in files.items()}
     for name, (file, _) in files.items():
         file.require_width(name, int(width), model)
@@ -120,11 +126,13 @@ def _unclip_size(model: Path, unet_config: Mapping[str, Any]) -> int:
 
 
 def _adapters(
-    model: Path, configured: Mapping[str, IPAdapterConfig]
+    model: Path, configured: Mapping[str, IPAdapterConfig], beside: Mapping[str, IPAdapterConfig]
 ) -> tuple[dict[str, tuple[IPAdapterFile, str]], frozenset[str]]:
-    """Name → weights and target of every adapter, and the names of those that lie in the model folder."""
+    """Name → weights and target of every adapter, and the names of those that were trained with the U-Net: that in the
+    model folder, and those `beside` a fine-tuned U-Net.
+    """
     if UNCLIP in configured:
         raise UserError(f"model.ip_adapters.{UNCLIP}: an unCLIP model's own condition has that name. Choose another.")
-    own = {name: config for name, config in folder_adapter(model).items() if name not in configured}
-    found = {name: (config.read(), config.target) for name, config in {**own, **configured}.items()}
-    return found, frozenset(own)
+    all_of_them = adapters_of(model, configured) | dict(beside)
+    found = {name: (config.read(), config.target) for name, config in all_of_them.items()}
+    return found, frozenset(name for name in found if name not in configured or name in beside)
