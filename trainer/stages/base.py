@@ -233,7 +233,8 @@ negligible.
 
 
 def fit_encoder_normalisation(encoder: EEGEncoder, data: StageData) -> None:
-    """Fit an encoder's channel statistics on segments spread evenly over the training split."""
+    """Fit an encoder's channel statistics, and its trunk's own, on segments spread evenly over the training split."""
     rows = data.rows("train")
     chosen = rows[:: max(1, len(rows) // NORMALISATION_SEGMENTS)][:NORMALISATION_SEGMENTS]
     encoder.fit_normalisation(batch.eeg for batch in data.batches(chosen, 64, eeg_only=True))
+    encoder.fit_trunk(batch.eeg for batch in data.batches(chosen, 64, eeg_only=True))
