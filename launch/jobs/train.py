@@ -14,7 +14,7 @@ from neuroimagen.launch.jobs.work import Watcher, run_here
 from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.runs.run_folder import StageFolder, locked, open_stage_folder
 from neuroimagen.trainer.runs.wandb_log import require_wandb
-from neuroimagen.trainer.training.build import build_stage, load_initial
+from neuroimagen.trainer.training.build import build_stage, load_initial, sized_recipe
 from neuroimagen.trainer.training.checkpoint_folder import unusable_checkpoints
 from neuroimagen.trainer.training.inputs import open_inputs
 
@@ -136,6 +136,8 @@ def check_inputs(recipe: Recipe, name: str, run: Path, num_ranks: int) -> None:
     fold_trainings(recipe, name, run)
     with torch.device("meta"):  # networks without weights: only the stage's needs are read
         stage = build_stage(recipe, name, shapes, initial=initial and initial.to("meta"), run=run)
+    for sentence in sized_recipe(recipe, name, shapes)[1]:
+        print(f"{name}: {sentence}", file=sys.stderr, flush=True)
     engine_config(stage.config, global_batch_size=stage.global_batch_size, world_size=num_ranks)
     if recipe.encoder.reads_subjects:
         print(untrained_text(dataset, recipe, shapes.subjects or ()), end="", file=sys.stderr, flush=True)
@@ -147,6 +149,7 @@ def check_inputs(recipe: Recipe, name: str, run: Path, num_ranks: int) -> None:
         device=torch.device("cpu"),
         order=recipe.data.order,
         leave_out=recipe.data.leave_out,
+        validation_fold=recipe.data.validation_fold,
     )
     stage.check(data)
     plan = stage.plan(data, recipe.seed)

@@ -5,7 +5,7 @@ A stage is one file, which declares all that it needs, and one line in registry.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
@@ -19,7 +19,7 @@ from neuroimagen.trainer.batches.stage_data import BatchNeeds, Shapes, StageData
 from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, Finetuned, choose_finetuned
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.randomness import StepRandom
-from neuroimagen.trainer.stages.config import SampledStageConfig, StageConfig
+from neuroimagen.trainer.stages.config import EnsembleConfig, SampledStageConfig, StageConfig
 from neuroimagen.trainer.stages.segment_figures import SegmentFigures
 
 Loss = tuple[Tensor, dict[str, Tensor]]
@@ -43,6 +43,21 @@ class Selection:
 
     def better(self, value: float, best: float | None) -> bool:
         return best is None or (value > best if self.mode == "max" else value < best)
+
+
+def chosen_figure(figures: Sequence[float], config: StageConfig, *, last: bool) -> float | None:
+    """What the newest weights are compared with the best so far by; None where they are no candidates.
+
+    figures: of the validations so far, the newest last; the last `smoothed_over` of them are enough.
+    """
+    if config.select == "last" and not last:
+        return None
+    if config.select == "smoothed":
+        window = figures[-config.smoothed_over :]
+        if len(window) < config.smoothed_over and not last:
+            return None  # means over fewer validations are the noisiest ones
+        return float(np.mean(window))
+    return figures[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +165,11 @@ class Stage(ABC):
     @classmethod
     def cross_fit(cls, config: Any) -> CrossFit | None:
         """The trainings without parts of the stimuli that are made before its own; None: none."""
+        return None
+
+    @classmethod
+    def ensemble(cls, config: Any) -> EnsembleConfig | None:
+        """The trainings whose networks are exported together; None: one training, one network."""
         return None
 
     @classmethod

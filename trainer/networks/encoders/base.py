@@ -77,8 +77,8 @@ class EncoderConfig:
         length that the segment cuts short.
 
         A setting X_ms gives X_samples: at least 1, at most LARGEST_WINDOW of the segment, odd where it is a kernel's, so
-        that its middle is a sample. Where X_samples may be null and is set, X_ms is not used. Raises UserError where a
-        length in ms meets data of an unknown rate.
+        that its middle is a sample. Where X_samples may be null and is set, X_ms is not used. At an unknown rate the default
+        of X_ms leaves X_samples null, and any other value raises UserError.
         """
         changes: dict[str, Any] = {}
         notes = []
@@ -89,7 +89,11 @@ class EncoderConfig:
             if stem == name or value is None:
                 continue
             changes[name] = None
-            if own[f"{stem}_samples"].default is None and getattr(self, f"{stem}_samples") is not None:
+            can_be_null = own[f"{stem}_samples"].default is None
+            if can_be_null and getattr(self, f"{stem}_samples") is not None:
+                continue
+            if sfreq is None and can_be_null and value == own[name].default:
+                notes.append(f"the sampling rate is not known, so encoder.{name} {value:g} is not used (data.sfreq).")
                 continue
             if sfreq is None:
                 raise UserError(

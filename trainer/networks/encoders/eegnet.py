@@ -77,7 +77,7 @@ class EEGNetTrunk(Trunk):
         self.temporal = nn.Parameter(torch.randn(config.temporal_filters, 1, kernel) / kernel**0.5)
         self.spatial = nn.Parameter(torch.randn(filters, n_channels) * 0.5 / n_channels**0.5)
         self.norm = nn.GroupNorm(1, filters)
-        self.separable = nn.Conv1d(filters, filters, separable, padding="same", groups=filters, bias=False)
+        self.separable = nn.Conv1d(filters, filters, separable, groups=filters, bias=False)
         self.mix = nn.Conv1d(filters, filters, 1, bias=False)
         self.norm_separable = nn.GroupNorm(1, filters)
         self.dropout = SampleDropout(config.dropout)
@@ -88,11 +88,16 @@ class EEGNetTrunk(Trunk):
         mix = bounded(self.spatial, MAX_NORM_SPATIAL) @ whitening  # [filters, C], or a segment's own
         x = mix @ (eeg - mean[:, None])
         temporal = self.temporal.repeat_interleave(self.filters_per_time, dim=0)
-        x = F.conv1d(x, temporal, padding="same", groups=len(temporal))
+        x = F.conv1d(padded(x, temporal.shape[2]), temporal, groups=len(temporal))
         x = self.dropout(F.avg_pool1d(F.elu(self.norm(x)), self.pool))
-        x = F.elu(self.norm_separable(self.mix(self.separable(x))))
+        x = F.elu(self.norm_separable(self.mix(self.separable(padded(x, self.separable.kernel_size[0])))))
         x = self.dropout_separable(F.avg_pool1d(x, self.second_pool))
         return F.linear(x.flatten(1), bounded(self.head.weight, MAX_NORM_HEAD), self.head.bias)
+
+
+def padded(x: Tensor, kernel: int) -> Tensor:
+    """x [B, S, T] with zeros before and after, so that a filter of length `kernel` gives T outputs."""
+    return F.pad(x, ((kernel - 1) // 2, kernel // 2))
 
 
 def bounded(weight: Tensor, max_norm: float) -> Tensor:
