@@ -16,6 +16,7 @@ from neuroimagen.trainer.runs.run_folder import StageFolder, locked, open_stage_
 from neuroimagen.trainer.runs.wandb_log import require_wandb
 from neuroimagen.trainer.training.build import build_stage, load_initial, sized_recipe
 from neuroimagen.trainer.training.checkpoint_folder import unusable_checkpoints
+from neuroimagen.trainer.training.ensemble import cross_validation_text, ensemble_members
 from neuroimagen.trainer.training.inputs import open_inputs
 
 WORKER = "neuroimagen.trainer.training.worker"
@@ -59,7 +60,8 @@ class TrainWork:
         self.cpu = cpu
         self._recipe = recipe
         self._resume = resume
-        self._steps = recipe.stages[name].steps
+        self._members = len(ensemble_members(recipe, name))
+        self._steps = recipe.stages[name].steps * max(1, self._members)
         self._folder = StageFolder(run, name)
         self.arguments: tuple[str, ...] = (name, "--run", str(run.absolute()), *(["--cpu"] if cpu else []))
         self.log_folder = self._folder.logs.absolute()
@@ -103,7 +105,8 @@ class TrainWork:
 
     def describe(self, num_ranks: int) -> str:
         ranks = f"{num_ranks} rank{'s' if num_ranks > 1 else ''}"
-        return f"{self.title}: {self._steps} steps on {ranks}, logs in {self._folder.logs}"
+        several = f" of {self._members} networks" if self._members else ""
+        return f"{self.title}: {self._steps} steps{several} on {ranks}, logs in {self._folder.logs}"
 
     def conclude(self, signum: int | None) -> int:
         if signum is not None:
@@ -112,6 +115,8 @@ class TrainWork:
                 "with --resume."
             )
             return 128 + signum
+        if self._members:
+            print(cross_validation_text(self._folder.path))
         print(f"{self.title}: done; export in {self._folder.export}")
         return 0
 

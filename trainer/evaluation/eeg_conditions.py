@@ -29,7 +29,9 @@ from neuroimagen.trainer.evaluation.segment_features import (
     slow_features,
 )
 from neuroimagen.trainer.networks.classifier import ClassifierModel
+from neuroimagen.trainer.networks.classifier_ensemble import ClassifierEnsemble
 from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
+from neuroimagen.trainer.networks.pretrained import PretrainedModule, load_exported
 
 _BATCH = 64
 
@@ -103,12 +105,20 @@ def classifier_prediction(
     folder = run / "classifier" / "export"
     if not folder.is_dir():
         return None
-    model = ClassifierModel.from_pretrained(folder, device=device)
+    model = load_exported(folder).to(device)
+    if not isinstance(model, ClassifierModel | ClassifierEnsemble):
+        raise UserError(f"{folder} holds no classifier. Train the classifier stage again.")
     num_classes = dataset.metadata.num_classes
-    if model.head.out_features != num_classes:
+    if model.num_classes != num_classes:
         raise UserError(
-            f"{folder} knows {model.head.out_features} classes, the data set has {num_classes}. Give the data set that "
+            f"{folder} knows {model.num_classes} classes, the data set has {num_classes}. Give the data set that "
             "the stage was trained on."
+        )
+    text = "the class with the highest score of the classifier stage, whose weights the validation split chose"
+    if isinstance(model, ClassifierEnsemble):
+        text = (
+            f"the class with the highest weighted mean probability of the classifier stage's {len(model.members)} networks, "
+            "weighed by cross-validation within the training and validation splits"
         )
     predicted = []
     for batch, eeg in _eeg_batches(dataset, rows):
@@ -116,7 +126,7 @@ def classifier_prediction(
     return EegPrediction(
         condition="classifier_stage",
         predicted=np.concatenate(predicted).astype(np.int64),
-        text="the class with the highest score of the classifier stage, whose weights the validation split chose",
+        text=text,
     )
 
 
@@ -128,7 +138,7 @@ def embed(dataset: Dataset, rows: Integers, encoder: EEGEncoder, *, device: str 
     )
 
 
-def _features(encoder: EEGEncoder | ClassifierModel, eeg: np.ndarray, subject: np.ndarray, device: str) -> np.ndarray:
+def _features(encoder: PretrainedModule, eeg: np.ndarray, subject: np.ndarray, device: str) -> np.ndarray:
     subjects = torch.from_numpy(subject.astype(np.int64)).to(device)
     with torch.inference_mode():
         return encoder(torch.from_numpy(eeg).to(device), subjects).float().cpu().numpy()
