@@ -58,6 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sets", nargs="*", default=[], metavar="FILE.npz=HZ", help="real sets and their sampling rates"
     )
+    parser.add_argument(
+        "--simulated", nargs="*", choices=list(SIMULATED), default=list(SIMULATED), help="simulated sets (default: all)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -67,21 +70,23 @@ def run(args: argparse.Namespace) -> None:
         if not path or not rate.replace(".", "", 1).isdigit():
             raise UsageError(f"--sets {text}: expected FILE.npz=HZ, as in FingerMovements.npz=100.")
         real[Path(path)] = float(rate)
-    configuration: Figures = {"sets": {path.stem: rate for path, rate in real.items()}, "simulated": list(SIMULATED)}
-    studies = measured(configuration, args.seeds, lambda seed, folder: measure(seed, folder, real), args)
+    configuration: Figures = {"sets": {path.stem: rate for path, rate in real.items()}, "simulated": args.simulated}
+    studies = measured(
+        configuration, args.seeds, lambda seed, folder: measure(seed, folder, real, args.simulated), args
+    )
     summary = summarise(studies)
     add_summary(summary, args.seeds, args.json)
     print("\n".join(table(studies, summary)))
 
 
-def measure(seed: int, folder: Path, real: Mapping[Path, float]) -> Figures:
+def measure(seed: int, folder: Path, real: Mapping[Path, float], names: Sequence[str]) -> Figures:
     """The figures of one seed, set by set."""
     found: Figures = {}
     for path, sfreq in real.items():
         with np.load(path, allow_pickle=False) as file:
             found[path.stem] = measure_set(folder / path.stem, {key: file[key] for key in file.files}, sfreq, seed)
-    for name, make in SIMULATED.items():
-        found[name] = measure_set(folder / name, make(seed), 128.0, seed)
+    for name in names:
+        found[name] = measure_set(folder / name, SIMULATED[name](seed), 128.0, seed)
     return {"sets": found}
 
 
@@ -218,8 +223,8 @@ def power_only(seed: int) -> dict[str, np.ndarray]:
 
 
 SIMULATED: dict[str, Callable[[int], dict[str, np.ndarray]]] = {
-    "evoked response only": evoked_only,
-    "power only": power_only,
+    "evoked": evoked_only,
+    "power": power_only,
     "nothing": simulated,
 }
 

@@ -23,7 +23,10 @@ class ClassifierEnsemble(PretrainedModule):
             raise ValueError("an ensemble needs members with a weight each, not negative and not all zero")
         if len({member["num_classes"] for member in members}) > 1:
             raise ValueError("the members of an ensemble must know the same classes")
-        self.config = {"members": [dict(member) for member in members], "weights": [float(weight) for weight in weights]}
+        self.config = {
+            "members": [dict(member) for member in members],
+            "weights": [float(weight) for weight in weights],
+        }
         self.num_classes = int(members[0]["num_classes"])
         self.members = nn.ModuleList([ClassifierModel(**member) for member in members])
         self.shares = [weight / sum(weights) for weight in weights]

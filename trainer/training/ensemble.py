@@ -189,7 +189,10 @@ def cross_validation_text(stage: Path) -> str:
         how = "the validation split, which has also chosen the weights"
     else:
         how = f"{content['folds']} folds of the training and validation segments, by {unit}"
-    lines = [f"Cross-validation on {how}; the test split is not touched.", "encoder            accuracy  95 %          weight"]
+    lines = [
+        f"Cross-validation on {how}; the test split is not touched.",
+        "encoder            accuracy  95 %          weight",
+    ]
     for item in content["encoders"]:
         interval = "" if item["low"] is None else f"{100 * item['low']:.1f}–{100 * item['high']:.1f}"
         share = "" if item["encoder"] == "all" else f"{item['weight']:.2f}"
