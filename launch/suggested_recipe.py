@@ -34,7 +34,7 @@ _SHIFT_MS = 12.0
 _LARGEST_SHIFT = 0.02
 """Share of the segment that the shift is at most."""
 _FEW_SEGMENTS = 2000
-"""Below this number of training segments, convolutions learn the segments by heart: linear decoders do as well or better."""
+"""Below this number of training segments convolutions learn them by heart: linear decoders do as well or better."""
 _LOW_RATE = 300.0
 """Up to this rate in Hz the encoder's filters are given in ms: NICE's lengths, 17 and 4 samples at its 250 Hz."""
 
@@ -182,8 +182,8 @@ def _sections(facts: Facts) -> tuple[dict[str, tuple[str, dict[str, Any]]], list
     if is_small:
         common |= {"weight_decay": 0.1, "ema_decay": 0.99, "select": "smoothed"}
         sections["encoder"] = (
-            f"{facts.num_train:,} training segments are few: a linear encoder on the evoked response, averaged weights, and "
-            "of the validation curve its smoothed best.",
+            f"{facts.num_train:,} training segments are few: a linear encoder on the evoked response, averaged "
+            "weights, and of the validation curve its smoothed best.",
             {"kind": "linear"},
         )
     elif facts.sfreq <= _LOW_RATE:
@@ -193,8 +193,8 @@ def _sections(facts: Facts) -> tuple[dict[str, tuple[str, dict[str, Any]]], list
         )
     if is_small and by_class and facts.tests_seen_classes:
         sections["classifier"] = (
-            "The class of a segment: linear decoders of the evoked response and of the covariance, and EEGNet; 5 networks of "
-            "each by cross-validation, weighed by what they reach on the fold they have not seen.",
+            "The class of a segment: linear decoders of the evoked response and of the covariance, and EEGNet; a "
+            "network of each for every fold, weighed by what they reach on the folds they have not seen.",
             _small_classifier(facts),
         )
     if by_class and facts.tests_seen_classes:

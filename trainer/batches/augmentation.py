@@ -52,8 +52,8 @@ class AugmentConfig:
         note = None
         if shift < wanted:
             note = (
-                f"augment shifts segments by at most {shift} samples, not {wanted}: more than {self.largest_shift:.0%} of "
-                f"the {n_samples} samples of a segment (augment.largest_shift)."
+                f"augment shifts segments by at most {shift} samples, not {wanted}: more than {self.largest_shift:.0%} "
+                f"of the {n_samples} samples of a segment (augment.largest_shift)."
             )
         return replace(self, shift_samples=shift, shift_ms=0.0), note
 

@@ -153,8 +153,8 @@ class StageData:
         chosen = rows[own if split == "val" else ~own]
         if len(chosen) == 0:
             raise UserError(
-                f"fold {fold} of {num_folds} leaves no {split} segments of the {len(rows)} for training and validation. "
-                "Choose fewer folds."
+                f"fold {fold} of {num_folds} leaves no {split} segments of the {len(rows)} for training and "
+                "validation. Choose fewer folds."
             )
         return chosen
 

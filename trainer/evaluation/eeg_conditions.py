@@ -117,8 +117,8 @@ def classifier_prediction(
     text = "the class with the highest score of the classifier stage, whose weights the validation split chose"
     if isinstance(model, ClassifierEnsemble):
         text = (
-            f"the class with the highest weighted mean probability of the classifier stage's {len(model.members)} networks, "
-            "weighed by cross-validation within the training and validation splits"
+            f"the class with the highest weighted mean probability of the classifier stage's {len(model.members)} "
+            "networks, weighed by cross-validation within the training and validation splits"
         )
     predicted = []
     for batch, eeg in _eeg_batches(dataset, rows):

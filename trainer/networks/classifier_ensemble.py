@@ -51,8 +51,8 @@ def mixture_weights(probabilities: Tensor, labels: Tensor, *, num_steps: int = 2
     """Weights [M] of the mixture Σ w_m p_m with the largest likelihood of `labels` [n], for the probabilities that M
     classifiers give to segments that they were not trained on, [M, n, K].
 
-    By expectation maximisation with one pseudo-count each (a flat Dirichlet prior with α = 2): few segments must not put
-    all weight on the classifier that was lucky on them.
+    By expectation maximisation with one pseudo-count each (a Dirichlet prior with α = 2): few segments must not put all
+    weight on the classifier that was lucky on them.
     """
     given = probabilities.double().gather(2, labels.expand(len(probabilities), -1)[:, :, None])[:, :, 0]  # [M, n]
     given = given.clamp_min(1e-12)

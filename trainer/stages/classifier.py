@@ -63,7 +63,8 @@ class ClassifierConfig(StageConfig):
             raise ValueError("ensemble.encoders are trained from scratch; leave initialise_from at null")
         if self.ensemble.folds is not None and self.initialise_from is not None:
             raise ValueError(
-                "ensemble.folds must not start from an encoder that has seen their segments; leave initialise_from at null"
+                "ensemble.folds must not start from an encoder that has seen their segments; leave initialise_from at "
+                "null"
             )
 
 

@@ -36,7 +36,7 @@ class StageConfig:
     select: Literal["best", "smoothed", "last"] = "best"
     """Which weights are exported. best: of the validation with the best figure. smoothed: of the one with the best mean
     over itself and those just before it (`smoothed_over`), since the best of a noisy curve is mostly its noise: on 32
-    segments the standard error of an accuracy is 9 points. last: of the last step; the validation split chooses nothing.
+    segments the standard error of an accuracy is 9 points. last: of the last step; validation chooses nothing.
     """
     smoothed_over: int = 5
     """With `smoothed`: validations that each mean is over."""

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_folder, atomic_path
+from neuroimagen.data_shards.common.reading import read_json_object
+from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.new_eeg.description import InputDescription
 from neuroimagen.trainer.batches.folds import divides_stimuli, rows_of_folds
 from neuroimagen.trainer.batches.stage_data import StageData
@@ -49,8 +51,8 @@ class Member:
 
 
 def ensemble_members(recipe: Recipe, name: str) -> list[Member]:
-    """The trainings of stage `name`, in their order; none where it is one training. Raises UserError for an encoder that
-    does not exist.
+    """The trainings of stage `name`, in their order; none where it is one training. Raises UserError for an encoder
+    that does not exist.
     """
     config = STAGES[name].ensemble(recipe.stages[name])
     if config is None:
@@ -165,11 +167,8 @@ def _export(
         ensemble.save_pretrained(temporary)
 
 
-def _by_stimulus(recipe: Recipe, name: str, dataset: object) -> bool:
-    """Whether folds, and so the intervals, are of stimuli; without folds the data set's own split says nothing of it."""
-    from neuroimagen.data_shards.dataset.dataset import Dataset
-
-    assert isinstance(dataset, Dataset)
+def _by_stimulus(recipe: Recipe, name: str, dataset: Dataset) -> bool:
+    """Whether folds, and so the intervals, are of whole stimuli."""
     config = STAGES[name].ensemble(recipe.stages[name])
     assert config is not None
     rows = rows_of_folds(dataset, recipe.data.subjects)
@@ -183,7 +182,7 @@ def cross_validation_text(stage: Path) -> str:
     path = stage / CROSS_VALIDATION
     if not path.is_file():
         raise UserError(f"{path} does not exist: the stage was not trained as an ensemble.")
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json_object(path)
     unit = "stimulus" if content["by_stimulus"] else "segment, in stretches of recording time"
     if content["folds"] is None:
         how = "the validation split, which has also chosen the weights"

@@ -68,8 +68,8 @@ def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, L
             )
     if recipe.data.sfreq is not None and abs(recipe.data.sfreq - metadata.sfreq) > 1e-3 * metadata.sfreq:
         raise UserError(
-            f"{recipe.data.path} has sfreq {metadata.sfreq:g}, the recipe's data.sfreq is {recipe.data.sfreq:g}. Correct "
-            "one of them."
+            f"{recipe.data.path} has sfreq {metadata.sfreq:g}, the recipe's data.sfreq is {recipe.data.sfreq:g}. "
+            "Correct one of them."
         )
     latents: dict[str, LatentStore] = {}
     text_shape = recipe.model.text_shape or (0, 0)

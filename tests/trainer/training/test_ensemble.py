@@ -1,4 +1,4 @@
-"""Ensembles: which networks are trained, that each segment is predicted by networks that have not seen it, the export."""
+"""Ensembles: which networks are trained, predictions by networks that have not seen the segment, the export."""
 
 import dataclasses
 import json

@@ -17,8 +17,8 @@ from neuroimagen.data_shards.common.numbers import require_finite
 UnknownSubject = Literal["mean", "error"]
 
 LARGEST_WINDOW = 0.25
-"""Share of a segment that a filter or window whose length is given in ms takes at most: longer ones leave a short segment
-with hardly any outputs.
+"""Share of a segment that a filter or window whose length is given in ms takes at most: longer ones leave a short
+segment with hardly any outputs.
 """
 
 
@@ -73,12 +73,12 @@ class EncoderConfig:
         }
 
     def sized(self, *, sfreq: float | None, n_samples: int) -> tuple[Self, list[str]]:
-        """These settings with every length in samples for segments of `n_samples` at `sfreq` Hz, and a sentence for each
-        length that the segment cuts short.
+        """These settings with every length in samples for segments of `n_samples` at `sfreq` Hz, and a sentence for
+        each length that the segment cuts short.
 
-        A setting X_ms gives X_samples: at least 1, at most LARGEST_WINDOW of the segment, odd where it is a kernel's, so
-        that its middle is a sample. Where X_samples may be null and is set, X_ms is not used. At an unknown rate the default
-        of X_ms leaves X_samples null, and any other value raises UserError.
+        A setting X_ms gives X_samples: at least 1, at most LARGEST_WINDOW of the segment, odd where it is a kernel's,
+        so that its middle is a sample. Where X_samples may be null and is set, X_ms is not used. At an unknown rate the
+        default of X_ms leaves X_samples null, and any other value raises UserError.
         """
         changes: dict[str, Any] = {}
         notes = []

@@ -26,7 +26,7 @@ class EEGNetConfig(EncoderConfig):
 
     kind: Literal["eegnet"] = "eegnet"
     dropout: float = 0.5
-    """Share that is zeroed in training after each mean over time; the paper has 0.5 for single subjects, 0.25 across."""
+    """Share that is zeroed in training after each mean over time; in the paper 0.5 within subjects, 0.25 across."""
     temporal_filters: int = 8
     """F1: filters in time."""
     spatial_filters: int = 2

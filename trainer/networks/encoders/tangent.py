@@ -20,7 +20,7 @@ MAX_MEAN_STEPS = 50
 
 @dataclass(frozen=True, kw_only=True)
 class TangentConfig(EncoderConfig):
-    """`encoder.kind: tangent`: what the channels' variances and covariances tell, wherever in the segment it happens."""
+    """`encoder.kind: tangent`: what the channels' variances and covariances tell, at whatever time it happens."""
 
     kind: Literal["tangent"] = "tangent"
     dropout: float = 0.5
