@@ -20,7 +20,7 @@ from neuroimagen.trainer.stages.base import (
     chosen_figure,
     fit_encoder_normalisation,
 )
-from neuroimagen.trainer.stages.config import SampledStageConfig
+from neuroimagen.trainer.stages.config import SampledStageConfig, StageConfig
 
 
 @pytest.mark.parametrize(("mode", "values", "chosen"), [("max", [1, 3, 3, 2], 1), ("min", [2, 0, 1, 0], 1)])
