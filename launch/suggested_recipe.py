@@ -37,6 +37,13 @@ _FEW_SEGMENTS = 2000
 """Below this number of training segments convolutions learn them by heart: linear decoders do as well or better."""
 _LOW_RATE = 300.0
 """Up to this rate in Hz the encoder's filters are given in ms: NICE's lengths, 17 and 4 samples at its 250 Hz."""
+_SMALL_CONTRASTIVE: Mapping[str, Any] = {
+    **{"steps": 300, "warmup_steps": 15, "validate_every": 60, "checkpoint_every": 300},
+    **{"learning_rate": 1.0e-2, "select": "last"},
+}
+"""Where training segments are few. A linear encoder of random weights finds the nearest class mean, and at a rate of 1e-3
+it is hardly better after 300 steps.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,12 +205,21 @@ def _sections(facts: Facts) -> tuple[dict[str, tuple[str, dict[str, Any]]], list
             _small_classifier(facts),
         )
     if by_class and facts.tests_seen_classes:
-        num_samples = int(np.clip(min(facts.train_class_sizes), 2, 8))
+        most = 64 // num_classes if is_small else 8
+        num_samples = int(np.clip(min(facts.train_class_sizes), 2, max(2, most)))
         classes = int(np.clip(256 // num_samples, 2, num_classes))
-        sections["contrastive"] = (
-            f"Batches of {classes} classes × {num_samples} segments; {_EPOCHS} epochs of {facts.num_train:,} segments.",
-            {"num_classes": classes, "num_samples": num_samples, **_schedule(facts, classes * num_samples), **common},
-        )
+        why = f"Batches of {classes} classes × {num_samples} segments"
+        sizes = {"num_classes": classes, "num_samples": num_samples}
+        if is_small:
+            sections["contrastive"] = (
+                f"{why}; the last weights, averaged: so few validation segments would choose by chance.",
+                {**sizes, **common, **_SMALL_CONTRASTIVE},
+            )
+        else:
+            sections["contrastive"] = (
+                f"{why}; {_EPOCHS} epochs of {facts.num_train:,} segments.",
+                {**sizes, **_schedule(facts, classes * num_samples), **common},
+            )
         if {"vae", "text-class"} <= set(facts.kinds):
             side = facts.sizes["latent_shape"][-1] * 4
             batch = _batch(facts, 64)
