@@ -41,8 +41,8 @@ _SMALL_CONTRASTIVE: Mapping[str, Any] = {
     **{"steps": 300, "warmup_steps": 15, "validate_every": 60, "checkpoint_every": 300},
     **{"learning_rate": 1.0e-2, "select": "last"},
 }
-"""Where training segments are few. A linear encoder of random weights finds the nearest class mean, and at a rate of 1e-3
-it is hardly better after 300 steps.
+"""Where training segments are few. A linear encoder of random weights finds the nearest class mean, and at a rate of
+1e-3 it is hardly better after 300 steps.
 """
 
 
@@ -274,7 +274,8 @@ def _small_classifier(facts: Facts) -> dict[str, Any]:
     steps = int(np.clip(np.ceil(facts.num_train / 100) * 100, 300, 600))
     return {
         "ensemble": {"folds": folds, "encoders": ["linear", "tangent", "eegnet"]},
-        "batch_size": _batch(facts, 64),
+        # A fold's training segments fill a batch.
+        "batch_size": max(1, min(_batch(facts, 64), facts.num_train * (folds - 1) // folds)),
         "steps": steps,
         "learning_rate": 2.0e-3,
         "warmup_steps": steps // 20,

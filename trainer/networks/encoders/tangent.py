@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from neuroimagen.trainer.networks.encoders.base import EncoderConfig, Trunk
-from neuroimagen.trainer.networks.encoders.fitted_projection import FittedProjection
+from neuroimagen.trainer.networks.fitted_projection import FittedProjection
 from neuroimagen.trainer.networks.randomness import SampleDropout
 
 MEAN_TOLERANCE = 1e-9

@@ -5,7 +5,7 @@ import torch
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from neuroimagen.trainer.networks.encoders.fitted_projection import FittedProjection
+from neuroimagen.trainer.networks.fitted_projection import FittedProjection
 
 FEATURES = torch.randn(60, 12, generator=torch.Generator().manual_seed(0)) @ torch.diag(torch.arange(1.0, 13.0))
 
