@@ -22,6 +22,7 @@ from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.new_eeg.description import InputDescription
 from neuroimagen.trainer.batches.folds import divides_stimuli, rows_of_folds
 from neuroimagen.trainer.batches.stage_data import StageData
+from neuroimagen.trainer.evaluation.eeg_conditions import CROSS_VALIDATION
 from neuroimagen.trainer.evaluation.intervals import bootstrap_mean
 from neuroimagen.trainer.networks.classifier import ClassifierModel
 from neuroimagen.trainer.networks.classifier_ensemble import ClassifierEnsemble, mixture_weights
@@ -33,9 +34,6 @@ from neuroimagen.trainer.stages.registry import STAGES
 from neuroimagen.trainer.training.inputs import open_inputs
 from neuroimagen.trainer.training.loop import StopRequest, train
 from neuroimagen.trainer.training.process_group import ProcessGroup
-
-CROSS_VALIDATION = "cross-validation.json"
-"""In a stage's folder: what each encoder reaches on the segments that its networks were not trained on."""
 
 
 @dataclass(frozen=True, kw_only=True)
