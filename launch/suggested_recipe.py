@@ -183,6 +183,8 @@ def _sections(facts: Facts) -> tuple[dict[str, tuple[str, dict[str, Any]]], list
     notes: list[str] = []
     is_small = facts.num_train < _FEW_SEGMENTS
     augment = {"shift_ms": _SHIFT_MS, "largest_shift": _LARGEST_SHIFT, "scale_std": 0.2, "drop_channels": 0.1}
+    if is_small:  # a channel that is dropped disturbs all that whitening makes of it and its neighbours
+        augment |= {"scale_std": 0.1, "drop_channels": 0.0}
     common: dict[str, Any] = {"augment": augment}
     num_classes = len(facts.train_class_sizes)
     by_class = num_classes >= 2 and min(facts.train_class_sizes) >= 2

@@ -10,7 +10,7 @@ import torch
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.trainer.evaluation.eeg_conditions import classifier_prediction
+from neuroimagen.trainer.evaluation.eeg_conditions import classifier_prediction, is_cross_validated, summarise_segments
 from neuroimagen.trainer.networks.classifier import ClassifierModel
 from neuroimagen.trainer.networks.pretrained import load_exported
 from neuroimagen.trainer.recipe.recipe import load_recipe
@@ -84,6 +84,10 @@ def test_it_is_stopped_resumed_exported_and_evaluated(recipe_path: Path, study_f
     assert content["encoders"][0]["accuracy"] == pytest.approx(np.mean(right))
 
     assert "weight" in cross_validation_text(folder.path)
+    assert is_cross_validated(folder.run)
+    assert not is_cross_validated(folder.path / "members" / "linear-seed0-fold0")
+    summaries = summarise_segments(dataset, encoder=None, with_validation=True)
+    assert np.array_equal(summaries.rows[~summaries.is_test], rows)
     test = dataset.rows("test")
     prediction = classifier_prediction(folder.run, dataset, test)
     assert prediction is not None
