@@ -31,6 +31,11 @@ class EEGNetConfig(EncoderConfig):
     """F1: filters in time."""
     spatial_filters: int = 2
     """D: spatial filters for each filter in time."""
+    step_ms: float | None = 5.0
+    """Means over this time are taken first: the paper has EEG at 128 Hz, and at 1000 Hz the same filters cost 25 times
+    as much. Less than two samples are left as they are."""
+    step_samples: int | None = None
+    """The same in samples; null: step_ms at the data's rate, 1 sample where no rate is known."""
     kernel_ms: float | None = 250.0
     """Length of the filters in time; at most a quarter of the segment."""
     kernel_samples: int | None = None
@@ -48,8 +53,9 @@ class EEGNetConfig(EncoderConfig):
 class EEGNetTrunk(Trunk):
     """The layers of EEGNet, with `feature_size` outputs in place of classes:
 
-    filters in time (F1) → spatial filters of each (D, ‖w‖ ≤ 1) → norm → ELU → mean over time → dropout → filter in time
-    of each → mix of all → norm → ELU → mean over time → dropout → linear layer (rows of ‖w‖ ≤ 0.25).
+    means over a step → filters in time (F1) → spatial filters of each (D, ‖w‖ ≤ 1) → norm → ELU → mean over time →
+    dropout → filter in time of each → mix of all → norm → ELU → mean over time → dropout → linear layer (rows of
+    ‖w‖ ≤ 0.25).
 
     What differs from the paper: GroupNorm over the whole segment stands where it has BatchNorm, for the reason given at
     TemporalSpatialTrunk, and the norm between the filters in time and in space is left out: whitened channels need
@@ -62,9 +68,10 @@ class EEGNetTrunk(Trunk):
 
     def __init__(self, config: EEGNetConfig, *, n_channels: int, n_samples: int) -> None:
         super().__init__(config, n_channels=n_channels, n_samples=n_samples)
-        kernel = config.kernel_samples or 32
-        self.pool = config.pool_samples or 4
-        steps = n_samples // self.pool
+        self.step = config.step_samples or 1
+        kernel = max(1, round((config.kernel_samples or 32) / self.step))
+        self.pool = max(1, (config.pool_samples or 4) // self.step)
+        steps = n_samples // self.step // self.pool
         if steps < 4:
             raise ValueError(
                 f"segments of {n_samples} samples hold {steps} means over {self.pool}, and EEGNet needs 4; lower "
@@ -86,7 +93,7 @@ class EEGNetTrunk(Trunk):
 
     def forward(self, eeg: Tensor, mean: Tensor, whitening: Tensor) -> Tensor:
         mix = bounded(self.spatial, MAX_NORM_SPATIAL) @ whitening  # [filters, C], or a segment's own
-        x = mix @ (eeg - mean[:, None])
+        x = mix @ (F.avg_pool1d(eeg, self.step) - mean[:, None])
         temporal = self.temporal.repeat_interleave(self.filters_per_time, dim=0)
         x = F.conv1d(padded(x, temporal.shape[2]), temporal, groups=len(temporal))
         x = self.dropout(F.avg_pool1d(F.elu(self.norm(x)), self.pool))

@@ -30,6 +30,17 @@ def test_it_is_its_layers_one_after_the_other() -> None:
     assert torch.allclose(encoder(EEG), expected, atol=1e-4)
 
 
+def test_a_step_takes_means_first_and_keeps_lengths_in_time() -> None:
+    torch.manual_seed(0)
+    fine = build_encoder(encoder_config("eegnet", kernel_samples=8, pool_samples=2), n_channels=5, n_samples=48).eval()
+    settings = encoder_config("eegnet", step_samples=2, kernel_samples=16, pool_samples=4)
+    coarse = build_encoder(settings, n_channels=5, n_samples=96).eval()
+    coarse.load_state_dict(fine.state_dict())
+    assert torch.allclose(coarse(EEG), fine(EEG.unflatten(2, (48, 2)).mean(3)), atol=1e-5)
+    for sfreq, step in ((100.0, 1), (250.0, 1), (400.0, 2), (1000.0, 5)):
+        assert encoder_config("eegnet").sized(sfreq=sfreq, n_samples=1000)[0].step_samples == step
+
+
 def test_norms_are_bounded_and_shorter_rows_are_unchanged() -> None:
     rows = torch.tensor([[3.0, 4.0], [0.3, 0.4], [0.0, 0.0]])
     assert torch.allclose(bounded(rows, 1.0), torch.tensor([[0.6, 0.8], [0.3, 0.4], [0.0, 0.0]]))
