@@ -274,10 +274,12 @@ def _small_classifier(facts: Facts) -> dict[str, Any]:
     """The classifier's section where training segments are few."""
     folds = int(np.clip(min(facts.train_class_sizes), 2, 5))
     steps = int(np.clip(np.ceil(facts.num_train / 100) * 100, 300, 600))
+    batch = _batch(facts, 64)
+    while batch > 2 and batch > facts.num_train * (folds - 1) // folds:  # a fold's training segments fill a batch
+        batch //= 2
     return {
         "ensemble": {"folds": folds, "encoders": ["linear", "tangent", "eegnet"]},
-        # A fold's training segments fill a batch.
-        "batch_size": max(1, min(_batch(facts, 64), facts.num_train * (folds - 1) // folds)),
+        "batch_size": batch,
         "steps": steps,
         "learning_rate": 2.0e-3,
         "warmup_steps": steps // 20,
