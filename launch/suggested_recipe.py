@@ -30,7 +30,20 @@ _EPOCHS = 60
 _STEPS = (200, 20_000)
 """The least and the most steps of a stage."""
 _SHIFT_MS = 12.0
-"""Random shift of a training segment, at most a fiftieth of it."""
+"""Random shift of a training segment."""
+_LARGEST_SHIFT = 0.02
+"""Share of the segment that the shift is at most."""
+_FEW_SEGMENTS = 2000
+"""Below this number of training segments convolutions learn them by heart: linear decoders do as well or better."""
+_LOW_RATE = 300.0
+"""Up to this rate in Hz the encoder's filters are given in ms: NICE's lengths, 17 and 4 samples at its 250 Hz."""
+_SMALL_CONTRASTIVE: Mapping[str, Any] = {
+    **{"steps": 300, "warmup_steps": 15, "validate_every": 60, "checkpoint_every": 300},
+    **{"learning_rate": 1.0e-2, "select": "last"},
+}
+"""Where training segments are few. A linear encoder of random weights finds the nearest class mean, and at a rate of
+1e-3 it is hardly better after 300 steps.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +146,7 @@ def suggest(facts: Facts, *, data: str, model: str, recipe: str, run: str, like:
         parts: list[tuple[str | None, dict[str, Any]]] = [(None, body)]
     else:
         sections, notes = _sections(facts)
-        stages = [name for name in sections if name != "reconstruct"]
+        stages = [name for name in sections if name not in ("encoder", "reconstruct")]
         comment = "# Made for these data and this model; a search on the validation split may start from its numbers."
         parts = [(why, {name: values}) for name, (why, values) in sections.items()]
     if not stages:
@@ -168,18 +181,47 @@ def _sections(facts: Facts) -> tuple[dict[str, tuple[str, dict[str, Any]]], list
     """Section → why it is as it is, and its values; and why stages are left out."""
     sections: dict[str, tuple[str, dict[str, Any]]] = {}
     notes: list[str] = []
-    shift = round(min(_SHIFT_MS * facts.sfreq / 1000, facts.n_samples / 50))
-    augment = {"shift_samples": shift, "scale_std": 0.2, "drop_channels": 0.1}
-    common = {"augment": augment}
+    is_small = facts.num_train < _FEW_SEGMENTS
+    augment = {"shift_ms": _SHIFT_MS, "largest_shift": _LARGEST_SHIFT, "scale_std": 0.2, "drop_channels": 0.1}
+    if is_small:  # a channel that is dropped disturbs all that whitening makes of it and its neighbours
+        augment |= {"scale_std": 0.1, "drop_channels": 0.0}
+    common: dict[str, Any] = {"augment": augment}
     num_classes = len(facts.train_class_sizes)
     by_class = num_classes >= 2 and min(facts.train_class_sizes) >= 2
-    if by_class and facts.tests_seen_classes:
-        num_samples = int(np.clip(min(facts.train_class_sizes), 2, 8))
-        classes = int(np.clip(256 // num_samples, 2, num_classes))
-        sections["contrastive"] = (
-            f"Batches of {classes} classes × {num_samples} segments; {_EPOCHS} epochs of {facts.num_train:,} segments.",
-            {"num_classes": classes, "num_samples": num_samples, **_schedule(facts, classes * num_samples), **common},
+    if is_small:
+        common |= {"weight_decay": 0.1, "ema_decay": 0.99, "select": "smoothed"}
+        sections["encoder"] = (
+            f"{facts.num_train:,} training segments are few: a linear encoder on the evoked response, averaged "
+            "weights, and of the validation curve its smoothed best.",
+            {"kind": "linear"},
         )
+    elif facts.sfreq <= _LOW_RATE:
+        sections["encoder"] = (
+            f"Filters in ms, for {facts.sfreq:g} Hz; none is longer than a quarter of the segment.",
+            {"kind": "temporal_spatial", "kernel_ms": 68.0, "stride_ms": 16.0},
+        )
+    if is_small and by_class and facts.tests_seen_classes:
+        sections["classifier"] = (
+            "The class of a segment: linear decoders of the evoked response and of the covariance, and EEGNet; a "
+            "network of each for every fold, weighed by what they reach on the folds they have not seen.",
+            _small_classifier(facts),
+        )
+    if by_class and facts.tests_seen_classes:
+        most = 64 // num_classes if is_small else 8
+        num_samples = int(np.clip(min(facts.train_class_sizes), 2, max(2, most)))
+        classes = int(np.clip(256 // num_samples, 2, num_classes))
+        why = f"Batches of {classes} classes × {num_samples} segments"
+        sizes = {"num_classes": classes, "num_samples": num_samples}
+        if is_small:
+            sections["contrastive"] = (
+                f"{why}; the last weights, averaged: so few validation segments would choose by chance.",
+                {**sizes, **common, **_SMALL_CONTRASTIVE},
+            )
+        else:
+            sections["contrastive"] = (
+                f"{why}; {_EPOCHS} epochs of {facts.num_train:,} segments.",
+                {**sizes, **_schedule(facts, classes * num_samples), **common},
+            )
         if {"vae", "text-class"} <= set(facts.kinds):
             side = facts.sizes["latent_shape"][-1] * 4
             batch = _batch(facts, 64)
@@ -226,6 +268,29 @@ def _sections(facts: Facts) -> tuple[dict[str, tuple[str, dict[str, Any]]], list
             "adds one; name it in model.towers"
         )
     return sections, notes
+
+
+def _small_classifier(facts: Facts) -> dict[str, Any]:
+    """The classifier's section where training segments are few."""
+    folds = int(np.clip(min(facts.train_class_sizes), 2, 5))
+    steps = int(np.clip(np.ceil(facts.num_train / 100) * 100, 300, 600))
+    batch = _batch(facts, 64)
+    while batch > 2 and batch > facts.num_train * (folds - 1) // folds:  # a fold's training segments fill a batch
+        batch //= 2
+    return {
+        "ensemble": {"folds": folds, "encoders": ["linear", "tangent", "eegnet"]},
+        "batch_size": batch,
+        "steps": steps,
+        "learning_rate": 2.0e-3,
+        "warmup_steps": steps // 20,
+        "weight_decay": 0.1,
+        "label_smoothing": 0.1,
+        "ema_decay": 0.99,
+        "select": "last",
+        "validate_every": steps // 4,
+        "checkpoint_every": steps,
+        "augment": {"shift_ms": _SHIFT_MS, "largest_shift": _LARGEST_SHIFT, "scale_std": 0.1},
+    }
 
 
 def _batch(facts: Facts, most: int) -> int:

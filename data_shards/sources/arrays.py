@@ -32,6 +32,8 @@ from neuroimagen.data_shards.sources.splits import divide
 from neuroimagen.data_shards.sources.stimulus_keys import keys_of_images
 from neuroimagen.data_shards.sources.subjects import LABELS_KEY, mapping_notes, number_subjects
 
+MICROVOLTS = {"V": 1e6, "mV": 1e3, "uV": 1.0, "nV": 1e-3}
+"""Value of --unit → microvolts."""
 _OPTIONAL = ("subject", "session", "split", "caption", "block", "order", "recording", "onset_s")
 
 
@@ -125,6 +127,12 @@ class ArraySource(Source):
         parser.add_argument(
             "--band", type=interval, metavar="A:B", help="pass band of the recording, Hz; recorded, not applied"
         )
+        parser.add_argument(
+            "--unit",
+            choices=tuple(MICROVOLTS),
+            help="unit of the values, which are stored in microvolt then; without it they are stored as they are, and "
+            "new EEG has to come in the same unknown unit",
+        )
         add_split(parser)
         add_split_seed(parser)
 
@@ -138,6 +146,7 @@ class ArraySource(Source):
             sfreq=args.sfreq,
             channel_names=None if args.channel_names is None else tuple(args.channel_names),
             band_hz=args.band,
+            unit=args.unit,
             split=args.split,
             split_seed=args.split_seed,
             files=(args.eeg, args.table),
@@ -153,6 +162,7 @@ class ArraySource(Source):
         sfreq: float,
         channel_names: tuple[str, ...] | None = None,
         band_hz: tuple[float, float] | None = None,
+        unit: str | None = None,
         split: str | None = None,
         split_seed: int = 0,
         files: tuple[Path, ...] = (),
@@ -180,6 +190,7 @@ class ArraySource(Source):
             )
         self._eeg, self._table, self._images, self._name = eeg, table, images, name
         self._sfreq, self._channel_names, self._band_hz = sfreq, channel_names, band_hz
+        self._unit, self._factor = unit, 1.0 if unit is None else MICROVOLTS[unit]
         self._files, self._source = files, source
         names = sorted(set(table.class_name))
         self._classes = tuple(ClassInfo(name=class_name) for class_name in names)
@@ -217,6 +228,7 @@ class ArraySource(Source):
             band_hz=self._band_hz,
             classes=self._classes,
             split_rule=self._division.rule,
+            preprocessing={} if self._unit is None else {"unit": "microvolt", "unit_of_the_files": self._unit},
             provenance={
                 "source": self._source,
                 LABELS_KEY: self._subject_labels,
@@ -246,7 +258,7 @@ class ArraySource(Source):
             if split is not None and own != split:
                 continue
             yield SegmentRecord(
-                eeg=np.asarray(self._eeg[row], dtype=np.float32),
+                eeg=np.asarray(self._in_microvolts(self._eeg[row]), dtype=np.float32),
                 stimulus=self._keys[image],
                 label=int(self._label[row]),
                 subject=int(self._subject[row]),
@@ -257,6 +269,10 @@ class ArraySource(Source):
                 recording=self._table.recording[row],
                 onset_s=float(self._table.onset_s[row]),
             )
+
+    def _in_microvolts(self, eeg: np.ndarray) -> np.ndarray:
+        """In float64, so that volts in float32 or 16-bit numbers lose nothing; unchanged without --unit."""
+        return eeg if self._unit is None else eeg.astype(np.float64) * self._factor
 
     def num_segments(self) -> int:
         return len(self._table)

@@ -18,6 +18,7 @@ TARGETS: dict[str, str] = {
     "million": "a large data set: memory over an epoch, first batch, resume at 90 %%, planning, the index",
     "train": "a training step beside a bare PyTorch loop, cached latents, waiting for data, two ranks beside one",
     "pretraining": "few labels: a classifier that starts from masked pre-training beside one from scratch",
+    "small-eeg": "some hundred segments: the suggested recipe beside ridge, LDA, Riemannian tangent space and EEGNet",
     "finetuning": "diffusion fine-tuning on EEG beside the frozen model: identification, accuracy, PixCorr, SSIM",
     "real-size": "training steps at real size on a GPU: share of peak FLOP/s, data, memory, diffusers' own loop",
     "cache": "images per second of latent caching beside the plain loop of vae.encode calls",

@@ -14,8 +14,9 @@ from neuroimagen.launch.jobs.work import Watcher, run_here
 from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.runs.run_folder import StageFolder, locked, open_stage_folder
 from neuroimagen.trainer.runs.wandb_log import require_wandb
-from neuroimagen.trainer.training.build import build_stage, load_initial
+from neuroimagen.trainer.training.build import build_stage, load_initial, sized_recipe
 from neuroimagen.trainer.training.checkpoint_folder import unusable_checkpoints
+from neuroimagen.trainer.training.ensemble import cross_validation_text, ensemble_members
 from neuroimagen.trainer.training.inputs import open_inputs
 
 WORKER = "neuroimagen.trainer.training.worker"
@@ -59,7 +60,8 @@ class TrainWork:
         self.cpu = cpu
         self._recipe = recipe
         self._resume = resume
-        self._steps = recipe.stages[name].steps
+        self._members = len(ensemble_members(recipe, name))
+        self._steps = recipe.stages[name].steps * max(1, self._members)
         self._folder = StageFolder(run, name)
         self.arguments: tuple[str, ...] = (name, "--run", str(run.absolute()), *(["--cpu"] if cpu else []))
         self.log_folder = self._folder.logs.absolute()
@@ -103,7 +105,8 @@ class TrainWork:
 
     def describe(self, num_ranks: int) -> str:
         ranks = f"{num_ranks} rank{'s' if num_ranks > 1 else ''}"
-        return f"{self.title}: {self._steps} steps on {ranks}, logs in {self._folder.logs}"
+        several = f" of {self._members} networks" if self._members else ""
+        return f"{self.title}: {self._steps} steps{several} on {ranks}, logs in {self._folder.logs}"
 
     def conclude(self, signum: int | None) -> int:
         if signum is not None:
@@ -112,6 +115,8 @@ class TrainWork:
                 "with --resume."
             )
             return 128 + signum
+        if self._members:
+            print(cross_validation_text(self._folder.path))
         print(f"{self.title}: done; export in {self._folder.export}")
         return 0
 
@@ -136,6 +141,8 @@ def check_inputs(recipe: Recipe, name: str, run: Path, num_ranks: int) -> None:
     fold_trainings(recipe, name, run)
     with torch.device("meta"):  # networks without weights: only the stage's needs are read
         stage = build_stage(recipe, name, shapes, initial=initial and initial.to("meta"), run=run)
+    for sentence in sized_recipe(recipe, name, shapes)[1]:
+        print(f"{name}: {sentence}", file=sys.stderr, flush=True)
     engine_config(stage.config, global_batch_size=stage.global_batch_size, world_size=num_ranks)
     if recipe.encoder.reads_subjects:
         print(untrained_text(dataset, recipe, shapes.subjects or ()), end="", file=sys.stderr, flush=True)
@@ -147,6 +154,7 @@ def check_inputs(recipe: Recipe, name: str, run: Path, num_ranks: int) -> None:
         device=torch.device("cpu"),
         order=recipe.data.order,
         leave_out=recipe.data.leave_out,
+        validation_fold=recipe.data.validation_fold,
     )
     stage.check(data)
     plan = stage.plan(data, recipe.seed)

@@ -38,6 +38,7 @@ def stages(facts: Facts, like: str | None = None) -> list[str]:
 def test_stages_are_those_that_the_data_and_the_model_allow() -> None:
     drawing = ["contrastive", "saliency", "semantic", "semantic_detailed"]
     assert stages(FACTS) == [*drawing, "alignment"]
+    assert stages(dataclasses.replace(FACTS, num_train=300)) == ["classifier", *drawing, "alignment"]
     assert stages(dataclasses.replace(FACTS, takes_image=True)) == [*drawing, "alignment", "prior"]
     zero_shot = dataclasses.replace(FACTS, takes_image=True, tests_seen_classes=False)
     assert stages(zero_shot) == ["alignment", "prior"]
@@ -65,9 +66,32 @@ def test_numbers_fit_the_data(num_train: int, sfreq: float, tmp_path: Path) -> N
     for name in ("saliency", "semantic", "alignment"):
         stage = recipe.stages[name]
         assert stage.batch_size <= max(8, num_train // 4)
-        assert stage.augment.shift_samples <= min(facts.n_samples // 50, 12 * sfreq / 1000 + 1)
+        augment, _ = stage.augment.sized(sfreq=sfreq, n_samples=facts.n_samples)
+        assert augment.shift_samples <= min(facts.n_samples // 50, 12 * sfreq / 1000 + 1)
         assert stage.steps % stage.validate_every == 0
         assert 200 <= stage.steps <= 20_000
+
+
+def test_few_segments_get_a_linear_encoder_and_a_cross_validation(tmp_path: Path) -> None:
+    facts = dataclasses.replace(FACTS, num_classes=2, num_train=300, train_class_sizes=(200, 100), n_samples=50)
+    (tmp_path / "own.yaml").write_text(suggest(facts, **NAMES).text)
+    recipe = load_recipe(tmp_path / "own.yaml")
+    assert recipe.encoder.kind == "linear"
+    classifier, contrastive = recipe.stages["classifier"], recipe.stages["contrastive"]
+    assert classifier.ensemble.folds == 5
+    assert set(classifier.ensemble.encoders) == {"linear", "tangent", "eegnet"}
+    assert classifier.batch_size <= 300 * 4 // 5  # a fold's training segments fill a batch
+    assert (contrastive.num_classes, contrastive.num_samples, contrastive.select) == (2, 32, "last")
+    tiny = dataclasses.replace(facts, num_train=6, train_class_sizes=(3, 3))
+    (tmp_path / "tiny.yaml").write_text(suggest(tiny, **NAMES).text)
+    assert load_recipe(tmp_path / "tiny.yaml").stages["classifier"].ensemble.folds == 3
+
+
+def test_filters_are_given_in_ms_at_low_rates_alone(tmp_path: Path) -> None:
+    for sfreq, kernel_ms in ((100.0, 68.0), (1000.0, None)):
+        (tmp_path / f"{sfreq}.yaml").write_text(suggest(dataclasses.replace(FACTS, sfreq=sfreq), **NAMES).text)
+        encoder = load_recipe(tmp_path / f"{sfreq}.yaml").encoder
+        assert (encoder.kind, encoder.kernel_ms) == ("temporal_spatial", kernel_ms)
 
 
 def test_a_command_quotes_its_paths() -> None:

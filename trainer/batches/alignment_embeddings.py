@@ -58,7 +58,7 @@ class AlignmentEmbeddings:
         return self._computed_once(data).embeddings
 
     def of_batch(self, batch: Batch, eeg: Tensor, data: StageData | None) -> Tensor:
-        """Embeddings [B, P] of a training batch. eeg: the batch's, augmented; not looked at if they are computed once."""
+        """Embeddings [B, P] of a training batch. eeg: the batch's, augmented; unused if they are computed once."""
         if data is None or (self._folder is None and not self._once):  # a dry run has no data
             return self.of(eeg, batch.subject)
         return self._computed_once(data).of(batch.rows).to(batch.eeg.device, non_blocking=True)

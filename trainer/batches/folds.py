@@ -48,3 +48,36 @@ def without_fold(dataset: Dataset, rows: Integers, leave_out: tuple[int, int]) -
     own = source == 0
     kept[own] = fold_of_stimuli(dataset, num_folds)[dataset.index.stimulus[rows[own]]] != fold
     return rows[kept]
+
+
+def rows_of_folds(dataset: Dataset, subjects: Sequence[int] | None) -> Integers:
+    """The rows that a cross-validation divides: the training and validation splits together, in the index's order."""
+    return np.sort(np.concatenate([dataset.rows("train", subjects), dataset.rows("val", subjects)]))
+
+
+def divides_stimuli(dataset: Dataset, rows: Integers, num_folds: int) -> bool:
+    """Whether folds can be made of whole stimuli: every class has at least as many among `rows` as there are folds."""
+    pairs = np.unique(np.stack([dataset.index.label[rows], dataset.index.stimulus[rows]]), axis=1)
+    return bool(np.unique(pairs[0], return_counts=True)[1].min() >= num_folds)
+
+
+def folds_of_rows(dataset: Dataset, rows: Integers, num_folds: int) -> Integers:
+    """The fold of each of `rows` for a cross-validation, [n].
+
+    By stimulus where `divides_stimuli`, so that no fold is predicted by networks that have seen its stimuli; else by
+    segment: each subject's segments of a class are cut into stretches in the index's order, which is that of recording,
+    so that neighbours in time, which share slow drift and perhaps samples, mostly stay together.
+    """
+    label, stimulus = dataset.index.label[rows], dataset.index.stimulus[rows]
+    folds = np.empty(len(rows), dtype=np.int64)
+    if divides_stimuli(dataset, rows, num_folds):
+        stimuli, places = np.unique(stimulus, return_inverse=True)
+        labels = np.empty(len(stimuli), dtype=np.int64)
+        labels[places] = label
+        return dealt(labels, [str(one) for one in stimuli], num_folds)[places]
+    groups = np.unique(np.stack([label, dataset.index.subject[rows]]), axis=1, return_inverse=True)[1].reshape(-1)
+    for group in range(int(groups.max()) + 1):
+        own = np.flatnonzero(groups == group)
+        # Groups of fewer segments than folds begin at different folds, so that no fold is empty.
+        folds[own] = (np.arange(len(own)) * num_folds // len(own) + group) % num_folds
+    return folds

@@ -16,7 +16,7 @@ from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.data_shards.loading.plan import BlockShufflePlan, Plan, SequentialPlan, ShufflePlan
 from neuroimagen.data_shards.loading.reader import Batch, Reader
 from neuroimagen.trainer.batches.device_feed import Feed, StreamedFeed, on_device
-from neuroimagen.trainer.batches.folds import without_fold
+from neuroimagen.trainer.batches.folds import folds_of_rows, rows_of_folds, without_fold
 from neuroimagen.trainer.batches.resident import ResidentFeed, resident_bytes
 
 RESIDENT_SHARE = 1 / 16
@@ -40,6 +40,8 @@ class Shapes:
     """(C, h, w) of the VAE's latents, for stages that use them."""
     latents: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Shape of one cached latent by its kind, where the sizes above do not say it."""
+    sfreq: float | None = None
+    """Sampling rate in Hz; None where neither recipe nor data set says (a dry run)."""
 
     def of_latent(self, kind: str) -> tuple[int, ...]:
         """Shape of one cached latent."""
@@ -110,9 +112,12 @@ class StageData:
         order: OrderConfig | None = None,
         resident_gib: float | None = None,
         leave_out: tuple[int, int] | None = None,
+        validation_fold: tuple[int, int] | None = None,
     ) -> None:
         """`resident_gib`: how much of the device's memory the training data may take; None: RESIDENT_SHARE of a GPU's,
-        nothing of a CPU's. `leave_out`: (k, n), train without fold k of n of the training stimuli.
+        nothing of a CPU's. `leave_out`: (k, n), train without fold k of n of the training stimuli. `validation_fold`:
+        (k, n), fold k of n of the training and validation segments together is the validation split, and the others are
+        the training split.
         """
         self.dataset = dataset
         self.order = order or OrderConfig()
@@ -120,6 +125,7 @@ class StageData:
         self.latents = latents
         self.subjects = subjects
         self.leave_out = leave_out
+        self.validation_fold = validation_fold
         self.device = device
         self._resident_limit = memory_share(device) if resident_gib is None else int(resident_gib * (1 << 30))
         self.rank = dist.get_rank() if dist.is_initialized() else 0
@@ -129,6 +135,8 @@ class StageData:
         """Rows of one split, of the recipe's subjects. Training reads "train" and "val"; nothing here reads "test"."""
         if split not in ("train", "val"):
             raise ValueError(f"training looks at train and val only, not {split!r}")
+        if self.validation_fold is not None:
+            return self._folded_rows(split, *self.validation_fold)
         rows = self.dataset.rows(split, self.subjects)
         if split == "train" and self.leave_out is not None:
             rows = without_fold(self.dataset, rows, self.leave_out)
@@ -142,6 +150,17 @@ class StageData:
                 f"the data set has no {split} segments for subjects {self.subjects or 'all'}. Choose others."
             )
         return rows
+
+    def _folded_rows(self, split: str, fold: int, num_folds: int) -> np.ndarray:
+        rows = rows_of_folds(self.dataset, self.subjects)
+        own = folds_of_rows(self.dataset, rows, num_folds) == fold
+        chosen = rows[own if split == "val" else ~own]
+        if len(chosen) == 0:
+            raise UserError(
+                f"fold {fold} of {num_folds} leaves no {split} segments of the {len(rows)} for training and "
+                "validation. Choose fewer folds."
+            )
+        return chosen
 
     def shuffled(self, rows: np.ndarray, seed: int, global_batch_size: int) -> Plan:
         """`rows` in the recipe's order, full batches only. Raises UserError if they do not fill one."""

@@ -23,13 +23,20 @@ Predict = Callable[[Floats, Integers, Floats], Integers]
 """(training features, their labels, test features) → labels."""
 
 
-def baseline_results(dataset: Dataset, summaries: SegmentSummaries, *, num_resamples: int, seed: int) -> list[Result]:
-    """Accuracy of every baseline, with intervals and permutation p."""
+def baseline_results(
+    dataset: Dataset, summaries: SegmentSummaries, *, num_resamples: int, seed: int, with_validation: bool = False
+) -> list[Result]:
+    """Accuracy of every baseline, with intervals and permutation p.
+
+    `with_validation`: the summaries' segments that are not of the test split are of training and validation.
+    """
     eeg = np.stack([dataset.eeg(int(row)) for row in track(summaries.rows, total=len(summaries.rows), desc="EEG")])
     power, bands = band_power(eeg, dataset.metadata.sfreq)
     labels = dataset.index.label[summaries.rows].astype(np.int64)
     subjects = dataset.index.subject[summaries.rows]
-    own = "fitted on the training split of the same subject"
+    own = (
+        f"fitted on the {'training and validation splits' if with_validation else 'training split'} of the same subject"
+    )
     table: Sequence[tuple[str, Floats, Predict, str]] = (
         ("nearest_class_mean", summaries.window, _nearest_mean, "the class whose mean window is nearest (Euclidean)"),
         ("ridge_raw", summaries.window, _ridge, "scikit-learn's RidgeClassifierCV on the window in 40 ms bins"),
@@ -38,6 +45,7 @@ def baseline_results(dataset: Dataset, summaries: SegmentSummaries, *, num_resam
         ("logistic_band_power", power, _logistic, "logistic regression on principal components of log band power"),
         ("riemann_mdm", eeg, _riemann_mdm, "pyriemann: minimum distance to the Riemannian mean of ERP covariances"),
         ("riemann_tangent", eeg, _riemann_tangent, "pyriemann: tangent space of ERP covariances, logistic regression"),
+        ("riemann_tangent_power", eeg, _riemann_power, "pyriemann: tangent space of covariances, logistic regression"),
     )
     predictions = [
         EegPrediction(
@@ -114,8 +122,10 @@ def _logistic(train: Floats, labels: Integers, test: Floats) -> Integers:
     return decoder.fit(train, labels).predict(test)
 
 
-def _covariances(train: Floats, labels: Integers, test: Floats) -> tuple[Floats, Floats]:
-    """ERP covariances (Barachant, Congedo 2014) of spatial principal components; the template is the mean response."""
+def _covariances(train: Floats, test: Floats, *, evoked: bool = True) -> tuple[Floats, Floats]:
+    """Covariances of spatial principal components; with `evoked` ERP covariances (Barachant, Congedo 2014), whose
+    template is the mean response.
+    """
     try:
         from pyriemann.estimation import Covariances
     except ImportError as error:
@@ -127,24 +137,30 @@ def _covariances(train: Floats, labels: Integers, test: Floats) -> tuple[Floats,
     spread = np.einsum("nct,ndt->cd", train, train) / (train.shape[0] * train.shape[2])
     directions = np.linalg.eigh(spread)[1][:, ::-1][:, : min(NUM_SPATIAL, train.shape[1])]
     train, test = (np.einsum("nct,ck->nkt", eeg, directions) for eeg in (train, test))
+    estimator = Covariances(estimator="oas")
+    if not evoked:
+        return estimator.transform(train), estimator.transform(test)
     template = train.mean(axis=0)
     # One template for all classes keeps the matrices small: with one per class, 40 classes make them 40 times larger.
     augmented = (np.concatenate([np.broadcast_to(template, eeg.shape), eeg], axis=1) for eeg in (train, test))
-    estimator = Covariances(estimator="oas")
     first, second = augmented
     return estimator.transform(first), estimator.transform(second)
 
 
 def _riemann_mdm(train: Floats, labels: Integers, test: Floats) -> Integers:
-    covariances, test_covariances = _covariances(train, labels, test)
+    covariances, test_covariances = _covariances(train, test)
     from pyriemann.classification import MDM
 
     return MDM(metric="riemann").fit(covariances, labels).predict(test_covariances)
 
 
-def _riemann_tangent(train: Floats, labels: Integers, test: Floats) -> Integers:
-    covariances, test_covariances = _covariances(train, labels, test)
+def _riemann_tangent(train: Floats, labels: Integers, test: Floats, *, evoked: bool = True) -> Integers:
+    covariances, test_covariances = _covariances(train, test, evoked=evoked)
     from pyriemann.tangentspace import TangentSpace
 
     space = TangentSpace(metric="riemann").fit(covariances)
     return _logistic(space.transform(covariances), labels, space.transform(test_covariances))
+
+
+def _riemann_power(train: Floats, labels: Integers, test: Floats) -> Integers:
+    return _riemann_tangent(train, labels, test, evoked=False)

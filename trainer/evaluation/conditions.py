@@ -147,6 +147,11 @@ _OTHERS: Mapping[str, Condition] = {
         text="covariances in the tangent space, logistic regression (pyriemann)",
         group="baseline",
     ),
+    "riemann_tangent_power": Condition(
+        title="Riemannian tangent space, power",
+        text="covariances without the mean response in the tangent space, logistic regression (pyriemann)",
+        group="baseline",
+    ),
     "mean_slope_only": Condition(
         title="channel mean + slope",
         text="shrinkage LDA on each channel's mean and slope over the segment, which are what slow drift changes",

@@ -15,6 +15,7 @@ import torch
 from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.progress import track
+from neuroimagen.data_shards.common.reading import read_json_object
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.recording_time import recording_time
 from neuroimagen.trainer.evaluation.intervals import bootstrap_mean
@@ -29,8 +30,12 @@ from neuroimagen.trainer.evaluation.segment_features import (
     slow_features,
 )
 from neuroimagen.trainer.networks.classifier import ClassifierModel
+from neuroimagen.trainer.networks.classifier_ensemble import ClassifierEnsemble
 from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
+from neuroimagen.trainer.networks.pretrained import PretrainedModule, load_exported
 
+CROSS_VALIDATION = "cross-validation.json"
+"""In a classifier stage's folder: what each encoder reaches on the segments that its networks were not trained on."""
 _BATCH = 64
 
 
@@ -60,10 +65,20 @@ class SegmentSummaries:
 
 
 def summarise_segments(
-    dataset: Dataset, *, encoder: EEGEncoder | None, subjects: Sequence[int] | None = None, device: str = "cpu"
+    dataset: Dataset,
+    *,
+    encoder: EEGEncoder | None,
+    subjects: Sequence[int] | None = None,
+    device: str = "cpu",
+    with_validation: bool = False,
 ) -> SegmentSummaries:
-    """Summarise the training and test splits in one pass over the EEG; only the summaries grow with the data."""
+    """Summarise the training and test splits in one pass over the EEG; only the summaries grow with the data.
+
+    `with_validation`: the validation split is fitted on as well, as an ensemble of folds is trained on it.
+    """
     train, test = dataset.rows("train", subjects), dataset.rows("test", subjects)
+    if with_validation:
+        train = np.sort(np.concatenate([train, dataset.rows("val", subjects)]))
     rows = np.concatenate([train, test])
     batches: dict[str, list[np.ndarray]] = {name: [] for name in ("slow", "window", "detrended", "embeddings")}
     total = np.zeros((dataset.metadata.n_channels, dataset.metadata.n_samples))
@@ -103,12 +118,20 @@ def classifier_prediction(
     folder = run / "classifier" / "export"
     if not folder.is_dir():
         return None
-    model = ClassifierModel.from_pretrained(folder, device=device)
+    model = load_exported(folder).to(device)
+    if not isinstance(model, ClassifierModel | ClassifierEnsemble):
+        raise UserError(f"{folder} holds no classifier. Train the classifier stage again.")
     num_classes = dataset.metadata.num_classes
-    if model.head.out_features != num_classes:
+    if model.num_classes != num_classes:
         raise UserError(
-            f"{folder} knows {model.head.out_features} classes, the data set has {num_classes}. Give the data set that "
+            f"{folder} knows {model.num_classes} classes, the data set has {num_classes}. Give the data set that "
             "the stage was trained on."
+        )
+    text = "the class with the highest score of the classifier stage, whose weights the validation split chose"
+    if isinstance(model, ClassifierEnsemble):
+        text = (
+            f"the class with the highest weighted mean probability of the classifier stage's {len(model.members)} "
+            "networks, weighed by cross-validation within the training and validation splits"
         )
     predicted = []
     for batch, eeg in _eeg_batches(dataset, rows):
@@ -116,8 +139,14 @@ def classifier_prediction(
     return EegPrediction(
         condition="classifier_stage",
         predicted=np.concatenate(predicted).astype(np.int64),
-        text="the class with the highest score of the classifier stage, whose weights the validation split chose",
+        text=text,
     )
+
+
+def is_cross_validated(run: Path) -> bool:
+    """Whether the run's classifier stage has been trained on folds of the training and validation splits together."""
+    path = run / "classifier" / CROSS_VALIDATION
+    return path.is_file() and read_json_object(path).get("folds") is not None
 
 
 def embed(dataset: Dataset, rows: Integers, encoder: EEGEncoder, *, device: str = "cpu") -> Floats:
@@ -128,7 +157,7 @@ def embed(dataset: Dataset, rows: Integers, encoder: EEGEncoder, *, device: str 
     )
 
 
-def _features(encoder: EEGEncoder | ClassifierModel, eeg: np.ndarray, subject: np.ndarray, device: str) -> np.ndarray:
+def _features(encoder: PretrainedModule, eeg: np.ndarray, subject: np.ndarray, device: str) -> np.ndarray:
     subjects = torch.from_numpy(subject.astype(np.int64)).to(device)
     with torch.inference_mode():
         return encoder(torch.from_numpy(eeg).to(device), subjects).float().cpu().numpy()
@@ -317,10 +346,16 @@ def prediction_results(
         scored = test if prediction.scored is None else test[prediction.scored]
         labels = index.label[scored].astype(np.int64)
         stimuli, shown = np.unique(index.stimulus[scored], return_inverse=True)
+        stimulus_labels = dataset.stimuli.labels[stimuli]
+        unit = ""
+        if len(stimuli) == len(np.unique(labels)) < len(scored):
+            # One stimulus a class: resampling or permuting so few says nothing of how many segments were right.
+            shown, stimulus_labels = np.arange(len(scored)), labels
+            unit = "; each class has one stimulus, so interval and p are over segments"
         hits = (prediction.predicted == labels).astype(np.float64)
         estimate = bootstrap_mean(hits, shown, is_share=True, seed=seed, num_resamples=num_resamples)
-        text = f"share of test segments, one class of {dataset.metadata.num_classes}: {prediction.text}"
-        p = permutation_p(recognition_table(prediction.predicted, shown, dataset.stimuli.labels[stimuli]), seed=seed)
+        text = f"share of test segments, one class of {dataset.metadata.num_classes}: {prediction.text}{unit}"
+        p = permutation_p(recognition_table(prediction.predicted, shown, stimulus_labels), seed=seed)
         results += [
             result(prediction.condition, "accuracy", estimate, text),
             p_result(prediction.condition, "permutation_p", p, n=len(scored)),

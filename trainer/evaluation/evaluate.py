@@ -28,6 +28,7 @@ from neuroimagen.trainer.evaluation.eeg_conditions import (
     classifier_prediction,
     eeg_predictions,
     eeg_results,
+    is_cross_validated,
     load_encoder,
     prediction_results,
     summarise_segments,
@@ -130,7 +131,11 @@ def evaluate_run(
         alignment = alignment_figures(run, dataset, summaries, config, open_latents=open_latents, device=device)
         results += alignment.results
     if baselines:
-        results += baseline_results(dataset, summaries, **resampling)
+        folded = is_cross_validated(run)
+        fitted = (
+            summarise_segments(dataset, encoder=None, subjects=subjects, with_validation=True) if folded else summaries
+        )
+        results += baseline_results(dataset, fitted, with_validation=folded, **resampling)
     if runs.drift_surrogate is not None and surrogate is not None and scoring is not None:
         results += _drift_surrogate_results(runs.drift_surrogate, surrogate, scoring, subjects=subjects, device=device)
     for other in runs.without_subject.values():

@@ -16,6 +16,7 @@ class ClassifierModel(PretrainedModule):
     def __init__(self, *, encoder: dict[str, Any], num_classes: int) -> None:
         super().__init__()
         self.config = {"encoder": encoder, "num_classes": num_classes}
+        self.num_classes = num_classes
         self.encoder = EEGEncoder(**encoder)
         self.norm = nn.LayerNorm(self.encoder.feature_size)
         self.head = nn.Linear(self.encoder.feature_size, num_classes)

@@ -38,6 +38,8 @@ class DataConfig:
     n_channels: int | None = None
     n_samples: int | None = None
     num_classes: int | None = None
+    sfreq: float | None = None
+    """Sampling rate in Hz, by which lengths in ms become samples."""
     order: OrderConfig = field(default_factory=OrderConfig)
     resident_gib: float | None = None
     """Training data that take at most this much memory are read once and stay on the device that trains, as stored;
@@ -48,10 +50,22 @@ class DataConfig:
     """(k, n): train without fold k, counted from 0, of n folds of the training stimuli; null: with all. The prior stage
     trains its folds so."""
 
+    validation_fold: tuple[int, int] | None = None
+    """(k, n): of the training and validation segments together, fold k of n, counted from 0, is the validation split,
+    and the others are the training split; null: the data set's own splits. Ensembles train their folds so."""
+
     def __post_init__(self) -> None:
         require_finite(self)
+        if self.validation_fold is not None and not 0 <= self.validation_fold[0] < self.validation_fold[1] >= 2:
+            raise ValueError(
+                f"data.validation_fold must be [k, n] with n at least 2 and k below n, got {self.validation_fold}"
+            )
+        if self.validation_fold is not None and self.leave_out is not None:
+            raise ValueError("data.validation_fold and data.leave_out divide the same segments; give one of them")
         if self.leave_out is not None and not 0 <= self.leave_out[0] < self.leave_out[1] >= 2:
             raise ValueError(f"data.leave_out must be [k, n] with n at least 2 and k below n, got {self.leave_out}")
+        if self.sfreq is not None and self.sfreq <= 0:
+            raise ValueError(f"data.sfreq must be positive, got {self.sfreq}")
         if self.resident_gib is not None and self.resident_gib < 0:
             raise ValueError(f"data.resident_gib must not be negative (null: by the GPU), got {self.resident_gib}")
 

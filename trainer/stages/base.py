@@ -5,7 +5,7 @@ A stage is one file, which declares all that it needs, and one line in registry.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
@@ -20,7 +20,7 @@ from neuroimagen.trainer.batches.stage_data import BatchNeeds, Shapes, StageData
 from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, Finetuned, choose_finetuned
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.randomness import StepRandom
-from neuroimagen.trainer.stages.config import SampledStageConfig, StageConfig
+from neuroimagen.trainer.stages.config import EnsembleConfig, SampledStageConfig, StageConfig
 from neuroimagen.trainer.stages.segment_figures import SegmentFigures
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -45,6 +45,21 @@ class Selection:
 
     def better(self, value: float, best: float | None) -> bool:
         return best is None or (value > best if self.mode == "max" else value < best)
+
+
+def chosen_figure(figures: Sequence[float], config: StageConfig, *, last: bool) -> float | None:
+    """What the newest weights are compared with the best so far by; None where they are no candidates.
+
+    figures: of the validations so far, the newest last; the last `smoothed_over` of them are enough.
+    """
+    if config.select == "last" and not last:
+        return None
+    if config.select == "smoothed":
+        window = figures[-config.smoothed_over :]
+        if len(window) < config.smoothed_over and not last:
+            return None  # means over fewer validations are the noisiest ones
+        return float(np.mean(window))
+    return figures[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +190,11 @@ class Stage(ABC):
         return None
 
     @classmethod
+    def ensemble(cls, config: Any) -> EnsembleConfig | None:
+        """The trainings whose networks are exported together; None: one training, one network."""
+        return None
+
+    @classmethod
     def more_data(cls, config: Any) -> tuple[str, ...]:
         """Data sets that it trains on beside the recipe's: their training splits join that of data.path."""
         return ()
@@ -262,7 +282,8 @@ negligible.
 
 
 def fit_encoder_normalisation(encoder: EEGEncoder, data: StageData) -> None:
-    """Fit an encoder's channel statistics on segments spread evenly over the training split."""
+    """Fit an encoder's channel statistics, and its trunk's own, on segments spread evenly over the training split."""
     rows = data.rows("train")
     chosen = rows[:: max(1, len(rows) // NORMALISATION_SEGMENTS)][:NORMALISATION_SEGMENTS]
     encoder.fit_normalisation(batch.eeg for batch in data.batches(chosen, 64, eeg_only=True))
+    encoder.fit_trunk(batch.eeg for batch in data.batches(chosen, 64, eeg_only=True))

@@ -1,7 +1,7 @@
 """The classifier stage: EEG → class, by cross-entropy. A baseline, and what pre-trained encoders are measured by."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -28,7 +28,7 @@ from neuroimagen.trainer.stages.base import (
     fit_encoder_normalisation,
     network_of,
 )
-from neuroimagen.trainer.stages.config import StageConfig
+from neuroimagen.trainer.stages.config import EnsembleConfig, StageConfig
 from neuroimagen.trainer.stages.zero_shot import is_zero_shot
 
 
@@ -40,6 +40,11 @@ class ClassifierConfig(StageConfig):
     """Segments of a step, over all ranks."""
     label_share: float = 1.0
     """Share of each class's training segments that are used, at least one; the same ones for one seed of the recipe."""
+    label_smoothing: float = 0.0
+    """Share of the target's probability that is spread over all classes; 0.1 keeps few segments from being learnt by
+    heart."""
+    ensemble: EnsembleConfig = field(default_factory=EnsembleConfig)
+    """Cross-validation, seeds and encoders whose networks are exported together."""
     initialise_from: str | None = None
     """Stage of the same run (`masked`, `contrastive`, `alignment`), or folder of another run's, whose exported encoder
     f_θ starts from; null: from scratch.
@@ -53,6 +58,15 @@ class ClassifierConfig(StageConfig):
         super().__post_init__()
         if not 0.0 < self.label_share <= 1.0:
             raise ValueError(f"label_share must lie in (0, 1], got {self.label_share}")
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
+        if self.ensemble.encoders and self.initialise_from is not None:
+            raise ValueError("ensemble.encoders are trained from scratch; leave initialise_from at null")
+        if self.ensemble.folds is not None and self.initialise_from is not None:
+            raise ValueError(
+                "ensemble.folds must not start from an encoder that has seen their segments; leave initialise_from at "
+                "null"
+            )
 
 
 class ClassifierStage(Stage):
@@ -88,6 +102,10 @@ class ClassifierStage(Stage):
     def starts_from(cls, config: ClassifierConfig) -> str | None:
         return config.initialise_from
 
+    @classmethod
+    def ensemble(cls, config: ClassifierConfig) -> EnsembleConfig | None:
+        return config.ensemble if config.ensemble.is_asked_for else None
+
     def plan(self, data: StageData, seed: int) -> Plan:
         rows = labelled_rows(data.rows("train"), data.dataset.index.label, self.config.label_share, seed)
         return data.shuffled(rows, seed, self.global_batch_size)
@@ -110,7 +128,9 @@ class ClassifierStage(Stage):
         eeg = augment_eeg(batch.eeg, self.config.augment, random)
         logits = networks["model"](eeg, batch.subject).float()
         right = (logits.detach().argmax(1) == batch.label).float().mean()
-        return F.cross_entropy(logits, batch.label), {"train_accuracy": right}
+        return F.cross_entropy(logits, batch.label, label_smoothing=self.config.label_smoothing), {
+            "train_accuracy": right
+        }
 
     @torch.no_grad()
     def validate(self, networks: Mapping[str, nn.Module], data: StageData) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Builds the stage of a recipe by its name, with what it starts from."""
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,19 @@ def load_initial(recipe: Recipe, name: str, run: Path) -> PretrainedModule | Non
     return STAGES[name].Start.from_pretrained(folder.export)
 
 
+def sized_recipe(recipe: Recipe, name: str, shapes: Shapes) -> tuple[Recipe, list[str]]:
+    """The recipe with all lengths of stage `name` and of the encoder in samples of these data, and a sentence for each
+    that the segment cuts short. Raises UserError where a length in ms meets data of an unknown rate.
+    """
+    size = {"sfreq": shapes.sfreq, "n_samples": shapes.n_samples}
+    encoder, notes = recipe.encoder.sized(**size)  # type: ignore[arg-type]
+    section = recipe.stages[name]
+    augment, note = section.augment.sized(**size)
+    sized = dataclasses.replace(recipe, encoder=encoder)
+    sized = sized.with_stage(name, dataclasses.replace(section, augment=augment))
+    return sized, notes if note is None else [*notes, note]
+
+
 def build_stage(
     recipe: Recipe, name: str, shapes: Shapes, *, initial: PretrainedModule | None = None, run: Path | None = None
 ) -> Stage:
@@ -57,6 +71,7 @@ def build_stage(
     Raises UserError for an unknown name, and where what it starts from is not the recipe's.
     """
     kind = STAGES[name]
+    recipe, _ = sized_recipe(recipe, name, shapes)
     config = recipe.stages[name]
     if initial is None and not issubclass(kind.Start, EEGEncoder) and initial_source(recipe, name) is not None:
         initial = _untrained_start(recipe, name, shapes)

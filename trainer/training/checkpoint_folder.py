@@ -37,6 +37,8 @@ class RunState:
     """Network → the optimiser's steps, and the loss scaler's state in fp16."""
     recent_losses: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     """Network → its last losses, which a new one is compared with (trainer/training/loss_watch.py)."""
+    recent_figures: list[float] = dataclasses.field(default_factory=list)
+    """The last validations' figures that select, the newest last (`select: smoothed`)."""
     skipped: int = 0
     """Steps left out by `on_bad_loss: skip`."""
     version: int = STATE_VERSION
@@ -98,7 +100,7 @@ def copy_checkpoint(source: Path, folder: Path) -> Path:
     """
     target = folder / source.name
     shutil.copytree(source, target)
-    state = dataclasses.replace(read_state(target), best=None, best_step=None)
+    state = dataclasses.replace(read_state(target), best=None, best_step=None, recent_figures=[])
     (target / "state.json").write_text(json.dumps(dataclasses.asdict(state), indent=1), encoding="utf-8")
     (target / "COMPLETE").unlink()
     mark_complete(target)
@@ -174,6 +176,8 @@ def _state(fields: dict[str, Any]) -> RunState:
             isinstance(losses, list) and all(type(loss) in (int, float) for loss in losses)
             for losses in state.recent_losses.values()
         ),
+        "recent_figures": isinstance(state.recent_figures, list)
+        and all(type(figure) in (int, float) for figure in state.recent_figures),
         "skipped": _is_count(state.skipped),
     }
     if wrong := [name for name, sound in is_sound.items() if not sound]:

@@ -11,7 +11,7 @@ from neuroimagen.trainer.batches.stage_data import Shapes
 from neuroimagen.trainer.networks.randomness import StepRandom
 from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.stages.base import Stage
-from neuroimagen.trainer.training.build import build_stage
+from neuroimagen.trainer.training.build import build_stage, sized_recipe
 from neuroimagen.trainer.training.engines.engine import ZERO_3_ELEMENTS, Frozen, engine_config, reduction_elements
 from neuroimagen.trainer.training.inputs import expected_shapes
 
@@ -67,6 +67,8 @@ class DryRun:
     activations_bytes: int
     """Tensors kept for the backward pass of the largest phase, in float32."""
     batch_bytes: int
+    notes: tuple[str, ...] = ()
+    """What became of lengths in ms, where they are not used as the recipe has them."""
 
     @property
     def total_bytes(self) -> int:
@@ -94,6 +96,7 @@ def dry_run(recipe: Recipe, name: str, *, num_ranks: int) -> DryRun:
         memory=rank_memory(stage, num_ranks=num_ranks),
         activations_bytes=max(_saved_bytes(stage, index, batch, batch_size) for index in range(len(stage.phases))),
         batch_bytes=sum(t.numel() * t.element_size() for t in _tensors(batch)),
+        notes=tuple(sized_recipe(recipe, name, shapes)[1]),
     )
 
 
@@ -214,4 +217,5 @@ def describe(result: DryRun) -> str:
             f"                during validation {memory.evaluation / _GIB:.3f} for whole weights in place of "
             "gathered weights, activations and batch"
         )
+    lines += [f"  note          {sentence}" for sentence in result.notes]
     return "\n".join(lines)

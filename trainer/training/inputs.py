@@ -88,6 +88,11 @@ def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, L
             raise UserError(
                 f"{recipe.data.path} has {key} {value}, the recipe's data.{key} is {expected}. Correct one of them."
             )
+    if recipe.data.sfreq is not None and abs(recipe.data.sfreq - metadata.sfreq) > 1e-3 * metadata.sfreq:
+        raise UserError(
+            f"{recipe.data.path} has sfreq {metadata.sfreq:g}, the recipe's data.sfreq is {recipe.data.sfreq:g}. "
+            "Correct one of them."
+        )
     latents: dict[str, LatentStore] = {}
     text_shape = recipe.model.text_shape or (0, 0)
     latent_shape: tuple[int, int, int] | None = None
@@ -109,6 +114,7 @@ def open_inputs(recipe: Recipe, name: str) -> tuple[Dataset, Shapes, dict[str, L
         latent_shape=latent_shape,
         subjects=trained_subjects(dataset, recipe.data.subjects, subjects),
         latents={kind: store.metadata.shape for kind, store in latents.items()},
+        sfreq=metadata.sfreq,
         **found,
     )
     return dataset, shapes, latents
@@ -145,11 +151,13 @@ def expected_shapes(recipe: Recipe, name: str) -> Shapes:
     data, model = recipe.data, recipe.model
     sizes = {"n_channels": data.n_channels, "n_samples": data.n_samples, "num_classes": data.num_classes}
     subjects = data.subjects
-    unsaid = None in sizes.values() or (recipe.encoder.reads_subjects and subjects is None)
+    sfreq = data.sfreq
+    unsaid = None in (*sizes.values(), sfreq) or (recipe.encoder.reads_subjects and subjects is None)
     if unsaid and data.path is not None and (Path(data.path) / "dataset.json").is_file():
         metadata = read_metadata(Path(data.path) / "dataset.json")
         sizes = {key: getattr(metadata, key) if value is None else value for key, value in sizes.items()}
         subjects = subjects or metadata.subjects
+        sfreq = sfreq or metadata.sfreq
     missing = [f"data.{key}" for key, value in sizes.items() if value is None]
     if recipe.encoder.reads_subjects and subjects is None:
         missing.append("data.subjects")
@@ -174,6 +182,7 @@ def expected_shapes(recipe: Recipe, name: str) -> Shapes:
         latent_shape=latent_shape,
         subjects=subjects,
         latents=latents,
+        sfreq=sfreq,
         **{key: int(value) for key, value in sizes.items() if value is not None},
     )
 

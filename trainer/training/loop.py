@@ -19,7 +19,7 @@ from neuroimagen.trainer.batches.stage_data import StageData
 from neuroimagen.trainer.networks.randomness import StepRandom, derive_seed, reseed_dropout
 from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.runs.run_folder import SEGMENT_FIGURES, MetricsLog, StageFolder
-from neuroimagen.trainer.stages.base import SampledStage, Stage
+from neuroimagen.trainer.stages.base import SampledStage, Stage, chosen_figure
 from neuroimagen.trainer.stages.segment_figures import SegmentFigures
 from neuroimagen.trainer.training.build import build_stage, load_initial
 from neuroimagen.trainer.training.checkpoint import Checkpoints
@@ -67,6 +67,7 @@ def train(recipe: Recipe, name: str, folder: StageFolder, *, device: torch.devic
         device=device,
         order=recipe.data.order,
         leave_out=recipe.data.leave_out,
+        validation_fold=recipe.data.validation_fold,
         resident_gib=recipe.data.resident_gib,
     )
     stage.check(data)
@@ -117,8 +118,10 @@ def train(recipe: Recipe, name: str, folder: StageFolder, *, device: torch.devic
                 speed.restart(state.step)
                 if log:
                     log.write(state.step, {f"val_{key}": value for key, value in validation.items()})
-                figure = validation[stage.selection.metric]
-                if stage.selection.better(figure, state.best):
+                validated = [*state.recent_figures, validation[stage.selection.metric]]
+                state.recent_figures = validated[-config.smoothed_over :]
+                figure = chosen_figure(state.recent_figures, config, last=last)
+                if figure is not None and stage.selection.better(figure, state.best):
                     state.best, state.best_step = figure, state.step
                     best = folder.checkpoints / best_name(state.step)
                     group.attempt(partial(write_best, stage.exported(networks), best, segments))

@@ -42,6 +42,8 @@ def _work(args: argparse.Namespace) -> None:
     from neuroimagen.trainer.recipe.recipe import load_recipe
     from neuroimagen.trainer.runs.rank_status import write_status
     from neuroimagen.trainer.runs.run_folder import StageFolder
+    from neuroimagen.trainer.stages.registry import STAGES
+    from neuroimagen.trainer.training.ensemble import train_ensemble
     from neuroimagen.trainer.training.freed_memory import keep_freed_memory
     from neuroimagen.trainer.training.loop import Stopped, StopRequest, train
 
@@ -69,7 +71,8 @@ def _work(args: argparse.Namespace) -> None:
     try:
         recipe = load_recipe(folder.config)
         device = start_ranks()
-        train(recipe, args.stage, folder, device=device, stop=stop)
+        is_ensemble = STAGES[args.stage].ensemble(recipe.stages[args.stage]) is not None
+        (train_ensemble if is_ensemble else train)(recipe, args.stage, folder, device=device, stop=stop)
     except Stopped as stopped:
         write_status(folder.logs, rank, "stopped", str(stopped))
     except (UserError, OSError) as error:

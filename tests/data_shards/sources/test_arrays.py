@@ -10,6 +10,7 @@ from stored_eeg import assert_as_stored
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.verify import verify
+from neuroimagen.data_shards.new_eeg.description import InputDescription
 from neuroimagen.data_shards.sources.arrays import ArraySource, LabelTable, load_segments
 from neuroimagen.data_shards.sources.ingest import ingest
 
@@ -233,3 +234,21 @@ def test_a_class_and_an_image_name_that_contradict_each_other_are_refused(arrays
         write_table(arrays / "table.csv", rows)
         with pytest.raises(UserError, match=r"different classes: n02106662_1\.png in class n02124075 \(1 images\)"):
             _array_source(arrays)
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("V", 1e6), ("mV", 1e3), ("uV", 1.0)])
+def test_values_of_a_known_unit_are_stored_in_microvolt(arrays: Path, unit: str, factor: float) -> None:
+    microvolts = 20 * np.load(arrays / "eeg.npy")
+    np.save(arrays / "eeg.npy", (microvolts / factor).astype(np.float32))
+    dataset = ingest(_array_source(arrays, unit=unit), arrays / "out")
+    for row in (0, 17, 39):
+        assert_as_stored(dataset.eeg(row), microvolts[row])
+    wanted = InputDescription.of(dataset.metadata)
+    assert wanted.unit == "microvolt"
+    assert dataset.metadata.preprocessing["unit_of_the_files"] == unit
+
+
+def test_without_a_unit_values_are_stored_as_they_are(arrays: Path) -> None:
+    dataset = ingest(_array_source(arrays), arrays / "out")
+    assert InputDescription.of(dataset.metadata).unit is None
+    assert "unit" not in dataset.metadata.preprocessing

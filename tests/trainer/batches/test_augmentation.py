@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.batches.augmentation import AugmentConfig, augment_eeg
 from neuroimagen.trainer.networks.randomness import StepRandom
 
@@ -52,3 +53,24 @@ def test_a_sample_s_changes_are_its_own() -> None:
 def test_settings_out_of_range_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match=r"at least 0, drop_channels in \[0, 1\)"):
         AugmentConfig(**wrong)
+
+
+def test_a_shift_in_ms_is_a_shift_in_samples_of_the_data() -> None:
+    sized, note = AugmentConfig(shift_ms=12.0, scale_std=0.1).sized(sfreq=1000.0, n_samples=440)
+    assert (sized, note) == (AugmentConfig(shift_samples=12, scale_std=0.1), None)
+    assert AugmentConfig(shift_ms=12.0).sized(sfreq=250.0, n_samples=250)[0].shift_samples == 3
+    with pytest.raises(UserError, match="needs the sampling rate"):
+        AugmentConfig(shift_ms=12.0).sized(sfreq=None, n_samples=440)
+    with pytest.raises(ValueError, match="not both"):
+        AugmentConfig(shift_ms=12.0, shift_samples=3)
+
+
+@pytest.mark.parametrize("asked", [{"shift_samples": 12}, {"shift_ms": 120.0}])
+def test_a_shift_is_a_small_share_of_the_segment(asked: dict) -> None:
+    """12 samples either way are half of a segment of 50."""
+    sized, note = AugmentConfig(**asked).sized(sfreq=100.0, n_samples=50)
+    assert sized.shift_samples == 2
+    assert note is not None
+    assert "at most 2 samples, not 12: more than 5% of the 50 samples" in note
+    wide, note = AugmentConfig(**asked, largest_shift=0.5).sized(sfreq=100.0, n_samples=50)
+    assert (wide.shift_samples, note) == (12, None)

@@ -1,13 +1,22 @@
 """Folds of the training stimuli: every stimulus in one, balanced, and left out wherever training reads rows."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.trainer.batches.folds import NO_FOLD, dealt, fold_of_stimuli
+from neuroimagen.trainer.batches.folds import (
+    NO_FOLD,
+    dealt,
+    divides_stimuli,
+    fold_of_stimuli,
+    folds_of_rows,
+    rows_of_folds,
+)
 from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
 
 
@@ -54,3 +63,54 @@ def test_dealing_depends_on_keys_and_not_on_their_order() -> None:
     assert sorted(np.bincount(folds).tolist()) == [4, 5]
     order = np.random.default_rng(0).permutation(9)
     assert np.array_equal(dealt(labels[order], [keys[place] for place in order], 2), folds[order])
+
+
+def test_cross_validation_divides_training_and_validation_segments_by_stimulus(study_folder: Path) -> None:
+    dataset = Dataset.open(study_folder)
+    stimulus = dataset.index.stimulus
+    together = np.union1d(dataset.rows("train"), dataset.rows("val"))
+    seen = []
+    for fold in range(3):
+        part = StageData(
+            dataset,
+            needs=BatchNeeds(),
+            latents={},
+            subjects=None,
+            device=torch.device("cpu"),
+            validation_fold=(fold, 3),
+        )
+        train, val = part.rows("train"), part.rows("val")
+        assert np.array_equal(np.union1d(train, val), together)
+        assert not set(stimulus[train].tolist()) & set(stimulus[val].tolist())
+        assert set(dataset.index.label[val].tolist()) == {0, 1, 2, 3}
+        seen.append(val)
+    assert np.array_equal(np.sort(np.concatenate(seen)), together)  # each once
+
+
+def index_of(label: list[int], subject: list[int]) -> Any:
+    """A data set whose classes have one stimulus each."""
+    columns = {"label": np.array(label), "stimulus": np.array(label), "subject": np.array(subject)}
+    return SimpleNamespace(index=SimpleNamespace(**columns))
+
+
+def test_without_enough_stimuli_folds_are_stretches_of_recording_time_in_every_class() -> None:
+    dataset = index_of([0, 1] * 12, [1] * 24)
+    rows = np.arange(24)
+    assert not divides_stimuli(dataset, rows, 3)
+    folds = folds_of_rows(dataset, rows, 3)
+    for label in (0, 1):
+        own = folds[label::2]
+        assert np.bincount(own).tolist() == [4, 4, 4]
+        assert (np.diff(own) != 0).sum() == 2  # three stretches
+    assert np.array_equal(folds, folds_of_rows(dataset, rows, 3))
+
+
+def test_no_fold_is_empty_where_groups_are_smaller_than_folds() -> None:
+    dataset = index_of([0, 0, 1, 1] * 2, [1] * 4 + [2] * 4)
+    folds = folds_of_rows(dataset, np.arange(8), 4)
+    assert sorted(np.bincount(folds, minlength=4).tolist()) == [2, 2, 2, 2]
+
+
+def test_rows_of_folds_never_touch_the_test_split(study_folder: Path) -> None:
+    dataset = Dataset.open(study_folder)
+    assert not np.isin(rows_of_folds(dataset, None), dataset.rows("test")).any()

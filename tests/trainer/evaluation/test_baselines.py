@@ -34,10 +34,15 @@ def test_each_decoder_finds_what_its_features_hold(kind: str) -> None:
         ("power", power, baselines._logistic),
         ("mdm", eeg, baselines._riemann_mdm),
         ("tangent", eeg, baselines._riemann_tangent),
+        ("tangent power", eeg, baselines._riemann_power),
     ):
         predicted = baselines._per_subject(features, labels, subjects, is_test, predict)
         accuracy[name] = float((predicted == labels[is_test]).mean())
-    expected = ("mean", "ridge", "logistic", "mdm", "tangent") if kind == "response" else ("power", "mdm", "tangent")
+    expected = (
+        ("mean", "ridge", "logistic", "mdm", "tangent")
+        if kind == "response"
+        else ("power", "mdm", "tangent", "tangent power")
+    )
     assert min(accuracy[name] for name in expected) > 0.9
     if kind == "power":
         assert max(accuracy[name] for name in ("mean", "ridge", "logistic")) < 0.7  # random phases average out

@@ -3,6 +3,8 @@
 import shutil
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import torch
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation import eeg_conditions
+from neuroimagen.trainer.evaluation.eeg_conditions import EegPrediction, prediction_results
 from neuroimagen.trainer.evaluation.evaluate import evaluate_run
 from neuroimagen.trainer.evaluation.results import Result, find
 from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig
@@ -115,3 +118,23 @@ def test_the_classifier_stage_is_scored_on_the_test_split(tmp_path: Path) -> Non
     ClassifierModel(encoder=encoder, num_classes=5).save_pretrained(export)
     with pytest.raises(UserError, match="knows 5 classes, the data set has 6"):
         eeg_conditions.classifier_prediction(tmp_path / "run", dataset, rows)
+
+
+def test_one_stimulus_a_class_is_measured_over_segments() -> None:
+    """Resampling two stimuli gives four sets of segments, and permuting them two: no interval of 60 segments."""
+    label = np.tile([0, 1], 30)
+    right = np.arange(60) % 10 < 7
+    dataset: Any = SimpleNamespace(
+        index=SimpleNamespace(label=label, stimulus=label),
+        stimuli=SimpleNamespace(labels=np.array([0, 1])),
+        metadata=SimpleNamespace(num_classes=2),
+    )
+    summaries: Any = SimpleNamespace(rows=np.arange(60), is_test=np.ones(60, dtype=bool))
+    prediction = EegPrediction(condition="x", predicted=np.where(right, label, 1 - label), text="a test")
+    accuracy, p = prediction_results(dataset, summaries, [prediction], num_resamples=2000, seed=0)
+    error = np.sqrt(0.7 * 0.3 / 60)
+    assert accuracy.value == pytest.approx(0.7)
+    assert accuracy.low == pytest.approx(0.7 - 1.96 * error, abs=0.03)
+    assert accuracy.high == pytest.approx(0.7 + 1.96 * error, abs=0.03)
+    assert "over segments" in accuracy.definition
+    assert p.value < 0.01

@@ -58,7 +58,7 @@ def test_a_dumped_recipe_is_read_back_equal(recipe_file: Path, tmp_path: Path) -
         ("contrastive.margn=1", ["unknown key 'contrastive.margn'", "did you mean 'contrastive.margin'?"]),
         ("margin=1", ["unknown key 'margin'", "did you mean 'contrastive.margin'?"]),
         ("wholly.unknown=1", ["unknown key 'wholly'", "the keys there are seed, data, model, encoder"]),
-        ("saliency.augment.shift=3", ["did you mean 'saliency.augment.shift_samples'?"]),
+        ("saliency.augment.shift=3", ["did you mean 'saliency.augment.shift_ms'?"]),
         ("contrastive.margin=abc", ["contrastive.margin is 'abc'", "expected a number"]),
         ("contrastive.steps=1.5", ["contrastive.steps is 1.5", "expected a whole number"]),
         ("contrastive.zero_stage=7", ["contrastive.zero_stage is 7", "one of 0, 1, 2"]),

@@ -17,9 +17,10 @@ from neuroimagen.trainer.stages.base import (
     Selection,
     Stage,
     begin_encoder,
+    chosen_figure,
     fit_encoder_normalisation,
 )
-from neuroimagen.trainer.stages.config import SampledStageConfig
+from neuroimagen.trainer.stages.config import SampledStageConfig, StageConfig
 
 
 @pytest.mark.parametrize(("mode", "values", "chosen"), [("max", [1, 3, 3, 2], 1), ("min", [2, 0, 1, 0], 1)])
@@ -92,3 +93,17 @@ def test_the_normalisation_is_fitted_on_segments_spread_over_the_training_split(
     assert len(data.read) == min(count, NORMALISATION_SEGMENTS)
     assert len(set(np.diff(data.read).tolist())) == 1  # evenly
     assert torch.allclose(encoder.channel_mean, torch.tensor(float(np.mean(data.read))).expand(2))
+
+
+def test_weights_are_chosen_by_the_best_the_smoothed_or_the_last_figure() -> None:
+    curve = [0.5, 0.9, 0.4, 0.6, 0.7]  # 0.9 is noise: its neighbours are low
+    best, smoothed, last = (StageConfig(select=how, smoothed_over=3) for how in ("best", "smoothed", "last"))
+    steps = [curve[: number + 1] for number in range(5)]
+    found = [chosen_figure(figures, smoothed, last=number == 4) for number, figures in enumerate(steps)]
+    assert found[:2] == [None, None]
+    assert found[2:] == pytest.approx([0.6, 1.9 / 3, 1.7 / 3])
+    assert [chosen_figure(figures, best, last=False) for figures in steps] == curve
+    assert [chosen_figure(figures, last, last=number == 4) for number, figures in enumerate(steps)] == [None] * 4 + [
+        0.7
+    ]
+    assert chosen_figure([0.5], smoothed, last=True) == 0.5  # a run with one validation exports its weights

@@ -5,15 +5,21 @@ An encoder is one file: a configuration class beside the trunk that it configure
 Shapes: B segments, C channels, T samples, F features.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
+from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.numbers import require_finite
 
 UnknownSubject = Literal["mean", "error"]
+
+LARGEST_WINDOW = 0.25
+"""Share of a segment that a filter or window whose length is given in ms takes at most: longer ones leave a short
+segment with hardly any outputs.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +52,8 @@ class EncoderConfig:
                 raise ValueError(f"encoder.{field.name} must be at least 1, got {value}")
             if field.name.endswith("dropout") and not 0.0 <= value < 1.0:
                 raise ValueError(f"encoder.{field.name} must lie in [0, 1), got {value}")
+            if field.name.endswith("_ms") and value is not None and value <= 0:
+                raise ValueError(f"encoder.{field.name} must be positive, got {value}")
 
     @property
     def reads_subjects(self) -> bool:
@@ -59,7 +67,50 @@ class EncoderConfig:
             del settings["subject_layers"]
         if not self.reads_subjects:
             del settings["unknown_subject"]
-        return settings
+        # What is not set says nothing; exports that were made before these settings have none of them.
+        return {
+            key: value for key, value in settings.items() if value is not None or not key.endswith(("_ms", "_samples"))
+        }
+
+    def sized(self, *, sfreq: float | None, n_samples: int) -> tuple[Self, list[str]]:
+        """These settings with every length in samples for segments of `n_samples` at `sfreq` Hz, and a sentence for
+        each length that the segment cuts short.
+
+        A setting X_ms gives X_samples: at least 1, at most LARGEST_WINDOW of the segment, odd where it is a kernel's,
+        so that its middle is a sample. Where X_samples may be null and is set, X_ms is not used. At an unknown rate the
+        default of X_ms leaves X_samples null, and any other value raises UserError.
+        """
+        changes: dict[str, Any] = {}
+        notes = []
+        own = {field.name: field for field in fields(self)}
+        for name in own:
+            stem = name.removesuffix("_ms")
+            value = getattr(self, name)
+            if stem == name or value is None:
+                continue
+            changes[name] = None
+            can_be_null = own[f"{stem}_samples"].default is None
+            if can_be_null and getattr(self, f"{stem}_samples") is not None:
+                continue
+            if sfreq is None and can_be_null and value == own[name].default:
+                notes.append(f"the sampling rate is not known, so encoder.{name} {value:g} is not used (data.sfreq).")
+                continue
+            if sfreq is None:
+                raise UserError(
+                    f"encoder.{name} needs the sampling rate: set data.sfreq, or data.path to the data set, or give "
+                    f"encoder.{stem}_samples."
+                )
+            wanted = max(1, round(value * sfreq / 1000))
+            samples = min(wanted, max(1, int(LARGEST_WINDOW * n_samples)))
+            if samples < wanted:
+                notes.append(
+                    f"encoder.{name} {value:g} is {wanted} samples; it is cut to {samples}, a quarter of the segment's "
+                    f"{n_samples}."
+                )
+            if stem.endswith("kernel"):
+                samples = samples if samples % 2 else max(1, samples - 1)
+            changes[f"{stem}_samples"] = samples
+        return replace(self, **changes), notes
 
 
 class Trunk(nn.Module):
@@ -83,6 +134,11 @@ class Trunk(nn.Module):
         [B, F], all float32. Where `token_size` is set: `token` [B, W] as a fourth argument.
         """
         raise NotImplementedError
+
+    def fit(self, segments: Iterable[Tensor], mean: Tensor, whitening: Tensor) -> None:
+        """Estimate the trunk's own statistics from batches of training segments, each [B, C, T], before the first step.
+        By default it has none.
+        """
 
 
 FLAT_KEYS = frozenset(

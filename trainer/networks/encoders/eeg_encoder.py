@@ -132,6 +132,14 @@ class EEGEncoder(PretrainedModule):
         self.channel_mean.copy_(mean)
         self.whitening.copy_(whitening_matrix(covariance, decorrelate=self.whiten))
 
+    @torch.no_grad()
+    def fit_trunk(self, segments: Iterable[Tensor]) -> None:
+        """Let the trunk estimate its own statistics from batches of training segments, after `fit_normalisation`.
+
+        Subjects' maps count as the identity that they start as.
+        """
+        self.trunk.fit(segments, self.channel_mean, self.whitening)
+
 
 def encoder_arguments(
     config: EncoderConfig, *, n_channels: int, n_samples: int, subjects: Sequence[int] | None

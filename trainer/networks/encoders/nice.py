@@ -19,10 +19,16 @@ class TSConvConfig(EncoderConfig):
     """Filters in time of the first layer."""
     kernel_samples: int = 17
     """Length of the filters in time."""
+    kernel_ms: float | None = None
+    """That length in ms, in place of kernel_samples; at most a quarter of the segment."""
     pool_samples: int = 51
     """Samples of the filtered EEG that each mean is taken over."""
+    pool_ms: float | None = None
+    """The same in ms, in place of pool_samples; at most a quarter of the segment."""
     stride_samples: int = 4
     """Samples from one mean to the next."""
+    stride_ms: float | None = None
+    """The same in ms, in place of stride_samples."""
     spatial_filters: int = 48
     """Filters in space, after those in time."""
 

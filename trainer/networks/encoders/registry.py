@@ -18,6 +18,9 @@ ENCODERS: Registry[type[Trunk]] = Registry(
         "nice": "neuroimagen.trainer.networks.encoders.nice:NICETrunk",
         "atm": "neuroimagen.trainer.networks.encoders.atm:ATMTrunk",
         "flat": "neuroimagen.trainer.networks.encoders.flat:FlatTrunk",
+        "linear": "neuroimagen.trainer.networks.encoders.linear:LinearTrunk",
+        "tangent": "neuroimagen.trainer.networks.encoders.tangent:TangentTrunk",
+        "eegnet": "neuroimagen.trainer.networks.encoders.eegnet:EEGNetTrunk",
         "braindecode": "neuroimagen.trainer.networks.encoders.braindecode:BraindecodeTrunk",
     },
 )

@@ -23,8 +23,12 @@ class TemporalSpatialConfig(EncoderConfig):
     """Filters in time of each of the three layers."""
     kernel_samples: int = 17
     """Length of the first filter; the layers after it are half as long, on a coarser grid."""
+    kernel_ms: float | None = None
+    """That length in ms, in place of kernel_samples; at most a quarter of the segment."""
     stride_samples: int = 4
     """Samples from one output of the first filter to the next."""
+    stride_ms: float | None = None
+    """The same in ms, in place of stride_samples."""
 
 
 class TemporalSpatialTrunk(Trunk):

@@ -73,3 +73,32 @@ def test_the_norm_takes_any_number_of_filters_and_each_segment_alone(num_filters
     x = torch.randn(3, num_filters, 11)
     assert norm.num_groups == groups
     assert torch.allclose(norm(x)[1:2], norm(x[1:2]), atol=1e-6)
+
+
+def test_lengths_in_ms_become_samples_of_the_data() -> None:
+    config = encoder_config("temporal_spatial", kernel_ms=68.0, stride_ms=16.0)
+    sized, notes = config.sized(sfreq=250.0, n_samples=250)
+    assert (sized.kernel_samples, sized.stride_samples, notes) == (17, 4, [])
+    assert sized.stored() == encoder_config("temporal_spatial").stored()  # as if it had been given in samples
+    sized, notes = config.sized(sfreq=1000.0, n_samples=440)
+    assert (sized.kernel_samples, sized.stride_samples) == (67, 16)  # a kernel's middle is a sample
+    sized, notes = config.sized(sfreq=1000.0, n_samples=50)
+    assert (sized.kernel_samples, sized.stride_samples) == (11, 12)
+    assert ["cut to 12, a quarter of the segment's 50" in note for note in notes] == [True, True]
+    assert sized.sized(sfreq=10.0, n_samples=50) == (sized, [])
+    with pytest.raises(UserError, match=r"encoder\.kernel_ms needs the sampling rate: set data\.sfreq"):
+        config.sized(sfreq=None, n_samples=50)
+    with pytest.raises(ValueError, match=r"encoder\.kernel_ms must be positive"):
+        encoder_config("nice", kernel_ms=0.0)
+
+
+def test_lengths_in_samples_are_kept_at_every_rate() -> None:
+    for kind in ("temporal_spatial", "nice", "lstm"):
+        config = encoder_config(kind)
+        assert config.sized(sfreq=512.0, n_samples=30) == (config, [])
+    own = encoder_config("eegnet", kernel_samples=9, pool_samples=2)
+    sized, notes = own.sized(sfreq=512.0, n_samples=100)
+    assert (sized.kernel_samples, sized.pool_samples, notes) == (9, 2, [])
+    sized, notes = encoder_config("linear").sized(sfreq=None, n_samples=100)
+    assert sized.window_samples is None
+    assert "window_ms 40 is not used" in notes[0]

@@ -108,7 +108,8 @@ def test_without_them_an_export_says_nothing_of_them(tmp_path: Path) -> None:
     settings = json.loads((tmp_path / "config.json").read_text())
     assert settings.keys() == {"model_type", "n_channels", "n_samples", "encoder"}
     names = {field.name for field in dataclasses.fields(ENCODERS["temporal_spatial"].Config)}
-    assert settings["encoder"].keys() == names - {"subject_layers", "unknown_subject"}
+    unset = {"kernel_ms", "stride_ms"}  # lengths in ms, which are not given
+    assert settings["encoder"].keys() == names - {"subject_layers", "unknown_subject"} - unset
     assert not [name for name in plain.state_dict() if "subject" in name]
     assert torch.equal(plain(eeg_of(2), torch.tensor([1, 2])), plain(eeg_of(2)))  # callers may always give it
     with pytest.raises(ValueError, match="needs to know the subjects"):
