@@ -4,6 +4,7 @@ The layout is the original one (ip_adapter.py), so that diffusers' `load_ip_adap
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,24 @@ def attach_adapters(unet: Any, states: Sequence[AdapterState]) -> None:
     """Give the U-Net adapters, by the code that `load_ip_adapter` runs. All of its parameters then take gradients."""
     # Into memory that is there already, on the meta device, where a dry run has no weights to put in its place.
     meta = next(unet.parameters()).device.type == "meta"
-    unet._load_ip_adapter_weights(list(states), **({"low_cpu_mem_usage": False} if meta else {}))
+    with quiet_diffusers():
+        unet._load_ip_adapter_weights(list(states), **({"low_cpu_mem_usage": False} if meta else {}))
     unet.requires_grad_(True)
+
+
+@contextmanager
+def quiet_diffusers() -> Iterator[None]:
+    """Without diffusers' warnings about an adapter that is loaded: that there is no image encoder (embeddings come from
+    the latent cache and the EEG), and that a U-Net is cast to the dtype that it has.
+    """
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def num_adapters(unet: Any) -> int:

@@ -1,13 +1,13 @@
 """IP-Adapters in a U-Net: loaded by diffusers, and their scales set for each batch."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.frozen_models.adapter_weights import quiet_diffusers
 from neuroimagen.data_shards.frozen_models.ip_adapter import IPAdapterFile
 from neuroimagen.data_shards.frozen_models.loading import loading
 
@@ -41,7 +41,7 @@ class Adapters:
         self.own = own
         if not files:
             return
-        with loading(next(iter(files.values())).path.parent), _quiet():
+        with loading(next(iter(files.values())).path.parent), quiet_diffusers():
             pipeline.load_ip_adapter(
                 [str(file.path.parent) for file in files.values()],
                 subfolder=[""] * len(files),
@@ -115,16 +115,3 @@ def _flat(scale: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]
             yield from _flat(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without diffusers' warning that no image encoder is loaded: embeddings come from the latent cache and the EEG."""
-    from diffusers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
