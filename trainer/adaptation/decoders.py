@@ -3,6 +3,7 @@
 Legend: B segments of a batch, n test segments, C channels, T samples, F features, K classes.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -125,24 +126,26 @@ class CentroidClassifier(nn.Module):
     """EEG → a logit for each class: the nearest mean of training embeddings, as a linear layer.
 
     −‖f − μ_k‖² is 2 f·μ_k − ‖μ_k‖² up to a number that all classes share, so the layer begins as the nearest-mean
-    classifier of `evaluate`, and can be trained further.
+    classifier of `evaluate`, and can be trained further. Its weights are as large as those of a fresh layer, so that
+    one learning rate suits every head; `scale` makes up for it.
     """
 
-    inverse_temperature: Tensor
+    scale: Tensor
 
     def __init__(self, encoder: EEGEncoder, centroids: Tensor) -> None:
         """`centroids`: mean embedding of each class, [K, F]."""
         super().__init__()
         self.encoder = encoder
         self.head = nn.Linear(centroids.shape[1], len(centroids))
+        unit = float(2 * centroids.square().mean().sqrt()) * math.sqrt(3 * centroids.shape[1])
         with torch.no_grad():
-            self.head.weight.copy_(2 * centroids)
-            self.head.bias.copy_(-(centroids**2).sum(dim=1))
-        self.register_buffer("inverse_temperature", torch.ones(()))
+            self.head.weight.copy_(2 * centroids / unit)
+            self.head.bias.copy_(-(centroids**2).sum(dim=1) / unit)
+        self.register_buffer("scale", torch.tensor(unit))
 
     def forward(self, eeg: Tensor, subject: Tensor | None = None) -> Tensor:
         logits: Tensor = self.head(self.encoder(eeg, subject))
-        return logits * self.inverse_temperature
+        return logits * self.scale
 
 
 class ClassDecoder(Decoder):
@@ -183,7 +186,7 @@ class ClassDecoder(Decoder):
         logits = torch.from_numpy(self._logits(network, calibration, subject, device)[places >= 0]).double()
         targets = torch.from_numpy(places[places >= 0])
         if len(targets):
-            network.inverse_temperature.fill_(_best_scale(logits, targets))
+            network.scale.mul_(_best_scale(logits, targets))
 
     def loss(self, network: nn.Module, batch: Batch, random: StepRandom) -> Tensor:
         targets = torch.from_numpy(self.places(batch.label.cpu().numpy())).to(batch.eeg.device)
@@ -211,7 +214,9 @@ class ClassDecoder(Decoder):
 
 
 def _best_scale(logits: Tensor, targets: Tensor) -> float:
-    """The factor of `logits` [n, K] with the least cross-entropy, between 1e-4 and 1e4 times 1 / their spread."""
+    """The factor of `logits` [n, K] with the least cross-entropy, at least 1 / their spread: logits that say nothing
+    are not scaled to nothing, because nothing could be trained through them.
+    """
     from scipy.optimize import minimize_scalar
 
     spread = max(float(logits.std()), 1e-12)
@@ -220,7 +225,7 @@ def _best_scale(logits: Tensor, targets: Tensor) -> float:
         return float(F.cross_entropy(logits * (10.0**exponent / spread), targets))
 
     # The least value over a line of a convex function of the factor, so a search by sections finds it.
-    best = minimize_scalar(entropy, bounds=(-4, 4), method="bounded").x
+    best = minimize_scalar(entropy, bounds=(0, 4), method="bounded").x
     return float(10.0**best / spread)
 
 
