@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -218,7 +219,7 @@ def train_further(
 
 
 @torch.no_grad()
-def _pull(weights: list[Tensor], start: list[Tensor], part: float) -> None:
+def _pull(weights: Sequence[Tensor], start: Sequence[Tensor], part: float) -> None:
     for weight, origin in zip(weights, start, strict=True):
         weight.lerp_(origin, part)
 

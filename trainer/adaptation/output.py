@@ -105,7 +105,7 @@ def draw(found: Adaptation) -> Any:
     colours = dict(zip([name for name in METHODS if name != NOTHING], plots.SERIES, strict=True))
     panels = list(dict.fromkeys((one.stage, one.metric) for one in found.figures))
     with plots.themed_pyplot() as plt:
-        columns = min(len(panels), 3)
+        columns = 2 if len(panels) == 4 else min(len(panels), 3)
         rows = -(-len(panels) // columns)
         size = (3.4 * columns + 1.5, 2.7 * rows + 0.3)
         figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
@@ -115,7 +115,7 @@ def draw(found: Adaptation) -> Any:
             own = [one for one in found.figures if (one.stage, one.metric) == (stage, metric)]
             _panel(axis, own, found.chance[metric], colours)
             axis.set_title(f"{stage}: {metric_of(metric).title}")
-        handles = {}
+        handles: dict[str, Any] = {}
         for axis in figure.axes:
             handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
         figure.legend(handles.values(), handles.keys(), loc="outside right upper")

@@ -1,6 +1,7 @@
 """`neuroimagen adapt` from the command line, on an untrained run of a tiny study."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -81,8 +82,6 @@ def test_mistakes_are_named(
     assert main(["adapt", "--run", str(run), "--cpu", *words]) == code
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
-    import re
-
     assert re.search(message, printed), printed
     assert not (run / "adapt").exists()
 

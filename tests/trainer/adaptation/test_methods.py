@@ -1,6 +1,7 @@
 """Methods of adaptation: which weights they change, and what of a run stays bit for bit as it is."""
 
 import copy
+import itertools
 from typing import Any
 
 import numpy as np
@@ -171,7 +172,7 @@ def test_batches_are_shuffles_of_the_calibration_data_alone() -> None:
     adapt("head", made, tuning=FineTuning(steps=6, batch_size=8, learning_rate=1e-3))
     seen = made.seen  # type: ignore[attr-defined]
     assert [len(batch) for batch in seen] == [8] * 6
-    passes = [sorted(sum(seen[start : start + 3], [])) for start in (0, 3)]
+    passes = [sorted(itertools.chain(*seen[start : start + 3])) for start in (0, 3)]
     assert passes == [list(range(24))] * 2  # 24 segments: three steps
     assert seen[:3] != seen[3:]
     assert _batches(5, 5, 2, 0).shape == (2, 5)

@@ -54,7 +54,7 @@ def test_every_trained_stage_is_opened(untrained_run: Path) -> None:
     shutil.rmtree(untrained_run / "classifier")
     assert set(opened(untrained_run).decoders) == {"contrastive", "alignment"}
     assert set(opened(untrained_run, stages=["alignment"]).decoders) == {"alignment"}
-    with pytest.raises(UserError, match="has no trained classifier; .*it has contrastive, alignment"):
+    with pytest.raises(UserError, match=r"has no trained classifier; .*it has contrastive, alignment"):
         opened(untrained_run, stages=["classifier"])
 
 
@@ -93,14 +93,16 @@ def test_a_subject_that_the_run_was_trained_with_is_refused(untrained_run: Path)
 def test_a_run_without_encoders_says_how_to_train_one(tmp_path: Path, untrained_run: Path) -> None:
     (tmp_path / "empty").mkdir()
     shutil.copy(untrained_run / "config.yaml", tmp_path / "empty")
-    with pytest.raises(UserError, match="no encoder to adapt. Train one: neuroimagen train contrastive"):
+    with pytest.raises(UserError, match=r"no encoder to adapt\. Train one: neuroimagen train contrastive"):
         opened(tmp_path / "empty")
 
 
 def test_the_runs_data_set_is_needed(untrained_run: Path, new_subject_data: Path) -> None:
     text = (untrained_run / "config.yaml").read_text().replace(str(new_subject_data), "gone")
     (untrained_run / "config.yaml").write_text(text)
-    with pytest.raises(UserError, match="the training split of the run's own data set is needed.*--set data.path=DIR"):
+    with pytest.raises(
+        UserError, match=r"the training split of the run's own data set is needed.*--set data\.path=DIR"
+    ):
         opened(untrained_run, new_subject_data)
 
 
@@ -162,7 +164,7 @@ def test_unknown_classes_leave_retrieval(
     assert set(found.decoders) == {"alignment"}
     assert set(found.absent) == {"contrastive", "classifier"}
     assert "was not trained on 2 of the 4 test classes (circle, square)" in found.absent["contrastive"]
-    with pytest.raises(UserError, match="contrastive: .*circle, square"):
+    with pytest.raises(UserError, match=r"contrastive: .*circle, square"):
         opened(untrained_run, other, stages=["contrastive"])
     dataset = Dataset.open(new_subject_data)
     assert why_not_identified(dataset, dataset.rows("test"), np.arange(4), untrained_run) is None
@@ -172,5 +174,5 @@ def test_a_subject_is_named_by_number_or_label(tmp_path: Path, new_subject_data:
     dataset = Dataset.open(changed_copy(new_subject_data, tmp_path / "x", provenance={"subject_labels": {"ab": 2}}))
     assert (subject_number(dataset, "3"), subject_number(dataset, 1)) == (3, 1)
     assert subject_number(dataset, "sub-ab") == 2
-    with pytest.raises(UsageError, match="--subject zz: .* has no such subject; it has ab"):
+    with pytest.raises(UsageError, match=r"--subject zz: .* has no such subject; it has ab"):
         subject_number(dataset, "zz")
