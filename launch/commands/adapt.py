@@ -15,7 +15,7 @@ EPILOG = """\
 examples:
   neuroimagen adapt --run runs/without4 --subject 4 --minutes 1 5 15
   neuroimagen adapt --run runs/lab --data data/new --subject 07 --minutes 1 2 5 --order time
-  neuroimagen adapt --run runs/lab --subject 4 --minutes 10 --methods whitening all --seeds 5 --steps 200
+  neuroimagen adapt --run runs/lab --subject 4 --minutes 10 --methods whitening all --seeds 5 --steps 200 --passes 50
   neuroimagen adapt --run runs/lab --subject 4 --minutes 5 --save all
 
 The run must have been trained without the subject (--set 'data.subjects=[1, 2, 3]'). Its encoders are measured on the
@@ -56,7 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which segments come first: each seed's own draw (random, the default), or those recorded first (time)",
     )
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="repetitions of each adaptation (default: 3)")
-    parser.add_argument("--steps", type=int, metavar="N", help="steps of training further (default: 60)")
+    parser.add_argument("--steps", type=int, metavar="N", help="steps of training further, at most (default: 60)")
+    parser.add_argument(
+        "--passes", type=finite_number, metavar="X", help="passes over the calibration data, at most (default: 20)"
+    )
     parser.add_argument("--batch-size", type=int, metavar="N", help="segments of a step (default: 64)")
     parser.add_argument(
         "--learning-rate", type=finite_number, metavar="X", help="of every method that trains (default: each its own)"
@@ -100,7 +103,7 @@ def run(args: argparse.Namespace) -> int | None:
     subject = subject_number(dataset, args.subject)
     out = args.out or args.run / "adapt" / f"subject-{subject}"
     refuse_existing(out)  # before minutes of training
-    given = {name: getattr(args, name) for name in ("steps", "batch_size", "learning_rate", "pull")}
+    given = {name: getattr(args, name) for name in ("steps", "passes", "batch_size", "learning_rate", "pull")}
     found = adapt_run(
         args.run,
         recipe,

@@ -77,7 +77,9 @@ class FineTuning:
     """How weights are trained further. The defaults suit a few hundred segments or fewer."""
 
     steps: int = 60
-    """Optimiser steps, whatever the amount of data."""
+    """Optimiser steps, at most."""
+    passes: float = 20.0
+    """Passes over the calibration data, at most: a minute of recordings is learnt by heart in fewer steps."""
     batch_size: int = 64
     """Segments of a step; all of them where there are fewer."""
     learning_rate: float | None = None
@@ -88,10 +90,15 @@ class FineTuning:
 
     def __post_init__(self) -> None:
         require_finite(self)
-        if self.steps < 1 or self.batch_size < 2:
-            raise UsageError("--steps must be at least 1 and --batch-size at least 2.")
+        if self.steps < 1 or self.batch_size < 2 or self.passes <= 0:
+            raise UsageError("--steps must be at least 1, --batch-size at least 2, and --passes positive.")
         if self.pull < 0 or (self.learning_rate is not None and self.learning_rate <= 0):
             raise UsageError("--learning-rate must be positive and --pull at least 0.")
+
+    def num_steps(self, num_segments: int) -> int:
+        """Steps on this many calibration segments."""
+        size = min(self.batch_size, num_segments)
+        return max(1, min(self.steps, round(self.passes * num_segments / size)))
 
 
 def refusal(method: Method, network: nn.Module) -> str | None:
@@ -197,10 +204,11 @@ def train_further(
     start = [weight.detach().clone() for weight in weights]
     optimiser = torch.optim.Adam(weights, lr=rate)
     size = min(tuning.batch_size, len(calibration))
-    order = _batches(len(calibration), size, tuning.steps, seed)
+    steps = tuning.num_steps(len(calibration))
+    order = _batches(len(calibration), size, steps, seed)
     torch.manual_seed(derive_seed(seed, "adapt"))  # layers of PyTorch's own draw their dropout from it
-    for step in range(tuning.steps):
-        current = rate * 0.5 * (1 + math.cos(math.pi * step / tuning.steps))
+    for step in range(steps):
+        current = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimiser.param_groups:
             group["lr"] = current
         random = StepRandom(seed, step, first=0, count=size, device=torch.device(device))

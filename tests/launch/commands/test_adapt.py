@@ -43,7 +43,8 @@ def test_table_files_and_where_they_are(run: Path, capsys: pytest.CaptureFixture
     tree = json.loads((out / "adapt.json").read_text())
     assert {item["method"] for item in tree["figures"]} == set(METHODS)
     assert {item["num_segments"] for item in tree["figures"]} == {0, 12, 24, 64}
-    assert tree["fine_tuning"] == {"steps": 2, "batch_size": 64, "learning_rate": None, "pull": 1.0}
+    settings = {"steps": 2, "passes": 20.0, "batch_size": 64, "learning_rate": None, "pull": 1.0}
+    assert tree["fine_tuning"] == settings
     assert main(command) == 1
     assert "subject-3 exists and is not empty" in capsys.readouterr().err
 

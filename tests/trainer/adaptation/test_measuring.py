@@ -21,7 +21,7 @@ from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.training.inputs import open_latents
 
 MINUTES = (0.2, 0.7)
-TUNING = FineTuning(steps=120, learning_rate=2e-2, pull=0.0)
+TUNING = FineTuning(steps=120, passes=200, learning_rate=2e-2, pull=0.0)
 
 
 @pytest.fixture(scope="module")

@@ -181,7 +181,7 @@ def test_batches_are_shuffles_of_the_calibration_data_alone() -> None:
 def test_training_lowers_the_loss() -> None:
     made, data = decoder(), segments()
     random = StepRandom(0, 0, first=0, count=len(data), device=torch.device("cpu"))
-    tuning = FineTuning(steps=40, batch_size=24, learning_rate=1e-2, pull=0.0)
+    tuning = FineTuning(steps=40, passes=40, batch_size=24, learning_rate=1e-2, pull=0.0)
     for name in ("subject_map", "head", "all"):
         network, number = adapt(name, made, tuning=tuning)
         start = copy.deepcopy(made.network)
@@ -214,8 +214,22 @@ def test_an_encoder_that_refuses_unknown_subjects_is_measured_where_it_gets_to_k
     assert refusal(METHODS["nothing"], decoder().network) is None
 
 
+def test_few_segments_get_few_steps() -> None:
+    tuning = FineTuning(steps=60, passes=20, batch_size=64)
+    assert [tuning.num_steps(number) for number in (2, 60, 120, 240, 5000)] == [20, 20, 38, 60, 60]
+    assert FineTuning(passes=0.001).num_steps(10) == 1
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"steps": 0}, {"batch_size": 1}, {"learning_rate": 0.0}, {"pull": -1.0}, {"learning_rate": -1e-3}]
+    "wrong",
+    [
+        {"steps": 0},
+        {"passes": 0.0},
+        {"batch_size": 1},
+        {"learning_rate": 0.0},
+        {"pull": -1.0},
+        {"learning_rate": -1e-3},
+    ],
 )
 def test_settings_that_make_no_sense_are_wrong_usage(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="--"):
