@@ -168,7 +168,8 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self._ended.add(name)
         self._say(f"[{len(self._ended)}/{self._total}] {describe(record)}")
         if self._bar is not None:
-            self._bar.update(len(self._ended) - self._bar.n)
+            self._bar.n = len(self._ended)
+            self._bar.refresh()
 
 
 def describe(record: TrialRecord) -> str:
