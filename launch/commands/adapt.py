@@ -68,7 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--pull", type=finite_number, metavar="X", help="how strongly weights are drawn back to the run's (default: 1)"
     )
     parser.add_argument(
-        "--save", choices=METHODS, metavar="NAME", help="also write the networks of this method and most minutes"
+        "--save",
+        choices=METHODS,
+        metavar="NAME",
+        help="also write a run with the networks of this method, adapted to the most minutes",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/adapt/subject-S")
     add_set(parser, example="evaluate.n_way=10", recipe="the run's recipe")
@@ -82,10 +85,12 @@ def run(args: argparse.Namespace) -> int | None:
     from neuroimagen.data_shards.common.errors import UsageError, UserError
     from neuroimagen.data_shards.common.files import refuse_existing
     from neuroimagen.data_shards.dataset.dataset import Dataset
+    from neuroimagen.data_shards.new_eeg.description import NO_SUBJECT
     from neuroimagen.trainer.adaptation.measuring import adapt_run
     from neuroimagen.trainer.adaptation.methods import FineTuning
     from neuroimagen.trainer.adaptation.opening import subject_number
     from neuroimagen.trainer.adaptation.output import statements, text_table, write_adaptation
+    from neuroimagen.trainer.adaptation.saving import ADAPTED_FOLDER
     from neuroimagen.trainer.evaluation.provenance import require_selection_on_validation
     from neuroimagen.trainer.recipe.recipe import load_recipe
     from neuroimagen.trainer.runs.find_run import require_run
@@ -119,9 +124,12 @@ def run(args: argparse.Namespace) -> int | None:
         keep=args.save,
         device="cuda" if torch.cuda.is_available() and not args.cpu else "cpu",
     )
-    write_adaptation(found, out)
+    write_adaptation(found, out, run=args.run, recipe=recipe)
     print(text_table(found))
     for sentence in statements(found):
         print(f"\n{sentence}")
     print(f"\nadaptation: {out}")
+    if found.kept is not None:
+        named = "" if found.kept.number == NO_SUBJECT else f" --subject {found.kept.number}"
+        print(f"adapted run: {out / ADAPTED_FOLDER}; neuroimagen embed --run {out / ADAPTED_FOLDER} --eeg FILE{named}")
     return None

@@ -62,9 +62,20 @@ class Adaptation:
     absent: dict[str, str] = field(default_factory=dict)
     """What is not measured → why, in words."""
     notes: list[str] = field(default_factory=list)
-    networks: dict[str, tuple[nn.Module, int]] = field(default_factory=dict)
-    """Stage → the network of the method to keep, from all calibration data and the first seed, and the subject's
-    number in it."""
+    kept: "Kept | None" = None
+    """The networks of the method to keep, from the most calibration data and the first seed."""
+
+
+@dataclass(kw_only=True)
+class Kept:
+    """Adapted networks."""
+
+    method: str
+    calibration: Segments
+    networks: dict[str, nn.Module] = field(default_factory=dict)
+    """By stage."""
+    number: int = NO_SUBJECT
+    """The subject's number in them; NO_SUBJECT where the networks know no subject of their own."""
 
 
 def adapt_run(
@@ -173,7 +184,9 @@ def adapt_run(
                 )
             each.append(decoder.values(network, test, number, device))
             if name == keep and place == 0:  # amounts ascend: the last is kept
-                found.networks[stage] = (network, number)
+                found.kept = found.kept or Kept(method=name, calibration=own)
+                found.kept.calibration, found.kept.number = own, number
+                found.kept.networks[stage] = network
             if name == NOTHING or (not method.reads_labels and len(calibration) == 1):
                 break  # every seed gives the same
         values = {metric: np.stack([one[metric] for one in each]) for metric in each[0]}

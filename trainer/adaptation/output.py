@@ -10,18 +10,37 @@ from pathlib import Path
 from typing import Any
 
 from neuroimagen.data_shards.common.files import atomic_folder
+from neuroimagen.data_shards.new_eeg.description import NO_SUBJECT
 from neuroimagen.trainer.adaptation.measuring import Adaptation, Figure
 from neuroimagen.trainer.adaptation.methods import METHODS, NOTHING
+from neuroimagen.trainer.adaptation.saving import ADAPTED_FOLDER, write_adapted_run
 from neuroimagen.trainer.evaluation.metrics.registry import metric_of
 from neuroimagen.trainer.evaluation.results import format_value
+from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.report import plots
 
 JSON_FILE, CSV_FILE, PNG_FILE, SVG_FILE = "adapt.json", "adapt.csv", "adapt.png", "adapt.svg"
 
 
-def write_adaptation(found: Adaptation, folder: Path) -> None:
-    """Write all files; the folder appears complete or not at all. Raises UserError where it exists and is not empty."""
+def write_adaptation(found: Adaptation, folder: Path, *, run: Path, recipe: Recipe) -> None:
+    """Write all files, and the adapted run if networks were kept; the folder appears complete or not at all.
+
+    Raises UserError where it exists and is not empty.
+    """
     with atomic_folder(folder) as unfinished:
+        if (kept := found.kept) is not None:
+            found.notes += write_adapted_run(
+                run,
+                unfinished / ADAPTED_FOLDER,
+                kept.networks,
+                recipe=recipe,
+                calibration=kept.calibration if METHODS[kept.method].whitens else None,
+            )
+            if kept.number not in (NO_SUBJECT, found.subject):
+                found.notes.append(
+                    f"in the adapted run the subject has the number {kept.number}, because {found.subject} is another "
+                    "person's there"
+                )
         (unfinished / JSON_FILE).write_text(
             json.dumps(tree_of(found), indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8"
         )

@@ -153,6 +153,7 @@ def test_what_is_cut_and_left_out_is_said(trained_run: Path) -> None:
 
 def test_the_networks_of_one_method_are_kept(trained_run: Path) -> None:
     found = adapt(trained_run, methods=("whitening", "head"), keep="head", tuning=FineTuning(steps=2))
-    assert set(found.networks) == {"contrastive", "classifier", "alignment"}
-    assert {number for _, number in found.networks.values()} == {NEW}
-    assert not adapt(trained_run, methods=("whitening",), stages=("contrastive",)).networks
+    assert found.kept is not None
+    assert set(found.kept.networks) == {"contrastive", "classifier", "alignment"}
+    assert (found.kept.method, found.kept.number, len(found.kept.calibration)) == ("head", NEW, 84)
+    assert adapt(trained_run, methods=("whitening",), stages=("contrastive",)).kept is None

@@ -11,6 +11,7 @@ from PIL import Image
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.trainer.adaptation.measuring import Adaptation, Figure
 from neuroimagen.trainer.adaptation.output import draw, statements, text_table, write_adaptation
+from neuroimagen.trainer.recipe.recipe import Recipe
 
 
 def figure(method: str, minutes: float, value: float, **options: object) -> Figure:
@@ -95,7 +96,7 @@ def test_the_sentences_say_what_minutes_and_intervals_are(found: Adaptation) -> 
 
 def test_the_files_hold_every_figure(found: Adaptation, tmp_path: Path) -> None:
     out = tmp_path / "adapt" / "subject-4"
-    write_adaptation(found, out)
+    write_adaptation(found, out, run=tmp_path, recipe=Recipe())
     assert {path.name for path in out.iterdir()} == {"adapt.json", "adapt.csv", "adapt.png", "adapt.svg"}
     tree = json.loads((out / "adapt.json").read_text())
     assert tree["run"] == "first"
@@ -110,7 +111,7 @@ def test_the_files_hold_every_figure(found: Adaptation, tmp_path: Path) -> None:
     svg = (out / "adapt.svg").read_text()
     assert "minutes of calibration data" in svg
     with pytest.raises(UserError, match="exists and is not empty"):
-        write_adaptation(found, out)
+        write_adaptation(found, out, run=tmp_path, recipe=Recipe())
 
 
 def test_the_plot_has_a_line_and_a_band_for_each_method(found: Adaptation) -> None:
