@@ -57,8 +57,10 @@ class Adaptation:
     facts: dict[str, Any]
     """What the figures are of: data, run, interval, seeds, order, settings."""
     figures: list[Figure] = field(default_factory=list)
-    definitions: dict[str, str] = field(default_factory=dict)
-    chance: dict[str, float] = field(default_factory=dict)
+    definitions: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Stage → metric → its definition."""
+    chance: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Stage → metric → the figure of guessing."""
     absent: dict[str, str] = field(default_factory=dict)
     """What is not measured → why, in words."""
     notes: list[str] = field(default_factory=list)
@@ -150,12 +152,15 @@ def adapt_run(
         notes=[*notes, *opened.notes],
     )
     test = Segments.read(dataset, segments.test)
-    needed = max(size.num_segments for size in sizes)
-    calibration = [Segments.read(dataset, rows[:needed]) for rows in (orders if order == "random" else orders[:1])]
+    # Each segment is read once, whatever the number of seeds whose order it is in.
+    taken = [rows[: sizes[-1].num_segments] for rows in (orders if order == "random" else orders[:1])]
+    needed = np.unique(np.concatenate(taken))
+    pool = Segments.read(dataset, needed)
+    places = [np.searchsorted(needed, rows) for rows in taken]
     jobs: list[tuple[str, str, Amount]] = []
     for stage, decoder in opened.decoders.items():
-        found.definitions |= decoder.definitions
-        found.chance |= decoder.chance
+        found.definitions[stage] = dict(decoder.definitions)
+        found.chance[stage] = dict(decoder.chance)
         for name in dict.fromkeys((NOTHING, *methods)):
             if (reason := refusal(METHODS[name], decoder.network)) is not None:
                 found.absent[f"{stage}, {METHODS[name].title}"] = reason
@@ -171,7 +176,7 @@ def adapt_run(
             if name == NOTHING:
                 network, number = decoder.network, NO_SUBJECT
             else:
-                own = calibration[min(place, len(calibration) - 1)].take(np.arange(size.num_segments))
+                own = pool.take(places[min(place, len(places) - 1)][: size.num_segments])
                 network, number = adapted(
                     method,
                     decoder,
@@ -187,7 +192,7 @@ def adapt_run(
                 found.kept = found.kept or Kept(method=name, calibration=own)
                 found.kept.calibration, found.kept.number = own, number
                 found.kept.networks[stage] = network
-            if name == NOTHING or (not method.reads_labels and len(calibration) == 1):
+            if name == NOTHING or (not method.reads_labels and len(places) == 1):
                 break  # every seed gives the same
         values = {metric: np.stack([one[metric] for one in each]) for metric in each[0]}
         if name == NOTHING:

@@ -71,13 +71,15 @@ def tree_of(found: Adaptation) -> dict[str, Any]:
 
 def text_table(found: Adaptation) -> str:
     """An aligned table: a line for each stage, method and amount; a column for each metric, value and 95 % interval."""
-    metrics = list(found.definitions)
+    metrics = list(dict.fromkeys(one.metric for one in found.figures))
     lines = [["stage", "method", "minutes", *(f"{metric_of(name).title} %" for name in metrics)]]
     by_place = {(one.stage, one.method, one.minutes, one.metric): one for one in found.figures}
     for stage, method, minutes in dict.fromkeys((one.stage, one.method, one.minutes) for one in found.figures):
         cells = [_cell(by_place.get((stage, method, minutes, name))) for name in metrics]
         lines.append([stage, METHODS[method].title, f"{minutes:.3g}", *cells])
-    lines.append(["chance", "", "", *(format_value(name, found.chance[name]) for name in metrics)])
+    for stage, chance in found.chance.items():
+        cells = [format_value(name, chance[name]) if name in chance else "·" for name in metrics]
+        lines.append([stage, "chance", "", *cells])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     texts = []
     for line in lines:
@@ -99,7 +101,11 @@ def statements(found: Adaptation) -> list[str]:
         "minutes hold those of fewer.",
         f"Figures are of {facts['test_segments']} test segments of subject {found.subject} "
         f"({facts['test_stimuli']} stimuli), {seeds}, with 95 % intervals by bootstrap over stimuli.",
-        *(f"{metric_of(name).title}: {text}." for name, text in found.definitions.items()),
+        *(
+            f"{stage}, {metric_of(name).title}: {text}."
+            for stage, definitions in found.definitions.items()
+            for name, text in definitions.items()
+        ),
         *(f"Not measured: {what}, because {why}." for what, why in found.absent.items()),
     ]
     return said + [f"Note: {note}." for note in found.notes]
@@ -132,7 +138,7 @@ def draw(found: Adaptation) -> Any:
             axis.remove()
         for axis, (stage, metric) in zip(axes.ravel(), panels, strict=False):
             own = [one for one in found.figures if (one.stage, one.metric) == (stage, metric)]
-            _panel(axis, own, found.chance[metric], colours)
+            _panel(axis, own, found.chance[stage][metric], colours)
             axis.set_title(f"{stage}: {metric_of(metric).title}")
         handles: dict[str, Any] = {}
         for axis in figure.axes:

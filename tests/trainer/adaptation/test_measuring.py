@@ -53,7 +53,7 @@ def test_minutes_of_calibration_make_a_stranger_known(trained_run: Path) -> None
     found = adapt(trained_run)
     for stage, metric in (("contrastive", "accuracy"), ("classifier", "accuracy"), ("alignment", "embedding_top5")):
         nothing = figure(found, stage, "nothing", metric, 0.0)
-        chance = found.chance[metric]
+        chance = found.chance[stage][metric]
         assert abs(nothing.value - chance) < 0.25
         for method in ("subject_map", "all"):
             few, more = (figure(found, stage, method, metric, minutes) for minutes in MINUTES)
@@ -86,7 +86,7 @@ def test_wrong_labels_lead_to_chance(
     found = adapt(trained_run, minutes=[0.7], methods=("subject_map", "head", "all"))
     for item in found.figures:
         if item.metric in ("accuracy", "embedding_two_way"):
-            assert abs(item.value - found.chance[item.metric]) < 0.25, item
+            assert abs(item.value - found.chance[item.stage][item.metric]) < 0.25, item
 
 
 def test_no_test_stimulus_is_ever_trained_on(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,8 +55,11 @@ def found() -> Adaptation:
             figure("whitening", 1.0, 0.35, low=None, high=None),
             figure("all", 1.0, 0.2, stage="alignment", metric="embedding_top1"),
         ],
-        definitions={"accuracy": "share of hits", "embedding_top1": "first of 20"},
-        chance={"accuracy": 0.25, "embedding_top1": 0.05},
+        definitions={
+            "contrastive": {"accuracy": "share of hits"},
+            "alignment": {"embedding_top1": "first of 20"},
+        },
+        chance={"contrastive": {"accuracy": 0.25}, "alignment": {"embedding_top1": 0.05}},
         absent={"classifier": "its classes are others"},
         notes=["there are 5 minutes"],
     )
@@ -73,7 +76,8 @@ def test_the_table_has_a_line_for_each_amount(found: Adaptation) -> None:
         ["contrastive", "all weights", "5", "65.0 [55, 75]", "·"],
         ["contrastive", "whitening", "1", "35.0", "·"],
         ["alignment", "all weights", "1", "·", "20.0 [10, 30]"],
-        ["chance", "25.0", "5.0"],
+        ["contrastive", "chance", "25.0", "·"],
+        ["alignment", "chance", "·", "5.0"],
     ]
 
 
@@ -84,7 +88,7 @@ def test_the_sentences_say_what_minutes_and_intervals_are(found: Adaptation) -> 
         "in an order that each seed draws",
         "40 test segments of subject 4 (20 stimuli), the mean of 3 seeds",
         "bootstrap over stimuli",
-        "share of hits.",
+        "contrastive, accuracy: share of hits.",
         "Not measured: classifier, because its classes are others.",
         "Note: there are 5 minutes.",
     ):
