@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from neuroimagen import __version__
-from neuroimagen.launch.commands.lazy_parser import add_subcommands, fill_from
+from neuroimagen.launch.lazy_parser import add_subcommands, fill_from
 
 COMMANDS: dict[str, str] = {
     "demo": "the whole job on a simulated study, ending with a report",
@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "evaluate": "measure a run's reconstructions beside ablations, floor and oracle conditions",
     "embed": "predict image embeddings of segments or of new EEG",
     "predict": "draw images from new EEG, without a data set",
+    "adapt": "measure a run on a new subject, with minutes of calibration data",
     "tune": "search margins or guidance on the validation split",
     "report": "write a run's report: table, images, curves",
     "bench": "side-by-side measurements on this machine",

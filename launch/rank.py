@@ -14,8 +14,9 @@ from types import FrameType
 from neuroimagen.data_shards.common.console import guarded_output
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.parent_death import end_with_parent
+from neuroimagen.data_shards.common.progress import PROGRESS_VARIABLE
 from neuroimagen.launch.cli import run_words
-from neuroimagen.launch.jobs.logs import kept_output
+from neuroimagen.launch.jobs.logs import PROGRESS, kept_output
 from neuroimagen.trainer.runs.rank_status import write_status
 
 
@@ -37,6 +38,7 @@ def _main(logs: Path, words: list[str]) -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     write_status(logs, rank, "running")
+    os.environ[PROGRESS_VARIABLE] = str(logs / PROGRESS)
     try:
         with kept_output(logs) if rank == 0 else contextlib.nullcontext():
             code = run_words(words)

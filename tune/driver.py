@@ -1,6 +1,7 @@
 """Runs a group of trials with Ray Tune, and writes their records."""
 
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.progress import bar
 from neuroimagen.tune.config import Search, StageSearch
 from neuroimagen.tune.records import SearchFolder, TrialRecord
 from neuroimagen.tune.schedulers import mutations
@@ -97,12 +99,29 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self._begun: dict[str, float] = {}
         """Ray's id → time of its first start."""
         self._ended: set[str] = set()
+        self._bar: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray stores its callbacks: a bar belongs to the terminal of this process."""
+        return {**self.__dict__, "_bar": None}
+
+    def _say(self, text: str) -> None:
+        if self._bar is None or self._bar.disable:
+            print(text, flush=True)
+        else:
+            self._bar.write(text, file=sys.stdout)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         name = self._names.setdefault(trial.trial_id, trial.config["trial"])
         if name not in self._curves:  # a trial that was promoted has a curve already
             self._curves[name] = dict(self._folder.read(name).curve)
         self._begun.setdefault(trial.trial_id, time.monotonic())
+        if self._bar is None:
+            self._bar = bar(self._total, desc="trials", unit="trial")
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -113,7 +132,7 @@ class Recorder(tune.Callback):  # type: ignore[misc]
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         name = self._names[trial.trial_id]
         self._retries[name] = self._retries.get(name, 0) + 1
-        print(f"{name}: its worker process was lost; the trial is started again", flush=True)
+        self._say(f"{name}: its worker process was lost; the trial is started again")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         result = trial.last_result or {}
@@ -147,7 +166,10 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         self._folder.write(record)
         self._tell(record)
         self._ended.add(name)
-        print(f"[{len(self._ended)}/{self._total}] {describe(record)}", flush=True)
+        self._say(f"[{len(self._ended)}/{self._total}] {describe(record)}")
+        if self._bar is not None:
+            self._bar.n = len(self._ended)
+            self._bar.refresh()
 
 
 def describe(record: TrialRecord) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.findings import Finding, listed
 from neuroimagen.data_shards.format.schema import DatasetMetadata
@@ -56,7 +57,7 @@ def measure_eeg(dataset: Dataset, *, num_segments: int = NUM_SEGMENTS) -> EegMea
     deviations, slow = [], np.zeros(dataset.metadata.n_channels)
     moments = np.zeros((2, dataset.metadata.n_channels))
     largest = 0.0
-    for row in chosen.tolist():
+    for row in track(chosen.tolist(), total=len(chosen), desc="EEG", unit="segment"):
         eeg = dataset.eeg(row).astype(np.float64)
         eeg -= eeg.mean(axis=1, keepdims=True)
         deviations.append(eeg.std(axis=1))

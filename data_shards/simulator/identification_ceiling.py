@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from neuroimagen.data_shards.common.blas import single_blas_thread
+from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.simulator.ceiling import Decoder, Hypotheses, source_information
 from neuroimagen.data_shards.simulator.forward_model import LAYOUT_GAIN, ForwardModel
 from neuroimagen.data_shards.simulator.head_model import NUM_LAYOUT
@@ -77,7 +78,8 @@ def measure_identification_ceiling(
     per_subject = -(-num_draws // model.config.num_subjects)
     bounds, achieved = [], []
     with single_blas_thread():
-        for subject in range(model.config.num_subjects):
+        subjects = range(model.config.num_subjects)
+        for subject in track(subjects, total=len(subjects), desc="ceiling of identification", unit="subject"):
             rng = random_stream(model.config.seed, STREAM_IDENTIFICATION, subject)
             bounds.append(_bound(model, subject, hypotheses, rng, per_subject))
             achieved.append(_achieved(model, subject, hypotheses, labels, layouts, rng, -(-per_subject // 5)))

@@ -29,7 +29,8 @@ def ingest(
     """
     options = preprocessing or Preprocessing()
     metadata = source.metadata()
-    fitted = FittedPreprocessing.fit(options, (record.eeg for record in source.segments("train")))
+    training = (record.eeg for record in track(source.segments("train"), desc="fitting", unit="segment"))
+    fitted = FittedPreprocessing.fit(options, training)
     metadata = dataclasses.replace(
         metadata,
         preprocessing={**metadata.preprocessing, **fitted.summary()},

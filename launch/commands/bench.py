@@ -5,7 +5,7 @@ import importlib
 import importlib.util
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.launch.commands.lazy_parser import add_subcommands, fill_from
+from neuroimagen.launch.lazy_parser import add_subcommands, fill_from
 
 PACKAGE = "neuroimagen.benchmarks"
 TARGETS: dict[str, str] = {

@@ -4,7 +4,7 @@ import argparse
 import importlib
 from collections.abc import Callable
 
-from neuroimagen.launch.commands.lazy_parser import add_subcommands
+from neuroimagen.launch.lazy_parser import add_subcommands
 
 HELP = "Make a data set of shards from recordings, check it, describe it."
 EPILOG = """examples:

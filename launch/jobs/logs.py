@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import TextIO
 
 from neuroimagen.data_shards.common.console import GuardedStream
+from neuroimagen.data_shards.common.progress import bar
 
 MERGED = "job.log"
 OUTPUT = "output.log"
 """What rank 0 printed, in all starts of the job."""
+PROGRESS = "progress.txt"
+"""The line of rank 0's progress bar, while it shows one."""
 Line = tuple[int, str]
 """Global rank, text."""
 
@@ -86,19 +89,27 @@ def kept_output(folder: Path) -> Iterator[None]:
 
 
 class OutputTail:
-    """Prints what is added to a folder's output.log from now on."""
+    """Prints what is added to a folder's output.log from now on, and shows rank 0's progress bar on a terminal."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / OUTPUT
+        self._progress = folder / PROGRESS
+        self._progress.unlink(missing_ok=True)  # of an earlier start
+        self._bar = bar(bar_format="{desc}")
         self._position = self._path.stat().st_size if self._path.exists() else 0
 
     def update(self) -> None:
-        """Print the new complete lines."""
+        """Print the new complete lines, show the bar as it is now."""
         self._print(last=False)
+        if not self._bar.disable:
+            with contextlib.suppress(OSError):  # it is not there yet
+                self._bar.set_description_str(self._progress.read_text(encoding="utf-8"))
 
     def close(self) -> None:
-        """Print what is left."""
+        """Print what is left, and remove the bar."""
         self._print(last=True)
+        self._bar.close()
+        self._progress.unlink(missing_ok=True)
 
     def _print(self, *, last: bool) -> None:
         if not self._path.exists():
@@ -108,4 +119,8 @@ class OutputTail:
             content = file.read()
         end = len(content) if last else content.rfind(b"\n") + 1
         self._position += end
-        print(content[:end].decode(errors="replace"), end="", flush=True)
+        text = content[:end].decode(errors="replace")
+        if self._bar.disable:
+            print(text, end="", flush=True)
+        elif text:
+            self._bar.write(text, file=sys.stdout, end="")

@@ -5,6 +5,7 @@ import sys
 import time
 from typing import Any
 
+from neuroimagen.data_shards.common.progress import bar
 from neuroimagen.trainer.runs.metrics_lines import metrics_line
 from neuroimagen.trainer.runs.run_folder import StageFolder
 
@@ -29,8 +30,6 @@ class Progress:
     """
 
     def __init__(self, folder: StageFolder, steps: int) -> None:
-        from tqdm import tqdm
-
         self._path = folder.metrics
         self._name = folder.stage
         self._file_id: int | None = None
@@ -41,7 +40,7 @@ class Progress:
         self._began: tuple[float, int] | None = None
         """Time and step of the first line, from which the remaining time is estimated."""
         self._last_line = time.monotonic()
-        self._bar = tqdm(total=steps, desc=folder.stage, unit="step", disable=not sys.stderr.isatty(), leave=False)
+        self._bar = bar(steps, desc=folder.stage, unit="step")
 
     def update(self) -> None:
         """Show what the ranks have logged since the last call."""

@@ -28,7 +28,7 @@ PUBLIC_COMMANDS = {
         "tune",
         "bench",
     ),
-    *("doctor", "recipe"),
+    *("doctor", "recipe", "adapt"),
 }
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.progress import PROGRESS_VARIABLE, bar
 from neuroimagen.launch import rank
-from neuroimagen.launch.jobs.logs import OUTPUT
+from neuroimagen.launch.jobs.logs import OUTPUT, PROGRESS
 from neuroimagen.trainer.runs.rank_status import read_statuses
 
 Run = Callable[[Sequence[str]], int]
@@ -21,6 +22,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """main() sets signal handlers, asks the kernel for a death signal, and skips the interpreter's shutdown."""
     monkeypatch.setattr(rank, "end_with_parent", lambda: None)
     monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setenv(PROGRESS_VARIABLE, "")  # main() sets it; it is as before after the test
     handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
     yield
     for signum, handler in handlers.items():
@@ -45,7 +47,14 @@ def test_a_rank_that_is_done_says_so_and_rank_0_keeps_its_output(
     def command(words: Sequence[str]) -> int:
         assert list(words) == ["cache", "--data", "d"]
         print("vae made")
+        with bar(4, desc="cache vae") as shown:
+            shown.update(1)
+            shown.refresh()
+            bars.append((tmp_path / PROGRESS).read_text() if (tmp_path / PROGRESS).exists() else "")
+        (tmp_path / PROGRESS).unlink(missing_ok=True)
         return 0
+
+    bars: list[str] = []
 
     for number in (0, 1):
         ended = run(tmp_path, command, monkeypatch, number=number)
@@ -53,6 +62,8 @@ def test_a_rank_that_is_done_says_so_and_rank_0_keeps_its_output(
         assert ended.code == 0
     assert [(status.rank, status.state) for status in read_statuses(tmp_path)] == [(0, "done"), (1, "done")]
     assert (tmp_path / OUTPUT).read_text() == "vae made\n"
+    assert bars[0].startswith("cache vae:  25%")  # for the launcher, who shows it
+    assert bars[1] == ""
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """The driver without Ray's processes: which trial comes next, what is recorded of it, what resources it gets."""
 
+import io
+import pickle
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -117,6 +120,36 @@ def test_a_trial_whose_worker_is_lost_too_often_fails_with_the_last_error(tmp_pa
     made = folder.read("trials/0001")
     assert made.state == "failed"
     assert made.message.endswith("the last error: WorkerLostError: exit code -9")
+
+
+def test_a_terminal_shows_how_many_trials_have_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    folder = SearchFolder(tmp_path)
+    recorder = Recorder(folder, _nobody, total=2)
+    folder.write(record(1))
+    trial = FakeTrial(trial_id="a", config={"trial": "trials/0001"}, last_result={"step": 3, "value": 0.1})
+    recorder.on_trial_start(0, [], trial)
+    assert "trials:   0%" in terminal.getvalue()
+    recorder.on_trial_result(0, [], trial, trial.last_result)
+    recorder.on_trial_complete(0, [], trial)
+    assert "1/2" in terminal.getvalue()
+    assert capsys.readouterr().out.startswith("[1/2] trials/0001 0.1000")
+    stored = pickle.loads(pickle.dumps(recorder))  # Ray keeps its callbacks
+    assert stored._bar is None
+    assert stored._ended == {"trials/0001"}
+    recorder.on_experiment_end([])
+    assert terminal.getvalue().endswith("\r")
+
+
+def _nobody(record: TrialRecord) -> None:
+    """Is told, and does nothing. At the top level, so that it can be stored."""
 
 
 def test_as_many_trials_run_as_fit() -> None:

@@ -191,7 +191,8 @@ def lda_predictions(
 
     predicted: list[Integers] = [np.empty(int(is_test.sum()), dtype=np.int64) for _ in label_sets]
     test_subjects = subjects[is_test]
-    for subject in np.unique(test_subjects):
+    each = np.unique(test_subjects)
+    for subject in track(each, total=len(each), desc="linear decoder", unit="subject"):
         own = ~is_test & (subjects == subject)
         fitted_on = own if len(np.unique(label_sets[0][own])) > 1 else ~is_test
         chosen = test_subjects == subject

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from neuroimagen.data_shards.common.files import atomic_path
+from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.trainer.evaluation.baselines import baseline_results
@@ -112,7 +113,7 @@ def evaluate_run(
     items: list[dict[str, Any]] = []
     if conditions:
         scoring = load_scoring(config, dataset, subjects=subjects, size_px=image_size(conditions), device=device)
-        for name, reconstructions in conditions.items():
+        for name, reconstructions in track(conditions.items(), total=len(conditions), desc="conditions"):
             measured[name] = measure(name, reconstructions, scoring, items=items)
             results += condition_results(name, measured[name], scoring)
     results += reference_results(dataset, scoring)

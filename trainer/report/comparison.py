@@ -14,6 +14,7 @@ import numpy as np
 from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path
+from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.common.reading import content_of, read_json
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.conditions import condition_of
@@ -41,7 +42,7 @@ def write_comparison(runs: Sequence[Path], out: Path, *, data: Path | None = Non
         raise UserError("a comparison needs at least two runs.")
     named = ", ".join(map(str, runs))
     with content_of(f"compare {named}", remedy="Run `neuroimagen evaluate` again in the run that it is about."):
-        evaluated = [_open(run, data) for run in runs]
+        evaluated = [_open(run, data) for run in track(runs, total=len(runs), desc="opening", unit="run")]
         view = comparison(evaluated, _names(runs))
         texts = {
             "compare.html": _html(view, evaluated),

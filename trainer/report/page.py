@@ -16,6 +16,7 @@ from PIL import Image
 
 from neuroimagen.data_shards.common.files import atomic_path
 from neuroimagen.data_shards.common.limits import MAX_YAML_BYTES
+from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.common.reading import content_of, read_text
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.conditions import condition_of
@@ -63,7 +64,10 @@ def write_report(run: Path, dataset: Dataset) -> Path:
 def _write_report(evaluated: Evaluated) -> Path:
     metrics = example_metrics(evaluated.items)
     examples = choose_examples(evaluated.shown_items, metrics)
-    images = {label: [evaluated.images(item) for item in chosen] for label, chosen in examples.items()}
+    images = {
+        label: [evaluated.images(item) for item in chosen]
+        for label, chosen in track(examples.items(), total=len(examples), desc="examples", unit="class")
+    }
     folder = evaluated.run / "report"
     if images:
         grid = image_grid(
@@ -205,7 +209,7 @@ def _explorer(evaluated: Evaluated, metrics: Mapping[str, Metric]) -> dict[str, 
     shown = items[::step]
     side = 16
     sheets = [Image.new("RGB", (side * THUMB_PX, -(-len(shown) // side) * THUMB_PX)) for _ in evaluated.columns]
-    for number, item in enumerate(shown):
+    for number, item in enumerate(track(shown, total=len(shown), desc="images", unit="segment")):
         place = (number % side * THUMB_PX, number // side * THUMB_PX)
         for sheet, pixels in zip(sheets, evaluated.images(item), strict=True):
             sheet.paste(Image.fromarray(pixels).resize((THUMB_PX, THUMB_PX), Image.Resampling.LANCZOS), place)
@@ -280,7 +284,8 @@ def _embedding(evaluated: Evaluated) -> dict[str, Any] | None:
 def _stages(run: Path) -> list[dict[str, str]]:
     """Every trained stage with its training curves."""
     stages: list[dict[str, str]] = []
-    for path in sorted(run.glob("*/metrics.jsonl")):
+    paths = sorted(run.glob("*/metrics.jsonl"))
+    for path in track(paths, total=len(paths), desc="training curves", unit="stage"):
         svg = plots.curves_svg(read_metrics(path), name=f"curves-{len(stages)}")
         if svg is not None:
             stages.append({"name": path.parent.name, "svg": svg})

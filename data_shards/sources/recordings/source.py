@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from neuroimagen.data_shards.common.errors import UsageError, UserError
+from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.format.schema import DatasetMetadata, SegmentRecord, StimulusRecord
 from neuroimagen.data_shards.sources.base import Source
 from neuroimagen.data_shards.sources.readers.hashes import file_records
@@ -100,7 +101,7 @@ class RecordingsSource(Source):
     def _plan(self, files: Sequence[RecordingFile]) -> list[Part]:
         parts: list[Part] = []
         empty: list[tuple[str, UserError]] = []
-        for file in files:
+        for file in track(files, total=len(files), desc="recordings", unit="file"):
             notes: list[str] = []
             opened, selection = open_selected(file, self._options, notes)
             check_filters(opened, self._options)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.sources.registry import SOURCES, source_class
-from neuroimagen.launch.commands.lazy_parser import add_subcommands
 from neuroimagen.launch.commands.options import mebibytes
+from neuroimagen.launch.lazy_parser import add_subcommands
 
 DESCRIPTION = "Turn recordings into a data set of shards."
 EPILOG = """examples:

@@ -1,9 +1,11 @@
 """`neuroimagen report`: which report is written, and what it asks for."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from new_subject_study import write_new_subject_study, write_untrained_run
 
 from neuroimagen.launch.cli import main
 from neuroimagen.trainer.evaluation.evaluate import DETAILS_FILE
@@ -77,3 +79,22 @@ def test_several_runs_are_compared_in_the_order_given(
     assert main(["report", "--run", str(first), str(second), "--out", str(tmp_path / "out")]) == 0
     assert asked == [([second, first], first.parent / "comparison"), ([first, second], tmp_path / "out")]
     assert f"comparison: {tmp_path / 'out' / 'compare.html'}" in capsys.readouterr().out
+
+
+def test_a_run_of_one_stage_that_draws_nothing_has_a_report(
+    tmp_path: Path, tiny_diffusion_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_new_subject_study(tmp_path / "data", tiny_diffusion_folder, num_stimuli=80)
+    for stage, words in (
+        ("contrastive", "nearest class centroid"),
+        ("classifier", "classifier stage"),
+        ("alignment", "Retrieval of the stimulus from the EEG"),
+    ):
+        run = write_untrained_run(tmp_path / stage, data, tiny_diffusion_folder)
+        for other in {"contrastive", "classifier", "alignment"} - {stage}:
+            shutil.rmtree(run / other)
+        assert main(["evaluate", "--run", str(run), "--cpu", "--set", "evaluate.num_resamples=100"]) == 0
+        assert words in capsys.readouterr().out, stage
+        assert main(["report", "--run", str(run)]) == 0
+        assert capsys.readouterr().out == f"report: {run / 'report' / 'report.html'}\n"
+        assert stage in (run / "report" / "report.html").read_text(encoding="utf-8")

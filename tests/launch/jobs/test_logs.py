@@ -1,10 +1,12 @@
 """What rank 0 prints reaches its log and the launching process."""
 
+import io
+import sys
 from pathlib import Path
 
 import pytest
 
-from neuroimagen.launch.jobs.logs import OUTPUT, OutputTail, kept_output
+from neuroimagen.launch.jobs.logs import OUTPUT, PROGRESS, OutputTail, kept_output
 
 
 def test_what_is_printed_goes_to_both_and_is_shown_line_by_line(
@@ -29,3 +31,26 @@ def test_nothing_printed_is_nothing_shown(tmp_path: Path, capsys: pytest.Capture
     tail.update()
     tail.close()
     assert capsys.readouterr().out == ""
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_bar_of_rank_0_is_shown_on_the_launchers_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / PROGRESS).write_text("of an earlier start")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    tail = OutputTail(tmp_path)
+    tail.update()
+    (tmp_path / PROGRESS).write_text("cache vae:  30%|███       | 3/10")
+    (tmp_path / OUTPUT).write_text("image  kept\n")
+    tail.update()
+    tail.close()
+    assert "cache vae:  30%|███       | 3/10" in terminal.getvalue()
+    assert "earlier" not in terminal.getvalue()
+    assert capsys.readouterr().out == "image  kept\n"
+    assert not (tmp_path / PROGRESS).exists()

@@ -5,7 +5,7 @@ of an embedding. The stimuli's embeddings are the cached latents of the first ki
 the training stimuli's mean where the stage subtracts it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from neuroimagen.data_shards.common.arrays import Floats, Integers
+from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.trainer.evaluation.controls import UNSEEN_SUBJECT_ALIGNMENT
@@ -70,17 +71,17 @@ def load_alignment(run: Path, *, device: str = "cpu") -> AlignmentModel | None:
 
 def embed_rows(model: AlignmentModel, dataset: Dataset, rows: Integers, *, device: str = "cpu") -> dict[str, Floats]:
     """Kind → embeddings of the segments in `rows` [N] of the index, float32 [N, P]."""
-    return _embed(model, ([row] for row in rows.tolist()), dataset, device)
+    return _embed(model, [[row] for row in rows.tolist()], dataset, device)
 
 
 def embed_averages(
     model: AlignmentModel, dataset: Dataset, groups: Sequence[Integers], *, device: str = "cpu"
 ) -> dict[str, Floats]:
     """Kind → embeddings of the averages over each group of rows; the rows of a group are of one subject."""
-    return _embed(model, (group.tolist() for group in groups), dataset, device)
+    return _embed(model, [group.tolist() for group in groups], dataset, device)
 
 
-def _embed(model: AlignmentModel, groups: Iterator[list[int]], dataset: Dataset, device: str) -> dict[str, Floats]:
+def _embed(model: AlignmentModel, groups: Sequence[list[int]], dataset: Dataset, device: str) -> dict[str, Floats]:
     found: dict[str, list[np.ndarray]] = {kind: [] for kind in model.kinds}
     eeg: list[np.ndarray] = []
     subjects: list[int] = []
@@ -93,7 +94,7 @@ def _embed(model: AlignmentModel, groups: Iterator[list[int]], dataset: Dataset,
         eeg.clear()
         subjects.clear()
 
-    for group in groups:
+    for group in track(groups, total=len(groups), desc="image embeddings", unit="segment"):
         eeg.append(np.stack([dataset.eeg(row) for row in group]).mean(axis=0, dtype=np.float32))
         subjects.append(int(dataset.index.subject[group[0]]))
         if len(eeg) == _BATCH:

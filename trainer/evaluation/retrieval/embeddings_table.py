@@ -17,6 +17,7 @@ import torch
 from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path
+from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.retrieval.alignment_retrieval import embed_rows
 from neuroimagen.trainer.networks.alignment import AlignmentModel
@@ -45,7 +46,8 @@ def embed_segments(
 ) -> dict[str, Floats]:
     """Kind → embeddings float32 [n, P] of segments float32 [n, C, T] that are as the training data."""
     found = {kind: [np.empty((0, size), dtype=np.float32)] for kind, size in model.embedding_sizes.items()}
-    for start in range(0, len(eeg), _BATCH):
+    starts = range(0, len(eeg), _BATCH)
+    for start in track(starts, total=len(starts), desc="image embeddings", unit="batch"):
         part = slice(start, start + _BATCH)
         with torch.inference_mode():
             embeddings, _ = model(torch.from_numpy(eeg[part]).to(device), torch.from_numpy(subjects[part]).to(device))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from neuroimagen.data_shards.common.arrays import Floats, Integers
+from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.eeg_conditions import SegmentSummaries
 from neuroimagen.trainer.evaluation.intervals import bootstrap_mean
@@ -103,7 +104,8 @@ def predicted_features(
     aims = targets[np.searchsorted(target_stimuli, stimuli)]
     predicted = np.empty((int(is_test.sum()), targets.shape[1]))
     test_subjects = subjects[is_test]
-    for subject in np.unique(test_subjects):
+    each = np.unique(test_subjects)
+    for subject in track(each, total=len(each), desc="ridge regression", unit="subject"):
         own = ~is_test & (subjects == subject)
         fitted_on = own if own.any() else ~is_test
         chosen = test_subjects == subject

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.launch.commands.lazy_parser import LazyParser, add_subcommands, fill_from
+from neuroimagen.launch.lazy_parser import LazyParser, add_subcommands, fill_from
 
 
 def made(filled: list[str], asked: list[str]) -> argparse.ArgumentParser:
