@@ -1,4 +1,4 @@
-"""The noise scheduler of docs/extending.md, installed from outside: it draws, and recipes and searches know it."""
+"""The noise scheduler of docs/how-to/extending.md, installed: it draws, and recipes and searches know it."""
 
 import json
 import re

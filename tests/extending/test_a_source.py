@@ -1,4 +1,4 @@
-"""The source of docs/extending.md, installed from outside: listed, described, ingested, verified."""
+"""The source of docs/how-to/extending.md, installed from outside: listed, described, ingested, verified."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""The Python of docs/python.md and of README.md runs as it stands, on a small run."""
+"""The Python of docs/how-to/python.md and of README.md runs as it stands, on a small run."""
 
 import re
 import shutil
@@ -30,7 +30,7 @@ def study(trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/how-to/python.md"])
 def test_the_examples_run(page: str, study: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert blocks
