@@ -1,7 +1,7 @@
 """The site: Markdown pages of this folder, and what is read from the code (commands, recipe keys, public API).
 
-`make docs` builds it into build/site, every warning an error. Nothing is fetched, neither when it is built nor when it is
-read: fonts and scripts are those of the theme's package.
+`make docs` builds it into build/site, every warning an error. Nothing is fetched, neither when it is built nor when it
+is read: fonts and scripts are those of the theme's package.
 """
 
 import os

@@ -15,8 +15,8 @@ def inputs(tiny_diffusion_folder: Path, tiny_blip_folder: Path, tiny_dataset_fol
 
 
 @pytest.fixture
-def quick_command(one_rank: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
-    """Run a command of neuroimagen in this process: a stage takes four steps and one rank, images two steps."""
+def quick_command(one_rank: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], int]:
+    """Run a command of neuroimagen in this process: a stage takes four steps and one rank, an image two."""
     import torch
 
     from neuroimagen.launch import cli
@@ -31,18 +31,18 @@ def quick_command(one_rank: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[
 
     monkeypatch.setattr(train_job, "run_here", here)
 
-    def run(words: list[str]) -> None:
+    def run(words: list[str]) -> int:
         if words[0] == "printf":
             text, arrow, file = words[1:]
             assert arrow == ">"
             Path(file).write_text(text.encode().decode("unicode_escape"))
-            return
+            return 0
         assert words[0] == "neuroimagen", words
         words = words[1:]
         if words[0] == "train" and "--dry-run" not in words:
             words = [*words, "--set", *STAGE_STEPS.format(stage=words[1]).split()]
         if words[0] == "reconstruct":
             words = [*words, "--set", "reconstruct.steps=2"]
-        assert cli.main(words) == 0
+        return cli.main(words)
 
     return run

@@ -2,7 +2,9 @@
 
 import ast
 import importlib
+import json
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,9 @@ def of(*languages: str) -> list[Any]:
     return [pytest.param(block, id=block.name) for block in BLOCKS if block.language in languages]
 
 
-def test_a_comment_is_about_the_block_below_it_or_about_its_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_comment_is_about_the_block_below_it_or_about_its_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = (
         "# T\n\n<!-- checked, not run: it\nneeds a GPU -->\n```shell\na\n```\n\n```shell\nb\n```\n\n"
         "<!-- run by: tests/x.py (y) -->\n\n```python\nc\n```\ntext\n```{toctree}\nd\n```\n"
@@ -35,7 +39,17 @@ def test_a_comment_is_about_the_block_below_it_or_about_its_page(tmp_path: Path,
     (tmp_path / "page.md").write_text(text)
     monkeypatch.setattr("site_pages.ROOT", tmp_path)
     found = [(block.line, block.code, block.not_run, block.run_by) for block in blocks_of("page.md")]
-    assert found == [(6, "a\n", "it needs a GPU", None), (10, "b\n", None, None), (16, "c\n", "tests/x.py (y)",) * 1 + ("tests/x.py (y)",)]
+    assert found == [
+        (6, "a\n", "it needs a GPU", None),
+        (10, "b\n", None, None),
+        (
+            16,
+            "c\n",
+            "tests/x.py (y)",
+        )
+        * 1
+        + ("tests/x.py (y)",),
+    ]
     (tmp_path / "page.md").write_text("<!-- checked, not run: big files -->\n" + text)
     assert [block.not_run for block in blocks_of("page.md")] == ["it needs a GPU", "big files", "tests/x.py (y)"]
 
@@ -50,13 +64,35 @@ def test_a_page_runs_or_says_why_not(page: str) -> None:
     for block in blocks_of(page):
         assert block.language in LANGUAGES, f"{block.name}: name the block's language"
         if block.run_by is not None:
-            assert (ROOT / block.run_by.split(" ")[0].rstrip(",")).exists(), f"{block.name}: {block.run_by} is not there"
+            assert (ROOT / block.run_by.split(" ")[0].rstrip(",")).exists(), (
+                f"{block.name}: {block.run_by} is not there"
+            )
         if block.not_run is None and block.language in ("shell", "python"):
             assert page in PAGES, f"{block.name}: run it in tests/support/tutorial_pages.py, or say why not"
 
 
+OUTSIDE = (["data", "ingest", "lab"], ["train", "embedding"])
+"""Commands of names that packages outside add: tests/extending runs them."""
+
+
+@pytest.fixture
+def tower_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
+    """Make the folders that `--towers` names: which tower a folder is, its configuration says."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(words: list[str]) -> None:
+        for word in words[words.index("--towers") + 1 :] if "--towers" in words else []:
+            if "=" in word and not word.startswith("-"):
+                folder = Path(word.partition("=")[2].partition(":")[0])
+                folder.mkdir(parents=True, exist_ok=True)
+                kind = "dinov2" if "dino" in folder.name else "clip"
+                (folder / "config.json").write_text(json.dumps({"model_type": kind}))
+
+    return make
+
+
 @pytest.mark.parametrize("block", of("shell"))
-def test_a_command_line_parses(block: Block) -> None:
+def test_a_command_line_parses(block: Block, tower_folders: Callable[[list[str]], None]) -> None:
     for command in commands_of(block.code):
         words = neuroimagen_words(command)
         if words is None:
@@ -67,8 +103,9 @@ def test_a_command_line_parses(block: Block) -> None:
             if command[:2] in (["python", "-c"], ["python3", "-c"]):
                 compile(command[2], block.name, "exec")
             continue
-        if "--help" in words or words[:3] == ["data", "ingest", "lab"]:  # tests/extending runs the latter
+        if "--help" in words or any(words[: len(start)] == start for start in OUTSIDE):
             continue
+        tower_folders(words)
         try:
             args = parse(words)
         except SystemExit as stop:
@@ -82,7 +119,9 @@ def check_settings(args: Any, block: Block) -> None:
     config = getattr(args, "config", None)
     if config is not None and str(config).startswith("launch/"):
         assert (ROOT / config).is_file(), f"{block.name}: {config}"
-    changes = [change for change in getattr(args, "set", None) or [] if "binned" not in change and "quadratic" not in change]
+    changes = [
+        change for change in getattr(args, "set", None) or [] if "binned" not in change and "quadratic" not in change
+    ]
     changes = [change for change in changes if not change.startswith(("encoder.bin_", "embedding."))]  # of extending.md
     if changes and args.command != "tune":
         load_recipe(ROOT / "launch" / "recipes" / "demo.yaml", changes)

@@ -103,7 +103,7 @@ def commands_of(code: str) -> list[list[str]]:
 
 
 def neuroimagen_words(command: list[str]) -> list[str] | None:
-    """What follows `neuroimagen` in a command, also behind `accelerate launch … -m neuroimagen.launch.cli`; else None."""
+    """What follows `neuroimagen` in a command, also behind `accelerate launch … -m neuroimagen.launch.cli`, or None."""
     for place, word in enumerate(command):
         if Path(word).name == "neuroimagen" and (place == 0 or command[0] == "sbatch"):
             return command[place + 1 :]

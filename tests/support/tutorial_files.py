@@ -43,7 +43,11 @@ def responses(labels: np.ndarray, onsets_s: np.ndarray, rng: np.random.Generator
 def write_bids(root: Path, *, subjects: int = 2, images: int = 20) -> Path:
     """Two subjects see `images` circles and as many squares, each once, in a random order."""
     rng = np.random.default_rng(0)
-    names = [(label, f"{name}/{number:02d}.png") for label, name in enumerate(("circle", "square")) for number in range(images)]
+    names = [
+        (label, f"{name}/{number:02d}.png")
+        for label, name in enumerate(("circle", "square"))
+        for number in range(images)
+    ]
     for label, name in names:
         draw_shape(root / "stimuli" / name, ("circle", "square")[label], rng)
     write_table(root / "participants.tsv", [{"participant_id": f"sub-{number + 1:02d}"} for number in range(subjects)])
@@ -62,11 +66,11 @@ def write_bids(root: Path, *, subjects: int = 2, images: int = 20) -> Path:
     return root
 
 
-def write_new_epochs(path: Path, *, names: tuple[str, ...] = CHANNELS, sfreq: float = 125.0, samples: int = 126) -> Path:
-    """Three epochs of noise from −0.2 s on, in volts."""
-    noise = np.random.default_rng(1).standard_normal((3, len(names), samples)) * 1e-5
+def write_new_epochs(path: Path, *, names: tuple[str, ...], sfreq: float, samples: int) -> Path:
+    """Two epochs of noise from −0.1 s on, in volts."""
+    noise = np.random.default_rng(1).standard_normal((2, len(names), samples)) * 1e-5
     info = mne.create_info(list(names), sfreq, "eeg")
-    mne.EpochsArray(noise, info, tmin=-0.2, baseline=None, verbose="ERROR").save(path, verbose="ERROR")
+    mne.EpochsArray(noise, info, tmin=-0.1, baseline=None, verbose="ERROR").save(path, verbose="ERROR")
     return path
 
 
