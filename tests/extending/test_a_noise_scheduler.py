@@ -12,7 +12,7 @@ from untrained_run import write_untrained_run
 
 from neuroimagen.trainer.reconstruction.manifest import read_manifest
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "extending.md"
 
 
 def page_command(run: Path) -> list[str]:
