@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -42,13 +43,7 @@ def test_a_comment_is_about_the_block_below_it_or_about_its_page(
     assert found == [
         (6, "a\n", "it needs a GPU", None),
         (10, "b\n", None, None),
-        (
-            16,
-            "c\n",
-            "tests/x.py (y)",
-        )
-        * 1
-        + ("tests/x.py (y)",),
+        (16, "c\n", "tests/x.py (y)", "tests/x.py (y)"),
     ]
     (tmp_path / "page.md").write_text("<!-- checked, not run: big files -->\n" + text)
     assert [block.not_run for block in blocks_of("page.md")] == ["it needs a GPU", "big files", "tests/x.py (y)"]
@@ -61,12 +56,14 @@ def test_commands_are_cut_at_their_joints() -> None:
 
 @pytest.mark.parametrize("page", pages())
 def test_a_page_runs_or_says_why_not(page: str) -> None:
+    outside = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    hidden = re.findall(r"^(?: {4}|\t)(?:neuroimagen|make|pip|python) .*", outside, re.MULTILINE)
+    assert not hidden, f"{page}: commands stand in ```shell blocks, not indented: {hidden}"
     for block in blocks_of(page):
         assert block.language in LANGUAGES, f"{block.name}: name the block's language"
-        if block.run_by is not None:
-            assert (ROOT / block.run_by.split(" ")[0].rstrip(",")).exists(), (
-                f"{block.name}: {block.run_by} is not there"
-            )
+        for named in re.findall(r"(?:tests|docs)/[\w./-]*\w", block.not_run or ""):
+            assert (ROOT / named).exists(), f"{block.name}: {named} is not there"
+        assert block.run_by is None or block.run_by.startswith("tests/"), f"{block.name}: which test runs it?"
         if block.not_run is None and block.language in ("shell", "python"):
             assert page in PAGES, f"{block.name}: run it in tests/support/tutorial_pages.py, or say why not"
 
