@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 # The help of commands is as wide as the page, and importing a module finds no GPU.
-os.environ |= {"COLUMNS": "92", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "NO_COLOR": "1"}
+os.environ |= {"COLUMNS": "96", "CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "NO_COLOR": "1"}
 
 from neuroimagen import __version__  # noqa: E402
 
