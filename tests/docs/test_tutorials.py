@@ -26,6 +26,7 @@ def test_a_page_can_be_followed(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("page", [page for page in PAGES if "tutorials/" in page])
 def test_a_tutorial_can_be_followed_as_it_stands(
     page: str, tmp_path: Path, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
