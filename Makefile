@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: setup demo test test-all test-gpu lint format bench bundled-model clean
+.PHONY: setup demo test test-all test-gpu lint format docs bench bundled-model clean
 
 setup: $(VENV)/.ready
 
@@ -39,6 +39,11 @@ lint: setup
 format: setup
 	@"$(BIN)/ruff" check --fix .
 	@"$(BIN)/ruff" format .
+
+# The site, in build/site/index.html. Every warning is an error, and nothing is fetched.
+docs: setup
+	@"$(BIN)/python" -m sphinx --fail-on-warning --keep-going --quiet --doctree-dir build/doctrees docs build/site $(ARGS)
+	@echo "site: build/site/index.html"
 
 bench: setup
 	@"$(BIN)/python" "$(BIN)/neuroimagen" bench $(or $(ARGS),mining)

@@ -62,5 +62,5 @@ if ! "$venv/bin/python" -c "import importlib.metadata as m, sys; sys.exit(m.vers
 fi
 echo "set-up: the rest of the stack (a minute or two)"
 install -c constraints.txt setuptools wheel
-install -c constraints.txt --no-build-isolation -e '.[dev]'
+install -c constraints.txt --no-build-isolation -e '.[dev,docs]'
 "$venv/bin/python" "$venv/bin/neuroimagen" doctor || echo "set-up: see the lines marked MISS above"

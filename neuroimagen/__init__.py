@@ -1,8 +1,9 @@
 # pyright: basic
 """Images from EEG: data, training, reconstruction and evaluation.
 
-The folders beside this file are links to those at the top of the repository; docs/architecture.md says what stands
-where. What a program outside needs is named here, and imported when it is first used: `import neuroimagen` is quick.
+The folders beside this file are links to those at the top of the repository; docs/explanation/architecture.md says what
+stands where. What a program outside needs is named here, and imported when it is first used: `import neuroimagen` is
+quick.
 """
 
 import importlib

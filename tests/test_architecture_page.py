@@ -1,4 +1,4 @@
-"""docs/architecture.md names modules and functions that exist, and every room."""
+"""docs/explanation/architecture.md names modules and functions that exist, and every room."""
 
 import importlib
 import importlib.util
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
 NAMES = sorted(set(re.findall(r"`((?:data_shards|kernels|trainer|launch|tune)\.[\w.]+)`", PAGE)))
 
 

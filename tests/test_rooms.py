@@ -1,4 +1,4 @@
-"""The rooms of docs/architecture.md: imports go one way, and never in a circle.
+"""The rooms of docs/explanation/architecture.md: imports go one way, and never in a circle.
 
 Every import counts, also those inside functions and those for type checkers: a hidden circle is a circle.
 """

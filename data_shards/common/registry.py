@@ -1,8 +1,8 @@
 """Registries of what grows: encoders, stages, sources, metrics, image towers, schedulers.
 
 A registry names what is built in, one line each, and adds what other installed packages declare as entry points of its
-group (docs/extending.md). Names are known without an import; what stands behind a name is imported when it is asked
-for, so that `neuroimagen --help` loads none of it.
+group (docs/how-to/extending.md). Names are known without an import; what stands behind a name is imported when it is
+asked for, so that `neuroimagen --help` loads none of it.
 """
 
 import difflib

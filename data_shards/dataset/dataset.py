@@ -129,8 +129,8 @@ class Dataset:
         """Open the data set in folder `path`, or below a URL that fsspec opens (http, s3, hf …).
 
         Decoded images are cached up to `image_cache_bytes`. `remote_options` is for URLs; by default the environment
-        says where the cache is (docs/remote.md). Raises UserError naming the file when anything is missing, damaged
-        or hostile.
+        says where the cache is (docs/how-to/remote.md). Raises UserError naming the file when anything is missing,
+        damaged or hostile.
         """
         url = as_url(path)
         remote = None if url is None else RemoteDataset(url, remote_options)

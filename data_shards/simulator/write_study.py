@@ -1,6 +1,6 @@
 """Writes a simulated study: in the files of EEGCVPR40, or straight into a data set.
 
-Files of the EEGCVPR40 layout (see docs/simulator.md): eeg_5_95_std.pth, block_splits_by_image_all.pth,
+Files of the EEGCVPR40 layout (see docs/explanation/simulator.md): eeg_5_95_std.pth, block_splits_by_image_all.pth,
 block_splits_by_image_single.pth, images/<wnid>/<name>.JPEG, and beside them captions.json, scenes.json,
 presentation.json and study.json.
 """

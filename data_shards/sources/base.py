@@ -3,7 +3,7 @@
 A source is one class in one file. The class describes it to the command line: help texts, options, and how it is made
 from them. An instance says what the recordings hold (`metadata`), and yields their stimuli and segments. All else is
 the same for all sources: preprocessing, float16, shards, index, provenance (ingest.py), and the command `neuroimagen
-data ingest NAME`. registry.py lists the sources; docs/extending.md has a complete example.
+data ingest NAME`. registry.py lists the sources; docs/how-to/extending.md has a complete example.
 """
 
 import abc

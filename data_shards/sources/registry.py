@@ -29,7 +29,7 @@ SOURCES: Registry[object] = Registry(
         "arrays": f"{_HERE}.arrays:ArraySource",
     },
 )
-"""Another package adds a source as an entry point of the group neuroimagen.sources (docs/extending.md)."""
+"""Another package adds a source as an entry point of the group neuroimagen.sources (docs/how-to/extending.md)."""
 
 
 def source_class(name: str) -> "type[Source]":

@@ -24,8 +24,8 @@ these two out and takes minutes. They are kept in RUN/controls/, and an interrup
 test split would have added, and writes nothing. Train with alignment.keep_checkpoints=1000 to keep all of them.
 
 Writes RUN/report/results.json (a list of {condition, metric, value, low, high, n, definition}), items.csv (one line per
-image) and details.json. A run whose checkpoints were chosen on the test split is refused. docs/evaluation.md defines
-every condition and metric.
+image) and details.json. A run whose checkpoints were chosen on the test split is refused. docs/reference/evaluation.md
+defines every condition and metric.
 """
 
 

@@ -16,7 +16,7 @@ examples:
   neuroimagen launch --hostfile hosts --print -- train contrastive --config recipe.yaml --run runs/a
 
 A hostfile has one line `name slots=N` per node. The run's folder must be on a file system that all nodes share.
-docs/cluster.md describes each way step by step.
+docs/how-to/cluster.md describes each way step by step.
 """
 
 

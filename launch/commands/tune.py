@@ -22,7 +22,7 @@ trial reconstructs validation segments with a trained run. Samplers: {", ".join(
 searches that train: {", ".join(SCHEDULERS.names())}. The results are OUT/report.html, table.txt and best.yaml, a
 complete recipe for `train --config` or `reconstruct --config`: the setting that was found, if it was better than the
 default with new seeds too, else the default. found.yaml has the one that was found. An interrupted
-search continues with --resume. docs/tune.md describes searches in full.
+search continues with --resume. docs/how-to/tune.md describes searches in full.
 """
 
 

@@ -77,7 +77,7 @@ def test_flops_are_two_a_multiply_add_forward_and_backward() -> None:
 
 
 def test_the_default_encoder_takes_what_the_docs_say() -> None:
-    """docs/performance.md: 67 MFLOP per segment of 128 × 440, forward and backward."""
+    """docs/reference/performance.md: 67 MFLOP per segment of 128 × 440, forward and backward."""
     meta = torch.device("meta")
     with meta:
         encoder = make_stage(sizes_of(tiny=False, unet_batch=1), "contrastive", meta).networks["encoder"]

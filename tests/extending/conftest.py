@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md as packages that are installed beside neuroimagen."""
+"""The examples of docs/how-to/extending.md as packages that are installed beside neuroimagen."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "extending.md"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class OutsidePackage:
 def section(heading: str) -> str:
     """The text of the page under `## heading`."""
     found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-    assert found, f"docs/extending.md has no section {heading!r}"
+    assert found, f"docs/how-to/extending.md has no section {heading!r}"
     return found.group(1)
 
 

@@ -1,4 +1,4 @@
-"""The noise scheduler of docs/extending.md, installed from outside: it draws, and recipes and searches know it."""
+"""The noise scheduler of docs/how-to/extending.md, installed: it draws, and recipes and searches know it."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from untrained_run import write_untrained_run
 
 from neuroimagen.trainer.reconstruction.manifest import read_manifest
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "extending.md"
 
 
 def page_command(run: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""The source of docs/extending.md, installed from outside: listed, described, ingested, verified."""
+"""The source of docs/how-to/extending.md, installed from outside: listed, described, ingested, verified."""
 
 import re
 import shlex
@@ -13,7 +13,7 @@ from stored_eeg import assert_as_stored
 
 from neuroimagen.data_shards.dataset.dataset import Dataset
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "extending.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "extending.md"
 
 
 def commands() -> list[list[str]]:

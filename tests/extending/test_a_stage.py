@@ -1,4 +1,4 @@
-"""The stage of docs/extending.md, from a package outside: command line, recipe, dry run and training know it."""
+"""The stage of docs/how-to/extending.md, from a package outside: command line, recipe, dry run and training know it."""
 
 from collections.abc import Callable
 from pathlib import Path

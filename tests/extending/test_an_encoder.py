@@ -1,4 +1,4 @@
-"""The encoder of docs/extending.md, from a package outside: recipe, dry run, training, export and loading know it."""
+"""The encoder of docs/how-to/extending.md, from outside: recipe, dry run, training, export and loading know it."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The image tower of docs/extending.md, installed from outside: cached, checked, found again, and known to the help."""
+"""The image tower of docs/how-to/extending.md, installed: cached, checked, found again, and known to the help."""
 
 import json
 import shutil

@@ -11,7 +11,7 @@ import pytest
 from neuroimagen.data_shards.common.errors import UsageError, UserError
 from neuroimagen.launch import cli
 
-HEAVY = ("torch", "transformers", "diffusers", "deepspeed", "ray", "mne", "numpy")
+HEAVY = ("torch", "transformers", "diffusers", "deepspeed", "ray", "mne", "numpy", "scipy", "sklearn", "matplotlib")
 DOCTOR = "neuroimagen.launch.commands.doctor"
 PUBLIC_COMMANDS = {
     *(
@@ -47,6 +47,28 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
     for command in PUBLIC_COMMANDS:
         assert f"\n    {command}" in done.stdout
+
+
+def test_the_help_of_a_command_imports_no_network_and_no_statistics() -> None:
+    code = (
+        "import contextlib, sys\n"
+        "from neuroimagen.launch.cli import COMMANDS, main\n"
+        "for command in COMMANDS:\n"
+        "    with contextlib.suppress(SystemExit): main([command, '--help'])\n"
+        f"    print(command, [name for name in {HEAVY!r} if name != 'numpy' and name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == [f"{command} []" for command in cli.COMMANDS]
+
+
+def test_evaluation_imports_scipy_and_scikit_learn_where_they_are_used() -> None:
+    """A command that needs neither does not wait for them."""
+    code = (
+        "import sys, neuroimagen.trainer.evaluation.evaluate, neuroimagen.trainer.report.page\n"
+        "print([name for name in ('scipy.stats', 'sklearn', 'matplotlib', 'mne') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("command", sorted(PUBLIC_COMMANDS))

@@ -27,7 +27,7 @@ def random_entries(network: nn.Module, *, seed: int = 0) -> Entries:
 
 
 def write_state_dict(folder: Path, entries: Entries, *, more: Entries | None = None) -> Path:
-    """A folder as docs/evaluation.md tells users to make it; `more`: entries of the layers that are not used."""
+    """A folder as docs/how-to/things-figures.md says; `more`: entries of the layers that are not used."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({**entries, **(more or {})}, folder / "weights.safetensors")
     return folder

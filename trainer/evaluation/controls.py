@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
 
 from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.progress import track
@@ -279,6 +278,8 @@ def _drift_surrogates(dataset: Dataset, summaries: SegmentSummaries, *, seed: in
 
 def prediction_interval(values: Sequence[float], *, n: int) -> Estimate:
     """Mean of shares and the 95 % interval of one more draw (Student's t), cut to 0..1; each share is of `n` items."""
+    from scipy import stats
+
     count, mean = len(values), float(np.mean(values))
     if count < 2:
         return Estimate(value=mean, low=None, high=None, n=n)

@@ -105,6 +105,6 @@ def _differences(scoring: Scoring, metadata: DatasetMetadata) -> list[str]:
 
 def _not_measured(titles: Sequence[str]) -> str:
     return (
-        f"Not measured: {', '.join(titles)}. evaluate.things names no folder for them; docs/evaluation.md says what "
-        "such a folder holds."
+        f"Not measured: {', '.join(titles)}. evaluate.things names no folder for them; docs/how-to/things-figures.md "
+        "says what such a folder holds."
     )

@@ -2,7 +2,7 @@
 
 Every scheduler class of diffusers that fits the U-Nets of latent diffusion is in the registry by the name of its class;
 some have a short name as well. A package from outside adds one with an entry point in the group
-`neuroimagen.schedulers` (docs/extending.md).
+`neuroimagen.schedulers` (docs/how-to/extending.md).
 """
 
 import inspect

@@ -43,7 +43,7 @@ _BATCH = 64
 @dataclass(frozen=True, kw_only=True)
 class PriorConfig(SampledStageConfig):
     """The recipe's `prior` section. The defaults are ATM's constants, but for `prediction` and `guidance`: in as many
-    steps ATM's (epsilon, 5) sample far less like the stimulus's embedding (docs/training.md)."""
+    steps ATM's (epsilon, 5) sample far less like the stimulus's embedding (docs/reference/training.md)."""
 
     warmup_steps: int = 500
     weight_decay: float = 0.0

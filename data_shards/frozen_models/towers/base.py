@@ -1,4 +1,4 @@
-"""What an image tower declares (docs/extending.md has a complete example)."""
+"""What an image tower declares (docs/how-to/extending.md has a complete example)."""
 
 import copy
 from abc import ABC, abstractmethod

@@ -9,7 +9,7 @@
     subject             number
 
 The files' names say the split. Their segments have no time of recording, so the order of presentation is unknown; the
-study is a block design all the same (docs/evaluation.md).
+study is a block design all the same (docs/explanation/drift.md).
 """
 
 import argparse

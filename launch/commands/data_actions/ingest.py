@@ -21,7 +21,7 @@ EPILOG = """examples:
   neuroimagen data ingest mne --recordings my-bids/ --events events.csv --images images/ --out data/mine
   neuroimagen data ingest arrays --eeg segments.npy --table labels.csv --images images/ --sfreq 250 --out data/mine
 
-`neuroimagen data ingest SOURCE --help` shows a source's options. docs/extending.md shows how to add a source."""
+`neuroimagen data ingest SOURCE --help` shows a source's options. docs/how-to/extending.md shows how to add a source."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ EPILOG = """examples:
   neuroimagen data simulate --out data/narrow --format shards --images-per-class 20937 --channels 8
 
 The command prints the best accuracy that any decoder of the class could reach on these data.
-docs/simulator.md explains the files, the forward model and the options."""
+docs/explanation/simulator.md explains the files, the forward model and the options."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

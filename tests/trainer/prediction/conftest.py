@@ -1,47 +1,14 @@
-"""A run of untrained networks that allows every condition, whose data set names channels and unit."""
+"""The run that tests of new EEG draw with."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
-import yaml
-from image_run import write_image_run
-
-from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.data_shards.format.schema import read_metadata
-
-NAMES = ("Fz", "Cz", "Pz", "Oz", "P7", "P8")
-
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """A run, its data set and its diffusion model. Read only."""
-
-    run: Path
-    data: Path
-    model: Path
-
-    @property
-    def dataset(self) -> Dataset:
-        return Dataset.open(self.data)
+from trained_run import Trained, write_trained
 
 
 @pytest.fixture(scope="session")
 def trained(
     tmp_path_factory: pytest.TempPathFactory, tiny_dataset_folder: Path, tiny_diffusion_folder: Path
 ) -> Trained:
-    run, data, model = write_image_run(
-        tmp_path_factory.mktemp("prediction"), data=tiny_dataset_folder, model=tiny_diffusion_folder
-    )
-    path = data / "dataset.json"
-    metadata = dataclasses.replace(
-        read_metadata(path), channel_names=NAMES, preprocessing={"unit": "microvolt", "window_s": [0.1, 0.3]}
-    )
-    path.write_text(metadata.to_json())
-    recipe = {
-        "data": {"path": str(data)},
-        "model": {"path": str(model)},
-        "reconstruct": {"steps": 2, "guidance": 2.0, "batch_size": 4, "prior_steps": 2},
-    }
-    (run / "config.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    return Trained(run, data, model)
+    """A run of untrained networks that allows every condition. Read only."""
+    return write_trained(tmp_path_factory.mktemp("prediction"), data=tiny_dataset_folder, model=tiny_diffusion_folder)

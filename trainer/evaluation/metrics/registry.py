@@ -1,4 +1,4 @@
-"""The metrics by name, in the order of the table's columns. docs/extending.md shows how another package adds one."""
+"""The metrics by name, in the order of the table's columns. docs/how-to/extending.md shows how a package adds one."""
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.registry import Registry

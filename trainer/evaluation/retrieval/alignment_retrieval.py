@@ -308,7 +308,8 @@ def _whitened_similarity(embeddings: Floats, gallery: Gallery) -> Floats:
 
     fitted = LedoitWolf().fit(gallery.embeddings)
     values, vectors = np.linalg.eigh(fitted.covariance_)
-    whitening = vectors / np.sqrt(values)
+    varies = values > values[-1] * 1e-10  # two stimuli differ in one direction only, and rounding is no variance
+    whitening = vectors[:, varies] / np.sqrt(values[varies])
     queries = _unit(embeddings.astype(np.float64))
     left, right = (side - side.mean(axis=0) for side in (queries, gallery.embeddings))
     return _unit(left @ whitening) @ _unit(right @ whitening).T

@@ -63,7 +63,7 @@ def read_sizes(
     """
     content = recognise(require_diffusion_folder(model))
     if reason := content.why_not("diffusion"):
-        raise UserError(f"{reason}. Choose another model (docs/reconstruct.md lists the families).")
+        raise UserError(f"{reason}. Choose another model (docs/reference/reconstruct.md lists the families).")
     assert content.family is not None
     unet_folder = unet if unet is not None else component_folder(model, "unet")
     unet_config = read_config(unet_folder)

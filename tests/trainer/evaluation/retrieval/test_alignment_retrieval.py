@@ -15,6 +15,8 @@ from neuroimagen.trainer.evaluation.eeg_conditions import SegmentSummaries, summ
 from neuroimagen.trainer.evaluation.evaluate import TABLE_FILE, evaluate_run
 from neuroimagen.trainer.evaluation.results import find
 from neuroimagen.trainer.evaluation.retrieval.alignment_retrieval import (
+    Gallery,
+    _whitened_similarity,
     alignment_figures,
     embed_averages,
     embed_rows,
@@ -179,3 +181,17 @@ def test_a_run_without_images_is_evaluated_and_reported(
     assert not (run / "report" / "grid.png").exists()
     with pytest.raises(UserError, match="holds no reconstructions"):
         evaluate_run(tmp_path, dataset, config, open_latents=open_latents)
+
+
+@pytest.mark.parametrize("num", [2, 3, 40])
+def test_whitened_similarities_are_numbers_for_any_number_of_stimuli(num: int) -> None:
+    """Queries that are the stimuli themselves are nearest to themselves."""
+    rng = np.random.default_rng(num)
+    embeddings = rng.standard_normal((num, 16))
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    gallery = Gallery(
+        kind="image", targets="", stimuli=np.arange(num), embeddings=embeddings, same_class=np.eye(num, dtype=bool)
+    )
+    similarity = _whitened_similarity(embeddings, gallery)
+    assert np.isfinite(similarity).all()
+    assert similarity.argmax(axis=1).tolist() == list(range(num))

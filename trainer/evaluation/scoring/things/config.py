@@ -15,7 +15,7 @@ ThingsOffer = Literal[
 class ThingsConfig:
     """Folders of the networks, each of which may be left out (null). Nothing is downloaded.
 
-    docs/evaluation.md has the commands that save torchvision's weights as such folders.
+    docs/how-to/things-figures.md has the commands that save torchvision's weights as such folders.
     """
 
     alexnet: str | None = None

@@ -35,8 +35,8 @@ def check_torchvision_weights(
         missing = sum(name not in found for name in others)
         raise UserError(
             f"{file} is not the state dict of torchvision's {title}: {missing} of its {len(wanted)} entries are "
-            f"missing and {len(others) - missing} are unknown ({', '.join(others[:3])}). Save it as docs/evaluation.md "
-            "says."
+            f"missing and {len(others) - missing} are unknown ({', '.join(others[:3])}). Save it as "
+            "docs/how-to/things-figures.md says."
         )
     wrong = [f"{name} {found[name]} instead of {shape}" for name, shape in wanted.items() if found[name] != shape]
     if wrong:
@@ -68,6 +68,7 @@ def _file(folder: Path, title: str) -> Path:
     if len(files) != 1:
         raise UserError(
             f"{folder} has {len(files)} safetensors files; it should have one, the state dict of torchvision's "
-            f"{title}. docs/evaluation.md has the command that saves it (files of other formats can run code)."
+            f"{title}. docs/how-to/things-figures.md has the command that saves it (files of other formats can run "
+            "code)."
         )
     return files[0]

@@ -50,7 +50,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path) -> None:
     pickled = tmp_path / "pickled"
     pickled.mkdir()
     (pickled / "net.pth").write_bytes(b"")
-    with pytest.raises(UserError, match=r"has 0 safetensors files.*torchvision's Net.*docs/evaluation\.md"):
+    with pytest.raises(UserError, match=r"has 0 safetensors files.*torchvision's Net.*docs/how-to/things-figures\.md"):
         check_torchvision_weights(pickled, wanted, title="Net")
     (pickled / "net.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match="cannot read"):
