@@ -8,7 +8,7 @@ import contextlib
 import io
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -22,23 +22,25 @@ Line = tuple[int, str]
 
 
 class LogTail:
-    """Reads the lines that one node's ranks have written since the last call.
+    """Reads the lines that the ranks have written since the last call.
 
-    The launchers give each rank a file: `<start>_rank<N>.log` (DeepSpeed), `…/<local rank>/std*.log` (torchrun). Lines
-    that are there at the beginning belong to an earlier start and are skipped.
+    PyTorch's agent gives each rank a folder: `node-<K>/<start>/attempt_<restart>/<local rank>/`. Lines that are there
+    at the beginning belong to an earlier start and are skipped.
     """
 
-    def __init__(self, folder: Path, ranks: range) -> None:
+    def __init__(self, folder: Path, nodes: Sequence[range]) -> None:
         self._folder = folder
-        self._ranks = ranks
+        self._nodes = nodes
+        """The global ranks of each node."""
         self._read = {path: path.stat().st_size for path, _ in self._files()}
 
     def _files(self) -> list[tuple[Path, int]]:
         found = []
-        for rank in self._ranks:
-            found += [(path, rank) for path in self._folder.glob(f"*_rank{rank}.log")]
-            local = rank - self._ranks.start
-            found += [(path, rank) for path in self._folder.glob(f"torchrun/*/attempt_*/{local}/std*.log")]
+        for node, ranks in enumerate(self._nodes):
+            for path in self._folder.glob(f"node-{node}/*/attempt_*/*/std*.log"):
+                local = path.parent.name
+                if local.isdecimal() and int(local) < len(ranks):
+                    found.append((path, ranks[int(local)]))
         return found
 
     def poll(self, *, last: bool = False) -> list[Line]:

@@ -1,16 +1,18 @@
 """What ranks are started for (training a stage, or a command that shares its work), and running it on this machine."""
 
 import argparse
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from neuroimagen.data_shards.common.errors import UsageError
-from neuroimagen.launch.jobs.local_ranks import JobFailedError, run_job
+from neuroimagen.launch.jobs.deepspeed_launcher import deepspeed_command, run_deepspeed
+from neuroimagen.launch.jobs.gate import new_token
+from neuroimagen.launch.jobs.job import Job, Launcher, given_devices, local_nodes
+from neuroimagen.launch.jobs.launcher import StartCommands, run_job
 from neuroimagen.launch.jobs.logs import OutputTail
-from neuroimagen.launch.jobs.rank_command import Job, Launcher, free_port, given_devices
+from neuroimagen.launch.jobs.starters import node_command
 
 SHARED_COMMANDS = ("cache", "reconstruct")
 """Commands that share their work among ranks."""
@@ -81,18 +83,18 @@ class SharedCommand:
         return 0
 
 
-def local_job(work: Work, num_ranks: int, launcher: Launcher) -> Job:
+def local_job(work: Work, num_ranks: int) -> Job:
     """The job on this machine alone."""
     if num_ranks < 1:
         raise UsageError(f"--num-ranks is {num_ranks}; it must be at least 1.")
+    if not work.cpu:
+        given_devices(num_ranks)
     return Job(
         module=work.module,
         arguments=work.arguments,
-        num_ranks=num_ranks,
+        nodes=local_nodes(num_ranks),
         log_folder=work.log_folder,
-        master_port=free_port(),
-        launcher=launcher,
-        devices=() if work.cpu else given_devices(num_ranks),
+        cpu=work.cpu,
     )
 
 
@@ -104,27 +106,79 @@ def run_here(
     work: Work, *, num_ranks: int, max_restarts: int, launcher: Launcher, say: Callable[[str], None] = _say
 ) -> int:
     """Run on this machine's ranks, after a failure up to `max_restarts` times again; returns the exit code."""
-    local_job(work, num_ranks, launcher)  # a wrong number of ranks is refused before anything is written
+    job = local_job(work, num_ranks)  # a wrong number of ranks is refused before anything is written
+    if launcher == "deepspeed":
+        return run_deepspeed_work(
+            work, num_ranks, deepspeed_command(job), max_restarts=max_restarts, is_local=True, say=say
+        )
+    return run_work(
+        work,
+        job,
+        lambda store_port: [node_command(job, 0, store_port=store_port)],
+        token=new_token(),
+        max_restarts=max_restarts,
+        say=say,
+    )
+
+
+def run_work(
+    work: Work,
+    job: Job,
+    commands: StartCommands,
+    *,
+    token: bytes,
+    max_restarts: int,
+    wait_seconds: float = 300.0,
+    say: Callable[[str], None] = _say,
+) -> int:
+    """Run a job whose nodes `commands` start, with PyTorch's elastic agent on each; returns the exit code."""
+    return _shown(
+        work,
+        job.num_ranks,
+        len(job.nodes),
+        lambda watch: run_job(
+            job, commands, token=token, max_restarts=max_restarts, watch=watch, say=say, wait_seconds=wait_seconds
+        ),
+        say,
+    )
+
+
+def run_deepspeed_work(
+    work: Work,
+    num_ranks: int,
+    command: Sequence[str],
+    *,
+    max_restarts: int,
+    is_local: bool,
+    say: Callable[[str], None] = _say,
+) -> int:
+    """Run a job by DeepSpeed's own launcher; returns the exit code."""
+    if max_restarts:
+        raise UsageError("DeepSpeed's launcher restarts nothing. Leave out --max-restarts, or --launcher deepspeed.")
+    return _shown(
+        work,
+        num_ranks,
+        1,
+        lambda watch: run_deepspeed(command, work.log_folder, num_ranks, is_local=is_local, watch=watch),
+        say,
+    )
+
+
+def _shown(
+    work: Work,
+    num_ranks: int,
+    num_nodes: int,
+    run: Callable[[Callable[[], None]], int | None],
+    say: Callable[[str], None],
+) -> int:
+    """Prepare the work, run it with what it prints and its progress shown, and conclude it."""
     with work.prepared(num_ranks) as needed:
         if not needed:
             return 0
-        say(work.describe(num_ranks))
+        say(work.describe(num_ranks) + (f", {num_nodes} nodes" if num_nodes > 1 else ""))
         watcher = work.watcher()
         try:
-            signum = _with_restarts(work, num_ranks, launcher, max_restarts, watcher, say)
+            signum = run(watcher.update)
         finally:
             watcher.close()
         return work.conclude(signum)
-
-
-def _with_restarts(
-    work: Work, num_ranks: int, launcher: Launcher, max_restarts: int, watcher: Watcher, say: Callable[[str], None]
-) -> int | None:
-    for attempt in range(max_restarts + 1):
-        try:
-            return run_job(local_job(work, num_ranks, launcher), watch=watcher.update)
-        except JobFailedError as error:
-            if attempt == max_restarts or not error.can_restart:
-                raise
-            say(f"{time.strftime('%H:%M:%S')} {work.title}: {error} Restart {attempt + 1} of {max_restarts}.")
-    raise AssertionError("unreachable")

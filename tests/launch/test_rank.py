@@ -19,9 +19,9 @@ Run = Callable[[Sequence[str]], int]
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """main() sets signal handlers, asks the kernel for a death signal, and skips the interpreter's shutdown."""
-    monkeypatch.setattr(rank, "end_with_parent", lambda: None)
+    monkeypatch.setattr(rank, "end_with_parent", lambda signum: None)
     monkeypatch.setattr(os, "_exit", sys.exit)
-    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
     yield
     for signum, handler in handlers.items():
         signal.signal(signum, handler)
