@@ -134,21 +134,23 @@ def _is_alive(pid: int) -> bool:
 class Link(threading.Thread):
     """Tells the launcher that this node lives, and does what the launcher says."""
 
-    def __init__(self, board: Board, node_rank: int, agent: NodeAgent) -> None:
+    def __init__(self, board: Board, node_rank: int) -> None:
         super().__init__(name="neuroimagen-link", daemon=True)
-        self._board, self._node_rank, self._agent = board, node_rank, agent
+        self._board, self._node_rank = board, node_rank
+        self.agent: NodeAgent | None = None
+        """Set before ranks are started."""
 
     def run(self) -> None:
         is_stopping = False
         try:
             while (verdict := self._board.get("verdict")) is None:
                 self._board.count(f"beat/{self._node_rank}")
-                if not is_stopping and self._board.get("stop") is not None:
+                if not is_stopping and self.agent and self._board.get("stop") is not None:
                     is_stopping = True
-                    self._agent.stop()
+                    self.agent.stop()
                 time.sleep(BEAT_SECONDS)
             self._board.count("left")
-            self._agent.leave(int(verdict["code"]))
+            self._leave(int(verdict["code"]))
         except RuntimeError as error:  # every error of the store
             print(
                 f"node {self._node_rank}: the connection to the launcher is lost "
@@ -156,12 +158,18 @@ class Link(threading.Thread):
                 file=sys.stderr,
                 flush=True,
             )
-            # The ranks may still reach each other, where it is the launcher alone that is gone: they save together.
-            self._agent.stop()
-            deadline = time.monotonic() + LOST_GRACE_SECONDS
-            while self._agent.is_running() and time.monotonic() < deadline:
-                time.sleep(0.1)
-            self._agent.leave(AGAIN_CODE)
+            if self.agent is not None:
+                # The ranks may still reach each other, where it is the launcher alone that is gone: they save together.
+                self.agent.stop()
+                deadline = time.monotonic() + LOST_GRACE_SECONDS
+                while self.agent.is_running() and time.monotonic() < deadline:
+                    time.sleep(0.1)
+            self._leave(AGAIN_CODE)
+
+    def _leave(self, code: int) -> None:
+        if self.agent is not None:
+            self.agent.leave(code)
+        os._exit(code)
 
 
 def main() -> int:
@@ -190,14 +198,13 @@ def serve(job: Job, node_rank: int, *, token: bytes, store_port: int, wait_secon
         timeout = timedelta(seconds=wait_seconds)
         return dist.TCPStore(LOOPBACK, store_port, is_master=False, wait_for_workers=False, timeout=timeout)
 
-    store, board = connect(), Board(connect(), token)
+    board = Board(connect(), token)
     if board.count(f"claim/{node_rank}") > 1:
         raise UserError(f"{job.name_of(node_rank)} is in the job already. Is the command running twice?")
+    link = Link(Board(connect(), token), node_rank)
+    link.start()
     board.put(f"hello/{node_rank}", {"versions": versions()})
     while (begin := board.get("begin")) is None:
-        if (verdict := board.get("verdict")) is not None:
-            return int(verdict["code"])
-        board.count(f"beat/{node_rank}")
         time.sleep(BEAT_SECONDS)
     num_ranks = job.nodes[node_rank].num_ranks
     os.environ |= rank_environment(
@@ -215,7 +222,8 @@ def serve(job: Job, node_rank: int, *, token: bytes, store_port: int, wait_secon
         entrypoint=sys.executable,
         args=("-u", "-m", job.module, *job.arguments),
         rdzv_handler=rendezvous(
-            store,
+            connect(),
+            board,
             token,
             run_id=begin["run_id"],
             node_rank=node_rank,
@@ -227,9 +235,7 @@ def serve(job: Job, node_rank: int, *, token: bytes, store_port: int, wait_secon
         monitor_interval=0.1,
     )
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGUSR1"
-    agent = NodeAgent(job, node_rank, board, spec)
-    link = Link(Board(connect(), token), node_rank, agent)
-    link.start()
+    link.agent = agent = NodeAgent(job, node_rank, board, spec)
     try:
         with contextlib.suppress(SignalException):
             agent.run()

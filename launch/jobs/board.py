@@ -52,6 +52,12 @@ class Board:
         """Add to a number, which is 0 at first; returns it. A heartbeat."""
         return int(self._store.add(PREFIX + name, amount))
 
+    def forget_ranks(self) -> None:
+        """Delete what ranks have left in the store: everything but this board and the rendezvous."""
+        for key in self._store.list_keys():
+            if not key.startswith((PREFIX, "torch.rendezvous.")):
+                self._store.delete_key(key)
+
     def _sign(self, name: str, content: bytes) -> bytes:
         return signature(self._token, b"board", name.encode(), content)
 

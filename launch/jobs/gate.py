@@ -87,10 +87,13 @@ class _Server:
         server = self._loop.run_until_complete(asyncio.start_server(self._accept, sock=listener, backlog=1024))
         self._loop.run_forever()
         server.close()
+        self._loop.run_until_complete(self._end())
+        self._loop.close()
+
+    async def _end(self) -> None:
         for task in self._tasks:
             task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
-        self._loop.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = self._loop.create_task(self._guard(self._serve(reader, writer), writer))

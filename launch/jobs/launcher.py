@@ -107,6 +107,7 @@ class _Start:
         """Of each node that has come, its number of heartbeats and when the last came."""
         self._ended: dict[int, Message] = {}
         self._num_failures = dict.fromkeys(self._nodes, 0)
+        self._num_cleaned = 0
         self._run_id = secrets.token_hex(8)
         self.code = 1
 
@@ -163,6 +164,10 @@ class _Start:
         while True:
             watch()
             self._merge_logs()
+            if self._board.get(f"restart/{self._num_cleaned + 1}") is not None:
+                self._num_cleaned += 1
+                self._board.forget_ranks()
+                self._board.put(f"clean/{self._num_cleaned}", {})
             now = time.monotonic()
             reports += self._new_reports(now)
             if reports and judged_at is None:

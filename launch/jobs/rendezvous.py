@@ -2,6 +2,7 @@
 
 import hmac
 import os
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler, RendezvousTimeout
 
-from neuroimagen.launch.jobs.board import PREFIX
+from neuroimagen.launch.jobs.board import Board
 from neuroimagen.launch.jobs.gate import signature
 from neuroimagen.launch.jobs.job import LOOPBACK
 
@@ -51,16 +52,19 @@ class SignedBackend(C10dRendezvousBackend):
 class FixedNodes(RendezvousHandler):
     """A rendezvous whose ranks use the job's store too, at a port of their own machine's loopback."""
 
-    def __init__(self, inner: RendezvousHandler, store: dist.TCPStore, port: int) -> None:
-        self._inner, self._store, self._port = inner, store, port
+    def __init__(self, inner: RendezvousHandler, board: Board, port: int) -> None:
+        self._inner, self._board, self._port = inner, board, port
+        self._num_meetings = 0
 
     def next_rendezvous(self) -> RendezvousInfo:
         info = self._inner.next_rendezvous()
-        if info.rank == 0:
+        if info.rank == 0 and self._num_meetings:
             # What the last start's ranks left would be read by this one's, which begin after this node has said so.
-            for key in self._store.list_keys():
-                if not key.startswith((PREFIX, "torch.rendezvous.")):
-                    self._store.delete_key(key)
+            # The launcher deletes it: TCPStore.list_keys holds Python's lock, which the way to the gate needs.
+            self._board.put(f"restart/{self._num_meetings}", {})
+            while self._board.get(f"clean/{self._num_meetings}") is None:
+                time.sleep(0.05)
+        self._num_meetings += 1
         return RendezvousInfo(info.store, info.rank, info.world_size, RendezvousStoreInfo(LOOPBACK, self._port))
 
     @property
@@ -88,6 +92,7 @@ class FixedNodes(RendezvousHandler):
 
 def rendezvous(
     store: dist.TCPStore,
+    board: Board,
     token: bytes,
     *,
     run_id: str,
@@ -109,4 +114,4 @@ def rendezvous(
         keep_alive_interval=KEEP_ALIVE_SECONDS,
         keep_alive_max_attempt=KEEP_ALIVE_ATTEMPTS,
     )
-    return FixedNodes(handler, store, port)
+    return FixedNodes(handler, board, port)
