@@ -15,7 +15,7 @@ from neuroimagen.data_shards.common.console import guarded_output
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.parent_death import end_with_parent
 from neuroimagen.launch.cli import run_words
-from neuroimagen.launch.jobs.logs import kept_output
+from neuroimagen.launch.nodes.logs import kept_output
 from neuroimagen.trainer.runs.rank_status import write_status
 
 

@@ -13,13 +13,13 @@ from types import FrameType
 
 from neuroimagen.data_shards.common.errors import UsageError, UserError
 from neuroimagen.data_shards.common.parent_death import ending_with_this_process
-from neuroimagen.launch.jobs import starters
-from neuroimagen.launch.jobs.deepspeed_launcher import deepspeed_command
-from neuroimagen.launch.jobs.gate import TOKEN_VARIABLE, new_token, shared_token
-from neuroimagen.launch.jobs.hosts import Node, address_towards, machine, read_hostfile, select_nodes, slurm_nodes
-from neuroimagen.launch.jobs.job import AGAIN_CODE, SAFE_PATH, Job, free_port
-from neuroimagen.launch.jobs.launcher import STOP_SIGNALS
-from neuroimagen.launch.jobs.starters import SlurmRequest
+from neuroimagen.launch.nodes import starters
+from neuroimagen.launch.nodes.deepspeed_launcher import deepspeed_command
+from neuroimagen.launch.nodes.gate import TOKEN_VARIABLE, new_token, shared_token
+from neuroimagen.launch.nodes.hosts import Node, address_towards, machine, read_hostfile, select_nodes, slurm_nodes
+from neuroimagen.launch.nodes.job import AGAIN_CODE, SAFE_PATH, Job, free_port
+from neuroimagen.launch.nodes.launcher import STOP_SIGNALS
+from neuroimagen.launch.nodes.starters import SlurmRequest
 from neuroimagen.launch.jobs.work import (
     SHARED_COMMANDS,
     SharedCommand,

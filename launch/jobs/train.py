@@ -8,7 +8,7 @@ from pathlib import Path
 
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.launch.jobs.folds import fold_trainings
-from neuroimagen.launch.jobs.job import Launcher, default_num_ranks
+from neuroimagen.launch.nodes.job import Launcher, default_num_ranks
 from neuroimagen.launch.jobs.progress import Progress
 from neuroimagen.launch.jobs.work import Watcher, run_here
 from neuroimagen.trainer.recipe.recipe import Recipe

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Protocol
 
 from neuroimagen.data_shards.common.errors import UsageError
-from neuroimagen.launch.jobs.deepspeed_launcher import deepspeed_command, run_deepspeed
-from neuroimagen.launch.jobs.gate import new_token
-from neuroimagen.launch.jobs.job import Job, Launcher, given_devices, local_nodes
-from neuroimagen.launch.jobs.launcher import StartCommands, run_job
-from neuroimagen.launch.jobs.logs import OutputTail
-from neuroimagen.launch.jobs.starters import node_command
+from neuroimagen.launch.nodes.deepspeed_launcher import deepspeed_command, run_deepspeed
+from neuroimagen.launch.nodes.gate import new_token
+from neuroimagen.launch.nodes.job import Job, Launcher, given_devices, local_nodes
+from neuroimagen.launch.nodes.launcher import StartCommands, run_job
+from neuroimagen.launch.nodes.logs import OutputTail
+from neuroimagen.launch.nodes.starters import node_command
 
 SHARED_COMMANDS = ("cache", "reconstruct")
 """Commands that share their work among ranks."""

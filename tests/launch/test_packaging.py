@@ -170,7 +170,7 @@ JOB = """
 import sys
 from pathlib import Path
 from neuroimagen.launch.jobs.local_ranks import run_job
-from neuroimagen.launch.jobs.rank_command import Job, free_port
+from neuroimagen.launch.nodes.job import Job, free_port
 
 logs = Path({logs!r})
 job = Job(module="a_rank", arguments=(str(logs),), num_ranks=1, log_folder=logs, master_port=free_port())

@@ -10,7 +10,7 @@ import pytest
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.launch import rank
-from neuroimagen.launch.jobs.logs import OUTPUT
+from neuroimagen.launch.nodes.logs import OUTPUT
 from neuroimagen.trainer.runs.rank_status import read_statuses
 
 Run = Callable[[Sequence[str]], int]

@@ -10,7 +10,7 @@ import torch
 from neuroimagen.data_shards.common.errors import UsageError, UserError
 from neuroimagen.launch.cli import parse
 from neuroimagen.launch.jobs import work as module
-from neuroimagen.launch.jobs.local_ranks import JobFailedError
+from neuroimagen.launch.nodes.causes import JobFailedError
 from neuroimagen.launch.jobs.train import TrainWork, default_ranks
 from neuroimagen.launch.jobs.work import SharedCommand, local_job, run_here
 from neuroimagen.trainer.recipe.recipe import Recipe

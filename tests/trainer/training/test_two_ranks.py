@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neuroimagen.launch.jobs.rank_command import Job, free_port, launch_command, launch_environment
+from neuroimagen.launch.nodes.job import Job, free_port, launch_command, launch_environment
 from neuroimagen.trainer.stages.registry import STAGES
 
 VARIANTS = ("zero 0", "zero 1", "zero 2", "zero 3", "zero 2 offloaded", "zero 1 accumulated")

@@ -1,6 +1,6 @@
 """Runs a job: starts its nodes, watches them, starts them again after a loss, and names the cause of a failure.
 
-It runs where the command was typed. The nodes' programs (launch/jobs/agent.py) meet in a store of this process.
+It runs where the command was typed. The nodes' programs (launch/nodes/agent.py) meet in a store of this process.
 """
 
 import contextlib
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.parent_death import ending_with_this_process
-from neuroimagen.launch.jobs.board import Board, Message, version_skew
-from neuroimagen.launch.jobs.causes import JobFailedError, first_cause
-from neuroimagen.launch.jobs.gate import TOKEN_VARIABLE, Gate
-from neuroimagen.launch.jobs.job import AGAIN_CODE, LOOPBACK, SAFE_PATH, Job
-from neuroimagen.launch.jobs.logs import LogTail, append_merged
+from neuroimagen.launch.nodes.board import Board, Message, version_skew
+from neuroimagen.launch.nodes.causes import JobFailedError, first_cause
+from neuroimagen.launch.nodes.gate import TOKEN_VARIABLE, Gate
+from neuroimagen.launch.nodes.job import AGAIN_CODE, LOOPBACK, SAFE_PATH, Job
+from neuroimagen.launch.nodes.logs import LogTail, append_merged
 from neuroimagen.trainer.runs.rank_status import clear_statuses, read_statuses
 
 if TYPE_CHECKING:

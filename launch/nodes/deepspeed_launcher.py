@@ -15,9 +15,9 @@ from pathlib import Path
 from types import FrameType
 
 from neuroimagen.data_shards.common.parent_death import ending_with_this_process
-from neuroimagen.launch.jobs.causes import JobFailedError, node_failure
-from neuroimagen.launch.jobs.job import LOOPBACK, SAFE_PATH, Job, free_port
-from neuroimagen.launch.jobs.launcher import STOP_SIGNALS
+from neuroimagen.launch.nodes.causes import JobFailedError, node_failure
+from neuroimagen.launch.nodes.job import LOOPBACK, SAFE_PATH, Job, free_port
+from neuroimagen.launch.nodes.launcher import STOP_SIGNALS
 from neuroimagen.trainer.runs.rank_status import clear_statuses, read_statuses
 
 

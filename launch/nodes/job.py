@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.launch.jobs.hosts import Node
+from neuroimagen.launch.nodes.hosts import Node
 
 Launcher = Literal["torchrun", "deepspeed"]
 

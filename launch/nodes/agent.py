@@ -1,4 +1,4 @@
-"""One node of a job: python -m neuroimagen.launch.jobs.agent …, started on every node by `neuroimagen launch`.
+"""One node of a job: python -m neuroimagen.launch.nodes.agent …, started on every node by `neuroimagen launch`.
 
 PyTorch's elastic agent starts this node's ranks, watches them, and restarts them together with those of the other
 nodes. Around it, this program reports to the launcher, and ends the ranks when the launcher says so or is lost.
@@ -21,12 +21,12 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.launch.jobs.board import Board, versions
-from neuroimagen.launch.jobs.causes import node_failure
-from neuroimagen.launch.jobs.gate import TOKEN_VARIABLE, Entrance
-from neuroimagen.launch.jobs.hosts import interface_towards, machine, parse_hostfile
-from neuroimagen.launch.jobs.job import AGAIN_CODE, LOOPBACK, Job, given_devices, rank_environment
-from neuroimagen.launch.jobs.rendezvous import rendezvous
+from neuroimagen.launch.nodes.board import Board, versions
+from neuroimagen.launch.nodes.causes import node_failure
+from neuroimagen.launch.nodes.gate import TOKEN_VARIABLE, Entrance
+from neuroimagen.launch.nodes.hosts import interface_towards, machine, parse_hostfile
+from neuroimagen.launch.nodes.job import AGAIN_CODE, LOOPBACK, Job, given_devices, rank_environment
+from neuroimagen.launch.nodes.rendezvous import rendezvous
 from neuroimagen.trainer.runs.rank_status import clear_statuses, read_statuses
 
 STOP_GRACE_SECONDS = 120

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import neuroimagen
-from neuroimagen.launch.jobs.gate import signature
+from neuroimagen.launch.nodes.gate import signature
 from neuroimagen.trainer.runs.run_folder import PACKAGES
 
 if TYPE_CHECKING:

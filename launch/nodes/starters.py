@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuroimagen.launch.jobs.gate import TOKEN_VARIABLE
-from neuroimagen.launch.jobs.job import SAFE_PATH, Job
+from neuroimagen.launch.nodes.gate import TOKEN_VARIABLE
+from neuroimagen.launch.nodes.job import SAFE_PATH, Job
 
 PASSED_ON = ("NCCL_", "GLOO_", "UCX_", "TORCH_", "PYTORCH_", "TRITON_", "OMP_", "DEEPSPEED_", "DS_", "HF_", "WANDB_")
 """Prefixes of the environment variables that every node gets."""
@@ -39,7 +39,7 @@ def node_command(job: Job, node_rank: int | str, *, store_port: int = 0) -> list
         sys.executable,
         "-P",  # as SAFE_PATH, which ssh does not pass on
         "-m",
-        "neuroimagen.launch.jobs.agent",
+        "neuroimagen.launch.nodes.agent",
         *([f"--store-port={store_port}"] if job.is_local else [f"--gate={job.address}", f"--port={job.port}"]),
         f"--node-rank={node_rank}",
         "--nodes=" + ",".join(f"{node.host}={node.num_ranks}" for node in job.nodes),

@@ -16,9 +16,9 @@ from torch.distributed.elastic.rendezvous import (
 from torch.distributed.elastic.rendezvous.c10d_rendezvous_backend import C10dRendezvousBackend
 from torch.distributed.elastic.rendezvous.dynamic_rendezvous import DynamicRendezvousHandler, RendezvousTimeout
 
-from neuroimagen.launch.jobs.board import Board
-from neuroimagen.launch.jobs.gate import signature
-from neuroimagen.launch.jobs.job import LOOPBACK
+from neuroimagen.launch.nodes.board import Board
+from neuroimagen.launch.nodes.gate import signature
+from neuroimagen.launch.nodes.job import LOOPBACK
 
 KEEP_ALIVE_SECONDS = 5
 KEEP_ALIVE_ATTEMPTS = 60
