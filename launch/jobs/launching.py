@@ -13,13 +13,6 @@ from types import FrameType
 
 from neuroimagen.data_shards.common.errors import UsageError, UserError
 from neuroimagen.data_shards.common.parent_death import ending_with_this_process
-from neuroimagen.launch.nodes import starters
-from neuroimagen.launch.nodes.deepspeed_launcher import deepspeed_command
-from neuroimagen.launch.nodes.gate import TOKEN_VARIABLE, new_token, shared_token
-from neuroimagen.launch.nodes.hosts import Node, address_towards, machine, read_hostfile, select_nodes, slurm_nodes
-from neuroimagen.launch.nodes.job import AGAIN_CODE, SAFE_PATH, Job, free_port
-from neuroimagen.launch.nodes.launcher import STOP_SIGNALS
-from neuroimagen.launch.nodes.starters import SlurmRequest
 from neuroimagen.launch.jobs.work import (
     SHARED_COMMANDS,
     SharedCommand,
@@ -29,6 +22,13 @@ from neuroimagen.launch.jobs.work import (
     run_here,
     run_work,
 )
+from neuroimagen.launch.nodes import starters
+from neuroimagen.launch.nodes.deepspeed_launcher import deepspeed_command
+from neuroimagen.launch.nodes.gate import TOKEN_VARIABLE, new_token, shared_token
+from neuroimagen.launch.nodes.hosts import Node, address_towards, machine, read_hostfile, select_nodes, slurm_nodes
+from neuroimagen.launch.nodes.job import AGAIN_CODE, SAFE_PATH, Job, free_port
+from neuroimagen.launch.nodes.launcher import STOP_SIGNALS
+from neuroimagen.launch.nodes.starters import SlurmRequest
 
 NO_SSH_PORT = 29400
 """The coordinator's port where the nodes are started by hand, and must know it beforehand."""

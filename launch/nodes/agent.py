@@ -7,6 +7,7 @@ nodes. Around it, this program reports to the launcher, and ends the ranks when 
 import argparse
 import contextlib
 import os
+import resource
 import signal
 import sys
 import threading
@@ -213,6 +214,9 @@ def serve(job: Job, node_rank: int, *, token: bytes, store_port: int, wait_secon
         num_cores=len(os.sched_getaffinity(0)),
         interface=None if job.is_local else interface_towards(machine(job.nodes[0].host)),
     )
+    # gloo aborts a rank that has no file descriptor left for one more connection of a stranger.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     devices = () if job.cpu else given_devices(num_ranks)
     if devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)

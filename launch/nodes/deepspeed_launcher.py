@@ -82,7 +82,7 @@ def run_deepspeed(
         return (stops[0] if stops else signal.SIGTERM) if statuses[0].state == "stopped" else None
     if stops and len(statuses) < num_ranks:
         return stops[0]  # some ranks were still starting
-    dead = {status.rank: -signal.SIGKILL for status in statuses if status.has_died}
+    dead = {status.rank: -signal.SIGKILL for status in statuses if is_local and status.has_died}
     error = node_failure(statuses, dead, logs=log_folder)
     if error.kind != "launcher":
         raise error

@@ -50,8 +50,8 @@ def shared_token(job: Path) -> bytes:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             part = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(new_token())
+            part.touch(mode=0o600, exist_ok=False)
+            part.write_bytes(new_token())
             with contextlib.suppress(FileExistsError):  # another node was first
                 os.link(part, path)
             part.unlink()

@@ -90,8 +90,10 @@ def start_ranks() -> "torch.device":  # type: ignore[name-defined]  # noqa: F821
     import torch
     from deepspeed.accelerator import get_accelerator
 
+    from neuroimagen.data_shards.common.process_share import wait_for_ranks
     from neuroimagen.trainer.training.engines.deepspeed_adapter import init_gloo
 
+    wait_for_ranks()
     accelerator = get_accelerator()
     if accelerator.device_name() != "cpu":
         accelerator.set_device(int(os.environ["LOCAL_RANK"]))

@@ -72,15 +72,18 @@ class Ranks:
 
 def test_ranks_have_their_place_and_not_the_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = """
-names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "GLOO_SOCKET_IFNAME", "PYTHONSAFEPATH")
+names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "GLOO_SOCKET_IFNAME")
 print(*(f"{name}={os.environ[name]}" for name in names))
+assert os.environ["PYTHONSAFEPATH"] == "1"
 assert "the token of this test" not in " ".join(os.environ.values())
 """
     ranks = Ranks(tmp_path, monkeypatch, script)
     assert ranks.run() is None
     lines = (ranks.logs / "job.log").read_text().splitlines()
     for rank in (0, 1):
-        words = f"RANK={rank} LOCAL_RANK={rank} WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 GLOO_SOCKET_IFNAME=lo PYTHONSAFEPATH=1"
+        words = (
+            f"RANK={rank} LOCAL_RANK={rank} WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 GLOO_SOCKET_IFNAME=lo PYTHONSAFEPATH=1"
+        )
         assert sum(line.endswith(f" rank {rank} | {words}") for line in lines) == 1
     assert ranks.left_behind() == []
 
@@ -138,7 +141,7 @@ if rank == 1:
 time.sleep(600)
 """
     ranks = Ranks(tmp_path, monkeypatch, script)
-    with pytest.raises(JobFailedError, match="^the disk is full$"):
+    with pytest.raises(JobFailedError, match=r"^the disk is full$"):
         ranks.run(max_restarts=3)
     assert ranks.said == []
     assert ranks.left_behind() == []

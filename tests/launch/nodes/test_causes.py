@@ -31,9 +31,7 @@ def status(rank: int, state: str, message: str = "", time: float = 0.0) -> RankS
         ([status(0, "done")], {}, "the ranks on b ended before they were done"),
     ],
 )
-def test_the_cause_comes_before_its_consequences(
-    statuses: list[RankStatus], codes: dict[int, int], words: str
-) -> None:
+def test_the_cause_comes_before_its_consequences(statuses: list[RankStatus], codes: dict[int, int], words: str) -> None:
     error = node_failure(statuses, codes, logs="/l", where=" on b")
     assert str(error).startswith(words)
     assert error.can_restart == (words != "the disk is full")

@@ -131,7 +131,7 @@ def test_a_stop_signal_saves_and_another_number_of_ranks_goes_on(job_recipe: Pat
     stopped_at = step_of(run)
     assert 5 <= stopped_at < 60
 
-    resumed = start_job(job_recipe, run, "--num-ranks", "1", "--launcher", "torchrun", settings=settings)
+    resumed = start_job(job_recipe, run, "--num-ranks", "1", "--launcher", "deepspeed", settings=settings)
     said = resumed.communicate(timeout=900)[0]
     assert resumed.returncode == 0, said
     lines = [json.loads(line) for line in (run / "contrastive" / "metrics.jsonl").read_text().splitlines()]
