@@ -140,13 +140,15 @@ class Gate(_Server):
         assert task is not None
         self._waiting[task] = None
         if len(self._waiting) > MAX_WAITING:
-            next(iter(self._waiting)).cancel()
+            oldest = next(iter(self._waiting))
+            del self._waiting[oldest]
+            oldest.cancel()
         is_known = False
         try:
             async with asyncio.timeout(AUTHENTICATION_SECONDS):
                 is_known = await self._authenticate(reader, writer)
         finally:
-            del self._waiting[task]
+            self._waiting.pop(task, None)
             if not is_known:
                 self.num_refused += 1
         if is_known:

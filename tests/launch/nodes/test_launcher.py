@@ -89,6 +89,13 @@ def nothing(board: Board, rank: int) -> None:
     """Ranks that wait in a collective that can never end."""
 
 
+def live(board: Board, rank: int, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        board.count(f"beat/{rank}")
+        time.sleep(0.05)
+
+
 def silent(board: Board, rank: int) -> None:
     time.sleep(4)
 
@@ -129,13 +136,13 @@ def test_a_dead_rank_is_named_before_the_others_consequences(tmp_path: Path) -> 
 def test_agents_restart_ranks_and_the_launcher_counts(tmp_path: Path) -> None:
     def recovers(board: Board, rank: int) -> None:
         fails("died", "rank 0 died.")(board, rank)
-        time.sleep(1.5)
+        live(board, rank, 1.5)
         fails("died", "rank 0 died again.", number=1)(board, rank)
-        time.sleep(1.5)
+        live(board, rank, 1.5)
         done(board, rank)
 
     def waits(board: Board, rank: int) -> None:
-        time.sleep(3.5)
+        live(board, rank, 3.5)
         done(board, rank)
 
     job = Scripted(tmp_path, [recovers, waits])
