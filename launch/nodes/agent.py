@@ -9,6 +9,7 @@ import contextlib
 import os
 import resource
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -65,13 +66,18 @@ class NodeAgent(LocalElasticAgent):
 
     def is_running(self) -> bool:
         """Whether a rank of this node runs."""
-        handlers = self._pcontext.subprocess_handlers.values() if self._pcontext else ()
-        return any(handler.proc.returncode is None and _is_alive(handler.proc.pid) for handler in handlers)
+        return any(process.returncode is None and _is_alive(process.pid) for process in self._processes().values())
+
+    def _processes(self) -> "dict[int, subprocess.Popen[bytes]]":
+        """The ranks' processes by local rank."""
+        context: Any = self._pcontext
+        return {local: handler.proc for local, handler in context.subprocess_handlers.items()} if context else {}
 
     def _signal(self, signum: int) -> None:
-        for pid in self._pcontext.pids().values() if self._pcontext else ():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signum)
+        for process in self._processes().values():
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signum)
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         with self._starting:
@@ -95,12 +101,13 @@ class NodeAgent(LocalElasticAgent):
         The others then have DEATH_GRACE_SECONDS to say why and to exit, and are killed: they may wait in a collective
         that can never end.
         """
+        processes = self._processes()
         codes: dict[int, int] = {}
         deadline: float | None = None
         while True:
             alive = 0
             for worker in worker_group.workers:
-                code = self._pcontext.subprocess_handlers[worker.local_rank].proc.poll()
+                code = processes[worker.local_rank].poll()
                 alive += code is None
                 if code:
                     codes.setdefault(worker.global_rank, code)

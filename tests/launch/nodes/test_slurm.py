@@ -1,0 +1,170 @@
+"""A real SLURM with munge on this machine: a job is signalled before its time limit, requeued and resumed."""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from real_jobs import left_behind
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
+CONFIGURATION = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller_port}
+SlurmdPort={node_port}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+CredType=cred/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/linear
+SwitchType=switch/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+ReturnToService=2
+MpiDefault=none
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+PartitionName=all Nodes={host} Default=YES MaxTime=60 State=UP
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A SLURM of one node whose files are all in one folder; the environment in which its commands find it."""
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed (apt-get install slurm-wlm munge)")
+    if os.getuid() != 0:
+        pytest.skip("slurmd needs root")
+    folder = Path("/tmp") / f"neuroimagen-slurm-{secrets.token_hex(4)}"  # a socket's path must be short
+    folder.mkdir(mode=0o755)
+    for name in ("state", "spool"):
+        (folder / name).mkdir()
+    (folder / "key").write_bytes(secrets.token_bytes(128))
+    (folder / "key").chmod(0o600)
+    (folder / "slurm.conf").write_text(
+        CONFIGURATION.format(
+            host=socket.gethostname().partition(".")[0],
+            folder=folder,
+            user="root",
+            cpus=os.cpu_count(),
+            controller_port=free_port(),
+            node_port=free_port(),
+        )
+    )
+    environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf"), "OMP_NUM_THREADS": "1"}
+    files = [f"--{name}-file={folder}/{file}" for name, file in (("key", "key"), ("pid", "munged.pid"))]
+    files += [f"--{name}-file={folder}/munged.{name}" for name in ("log", "seed")]
+    daemons = []
+    with (folder / "daemons.log").open("ab") as log:
+        for command in (
+            ["munged", "--force", "--foreground", f"--socket={folder}/munge.socket", *files],
+            ["slurmctld", "-D"],
+            ["slurmd", "-D"],
+        ):
+            daemons.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+            time.sleep(1)
+    try:
+        deadline = time.monotonic() + 60
+        while "idle" not in subprocess.run(["sinfo", "-h"], env=environment, capture_output=True, text=True).stdout:
+            assert time.monotonic() < deadline, (folder / "daemons.log").read_text()
+            time.sleep(0.5)
+        yield environment
+    finally:
+        for daemon in reversed(daemons):
+            daemon.terminate()
+            daemon.wait(60)
+        shutil.rmtree(folder)
+
+
+def test_a_job_is_signalled_requeued_and_resumed_to_its_end(
+    slurm: dict[str, str], job_recipe: Path, tmp_path: Path
+) -> None:
+    run, steps = tmp_path / "run", 1200
+    asks = ("--sbatch=--time=1", "--notice", "30", f"--sbatch=--output={tmp_path}/slurm.log")
+    submitted = subprocess.run(
+        [
+            *(sys.executable, "-m", "neuroimagen.launch.cli", "launch", "--slurm", "--num-ranks", "2", *asks, "--"),
+            *("train", "contrastive", "--config", str(job_recipe), "--run", str(run), "--set"),
+            *(f"contrastive.steps={steps}", "contrastive.checkpoint_every=100000", "contrastive.log_every=1"),
+        ],
+        env=slurm,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert submitted.returncode == 0, submitted.stderr
+    job = submitted.stdout.split()[-1]
+    deadline = time.monotonic() + 1800
+    while True:
+        shown = subprocess.run(["scontrol", "show", "job", job], env=slurm, capture_output=True, text=True).stdout
+        state = re.search(r"JobState=(\w+)", shown)
+        assert state is not None, shown
+        if state[1] in ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL"):
+            break
+        assert time.monotonic() < deadline, shown
+        time.sleep(1)
+    said = (tmp_path / "slurm.log").read_text()
+    assert state[1] == "COMPLETED", said
+    restarts = re.search(r"Restarts=(\d+)", shown)
+    assert restarts is not None
+    assert int(restarts[1]) >= 1  # the steps need more than half a minute
+    assert said.count("stopped on request") == int(restarts[1])
+    lines = [json.loads(line) for line in (run / "contrastive" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, steps + 1))
+    assert (run / "contrastive" / "export" / "model.safetensors").is_file()
+    assert left_behind(run) == []
+
+
+def test_scancel_saves(slurm: dict[str, str], job_recipe: Path, tmp_path: Path) -> None:
+    """SIGTERM reaches the batch script and, through srun, the agents; the ranks save once."""
+    run = tmp_path / "run"
+    submitted = subprocess.run(
+        [
+            *(sys.executable, "-m", "neuroimagen.launch.cli", "launch", "--slurm", "--num-ranks", "2"),
+            *(f"--sbatch=--output={tmp_path}/slurm.log", "--"),
+            *("train", "contrastive", "--config", str(job_recipe), "--run", str(run), "--set"),
+            *("contrastive.steps=20000", "contrastive.checkpoint_every=100000", "contrastive.log_every=1"),
+        ],
+        env=slurm,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    job = submitted.stdout.split()[-1]
+    metrics = run / "contrastive" / "metrics.jsonl"
+    deadline = time.monotonic() + 600
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 30):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    subprocess.run(["scancel", "--signal=TERM", "--full", job], env=slurm, check=True)
+    latest = run / "contrastive" / "checkpoints" / "latest"
+    while "stopped on request" not in (tmp_path / "slurm.log").read_text():
+        assert time.monotonic() < deadline, (tmp_path / "slurm.log").read_text()
+        time.sleep(0.2)
+    last = json.loads(metrics.read_text().splitlines()[-1])["step"]
+    assert int(latest.read_text().strip().rpartition("-")[2]) == last >= 30
