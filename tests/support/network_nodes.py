@@ -1,5 +1,6 @@
 """Nodes on one machine: network namespaces with an address each on one bridge, and strangers among them."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-PREFIX = "neuroimagen-"
+PREFIX = f"neuroimagen-{os.getpid()}-"
 
 
 def ip(*words: str) -> subprocess.CompletedProcess[str]:
@@ -17,7 +18,7 @@ def ip(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 class Nodes:
-    """Namespaces `neuroimagen-0` and so on, with addresses 10.77.31.1 and so on, joined by a bridge of their own."""
+    """Namespaces of names that end with their number, with addresses 10.77.31.1 and so on, joined by a bridge of their own."""
 
     def __init__(self, number: int) -> None:
         self.names = [f"{PREFIX}{k}" for k in range(number)]

@@ -51,7 +51,7 @@ def kill(victim: str, out: Path, driver: subprocess.Popen[str], chance: random.R
 
 
 def test_driver_worker_and_rank_killed_at_random_moments_change_no_bit(study: Path, tmp_path: Path) -> None:
-    """Ten kills; the search is resumed after each that ends it, and has the weights and curves of an undisturbed one."""
+    """Ten kills; resumed after each that ends it, the search has the weights and curves of an undisturbed one."""
     search = write_search(tmp_path, study, steps=30, margins=[0.2, 0.5], max_retries=20)
     whole = tmp_path / "whole"
     process = start(search, whole)
