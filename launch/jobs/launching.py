@@ -28,6 +28,7 @@ from neuroimagen.launch.nodes.gate import TOKEN_VARIABLE, new_token, shared_toke
 from neuroimagen.launch.nodes.hosts import Node, address_towards, machine, read_hostfile, select_nodes, slurm_nodes
 from neuroimagen.launch.nodes.job import AGAIN_CODE, SAFE_PATH, Job, free_port
 from neuroimagen.launch.nodes.launcher import STOP_SIGNALS
+from neuroimagen.launch.nodes.logs import MERGED
 from neuroimagen.launch.nodes.starters import SlurmRequest
 
 NO_SSH_PORT = 29400
@@ -119,34 +120,34 @@ def _over_nodes(args: argparse.Namespace, work: Work) -> int:
         return 0
     token = shared_token(work.log_folder) if args.no_ssh else new_token()
     if args.no_ssh and node_rank > 0:
-        return _follow_launcher(commands[0], token, max_restarts=args.max_restarts)
+        return _follow_launcher(job, commands[0], token, max_restarts=args.max_restarts)
     for command in commands[:1]:
         if shutil.which(command[0]) is None:
             raise UserError(f"{command[0]} is not installed here. Install it, choose another --via, or use --no-ssh.")
     return run_work(work, job, lambda _: commands, token=token, max_restarts=args.max_restarts, wait_seconds=args.wait)
 
 
-def _follow_launcher(command: Sequence[str], token: bytes, *, max_restarts: int) -> int:
+def _follow_launcher(job: Job, command: Sequence[str], token: bytes, *, max_restarts: int) -> int:
     """Run this node, which node 0 commands; once more when the job starts again, or its launcher is lost."""
+    stops: list[int] = []
     process: subprocess.Popen[bytes] | None = None
 
     def pass_on(signum: int, frame: FrameType | None) -> None:
-        if process is None:
-            sys.exit(128 + signum)
         stops.append(signum)
-        process.send_signal(signum)
+        if process is not None:
+            process.send_signal(signum)
 
-    stops: list[int] = []
     for signum in STOP_SIGNALS:
         signal.signal(signum, pass_on)
-    for attempt in range(max_restarts + 1):
-        if attempt:
-            print("this node waits for the job to start again", flush=True)
-        environment = {**os.environ, **SAFE_PATH, TOKEN_VARIABLE: token.decode()}
-        process = subprocess.Popen(command, env=environment, preexec_fn=ending_with_this_process())
-        code = process.wait()
-        if code != AGAIN_CODE or stops:
-            break
+    environment = {**os.environ, **SAFE_PATH, TOKEN_VARIABLE: token.decode()}
+    job.log_folder.mkdir(parents=True, exist_ok=True)
+    code = AGAIN_CODE
+    with (job.log_folder / MERGED).open("ab") as log:
+        for _ in range(max_restarts + 1):
+            if code != AGAIN_CODE or stops:
+                break
+            process = subprocess.Popen(command, env=environment, stdout=log, preexec_fn=ending_with_this_process())
+            code = process.wait()
     return 1 if code == AGAIN_CODE else code
 
 

@@ -44,8 +44,14 @@ class NodeAgent(LocalElasticAgent):
     """PyTorch's agent, which also says why ranks failed, and does not repeat what only the user can correct."""
 
     def __init__(self, job: Job, node_rank: int, board: Board, spec: WorkerSpec) -> None:
-        logs = DefaultLogsSpecs(log_dir=str(job.log_folder / f"node-{node_rank}"), redirects=Std.ALL)
-        super().__init__(spec, logs, exit_barrier_timeout=5, shutdown_timeout=STOP_GRACE_SECONDS)
+        host = "" if job.is_local else f"{job.nodes[node_rank].host} "
+        super().__init__(
+            spec,
+            DefaultLogsSpecs(log_dir=str(job.log_folder / f"node-{node_rank}"), tee=Std.ALL),
+            exit_barrier_timeout=5,
+            log_line_prefix_template=f"{host}rank ${{rank}} | ",
+            shutdown_timeout=STOP_GRACE_SECONDS,
+        )
         self._job, self._node_rank, self._board = job, node_rank, board
         self._where = "" if job.is_local else f" on {job.nodes[node_rank].host}"
         self._starting = threading.Lock()
@@ -66,7 +72,7 @@ class NodeAgent(LocalElasticAgent):
 
     def is_running(self) -> bool:
         """Whether a rank of this node runs."""
-        return any(process.returncode is None and _is_alive(process.pid) for process in self._processes().values())
+        return any(process.poll() is None for process in self._processes().values())
 
     def _processes(self) -> "dict[int, subprocess.Popen[bytes]]":
         """The ranks' processes by local rank."""
@@ -130,15 +136,6 @@ class NodeAgent(LocalElasticAgent):
         self._shutdown(signal.SIGKILL)
 
 
-def _is_alive(pid: int) -> bool:
-    import psutil
-
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
 class Link(threading.Thread):
     """Tells the launcher that this node lives, and does what the launcher says."""
 
@@ -182,6 +179,14 @@ class Link(threading.Thread):
 
 def main() -> int:
     """Serve one start of a job; returns the exit code."""
+    try:
+        return _serve_arguments()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _serve_arguments() -> int:
     args = _parser().parse_args()
     token = (os.environ.pop(TOKEN_VARIABLE, None) or sys.stdin.readline().strip()).encode()
     for value in args.export:

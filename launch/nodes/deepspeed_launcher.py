@@ -18,6 +18,7 @@ from neuroimagen.data_shards.common.parent_death import ending_with_this_process
 from neuroimagen.launch.nodes.causes import JobFailedError, node_failure
 from neuroimagen.launch.nodes.job import LOOPBACK, SAFE_PATH, Job, free_port
 from neuroimagen.launch.nodes.launcher import STOP_SIGNALS
+from neuroimagen.launch.nodes.logs import MERGED
 from neuroimagen.trainer.runs.rank_status import clear_statuses, read_statuses
 
 
@@ -39,7 +40,7 @@ def run_deepspeed(
     """
     log_folder.mkdir(parents=True, exist_ok=True)
     clear_statuses(log_folder)
-    with (log_folder / "launcher.log").open("ab") as log:
+    with (log_folder / MERGED).open("ab") as log:
         process = subprocess.Popen(
             command,
             env={**os.environ, **SAFE_PATH},
@@ -53,30 +54,24 @@ def run_deepspeed(
 
     def ask_to_stop(signum: int, frame: FrameType | None) -> None:
         stops.append(signum)
-        running = [status for status in read_statuses(log_folder) if status.state == "running"]
+        running = [s.pid for s in read_statuses(log_folder) if s.state == "running"] if is_local else [process.pid]
+        for pid in running if len(stops) == 1 else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
         if len(stops) > 1 or (is_local and len(running) < num_ranks):
-            signal_group(signal.SIGKILL)
-        elif is_local:
-            for status in running:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(status.pid, signal.SIGTERM)
-        else:
-            process.send_signal(signal.SIGTERM)
-
-    def signal_group(signum: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signum)
+            process.kill()
 
     previous = {signum: signal.signal(signum, ask_to_stop) for signum in STOP_SIGNALS}
     try:
         while process.poll() is None:
             watch()
             time.sleep(0.2)
-        watch()
     finally:
-        signal_group(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         for signum, handler in previous.items():
             signal.signal(signum, handler)
+    watch()
     statuses = read_statuses(log_folder)
     if len(statuses) == num_ranks and all(status.state in ("done", "stopped") for status in statuses):
         return (stops[0] if stops else signal.SIGTERM) if statuses[0].state == "stopped" else None
@@ -88,6 +83,6 @@ def run_deepspeed(
         raise error
     raise JobFailedError(
         f"DeepSpeed's launcher ended with code {process.returncode} before every rank was done. Its output is in "
-        f"{log_folder / 'launcher.log'}.",
+        f"{log_folder / MERGED}.",
         kind="launcher",
     )

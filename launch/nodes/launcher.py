@@ -20,7 +20,7 @@ from neuroimagen.launch.nodes.board import Board, Message, version_skew
 from neuroimagen.launch.nodes.causes import JobFailedError, first_cause
 from neuroimagen.launch.nodes.gate import TOKEN_VARIABLE, Gate
 from neuroimagen.launch.nodes.job import AGAIN_CODE, LOOPBACK, SAFE_PATH, Job
-from neuroimagen.launch.nodes.logs import LogTail, append_merged
+from neuroimagen.launch.nodes.logs import MERGED
 from neuroimagen.trainer.runs.rank_status import clear_statuses, read_statuses
 
 if TYPE_CHECKING:
@@ -113,10 +113,6 @@ class _Start:
 
     def __enter__(self) -> "_Start":
         clear_statuses(self._job.log_folder)
-        job = self._job
-        self._tail = LogTail(job.log_folder, [job.ranks_of(node) for node in self._nodes])
-        hosts = {rank: job.nodes[node].host for node in self._nodes for rank in job.ranks_of(node)}
-        self._hosts = None if job.is_local else hosts
         store, port = _loopback_store()
         self._board = Board(store, self._token)
         self._gate: Gate | None = None
@@ -131,7 +127,7 @@ class _Start:
         return self
 
     def _start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
-        with (self._job.log_folder / "launcher.log").open("ab") as log:
+        with (self._job.log_folder / MERGED).open("ab") as log:
             process = subprocess.Popen(
                 command,
                 env={**os.environ, **SAFE_PATH, TOKEN_VARIABLE: self._token.decode()},
@@ -163,7 +159,6 @@ class _Start:
         kill_at: float | None = None
         while True:
             watch()
-            self._merge_logs()
             if self._board.get(f"restart/{self._num_cleaned + 1}") is not None:
                 self._num_cleaned += 1
                 self._board.forget_ranks()
@@ -212,7 +207,7 @@ class _Start:
                 if self._is_first:
                     raise UserError(
                         f"the command that starts the nodes ended with code {starter.returncode} before {missing} "
-                        f"reported. Its output is in {self._job.log_folder / 'launcher.log'}."
+                        f"reported. Its output is in {self._job.log_folder / MERGED}."
                     )
                 time.sleep(RETRY_SECONDS)  # a node that was lost may be starting up
                 self._starters[index] = self._start(self._started[index])
@@ -266,7 +261,7 @@ class _Start:
         if self._job.is_local:
             message = (
                 "the program that watches the ranks was killed, and the ranks with it. Its output is in "
-                f"{self._job.log_folder / 'launcher.log'}. Go on from the last checkpoint with --resume."
+                f"{self._job.log_folder / MERGED}. Go on from the last checkpoint with --resume."
             )
         else:
             message = (
@@ -274,9 +269,6 @@ class _Start:
                 "the network. The other nodes were stopped. Go on from the last checkpoint with --resume."
             )
         return {"kind": "lost", "message": message, "time": time.time()}
-
-    def _merge_logs(self, *, last: bool = False) -> None:
-        append_merged(self._job.log_folder, self._tail.poll(last=last), self._hosts)
 
     def __exit__(self, *_: object) -> None:
         """End the nodes: all of them, however far they are."""
@@ -296,7 +288,6 @@ class _Start:
             for starter in self._starters:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     starter.wait(DEATH_GRACE_SECONDS)
-        self._merge_logs(last=True)
         if self._gate is not None:
             self._gate.close()
         del self._board  # with the store

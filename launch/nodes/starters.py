@@ -37,7 +37,7 @@ def node_command(job: Job, node_rank: int | str, *, store_port: int = 0) -> list
     """The command that runs on a node. `node_rank` is a number, or a word that pdsh or a shell replaces by it."""
     return [
         sys.executable,
-        "-P",  # as SAFE_PATH, which ssh does not pass on
+        "-uP",  # without a buffer, and as SAFE_PATH, which ssh does not pass on
         "-m",
         "neuroimagen.launch.nodes.agent",
         *([f"--store-port={store_port}"] if job.is_local else [f"--gate={job.address}", f"--port={job.port}"]),

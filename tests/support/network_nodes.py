@@ -18,7 +18,7 @@ def ip(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 class Nodes:
-    """Namespaces of names that end with their number, with addresses 10.77.31.1 and so on, joined by a bridge of their own."""
+    """Namespaces with addresses 10.77.31.1 and so on, joined by a bridge of their own."""
 
     def __init__(self, number: int) -> None:
         self.names = [f"{PREFIX}{k}" for k in range(number)]

@@ -82,7 +82,7 @@ assert "the token of this test" not in " ".join(os.environ.values())
     lines = (ranks.logs / "job.log").read_text().splitlines()
     for rank in (0, 1):
         words = f"RANK={rank} LOCAL_RANK={rank} WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 GLOO_SOCKET_IFNAME=lo"
-        assert sum(line.endswith(f" rank {rank} | {words}") for line in lines) == 1
+        assert sum(line.endswith(f"rank {rank} | {words}") for line in lines) == 1
     assert ranks.left_behind() == []
 
 

@@ -225,4 +225,4 @@ def test_nodes_get_the_token_without_its_standing_in_a_command_line(tmp_path: Pa
         )
     assert (tmp_path / "token").read_bytes() == TOKEN + b"\n"
     assert TOKEN.decode() not in (tmp_path / "words").read_text()
-    assert TOKEN not in (tmp_path / "launcher.log").read_bytes()
+    assert TOKEN not in (tmp_path / "job.log").read_bytes()
