@@ -9,11 +9,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from real_jobs import left_behind
+from real_jobs import left_behind, step_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
@@ -101,70 +101,67 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         shutil.rmtree(folder)
 
 
-def test_a_job_is_signalled_requeued_and_resumed_to_its_end(
-    slurm: dict[str, str], job_recipe: Path, tmp_path: Path
-) -> None:
-    run, steps = tmp_path / "run", 1200
-    asks = ("--sbatch=--time=1", "--notice", "30", f"--sbatch=--output={tmp_path}/slurm.log")
-    submitted = subprocess.run(
-        [
-            *(sys.executable, "-m", "neuroimagen.launch.cli", "launch", "--slurm", "--num-ranks", "2", *asks, "--"),
-            *("train", "contrastive", "--config", str(job_recipe), "--run", str(run), "--set"),
-            *(f"contrastive.steps={steps}", "contrastive.checkpoint_every=100000", "contrastive.log_every=1"),
-        ],
-        env=slurm,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert submitted.returncode == 0, submitted.stderr
-    job = submitted.stdout.split()[-1]
-    deadline = time.monotonic() + 1800
-    while True:
-        shown = subprocess.run(["scontrol", "show", "job", job], env=slurm, capture_output=True, text=True).stdout
-        state = re.search(r"JobState=(\w+)", shown)
-        assert state is not None, shown
-        if state[1] in ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL"):
-            break
-        assert time.monotonic() < deadline, shown
-        time.sleep(1)
-    said = (tmp_path / "slurm.log").read_text()
-    assert state[1] == "COMPLETED", said
-    restarts = re.search(r"Restarts=(\d+)", shown)
-    assert restarts is not None
-    assert int(restarts[1]) >= 1  # the steps need more than half a minute
-    assert said.count("stopped on request") == int(restarts[1])
-    lines = [json.loads(line) for line in (run / "contrastive" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "loss" in line] == list(range(1, steps + 1))
-    assert (run / "contrastive" / "export" / "model.safetensors").is_file()
-    assert left_behind(run) == []
-
-
-def test_scancel_saves(slurm: dict[str, str], job_recipe: Path, tmp_path: Path) -> None:
-    """SIGTERM reaches the batch script and, through srun, the agents; the ranks save once."""
-    run = tmp_path / "run"
-    submitted = subprocess.run(
+def submit(slurm: dict[str, str], recipe: Path, run: Path, *, steps: int) -> str:
+    """Submit a training of two ranks; returns the job's number."""
+    done = subprocess.run(
         [
             *(sys.executable, "-m", "neuroimagen.launch.cli", "launch", "--slurm", "--num-ranks", "2"),
-            *(f"--sbatch=--output={tmp_path}/slurm.log", "--"),
-            *("train", "contrastive", "--config", str(job_recipe), "--run", str(run), "--set"),
-            *("contrastive.steps=20000", "contrastive.checkpoint_every=100000", "contrastive.log_every=1"),
+            *("--sbatch=--time=60", "--notice", "60", f"--sbatch=--output={run}.log", "--"),
+            *("train", "contrastive", "--config", str(recipe), "--run", str(run), "--set"),
+            *(f"contrastive.steps={steps}", "contrastive.checkpoint_every=100000", "contrastive.log_every=1"),
         ],
         env=slurm,
         capture_output=True,
         text=True,
         check=True,
     )
-    job = submitted.stdout.split()[-1]
-    metrics = run / "contrastive" / "metrics.jsonl"
-    deadline = time.monotonic() + 600
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) > 30):
-        assert time.monotonic() < deadline
+    return done.stdout.split()[-1]
+
+
+def property_of(slurm: dict[str, str], job: str, name: str) -> str:
+    shown = subprocess.run(["scontrol", "show", "job", job], env=slurm, capture_output=True, text=True, check=True)
+    found = re.search(rf"\b{name}=(\S+)", shown.stdout)
+    assert found is not None, shown.stdout
+    return found[1]
+
+
+def wait_until(is_so: Callable[[], bool], log: Path) -> None:
+    deadline = time.monotonic() + 900
+    while not is_so():
+        assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.2)
+
+
+def test_a_job_is_signalled_requeued_and_resumed_to_its_end(
+    slurm: dict[str, str], job_recipe: Path, tmp_path: Path
+) -> None:
+    run, log, steps = tmp_path / "run", tmp_path / "run.log", 400
+    job = submit(slurm, job_recipe, run, steps=steps)
+    wait_until(lambda: step_of(run) >= 50, log)
+    # Less than a minute is left now: SLURM sends the signal that it sends before every time limit.
+    hours, minutes, _ = map(int, property_of(slurm, job, "RunTime").split(":"))
+    limit = 60 * hours + minutes + 2
+    subprocess.run(["scontrol", "update", f"JobId={job}", f"TimeLimit={limit}"], env=slurm, check=True)
+    wait_until(lambda: property_of(slurm, job, "Restarts") == "1", log)
+    subprocess.run(["scontrol", "update", f"JobId={job}", "TimeLimit=60"], env=slurm, check=True)
+    assert log.read_text().count("stopped on request") == 1
+    stopped_at = step_of(run)
+    assert 50 <= stopped_at < steps
+    wait_until(lambda: property_of(slurm, job, "JobState") not in ("PENDING", "RUNNING", "COMPLETING"), log)
+    assert property_of(slurm, job, "JobState") == "COMPLETED", log.read_text()
+    lines = [json.loads(line) for line in (run / "contrastive" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, steps + 1))
+    assert (run / "contrastive" / "export" / "model.safetensors").is_file()
+    assert left_behind(run) == []
+
+
+def test_a_cancelled_job_saves(slurm: dict[str, str], job_recipe: Path, tmp_path: Path) -> None:
+    """SIGTERM reaches the batch script, and through srun the agents: the ranks save once, together."""
+    run, log = tmp_path / "run", tmp_path / "run.log"
+    job = submit(slurm, job_recipe, run, steps=20_000)
+    wait_until(lambda: step_of(run) >= 30, log)
     subprocess.run(["scancel", "--signal=TERM", "--full", job], env=slurm, check=True)
-    latest = run / "contrastive" / "checkpoints" / "latest"
-    while "stopped on request" not in (tmp_path / "slurm.log").read_text():
-        assert time.monotonic() < deadline, (tmp_path / "slurm.log").read_text()
-        time.sleep(0.2)
-    last = json.loads(metrics.read_text().splitlines()[-1])["step"]
-    assert int(latest.read_text().strip().rpartition("-")[2]) == last >= 30
+    wait_until(lambda: "stopped on request" in log.read_text(), log)
+    latest = (run / "contrastive" / "checkpoints" / "latest").read_text().strip()
+    assert int(latest.rpartition("-")[2]) == step_of(run) >= 30
+    wait_until(lambda: left_behind(run) == [], log)
