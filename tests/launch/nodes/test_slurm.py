@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 from real_jobs import left_behind, step_of
+
+from neuroimagen.trainer.runs.rank_status import read_statuses
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
@@ -106,7 +109,7 @@ def submit(slurm: dict[str, str], recipe: Path, run: Path, *, steps: int) -> str
     done = subprocess.run(
         [
             *(sys.executable, "-m", "neuroimagen.launch.cli", "launch", "--slurm", "--num-ranks", "2"),
-            *("--sbatch=--time=60", "--notice", "60", f"--sbatch=--output={run}.log", "--"),
+            *("--sbatch=--time=60", "--notice", "600", f"--sbatch=--output={run}.log", "--"),
             *("train", "contrastive", "--config", str(recipe), "--run", str(run), "--set"),
             *(f"contrastive.steps={steps}", "contrastive.checkpoint_every=100000", "contrastive.log_every=1"),
         ],
@@ -138,10 +141,16 @@ def test_a_job_is_signalled_requeued_and_resumed_to_its_end(
     run, log, steps = tmp_path / "run", tmp_path / "run.log", 400
     job = submit(slurm, job_recipe, run, steps=steps)
     wait_until(lambda: step_of(run) >= 50, log)
-    # Less than a minute is left now: SLURM sends the signal that it sends before every time limit.
+    # SLURM sends its signal when it next looks, every half minute; on a fast machine the run would have ended by then.
+    ranks = [status.pid for status in read_statuses(run / "contrastive" / "logs")]
+    for pid in ranks:
+        os.kill(pid, signal.SIGSTOP)
     hours, minutes, _ = map(int, property_of(slurm, job, "RunTime").split(":"))
-    limit = 60 * hours + minutes + 2
-    subprocess.run(["scontrol", "update", f"JobId={job}", f"TimeLimit={limit}"], env=slurm, check=True)
+    limit = f"TimeLimit={60 * hours + minutes + 5}"
+    subprocess.run(["scontrol", "update", f"JobId={job}", limit], env=slurm, check=True)
+    time.sleep(45)
+    for pid in ranks:
+        os.kill(pid, signal.SIGCONT)
     wait_until(lambda: property_of(slurm, job, "Restarts") == "1", log)
     subprocess.run(["scontrol", "update", f"JobId={job}", "TimeLimit=60"], env=slurm, check=True)
     assert log.read_text().count("stopped on request") == 1
