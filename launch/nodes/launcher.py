@@ -250,14 +250,14 @@ class _Start:
                 self._heard[node] = (beats, now)
             elif now - heard_at > SILENCE_SECONDS or self._is_gone(node):
                 self._ended[node] = {"outcome": "lost"}
-                yield self._loss(node, now - heard_at)
+                yield self._loss(node, "its program has ended" if self._is_gone(node) else "nothing is heard of it")
 
     def _is_gone(self, node: int) -> bool:
         """Whether the command that started this node alone has ended."""
         starters = self._starters
         return len(starters) == len(self._nodes) and starters[node].poll() is not None
 
-    def _loss(self, node: int, silence: float) -> Message:
+    def _loss(self, node: int, why: str) -> Message:
         if self._job.is_local:
             message = (
                 "the program that watches the ranks was killed, and the ranks with it. Its output is in "
@@ -265,8 +265,8 @@ class _Start:
             )
         else:
             message = (
-                f"{self._job.name_of(node)} is lost: nothing was heard for {silence:.0f} s. It is down or cut off from "
-                "the network. The other nodes were stopped. Go on from the last checkpoint with --resume."
+                f"{self._job.name_of(node)} is lost: {why}. It is down, cut off from the network, or was killed "
+                "there. The other nodes were stopped. Go on from the last checkpoint with --resume."
             )
         return {"kind": "lost", "message": message, "time": time.time()}
 
