@@ -33,6 +33,7 @@ REPORT_SECONDS = 4.0
 SILENCE_SECONDS = 12.0
 """A node that has not been heard of for this long is lost."""
 RETRY_SECONDS = 2.0
+QUIET_SECONDS = 2.5
 DEATH_GRACE_SECONDS = 5.0
 """Time that the nodes' programs have to exit at the end."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -168,7 +169,7 @@ class _Start:
             if reports and judged_at is None:
                 judged_at = now + REPORT_SECONDS
             is_over = len(self._ended) == len(self._nodes)
-            if judged_at is not None and (now > judged_at or is_over):
+            if judged_at is not None and (is_over or (now > judged_at and not self._is_one_quiet(now))):
                 restart(first_cause(reports))
                 if self._ended:
                     raise _StartAgain
@@ -251,6 +252,10 @@ class _Start:
             elif now - heard_at > SILENCE_SECONDS or self._is_gone(node):
                 self._ended[node] = {"outcome": "lost"}
                 yield self._loss(node, "its program has ended" if self._is_gone(node) else "nothing is heard of it")
+
+    def _is_one_quiet(self, now: float) -> bool:
+        """Whether a node has missed some heartbeats: if it is lost, that is the cause of what others report."""
+        return any(now - self._heard[node][1] > QUIET_SECONDS for node in self._nodes if node not in self._ended)
 
     def _is_gone(self, node: int) -> bool:
         """Whether the command that started this node alone has ended."""

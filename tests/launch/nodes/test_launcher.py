@@ -29,6 +29,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launcher, "DEATH_GRACE_SECONDS", 0.5)
     monkeypatch.setattr(launcher, "REPORT_SECONDS", 0.5)
     monkeypatch.setattr(launcher, "SILENCE_SECONDS", 2.0)
+    monkeypatch.setattr(launcher, "QUIET_SECONDS", 0.4)
 
 
 class Scripted:
@@ -131,6 +132,12 @@ def test_a_dead_rank_is_named_before_the_others_consequences(tmp_path: Path) -> 
     with pytest.raises(JobFailedError, match="rank 1 on n1 died"):
         job.run()
     assert job.verdicts == [1, 1, 1]
+
+
+def test_a_lost_node_is_the_cause_of_what_others_report(tmp_path: Path) -> None:
+    """Their connections break at once; the silence of the lost one takes longer to notice."""
+    with pytest.raises(JobFailedError, match=r"node 1 \(n1\) is lost"):
+        Scripted(tmp_path, [fails("failed", "connection reset"), silent]).run()
 
 
 def test_agents_restart_ranks_and_the_launcher_counts(tmp_path: Path) -> None:
