@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -18,16 +18,15 @@ from neuroimagen.launch.jobs.work import (
     SharedCommand,
     Work,
     local_job,
-    run_deepspeed_work,
     run_here,
     run_work,
 )
 from neuroimagen.launch.nodes import starters
-from neuroimagen.launch.nodes.deepspeed_launcher import deepspeed_command
+from neuroimagen.launch.nodes.deepspeed_launcher import deepspeed_command, run_deepspeed
 from neuroimagen.launch.nodes.gate import TOKEN_VARIABLE, new_token, shared_token
 from neuroimagen.launch.nodes.hosts import Node, address_towards, machine, read_hostfile, select_nodes, slurm_nodes
 from neuroimagen.launch.nodes.job import AGAIN_CODE, SAFE_PATH, Job, free_port
-from neuroimagen.launch.nodes.launcher import STOP_SIGNALS
+from neuroimagen.launch.nodes.launcher import STOP_SIGNALS, run_job
 from neuroimagen.launch.nodes.logs import MERGED
 from neuroimagen.launch.nodes.starters import SlurmRequest
 
@@ -91,6 +90,10 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UsageError("the hostfile's slots are the numbers of ranks. Leave --num-ranks out.")
     if args.max_restarts < 0:
         raise UsageError(f"--max-restarts is {args.max_restarts}; it must be at least 0.")
+    if args.launcher == "deepspeed" and (args.slurm or args.allocation):
+        raise UsageError("DeepSpeed's launcher takes a hostfile: leave out --slurm and --allocation.")
+    if args.launcher == "deepspeed" and args.max_restarts:
+        raise UsageError("DeepSpeed's launcher restarts nothing. Leave out --max-restarts, or --launcher deepspeed.")
 
 
 def _over_nodes(args: argparse.Namespace, work: Work) -> int:
@@ -124,7 +127,19 @@ def _over_nodes(args: argparse.Namespace, work: Work) -> int:
     for command in commands[:1]:
         if shutil.which(command[0]) is None:
             raise UserError(f"{command[0]} is not installed here. Install it, choose another --via, or use --no-ssh.")
-    return run_work(work, job, lambda _: commands, token=token, max_restarts=args.max_restarts, wait_seconds=args.wait)
+
+    def run(watch: Callable[[], None]) -> int | None:
+        return run_job(
+            job,
+            lambda _: commands,
+            token=token,
+            max_restarts=args.max_restarts,
+            watch=watch,
+            say=lambda text: print(f"{work.title}: {text}", flush=True),
+            wait_seconds=args.wait,
+        )
+
+    return run_work(work, job, run)
 
 
 def _follow_launcher(job: Job, command: Sequence[str], token: bytes, *, max_restarts: int) -> int:
@@ -153,8 +168,6 @@ def _follow_launcher(job: Job, command: Sequence[str], token: bytes, *, max_rest
 
 def _by_deepspeed(args: argparse.Namespace, work: Work, nodes: Sequence[Node]) -> int:
     """DeepSpeed's own launcher over the nodes of a hostfile."""
-    if args.allocation:
-        raise UsageError("DeepSpeed's launcher takes a hostfile: give --hostfile, or leave out --launcher deepspeed.")
     options = [f"--hostfile={args.hostfile}"]
     for name, given in (("include", args.include), ("exclude", args.exclude)):
         options += [f"--{name}={'@'.join(given)}"] if given else []
@@ -172,7 +185,11 @@ def _by_deepspeed(args: argparse.Namespace, work: Work, nodes: Sequence[Node]) -
         return 0
     if args.node_rank:
         return subprocess.run(command, env={**os.environ, **SAFE_PATH}, check=False).returncode
-    return run_deepspeed_work(work, job.num_ranks, command, max_restarts=args.max_restarts, is_local=False)
+
+    def run(watch: Callable[[], None]) -> int | None:
+        return run_deepspeed(command, job.log_folder, job.num_ranks, is_local=False, watch=watch)
+
+    return run_work(work, job, run)
 
 
 def _nodes(args: argparse.Namespace) -> tuple[Node, ...]:

@@ -10,7 +10,7 @@ from neuroimagen.data_shards.common.errors import UsageError
 from neuroimagen.launch.nodes.deepspeed_launcher import deepspeed_command, run_deepspeed
 from neuroimagen.launch.nodes.gate import new_token
 from neuroimagen.launch.nodes.job import Job, Launcher, given_devices, local_nodes
-from neuroimagen.launch.nodes.launcher import StartCommands, run_job
+from neuroimagen.launch.nodes.launcher import run_job
 from neuroimagen.launch.nodes.logs import OutputTail
 from neuroimagen.launch.nodes.starters import node_command
 
@@ -107,75 +107,34 @@ def run_here(
 ) -> int:
     """Run on this machine's ranks, after a failure up to `max_restarts` times again; returns the exit code."""
     job = local_job(work, num_ranks)  # a wrong number of ranks is refused before anything is written
-    if launcher == "deepspeed":
-        return run_deepspeed_work(
-            work, num_ranks, deepspeed_command(job), max_restarts=max_restarts, is_local=True, say=say
-        )
-    return run_work(
-        work,
-        job,
-        lambda store_port: [node_command(job, 0, store_port=store_port)],
-        token=new_token(),
-        max_restarts=max_restarts,
-        say=say,
-    )
+
+    def run(watch: Callable[[], None]) -> int | None:
+        if launcher == "deepspeed":
+            return run_deepspeed(deepspeed_command(job), job.log_folder, num_ranks, is_local=True, watch=watch)
+
+        def commands(store_port: int) -> list[list[str]]:
+            return [node_command(job, 0, store_port=store_port)]
+
+        return run_job(job, commands, token=new_token(), max_restarts=max_restarts, watch=watch, say=say)
+
+    return run_work(work, job, run, say=say)
 
 
 def run_work(
     work: Work,
     job: Job,
-    commands: StartCommands,
-    *,
-    token: bytes,
-    max_restarts: int,
-    wait_seconds: float = 300.0,
-    say: Callable[[str], None] = _say,
-) -> int:
-    """Run a job whose nodes `commands` start, with PyTorch's elastic agent on each; returns the exit code."""
-    return _shown(
-        work,
-        job.num_ranks,
-        len(job.nodes),
-        lambda watch: run_job(
-            job, commands, token=token, max_restarts=max_restarts, watch=watch, say=say, wait_seconds=wait_seconds
-        ),
-        say,
-    )
-
-
-def run_deepspeed_work(
-    work: Work,
-    num_ranks: int,
-    command: Sequence[str],
-    *,
-    max_restarts: int,
-    is_local: bool,
-    say: Callable[[str], None] = _say,
-) -> int:
-    """Run a job by DeepSpeed's own launcher; returns the exit code."""
-    if max_restarts:
-        raise UsageError("DeepSpeed's launcher restarts nothing. Leave out --max-restarts, or --launcher deepspeed.")
-    return _shown(
-        work,
-        num_ranks,
-        1,
-        lambda watch: run_deepspeed(command, work.log_folder, num_ranks, is_local=is_local, watch=watch),
-        say,
-    )
-
-
-def _shown(
-    work: Work,
-    num_ranks: int,
-    num_nodes: int,
     run: Callable[[Callable[[], None]], int | None],
-    say: Callable[[str], None],
+    *,
+    say: Callable[[str], None] = _say,
 ) -> int:
-    """Prepare the work, run it with what it prints and its progress shown, and conclude it."""
-    with work.prepared(num_ranks) as needed:
+    """Prepare the work, run its job by `run` with what it prints and its progress shown, and conclude it.
+
+    `run` gets what it calls a few times per second, and returns None or the signal on which the job stopped.
+    """
+    with work.prepared(job.num_ranks) as needed:
         if not needed:
             return 0
-        say(work.describe(num_ranks) + (f", {num_nodes} nodes" if num_nodes > 1 else ""))
+        say(work.describe(job.num_ranks) + (f", {len(job.nodes)} nodes" if len(job.nodes) > 1 else ""))
         watcher = work.watcher()
         try:
             signum = run(watcher.update)

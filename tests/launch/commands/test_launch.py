@@ -22,7 +22,7 @@ TRAIN = ["--", "train", "contrastive", "--config", RECIPE, "--run", "r"]
         ("--max-restarts -1", "--max-restarts is -1; it must be at least 0"),
         ("--slurm", "the number of ranks per node is not known"),
         ("--allocation", "SLURM_JOB_NODELIST is not set"),
-        ("--allocation --launcher deepspeed", "SLURM_JOB_NODELIST is not set"),
+        ("--allocation --launcher deepspeed", "DeepSpeed's launcher takes a hostfile"),
         ("--num-ranks 1 --launcher deepspeed --max-restarts 1", "DeepSpeed's launcher restarts nothing"),
         ("--num-ranks 0", "--num-ranks is 0; it must be at least 1"),
     ],
