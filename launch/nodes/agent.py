@@ -23,8 +23,8 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.launch.nodes.board import Board, versions
-from neuroimagen.launch.nodes.causes import node_failure
+from neuroimagen.launch.nodes.board import Board, Message, versions
+from neuroimagen.launch.nodes.causes import JobFailedError, node_failure
 from neuroimagen.launch.nodes.gate import TOKEN_VARIABLE, Entrance
 from neuroimagen.launch.nodes.hosts import interface_towards, machine, parse_hostfile
 from neuroimagen.launch.nodes.job import AGAIN_CODE, LOOPBACK, Job, given_devices, rank_environment
@@ -219,6 +219,39 @@ def serve(job: Job, node_rank: int, *, token: bytes, store_port: int, wait_secon
     board.put(f"hello/{node_rank}", {"versions": versions()})
     while (begin := board.get("begin")) is None:
         time.sleep(BEAT_SECONDS)
+    try:
+        agent = link.agent = _agent(job, node_rank, board, connect(), token, begin, store_port, wait_seconds)
+        with contextlib.suppress(SignalException):
+            agent.run()
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(signum, signal.SIG_IGN)  # PyTorch's handlers raise an exception
+        statuses = agent.statuses()
+        if len(statuses) == job.nodes[node_rank].num_ranks and all(s.state in ("done", "stopped") for s in statuses):
+            ended = {"outcome": statuses[0].state}
+        else:
+            ended = {"outcome": "failed", **node_failure(statuses, {}, logs=job.log_folder).report}
+    except (UserError, OSError) as error:
+        ended = {"outcome": "failed", **JobFailedError(str(error), kind="refused").report}
+    except Exception as error:  # of PyTorch's agent
+        text = f"{job.name_of(node_rank)}: {type(error).__name__}: {error}"
+        ended = {"outcome": "failed", **JobFailedError(text, kind="launcher", time=time.time()).report}
+    with contextlib.suppress(RuntimeError):  # the launcher is lost
+        board.put(f"ended/{node_rank}", ended)
+    link.join()  # it ends the process
+    return 1
+
+
+def _agent(
+    job: Job,
+    node_rank: int,
+    board: Board,
+    store: dist.TCPStore,
+    token: bytes,
+    begin: Message,
+    store_port: int,
+    wait_seconds: float,
+) -> NodeAgent:
+    """The agent of this node, and the environment of its ranks."""
     num_ranks = job.nodes[node_rank].num_ranks
     os.environ |= rank_environment(
         os.environ,
@@ -232,43 +265,27 @@ def serve(job: Job, node_rank: int, *, token: bytes, store_port: int, wait_secon
     devices = () if job.cpu else given_devices(num_ranks)
     if devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGUSR1"
+    handler = rendezvous(
+        store,
+        board,
+        token,
+        run_id=begin["run_id"],
+        node_rank=node_rank,
+        num_nodes=len(job.nodes),
+        port=store_port,
+        wait_seconds=wait_seconds,
+    )
     spec = WorkerSpec(
         role="rank",
         local_world_size=num_ranks,
         entrypoint=sys.executable,
         args=("-u", "-m", job.module, *job.arguments),
-        rdzv_handler=rendezvous(
-            connect(),
-            board,
-            token,
-            run_id=begin["run_id"],
-            node_rank=node_rank,
-            num_nodes=len(job.nodes),
-            port=store_port,
-            wait_seconds=wait_seconds,
-        ),
+        rdzv_handler=handler,
         max_restarts=int(begin["max_restarts"]),
         monitor_interval=0.1,
     )
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGUSR1"
-    link.agent = agent = NodeAgent(job, node_rank, board, spec)
-    try:
-        with contextlib.suppress(SignalException):
-            agent.run()
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            signal.signal(signum, signal.SIG_IGN)  # PyTorch's handlers raise an exception
-        states = [status.state for status in agent.statuses()]
-        if len(states) == num_ranks and all(state in ("done", "stopped") for state in states):
-            board.put(f"ended/{node_rank}", {"outcome": states[0]})
-        else:
-            error = node_failure(agent.statuses(), {}, logs=job.log_folder)
-            board.put(f"ended/{node_rank}", {"outcome": "failed", **error.report})
-    except RuntimeError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # the launcher is lost: the link ends this process
-    except (UserError, OSError) as error:
-        board.put(f"ended/{node_rank}", {"outcome": "failed", "kind": "refused", "message": str(error), "time": 0.0})
-    link.join()  # it ends the process
-    return 1
+    return NodeAgent(job, node_rank, board, spec)
 
 
 def _parser() -> argparse.ArgumentParser:
