@@ -70,7 +70,7 @@ def pdsh_command(job: Job) -> list[str]:
     hosts = ",".join(node.host for node in job.nodes)
     remote = _remote(job, "NODE_RANK").replace("%", "%%").replace("--node-rank=NODE_RANK", "--node-rank=%n")
     ssh = f'printf "%%s\\n" "${TOKEN_VARIABLE}" | exec ssh {shlex.join(_SSH_OPTIONS)} "$0" "$1"'
-    return ["pdsh", "-S", "-R", "exec", "-f", str(MAX_FAN_OUT), "-w", hosts, "sh", "-c", ssh, "%h", remote]
+    return ["pdsh", "-N", "-S", "-R", "exec", "-f", str(MAX_FAN_OUT), "-w", hosts, "sh", "-c", ssh, "%h", remote]
 
 
 def ssh_commands(job: Job) -> list[list[str]]:

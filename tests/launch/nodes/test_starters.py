@@ -58,10 +58,10 @@ def printing(folder: Path, name: str) -> dict[str, str]:
 
 def test_pdsh_runs_ssh_which_gets_the_token_on_its_standard_input(tmp_path: Path) -> None:
     pdsh = pdsh_command(JOB)
-    assert pdsh[:8] == ["pdsh", "-S", "-R", "exec", "-f", "1024", "-w", "n1,fe80::1"]
+    assert pdsh[:9] == ["pdsh", "-N", "-S", "-R", "exec", "-f", "1024", "-w", "n1,fe80::1"]
     assert "the token" not in shlex.join(pdsh)
     # As pdsh replaces them for the second host.
-    words = [word.replace("%h", "fe80::1", word == "%h").replace("%n", "1").replace("%%", "%") for word in pdsh[8:]]
+    words = [word.replace("%h", "fe80::1", word == "%h").replace("%n", "1").replace("%%", "%") for word in pdsh[9:]]
     shown = subprocess.run(words, env=printing(tmp_path, "ssh"), capture_output=True, text=True, check=True)
     lines = shown.stdout.splitlines()
     assert lines[:3] == ["-o", "BatchMode=yes", "fe80::1"]
