@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,13 +33,7 @@ def test_a_trial_s_recipe_is_the_default_its_values_and_a_checkpoint_at_every_va
     assert trial_recipe(path, {}, stage="contrastive", seed=4).stages["contrastive"].keep_checkpoints == 2
 
 
-@pytest.fixture(scope="module")
-def study(make_tiny_dataset: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four stimuli of each class, so that those of the validation split can be recognised. Read only."""
-    return make_tiny_dataset(tmp_path_factory.mktemp("study") / "data", num_stimuli=48)
-
-
-def test_a_trial_is_a_deepspeed_job_of_two_ranks(study: Path, tmp_path: Path) -> None:
+def test_a_trial_is_a_job_of_two_ranks(study: Path, tmp_path: Path) -> None:
     search = write_search(tmp_path, study, steps=4, margins=[0.5])
     out = tmp_path / "out"
     process = start(search, out)
