@@ -22,7 +22,7 @@ from neuroimagen.data_shards.frozen_models.model_folder import (
 )
 from neuroimagen.data_shards.frozen_models.model_folder import text_shape as text_shape_of
 from neuroimagen.data_shards.loading.reader import Batch
-from neuroimagen.launch.jobs.rank_command import free_port
+from neuroimagen.launch.nodes.job import free_port
 from neuroimagen.trainer.batches.stage_data import Shapes
 from neuroimagen.trainer.bundled_model.location import bundled_model_path
 from neuroimagen.trainer.networks.encoders.registry import encoder_config

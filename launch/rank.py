@@ -16,27 +16,29 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.parent_death import end_with_parent
 from neuroimagen.data_shards.common.progress import PROGRESS_VARIABLE
 from neuroimagen.launch.cli import run_words
-from neuroimagen.launch.jobs.logs import PROGRESS, kept_output
+from neuroimagen.launch.nodes.logs import PROGRESS, kept_output
 from neuroimagen.trainer.runs.rank_status import write_status
 
 
 def main() -> None:
     """Run the command, and leave a status for the launcher."""
     with guarded_output("neuroimagen.launch.rank"):
-        _main(Path(sys.argv[1]), sys.argv[2:])
+        from torch.distributed.elastic.multiprocessing.errors import record
+
+        record(_main)(Path(sys.argv[1]), sys.argv[2:])  # leaves an error in the file that PyTorch's agent names
 
 
 def _main(logs: Path, words: list[str]) -> None:
     rank = int(os.environ["RANK"])
-    end_with_parent()
+    end_with_parent(signal.SIGKILL)  # its parent is what would restart it
 
     def stop(signum: int, frame: FrameType | None) -> None:
         # These commands write each output whole, and continue where they were interrupted.
         write_status(logs, rank, "stopped")
         os._exit(0)
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(signum, stop)
     write_status(logs, rank, "running")
     os.environ[PROGRESS_VARIABLE] = str(logs / PROGRESS)
     try:

@@ -152,7 +152,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 @pytest.fixture(scope="module")
 def one_rank() -> Iterator[None]:
     """This process as the only rank of a gloo group, as a launcher would start it; undone after the module."""
-    from neuroimagen.launch.jobs.rank_command import free_port
+    from neuroimagen.launch.nodes.job import free_port
 
     values = {
         **{"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"},

@@ -11,10 +11,10 @@ from typing import Any
 _PR_SET_PDEATHSIG = 1
 
 
-def end_with_parent() -> None:
-    """Ask the kernel to send this process SIGTERM when its parent dies. Does nothing on other systems than Linux."""
+def end_with_parent(signum: int = signal.SIGTERM) -> None:
+    """Ask the kernel to send this process a signal when its parent dies. Does nothing on other systems than Linux."""
     if (libc := _libc()) is not None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        libc.prctl(_PR_SET_PDEATHSIG, int(signum))
 
 
 def ending_with_this_process() -> Callable[[], None]:

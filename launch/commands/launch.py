@@ -26,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-ranks", type=int, metavar="N", help="ranks on this machine; per node with SLURM")
     parser.add_argument(
         "--launcher",
-        choices=("deepspeed", "torchrun"),
-        default="deepspeed",
-        help="the launcher of each node's ranks (default: deepspeed)",
+        choices=("torchrun", "deepspeed"),
+        default="torchrun",
+        help="PyTorch's elastic agent on every node, or DeepSpeed's own launcher as it is (default: torchrun)",
     )
     parser.add_argument(
         "--max-restarts",
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     nodes.add_argument("--address", metavar="HOST", help="this machine's address, as the nodes reach it")
     nodes.add_argument(
-        "--port", type=int, metavar="P", help="port for the nodes' reports (default: a free one; with --no-ssh 29400)"
+        "--port", type=int, metavar="P", help="port where the nodes meet (default: a free one; with --no-ssh 29400)"
     )
     nodes.add_argument(
         "--wait", type=float, default=300.0, metavar="S", help="seconds to wait for the nodes (default: 300)"

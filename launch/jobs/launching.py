@@ -3,19 +3,32 @@
 import argparse
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 
 from neuroimagen.data_shards.common.errors import UsageError, UserError
-from neuroimagen.launch.jobs import starters
-from neuroimagen.launch.jobs.coordinator import run_nodes
-from neuroimagen.launch.jobs.hosts import Node, address_towards, read_hostfile, select_nodes, slurm_nodes
-from neuroimagen.launch.jobs.rank_command import SAFE_PATH, free_port, launch_command
-from neuroimagen.launch.jobs.starters import NodesJob, SlurmRequest
-from neuroimagen.launch.jobs.work import SHARED_COMMANDS, SharedCommand, Work, local_job, run_here
+from neuroimagen.data_shards.common.parent_death import ending_with_this_process
+from neuroimagen.launch.jobs.work import (
+    SHARED_COMMANDS,
+    SharedCommand,
+    Work,
+    local_job,
+    run_here,
+    run_work,
+)
+from neuroimagen.launch.nodes import starters
+from neuroimagen.launch.nodes.deepspeed_launcher import deepspeed_command, run_deepspeed
+from neuroimagen.launch.nodes.gate import TOKEN_VARIABLE, new_token, shared_token
+from neuroimagen.launch.nodes.hosts import Node, address_towards, machine, read_hostfile, select_nodes, slurm_nodes
+from neuroimagen.launch.nodes.job import AGAIN_CODE, SAFE_PATH, Job, free_port
+from neuroimagen.launch.nodes.launcher import STOP_SIGNALS, run_job
+from neuroimagen.launch.nodes.logs import MERGED
+from neuroimagen.launch.nodes.starters import SlurmRequest
 
 NO_SSH_PORT = 29400
 """The coordinator's port where the nodes are started by hand, and must know it beforehand."""
@@ -35,7 +48,9 @@ def launch(args: argparse.Namespace) -> int:
 
         num_ranks = default_ranks(cpu=work.cpu)
     if args.print_only:
-        print(starters.printable(launch_command(local_job(work, num_ranks, args.launcher)), SAFE_PATH))
+        job = local_job(work, num_ranks)
+        command = deepspeed_command(job) if args.launcher == "deepspeed" else starters.torchrun_command(job)
+        print(starters.printable(command, SAFE_PATH))
         return 0
     return run_here(work, num_ranks=num_ranks, max_restarts=args.max_restarts, launcher=args.launcher)
 
@@ -75,6 +90,10 @@ def _check_options(args: argparse.Namespace) -> None:
         raise UsageError("the hostfile's slots are the numbers of ranks. Leave --num-ranks out.")
     if args.max_restarts < 0:
         raise UsageError(f"--max-restarts is {args.max_restarts}; it must be at least 0.")
+    if args.launcher == "deepspeed" and (args.slurm or args.allocation):
+        raise UsageError("DeepSpeed's launcher takes a hostfile: leave out --slurm and --allocation.")
+    if args.launcher == "deepspeed" and args.max_restarts:
+        raise UsageError("DeepSpeed's launcher restarts nothing. Leave out --max-restarts, or --launcher deepspeed.")
 
 
 def _over_nodes(args: argparse.Namespace, work: Work) -> int:
@@ -82,14 +101,17 @@ def _over_nodes(args: argparse.Namespace, work: Work) -> int:
     node_rank = args.node_rank or 0
     if not 0 <= node_rank < len(nodes):
         raise UsageError(f"--node-rank is {node_rank}, but the hostfile has {len(nodes)} nodes, counted from 0.")
-    job = NodesJob(
+    if args.launcher == "deepspeed":
+        return _by_deepspeed(args, work, nodes)
+    address, bind = _addresses(args, nodes)
+    job = Job(
         module=work.module,
         arguments=work.arguments,
         nodes=nodes,
-        coordinator=_coordinator(args, nodes),
+        address=address,
+        bind=bind,
         port=args.port or (NO_SSH_PORT if args.no_ssh else free_port()),
         log_folder=work.log_folder,
-        launcher=args.launcher,
         exports=() if args.no_ssh else starters.passed_on(os.environ, args.export),
         folder=Path.cwd(),
         cpu=work.cpu,
@@ -99,28 +121,75 @@ def _over_nodes(args: argparse.Namespace, work: Work) -> int:
         for command in commands:
             print(starters.printable(command))
         return 0
+    token = shared_token(work.log_folder) if args.no_ssh else new_token()
     if args.no_ssh and node_rank > 0:
-        os.execv(commands[0][0], commands[0])
+        return _follow_launcher(job, commands[0], token, max_restarts=args.max_restarts)
     for command in commands[:1]:
         if shutil.which(command[0]) is None:
             raise UserError(f"{command[0]} is not installed here. Install it, choose another --via, or use --no-ssh.")
-    with work.prepared(job.num_ranks) as needed:
-        if not needed:
-            return 0
-        print(f"{work.describe(job.num_ranks)}, {len(nodes)} nodes", flush=True)
-        watcher = work.watcher()
-        try:
-            signum = run_nodes(
-                job,
-                commands,
-                max_restarts=args.max_restarts,
-                wait_seconds=args.wait,
-                watch=watcher.update,
-                say=lambda text: print(f"{work.title}: {text}", flush=True),
-            )
-        finally:
-            watcher.close()
-        return work.conclude(signum)
+
+    def run(watch: Callable[[], None]) -> int | None:
+        return run_job(
+            job,
+            lambda _: commands,
+            token=token,
+            max_restarts=args.max_restarts,
+            watch=watch,
+            say=lambda text: print(f"{work.title}: {text}", flush=True),
+            wait_seconds=args.wait,
+        )
+
+    return run_work(work, job, run)
+
+
+def _follow_launcher(job: Job, command: Sequence[str], token: bytes, *, max_restarts: int) -> int:
+    """Run this node, which node 0 commands; once more when the job starts again, or its launcher is lost."""
+    stops: list[int] = []
+    process: subprocess.Popen[bytes] | None = None
+
+    def pass_on(signum: int, frame: FrameType | None) -> None:
+        stops.append(signum)
+        if process is not None:
+            process.send_signal(signum)
+
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, pass_on)
+    environment = {**os.environ, **SAFE_PATH, TOKEN_VARIABLE: token.decode()}
+    job.log_folder.mkdir(parents=True, exist_ok=True)
+    code = AGAIN_CODE
+    with (job.log_folder / MERGED).open("ab") as log:
+        for _ in range(max_restarts + 1):
+            if code != AGAIN_CODE or stops:
+                break
+            process = subprocess.Popen(command, env=environment, stdout=log, preexec_fn=ending_with_this_process())
+            code = process.wait()
+    return 1 if code == AGAIN_CODE else code
+
+
+def _by_deepspeed(args: argparse.Namespace, work: Work, nodes: Sequence[Node]) -> int:
+    """DeepSpeed's own launcher over the nodes of a hostfile."""
+    options = [f"--hostfile={args.hostfile}"]
+    for name, given in (("include", args.include), ("exclude", args.exclude)):
+        options += [f"--{name}={'@'.join(given)}"] if given else []
+    if args.no_ssh:
+        port = args.port or NO_SSH_PORT
+        options += ["--no_ssh", f"--node_rank={args.node_rank}"]
+        options += [f"--master_addr={args.address or machine(nodes[0].host)}", f"--master_port={port}"]
+    elif args.address or args.port:
+        options += [f"--master_addr={args.address}"] if args.address else []
+        options += [f"--master_port={args.port}"] if args.port else []
+    job = Job(module=work.module, arguments=work.arguments, nodes=tuple(nodes), log_folder=work.log_folder)
+    command = deepspeed_command(job, options)
+    if args.print_only:
+        print(starters.printable(command, SAFE_PATH))
+        return 0
+    if args.node_rank:
+        return subprocess.run(command, env={**os.environ, **SAFE_PATH}, check=False).returncode
+
+    def run(watch: Callable[[], None]) -> int | None:
+        return run_deepspeed(command, job.log_folder, job.num_ranks, is_local=False, watch=watch)
+
+    return run_work(work, job, run)
 
 
 def _nodes(args: argparse.Namespace) -> tuple[Node, ...]:
@@ -129,29 +198,27 @@ def _nodes(args: argparse.Namespace) -> tuple[Node, ...]:
     return select_nodes(read_hostfile(args.hostfile), include=args.include, exclude=args.exclude)
 
 
-def _coordinator(args: argparse.Namespace, nodes: Sequence[Node]) -> str:
-    """The address at which nodes report.
+def _addresses(args: argparse.Namespace, nodes: Sequence[Node]) -> tuple[str, str]:
+    """The address at which nodes report, as they reach it, and the one of this machine to listen at.
 
     For --print the nodes need not exist yet: where their names do not resolve, it is this machine's name.
     """
-    if args.address:
-        return str(args.address)
-    if args.no_ssh:
-        return nodes[0].host
+    others = nodes[1:] if args.no_ssh else nodes
     try:
-        return own_address(nodes)
+        bind = own_address(others or nodes)
     except UserError as error:
         if not args.print_only:
             raise
-        name = socket.gethostname()
-        print(
-            f"{error} The commands below have nodes report to {name}; choose another address with --address.",
-            file=sys.stderr,
-        )
-        return name
+        bind = socket.gethostname()
+        if not args.address:
+            print(
+                f"{error} The commands below have nodes report to {bind}; choose another address with --address.",
+                file=sys.stderr,
+            )
+    return args.address or (machine(nodes[0].host) if args.no_ssh else bind), bind
 
 
-def start_commands(args: argparse.Namespace, job: NodesJob, *, via: str) -> list[list[str]]:
+def start_commands(args: argparse.Namespace, job: Job, *, via: str) -> list[list[str]]:
     """The commands that this process starts: every node's over pdsh, ssh or srun, or with --no-ssh its own node's."""
     if args.allocation:
         return [starters.srun_command(job)]

@@ -9,8 +9,8 @@ from pathlib import Path
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.launch.jobs.folds import fold_trainings
 from neuroimagen.launch.jobs.progress import Progress
-from neuroimagen.launch.jobs.rank_command import Launcher, default_num_ranks
 from neuroimagen.launch.jobs.work import Watcher, run_here
+from neuroimagen.launch.nodes.job import Launcher, default_num_ranks
 from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.runs.run_folder import StageFolder, locked, open_stage_folder
 from neuroimagen.trainer.runs.wandb_log import require_wandb
@@ -30,7 +30,7 @@ def train_stage(
     num_ranks: int | None,
     resume: bool,
     max_restarts: int = 0,
-    launcher: Launcher = "deepspeed",
+    launcher: Launcher = "torchrun",
     cpu: bool = False,
 ) -> int:
     """Train stage `name` of `recipe` in folder `run`; returns the exit code (128 + signal when asked to stop)."""

@@ -1,16 +1,18 @@
 """What ranks are started for (training a stage, or a command that shares its work), and running it on this machine."""
 
 import argparse
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from neuroimagen.data_shards.common.errors import UsageError
-from neuroimagen.launch.jobs.local_ranks import JobFailedError, run_job
-from neuroimagen.launch.jobs.logs import OutputTail
-from neuroimagen.launch.jobs.rank_command import Job, Launcher, free_port, given_devices
+from neuroimagen.launch.nodes.deepspeed_launcher import deepspeed_command, run_deepspeed
+from neuroimagen.launch.nodes.gate import new_token
+from neuroimagen.launch.nodes.job import Job, Launcher, given_devices, local_nodes
+from neuroimagen.launch.nodes.launcher import run_job
+from neuroimagen.launch.nodes.logs import OutputTail
+from neuroimagen.launch.nodes.starters import node_command
 
 SHARED_COMMANDS = ("cache", "reconstruct")
 """Commands that share their work among ranks."""
@@ -81,18 +83,18 @@ class SharedCommand:
         return 0
 
 
-def local_job(work: Work, num_ranks: int, launcher: Launcher) -> Job:
+def local_job(work: Work, num_ranks: int) -> Job:
     """The job on this machine alone."""
     if num_ranks < 1:
         raise UsageError(f"--num-ranks is {num_ranks}; it must be at least 1.")
+    if not work.cpu:
+        given_devices(num_ranks)
     return Job(
         module=work.module,
         arguments=work.arguments,
-        num_ranks=num_ranks,
+        nodes=local_nodes(num_ranks),
         log_folder=work.log_folder,
-        master_port=free_port(),
-        launcher=launcher,
-        devices=() if work.cpu else given_devices(num_ranks),
+        cpu=work.cpu,
     )
 
 
@@ -104,27 +106,38 @@ def run_here(
     work: Work, *, num_ranks: int, max_restarts: int, launcher: Launcher, say: Callable[[str], None] = _say
 ) -> int:
     """Run on this machine's ranks, after a failure up to `max_restarts` times again; returns the exit code."""
-    local_job(work, num_ranks, launcher)  # a wrong number of ranks is refused before anything is written
-    with work.prepared(num_ranks) as needed:
+    job = local_job(work, num_ranks)  # a wrong number of ranks is refused before anything is written
+
+    def run(watch: Callable[[], None]) -> int | None:
+        if launcher == "deepspeed":
+            return run_deepspeed(deepspeed_command(job), job.log_folder, num_ranks, is_local=True, watch=watch)
+
+        def commands(store_port: int) -> list[list[str]]:
+            return [node_command(job, 0, store_port=store_port)]
+
+        return run_job(job, commands, token=new_token(), max_restarts=max_restarts, watch=watch, say=say)
+
+    return run_work(work, job, run, say=say)
+
+
+def run_work(
+    work: Work,
+    job: Job,
+    run: Callable[[Callable[[], None]], int | None],
+    *,
+    say: Callable[[str], None] = _say,
+) -> int:
+    """Prepare the work, run its job by `run` with what it prints and its progress shown, and conclude it.
+
+    `run` gets what it calls a few times per second, and returns None or the signal on which the job stopped.
+    """
+    with work.prepared(job.num_ranks) as needed:
         if not needed:
             return 0
-        say(work.describe(num_ranks))
+        say(work.describe(job.num_ranks) + (f", {len(job.nodes)} nodes" if len(job.nodes) > 1 else ""))
         watcher = work.watcher()
         try:
-            signum = _with_restarts(work, num_ranks, launcher, max_restarts, watcher, say)
+            signum = run(watcher.update)
         finally:
             watcher.close()
         return work.conclude(signum)
-
-
-def _with_restarts(
-    work: Work, num_ranks: int, launcher: Launcher, max_restarts: int, watcher: Watcher, say: Callable[[str], None]
-) -> int | None:
-    for attempt in range(max_restarts + 1):
-        try:
-            return run_job(local_job(work, num_ranks, launcher), watch=watcher.update)
-        except JobFailedError as error:
-            if attempt == max_restarts or not error.can_restart:
-                raise
-            say(f"{time.strftime('%H:%M:%S')} {work.title}: {error} Restart {attempt + 1} of {max_restarts}.")
-    raise AssertionError("unreachable")

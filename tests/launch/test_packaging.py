@@ -169,12 +169,15 @@ write_status(logs, int(os.environ["RANK"]), "done")
 JOB = """
 import sys
 from pathlib import Path
-from neuroimagen.launch.jobs.local_ranks import run_job
-from neuroimagen.launch.jobs.rank_command import Job, free_port
+from neuroimagen.launch.nodes.gate import new_token
+from neuroimagen.launch.nodes.job import Job, local_nodes
+from neuroimagen.launch.nodes.launcher import run_job
+from neuroimagen.launch.nodes.starters import node_command
 
 logs = Path({logs!r})
-job = Job(module="a_rank", arguments=(str(logs),), num_ranks=1, log_folder=logs, master_port=free_port())
-run_job(job, watch=lambda: None)
+job = Job(module="a_rank", arguments=(str(logs),), nodes=local_nodes(1), log_folder=logs)
+commands = lambda port: [node_command(job, 0, store_port=port)]
+run_job(job, commands, token=new_token(), max_restarts=0, watch=lambda: None, say=print)
 """
 
 

@@ -233,7 +233,7 @@ def read_search(corpus: Path) -> None:
 
 
 def read_hosts(corpus: Path) -> None:
-    from neuroimagen.launch.jobs.hosts import read_hostfile
+    from neuroimagen.launch.nodes.hosts import read_hostfile
 
     read_hostfile(corpus / "hostfile")
 

@@ -25,12 +25,14 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true")
     args = parser.parse_args()
     with guarded_output("neuroimagen.trainer.training.worker"):
-        _work(args)
+        from torch.distributed.elastic.multiprocessing.errors import record
+
+        record(_work)(args)  # leaves an error with its traceback in the file that PyTorch's agent names
 
 
 def _work(args: argparse.Namespace) -> None:
     faulthandler.enable()  # a mapped file that is cut short kills the process: the log then says where
-    end_with_parent()
+    end_with_parent(signal.SIGKILL)  # its parent is what would restart it
     if args.cpu:
         # Before anything looks for accelerators, and here: DeepSpeed's launcher shows every rank one.
         os.environ |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
@@ -94,8 +96,10 @@ def start_ranks() -> "torch.device":  # type: ignore[name-defined]  # noqa: F821
     import torch
     from deepspeed.accelerator import get_accelerator
 
+    from neuroimagen.data_shards.common.process_share import wait_for_ranks
     from neuroimagen.trainer.training.engines.deepspeed_adapter import init_gloo
 
+    wait_for_ranks()
     accelerator = get_accelerator()
     if accelerator.device_name() != "cpu":
         accelerator.set_device(int(os.environ["LOCAL_RANK"]))

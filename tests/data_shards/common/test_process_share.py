@@ -25,7 +25,7 @@ def test_by_default_a_process_is_alone_on_the_cpu() -> None:
 
 
 def test_two_processes_of_a_launcher_know_their_ranks() -> None:
-    from neuroimagen.launch.jobs.rank_command import free_port
+    from neuroimagen.launch.nodes.job import free_port
 
     port = str(free_port())
     processes = [

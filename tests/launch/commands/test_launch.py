@@ -22,6 +22,8 @@ TRAIN = ["--", "train", "contrastive", "--config", RECIPE, "--run", "r"]
         ("--max-restarts -1", "--max-restarts is -1; it must be at least 0"),
         ("--slurm", "the number of ranks per node is not known"),
         ("--allocation", "SLURM_JOB_NODELIST is not set"),
+        ("--allocation --launcher deepspeed", "DeepSpeed's launcher takes a hostfile"),
+        ("--num-ranks 1 --launcher deepspeed --max-restarts 1", "DeepSpeed's launcher restarts nothing"),
         ("--num-ranks 0", "--num-ranks is 0; it must be at least 1"),
     ],
 )
@@ -38,7 +40,10 @@ def test_options_that_do_not_go_together_are_wrong_usage(
 def test_the_printed_command_is_one_for_a_shell(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["launch", "--num-ranks", "2", "--print", *TRAIN]) == 0
     words = shlex.split(capsys.readouterr().out)
-    assert words[:4] == ["PYTHONSAFEPATH=1", sys.executable, "-m", "deepspeed.launcher.launch"]
+    assert words[:4] == ["PYTHONSAFEPATH=1", sys.executable, "-m", "torch.distributed.run"]
+    assert main(["launch", "--num-ranks", "2", "--launcher", "deepspeed", "--print", *TRAIN]) == 0
+    words = shlex.split(capsys.readouterr().out)
+    assert words[:4] == ["PYTHONSAFEPATH=1", sys.executable, "-m", "deepspeed.launcher.runner"]
     assert words[-5:] == [
         "--module",
         "neuroimagen.trainer.training.worker",

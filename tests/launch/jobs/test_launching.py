@@ -32,14 +32,14 @@ def test_printing_needs_no_node_that_resolves(
     printed = capsys.readouterr()
     commands = [shlex.split(line) for line in printed.out.splitlines()]
     assert [command[-2] for command in commands] == ["a.invalid", "b.invalid"]
-    assert all(f"--coordinator={socket.gethostname()}" in command[-1] for command in commands)
+    assert all(f"--gate={socket.gethostname()}" in command[-1] for command in commands)
     assert printed.err.startswith("b.invalid cannot be reached: ")
     assert "--address" in printed.err
     assert printed.err.count("\n") == 1
     assert not run.exists()
     assert main(launch_words(unknown_nodes, run, "--print", "--address", "10.0.0.1")) == 0
     printed = capsys.readouterr()
-    assert printed.out.count("--coordinator=10.0.0.1") == 2
+    assert printed.out.count("--gate=10.0.0.1") == 2
     assert printed.err == ""
 
 

@@ -10,9 +10,11 @@ import torch
 from neuroimagen.data_shards.common.errors import UsageError, UserError
 from neuroimagen.launch.cli import parse
 from neuroimagen.launch.jobs import work as module
-from neuroimagen.launch.jobs.local_ranks import JobFailedError
 from neuroimagen.launch.jobs.train import TrainWork, default_ranks
 from neuroimagen.launch.jobs.work import SharedCommand, local_job, run_here
+from neuroimagen.launch.nodes.causes import JobFailedError
+from neuroimagen.launch.nodes.job import Job
+from neuroimagen.launch.nodes.launcher import StartCommands
 from neuroimagen.trainer.recipe.recipe import Recipe
 
 
@@ -22,9 +24,9 @@ def test_ranks_that_leave_accelerators_alone_need_none(monkeypatch: pytest.Monke
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     words = ["cache", "--data", "d", "--model", "m"]
     with pytest.raises(UserError, match="2 ranks need a GPU each"):
-        local_job(SharedCommand(words, parse(words)), 2, "deepspeed")
+        local_job(SharedCommand(words, parse(words)), 2)
     words.append("--cpu")
-    assert local_job(SharedCommand(words, parse(words)), 2, "deepspeed").devices == ()
+    assert local_job(SharedCommand(words, parse(words)), 2).cpu
     assert default_ranks(cpu=False) == 8
     assert default_ranks(cpu=True) <= 2
     assert TrainWork(Recipe(), "saliency", run=Path("r"), resume=False, cpu=True).arguments[-1] == "--cpu"
@@ -68,54 +70,50 @@ class Watched:
 
 
 def run(
-    work: Watched,
-    monkeypatch: pytest.MonkeyPatch,
-    outcomes: Sequence[int | JobFailedError | None],
-    *,
-    num_ranks: int = 2,
-    max_restarts: int = 0,
+    work: Watched, monkeypatch: pytest.MonkeyPatch, outcome: int | JobFailedError | None, *, num_ranks: int = 2
 ) -> tuple[int, list[str]]:
-    """Run `work`, whose attempts end with `outcomes` in turn; returns the exit code and what was said."""
-    rest = iter(outcomes)
+    """Run `work`, which ends with `outcome`; returns the exit code and what was said."""
 
-    def run_job(job: object, *, watch: object) -> int | None:
-        outcome = next(rest)
+    def run_job(job: Job, commands: StartCommands, **options: object) -> int | None:
+        assert job.ranks_of(0) == range(num_ranks)
+        assert options["max_restarts"] == 3
+        ((*words,),) = commands(4242)
+        assert "--store-port=4242" in words
         if isinstance(outcome, JobFailedError):
             raise outcome
         return outcome
 
     monkeypatch.setattr(module, "run_job", run_job)
     said: list[str] = []
-    code = run_here(work, num_ranks=num_ranks, max_restarts=max_restarts, launcher="deepspeed", say=said.append)
-    assert work.is_closed == work.is_needed
+    try:
+        code = run_here(work, num_ranks=num_ranks, max_restarts=3, launcher="torchrun", say=said.append)
+    finally:
+        assert work.is_closed == work.is_needed
     return code, said
 
 
-DIED = JobFailedError("Rank 1 exited.", kind="died")
-
-
-def test_a_dead_rank_is_a_restart_where_they_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    code, said = run(Watched(), monkeypatch, [DIED, DIED, None], max_restarts=2)
-    assert code == 0
-    assert said[0] == "2 ranks"
-    assert [text.partition(" ")[2] for text in said[1:]] == [
-        "w: Rank 1 exited. Restart 1 of 2.",
-        "w: Rank 1 exited. Restart 2 of 2.",
-    ]
-    with pytest.raises(JobFailedError):
-        run(Watched(), monkeypatch, [DIED, DIED], max_restarts=1)
-
-
-def test_a_user_s_mistake_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(JobFailedError, match="the disk is full"):
-        run(Watched(), monkeypatch, [JobFailedError("the disk is full", kind="refused"), None], max_restarts=5)
+def test_a_failure_closes_what_shows_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(JobFailedError, match="Rank 1 exited"):
+        run(Watched(), monkeypatch, JobFailedError("Rank 1 exited.", kind="died"))
 
 
 def test_a_stop_is_an_exit_code_and_finished_work_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(Watched(), monkeypatch, [15])[0] == 143
-    assert run(Watched(is_needed=False), monkeypatch, []) == (0, [])
+    assert run(Watched(), monkeypatch, 15) == (143, ["2 ranks"])
+    assert run(Watched(), monkeypatch, None) == (0, ["2 ranks"])
+    assert run(Watched(is_needed=False), monkeypatch, None) == (0, [])
 
 
-def test_no_ranks_are_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deepspeed_s_launcher_runs_its_own_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[Sequence[str]] = []
+
+    def run_deepspeed(command: Sequence[str], folder: Path, num_ranks: int, **options: object) -> None:
+        commands.append(command)
+
+    monkeypatch.setattr(module, "run_deepspeed", run_deepspeed)
+    assert run_here(Watched(), num_ranks=2, max_restarts=0, launcher="deepspeed", say=print) == 0
+    assert "deepspeed.launcher.runner" in commands[0]
+
+
+def test_no_ranks_are_wrong_usage() -> None:
     with pytest.raises(UsageError, match="--num-ranks is 0; it must be at least 1"):
-        run(Watched(), monkeypatch, [], num_ranks=0)
+        run_here(Watched(), num_ranks=0, max_restarts=0, launcher="torchrun", say=print)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neuroimagen.launch.jobs.rank_command import Job, free_port, launch_command, launch_environment
+from neuroimagen.launch.nodes.job import rank_environment
 from neuroimagen.trainer.stages.registry import STAGES
 
 CASES = (*STAGES.names(), "adapter")
@@ -21,18 +21,15 @@ VARIANTS = ("zero 0", "zero 1", "zero 2", "zero 3", "zero 2 offloaded", "zero 1 
 def launch(folder: Path, model: Path, num_ranks: int, *words: str) -> Any:
     """Run two_ranks.py on ranks; returns what it wrote."""
     script = Path(__file__).with_name("two_ranks.py")
-    job = Job(
-        module=str(script),
-        arguments=(str(folder / "found.json"), str(model), *words),
-        num_ranks=num_ranks,
-        log_folder=folder / "logs",
-        master_port=free_port(),
-    )
-    command = [word for word in launch_command(job) if word != "--module"]
-    environment = launch_environment(os.environ, num_ranks=num_ranks, num_cores=num_ranks)
+    logs = folder / "logs"
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"),
+        *(f"--log-dir={logs}", "--redirects=3", "--", str(script), str(folder / "found.json"), str(model), *words),
+    ]
+    environment = rank_environment(os.environ, num_ranks=num_ranks, num_cores=num_ranks, interface=None)
     subprocess.run(command, env=environment, check=False, capture_output=True, timeout=1500)
     result = folder / "found.json"
-    assert result.is_file(), "\n".join(log.read_text()[-3000:] for log in (folder / "logs").glob("*.log"))
+    assert result.is_file(), "\n".join(log.read_text()[-3000:] for log in logs.rglob("*.log"))
     return json.loads(result.read_text())
 
 
@@ -87,8 +84,3 @@ def test_zero_3_holds_whole_weights_only_while_they_are_evaluated(tmp_path: Path
     assert memory["after"] == memory["between"]
     # Half of weights, gradients, optimiser's copy, two moments and average; without a whole copy or a whole average.
     assert memory["between"] - memory["said reduction"] < 3.1 * whole
-
-
-def test_the_job_ran_under_the_launcher() -> None:
-    job = Job(module="m", arguments=("a",), num_ranks=3, log_folder=Path("logs"), master_port=1)
-    assert launch_command(job)[:3] == [sys.executable, "-m", "deepspeed.launcher.launch"]

@@ -4,16 +4,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import psutil
 import pytest
 import yaml
+from real_search import start, wait_for_silence, write_search
 from small_study import write_latents
 
 from neuroimagen.data_shards.common.errors import UserError
@@ -27,45 +24,6 @@ from neuroimagen.tune.search import check_inputs
 from neuroimagen.tune.trials.training import TrainingTrial, trial_recipe
 
 
-def write_search(folder: Path, data: Path, *, steps: int, margins: list[float], **keys: object) -> Path:
-    encoder = {"feature_size": 8, "spatial_filters": 4, "temporal_filters": 4, "kernel_samples": 5, "stride_samples": 2}
-    contrastive = {"num_classes": 6, "num_samples": 2, "steps": steps, "validate_every": 2, "checkpoint_every": 500}
-    recipe = {"seed": 5, "data": {"path": str(data)}, "encoder": encoder, "contrastive": contrastive}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    search = {
-        **{"recipe": "recipe.yaml", "sampler": "grid", "scheduler": "none", "confirm_seeds": 0, "num_ranks": 2},
-        **{"space": {"contrastive.margin": margins}},
-        **keys,
-    }
-    path = folder / "search.yaml"
-    path.write_text(yaml.safe_dump(search))
-    return path
-
-
-def start(search: Path, out: Path, kind: str = "margin") -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "neuroimagen.launch.cli", "tune", kind, "--config", str(search)]
-    return subprocess.Popen(
-        [*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=search.parent
-    )
-
-
-def left_behind(out: Path) -> list[psutil.Process]:
-    """Running processes whose command contains the path of the search's folder."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        alive = process.info["status"] != psutil.STATUS_ZOMBIE
-        if alive and process.pid != os.getpid() and str(out) in " ".join(process.info["cmdline"] or ()):
-            found.append(process)
-    return found
-
-
-def wait_for_silence(out: Path) -> None:
-    deadline = time.monotonic() + 60
-    while left := left_behind(out):
-        assert time.monotonic() < deadline, f"left behind: {left}"
-        time.sleep(0.1)
-
-
 def test_a_trial_s_recipe_is_the_default_its_values_and_a_checkpoint_at_every_validation(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("seed: 4\ncontrastive: {validate_every: 20, checkpoint_every: 500, keep_checkpoints: 2}\n")
@@ -75,13 +33,7 @@ def test_a_trial_s_recipe_is_the_default_its_values_and_a_checkpoint_at_every_va
     assert trial_recipe(path, {}, stage="contrastive", seed=4).stages["contrastive"].keep_checkpoints == 2
 
 
-@pytest.fixture(scope="module")
-def study(make_tiny_dataset: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four stimuli of each class, so that those of the validation split can be recognised. Read only."""
-    return make_tiny_dataset(tmp_path_factory.mktemp("study") / "data", num_stimuli=48)
-
-
-def test_a_trial_is_a_deepspeed_job_of_two_ranks(study: Path, tmp_path: Path) -> None:
+def test_a_trial_is_a_job_of_two_ranks(study: Path, tmp_path: Path) -> None:
     search = write_search(tmp_path, study, steps=4, margins=[0.5])
     out = tmp_path / "out"
     process = start(search, out)

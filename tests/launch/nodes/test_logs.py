@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from neuroimagen.launch.jobs.logs import OUTPUT, PROGRESS, OutputTail, kept_output
+from neuroimagen.launch.nodes.logs import OUTPUT, PROGRESS, OutputTail, kept_output
 
 
 def test_what_is_printed_goes_to_both_and_is_shown_line_by_line(

@@ -8,10 +8,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from neuroimagen.launch.jobs.hosts import Node
-from neuroimagen.launch.jobs.node import _parser
-from neuroimagen.launch.jobs.starters import (
-    NodesJob,
+from neuroimagen.launch.nodes.agent import _parser
+from neuroimagen.launch.nodes.gate import TOKEN_VARIABLE
+from neuroimagen.launch.nodes.hosts import Node
+from neuroimagen.launch.nodes.job import Job
+from neuroimagen.launch.nodes.starters import (
     SlurmRequest,
     node_command,
     passed_on,
@@ -21,11 +22,11 @@ from neuroimagen.launch.jobs.starters import (
     ssh_commands,
 )
 
-JOB = NodesJob(
+JOB = Job(
     module="a.b",
-    arguments=("x", "--run", "dir with space"),
-    nodes=(Node(host="n1", num_ranks=2), Node(host="n2", num_ranks=3)),
-    coordinator="10.0.0.1",
+    arguments=("x", "--run", "dir with space", "100 %h"),
+    nodes=(Node(host="n1", num_ranks=2), Node(host="fe80::1", num_ranks=3)),
+    address="10.0.0.1",
     port=4000,
     log_folder=Path("/logs of it"),
     exports=("NCCL_DEBUG=INFO", "A=b c"),
@@ -34,30 +35,48 @@ JOB = NodesJob(
 
 
 def test_a_node_reads_its_command() -> None:
-    words = node_command(JOB, 1)
-    args = _parser().parse_args(words[words.index("neuroimagen.launch.jobs.node") + 1 :])
-    assert (args.coordinator, args.port, args.node_rank, args.nodes) == ("10.0.0.1", 4000, 1, "n1:2,n2:3")
-    assert args.master_address == "n1"
+    args = _parser().parse_args(node_command(JOB, 1)[4:])
+    assert (args.gate, args.port, args.store_port, args.node_rank) == ("10.0.0.1", 4000, None, 1)
+    assert args.nodes == "n1=2,fe80::1=3"
     assert args.logs == JOB.log_folder
     assert args.export == list(JOB.exports)
-    assert (args.module, args.arguments) == ("a.b", ["x", "--run", "dir with space"])
+    assert (args.module, args.arguments) == ("a.b", list(JOB.arguments))
     assert not args.cpu
-    words = node_command(replace(JOB, cpu=True), 1)
-    assert _parser().parse_args(words[words.index("neuroimagen.launch.jobs.node") + 1 :]).cpu
+    assert _parser().parse_args(node_command(replace(JOB, cpu=True), 1)[4:]).cpu
+    args = _parser().parse_args(node_command(replace(JOB, port=0), 0, store_port=77)[4:])
+    assert (args.gate, args.store_port) == (None, 77)
 
 
-def test_pdsh_ssh_and_srun_quote_what_a_shell_would_split() -> None:
+def printing(folder: Path, name: str) -> dict[str, str]:
+    """An environment in which the program `name` prints its words and its standard input."""
+    program = folder / "bin" / name
+    program.parent.mkdir(exist_ok=True)
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\ncat\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", TOKEN_VARIABLE: "the token"}
+
+
+def test_pdsh_runs_ssh_which_gets_the_token_on_its_standard_input(tmp_path: Path) -> None:
     pdsh = pdsh_command(JOB)
-    assert pdsh[:7] == ["pdsh", "-S", "-R", "ssh", "-f", "1024", "-w"]
-    assert pdsh[7] == "n1,n2"
-    remote = shlex.split(pdsh[8])
+    assert pdsh[:9] == ["pdsh", "-N", "-S", "-R", "exec", "-f", "1024", "-w", "n1,fe80::1"]
+    assert "the token" not in shlex.join(pdsh)
+    # As pdsh replaces them for the second host.
+    words = [word.replace("%h", "fe80::1", word == "%h").replace("%n", "1").replace("%%", "%") for word in pdsh[9:]]
+    shown = subprocess.run(words, env=printing(tmp_path, "ssh"), capture_output=True, text=True, check=True)
+    lines = shown.stdout.splitlines()
+    assert lines[:3] == ["-o", "BatchMode=yes", "fe80::1"]
+    remote = shlex.split(lines[3])
     assert remote[:4] == ["cd", "/home/me/my project", "&&", "exec"]
-    assert remote[4:] == node_command(JOB, "%n")
+    assert remote[4:] == node_command(JOB, 1)
+    assert lines[4:] == ["the token"]
+
+
+def test_ssh_and_srun_quote_what_a_shell_would_split() -> None:
     second = ssh_commands(JOB)[1]
-    assert second[-2] == "n2"
+    assert second[-2] == "fe80::1"
     assert shlex.split(second[-1])[4:] == node_command(JOB, 1)
     srun = srun_command(JOB)
-    assert "--nodelist=n1,n2" in srun
+    assert "--nodelist=n1,fe80::1" in srun
     shown = subprocess.run(
         ["bash", "-c", srun[-1].replace("exec ", "printf '%s\\n' ", 1)],
         env={**os.environ, "SLURM_NODEID": "1"},
@@ -66,10 +85,6 @@ def test_pdsh_ssh_and_srun_quote_what_a_shell_would_split() -> None:
         check=True,
     )
     assert shown.stdout.splitlines() == node_command(JOB, 1)
-
-
-def test_ranks_know_their_hosts() -> None:
-    assert [JOB.host_of(rank) for rank in range(JOB.num_ranks)] == ["n1", "n1", "n2", "n2", "n2"]
 
 
 def test_secrets_and_the_rest_of_the_environment_stay_here() -> None:

@@ -1,14 +1,9 @@
-"""Merges the ranks' logs by time into one file, job.log, while the job runs.
-
-What rank 0 of a shared command prints also goes to output.log, without the warnings of its log; the launching process
-prints it.
-"""
+"""What rank 0 of a shared command prints: it also goes to output.log, from which the launching process prints it."""
 
 import contextlib
 import io
 import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -16,56 +11,11 @@ from neuroimagen.data_shards.common.console import GuardedStream
 from neuroimagen.data_shards.common.progress import bar
 
 MERGED = "job.log"
+"""Output of the programs that start and watch ranks, with the lines of all ranks."""
 OUTPUT = "output.log"
 """What rank 0 printed, in all starts of the job."""
 PROGRESS = "progress.txt"
 """The line of rank 0's progress bar, while it shows one."""
-Line = tuple[int, str]
-"""Global rank, text."""
-
-
-class LogTail:
-    """Reads the lines that one node's ranks have written since the last call.
-
-    The launchers give each rank a file: `<start>_rank<N>.log` (DeepSpeed), `…/<local rank>/std*.log` (torchrun). Lines
-    that are there at the beginning belong to an earlier start and are skipped.
-    """
-
-    def __init__(self, folder: Path, ranks: range) -> None:
-        self._folder = folder
-        self._ranks = ranks
-        self._read = {path: path.stat().st_size for path, _ in self._files()}
-
-    def _files(self) -> list[tuple[Path, int]]:
-        found = []
-        for rank in self._ranks:
-            found += [(path, rank) for path in self._folder.glob(f"*_rank{rank}.log")]
-            local = rank - self._ranks.start
-            found += [(path, rank) for path in self._folder.glob(f"torchrun/*/attempt_*/{local}/std*.log")]
-        return found
-
-    def poll(self, *, last: bool = False) -> list[Line]:
-        """New complete lines; with `last` also a line without an end."""
-        lines: list[Line] = []
-        for path, rank in self._files():
-            with path.open("rb") as file:
-                file.seek(self._read.get(path, 0))
-                content = file.read()
-            end = len(content) if last else content.rfind(b"\n") + 1
-            self._read[path] = self._read.get(path, 0) + end
-            lines += [(rank, text) for text in content[:end].decode(errors="replace").splitlines() if text.strip()]
-        return lines
-
-
-def append_merged(folder: Path, lines: Iterable[Line], hosts: Mapping[int, str] | None = None) -> None:
-    """Add lines to job.log with the time of their arrival, the host (where there are several) and the rank."""
-    now = time.time()
-    stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now)) + f".{int(now % 1 * 1000):03d}"
-    text = "".join(f"{stamp} {f'{hosts[rank]} ' if hosts else ''}rank {rank} | {line}\n" for rank, line in lines)
-    if text:
-        # The ranks' own logs have it all. On a full disk the ranks end by themselves, with a checkpoint where one fits.
-        with contextlib.suppress(OSError), (folder / MERGED).open("a", encoding="utf-8") as file:
-            file.write(text)
 
 
 class _Tee(io.TextIOBase):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from neuroimagen.data_shards.common.errors import UsageError, UserError
-from neuroimagen.launch.jobs.hosts import (
+from neuroimagen.launch.nodes.hosts import (
     MAX_SLOTS,
     Node,
     interface_towards,

@@ -6,47 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuroimagen.launch.jobs.hosts import Node
-from neuroimagen.launch.jobs.rank_command import SAFE_PATH, Launcher
+from neuroimagen.launch.nodes.gate import TOKEN_VARIABLE
+from neuroimagen.launch.nodes.job import SAFE_PATH, Job
 
 PASSED_ON = ("NCCL_", "GLOO_", "UCX_", "TORCH_", "PYTORCH_", "TRITON_", "OMP_", "DEEPSPEED_", "DS_", "HF_", "WANDB_")
 """Prefixes of the environment variables that every node gets."""
 _NOT_PASSED_ON = ("WANDB_API_KEY", "HF_TOKEN")
 """Secrets, which every user of a machine could read in a command line. Log in on the nodes instead."""
+_SSH_OPTIONS = ("-o", "BatchMode=yes")
+"""It fails where it would ask for a password."""
 MAX_FAN_OUT = 1024
 """Nodes that pdsh connects to at once."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NodesJob:
-    """A job of several nodes, as its coordinator knows it."""
-
-    module: str
-    arguments: tuple[str, ...]
-    nodes: tuple[Node, ...]
-    coordinator: str
-    """Address of the coordinator, as the nodes reach it."""
-    port: int
-    log_folder: Path
-    launcher: Launcher = "deepspeed"
-    exports: tuple[str, ...] = ()
-    """NAME=VALUE of every environment variable that the nodes get."""
-    folder: Path
-    """Working directory, the same on every node."""
-    cpu: bool = False
-    """The ranks use the CPU, whatever accelerators there are."""
-
-    @property
-    def num_ranks(self) -> int:
-        return sum(node.num_ranks for node in self.nodes)
-
-    def host_of(self, rank: int) -> str:
-        """The host that a global rank runs on."""
-        for node in self.nodes:
-            if rank < node.num_ranks:
-                return node.host
-            rank -= node.num_ranks
-        raise IndexError(rank)
 
 
 def passed_on(environment: Mapping[str, str], names: Sequence[str]) -> tuple[str, ...]:
@@ -63,18 +33,16 @@ def passed_on(environment: Mapping[str, str], names: Sequence[str]) -> tuple[str
     return tuple(f"{name}={chosen[name]}" for name in sorted(chosen))
 
 
-def node_command(job: NodesJob, node_rank: int | str) -> list[str]:
+def node_command(job: Job, node_rank: int | str, *, store_port: int = 0) -> list[str]:
     """The command that runs on a node. `node_rank` is a number, or a word that pdsh or a shell replaces by it."""
     return [
         sys.executable,
+        "-uP",  # without a buffer, and as SAFE_PATH, which ssh does not pass on
         "-m",
-        "neuroimagen.launch.jobs.node",
-        f"--coordinator={job.coordinator}",
-        f"--port={job.port}",
+        "neuroimagen.launch.nodes.agent",
+        *([f"--store-port={store_port}"] if job.is_local else [f"--gate={job.address}", f"--port={job.port}"]),
         f"--node-rank={node_rank}",
-        "--nodes=" + ",".join(f"{node.host}:{node.num_ranks}" for node in job.nodes),
-        f"--master-address={job.nodes[0].host}",
-        f"--launcher={job.launcher}",
+        "--nodes=" + ",".join(f"{node.host}={node.num_ranks}" for node in job.nodes),
         f"--logs={job.log_folder}",
         *(["--cpu"] if job.cpu else []),
         *(f"--export={value}" for value in job.exports),
@@ -84,31 +52,40 @@ def node_command(job: NodesJob, node_rank: int | str) -> list[str]:
     ]
 
 
-def _remote(job: NodesJob, node_rank: int | str) -> str:
+def torchrun_command(job: Job) -> list[str]:
+    """What starts the ranks of this machine without `neuroimagen launch`, to be typed in a shell."""
+    options = (f"--nproc-per-node={job.num_ranks}", f"--log-dir={job.log_folder}", "--redirects=3", "--module", "--")
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", *options, job.module, *job.arguments]
+
+
+def _remote(job: Job, node_rank: int | str) -> str:
     return f"cd {shlex.quote(str(job.folder))} && exec {shlex.join(node_command(job, node_rank))}"
 
 
-def pdsh_command(job: NodesJob) -> list[str]:
-    """One pdsh command that starts every node; pdsh replaces %n by the node's rank."""
+def pdsh_command(job: Job) -> list[str]:
+    """One pdsh command that starts every node: it runs ssh for each, and replaces %h and %n by host and rank.
+
+    The job's token goes through ssh's standard input, which pdsh's own ssh module does not pass on.
+    """
     hosts = ",".join(node.host for node in job.nodes)
-    return ["pdsh", "-S", "-R", "ssh", "-f", str(MAX_FAN_OUT), "-w", hosts, _remote(job, "%n")]
+    remote = _remote(job, "NODE_RANK").replace("%", "%%").replace("--node-rank=NODE_RANK", "--node-rank=%n")
+    ssh = f'printf "%%s\\n" "${TOKEN_VARIABLE}" | exec ssh {shlex.join(_SSH_OPTIONS)} "$0" "$1"'
+    return ["pdsh", "-N", "-S", "-R", "exec", "-f", str(MAX_FAN_OUT), "-w", hosts, "sh", "-c", ssh, "%h", remote]
 
 
-def ssh_commands(job: NodesJob) -> list[list[str]]:
-    """One ssh command per node. BatchMode: it fails where ssh would ask for a password."""
-    return [
-        ["ssh", "-o", "BatchMode=yes", node.host, _remote(job, node_rank)] for node_rank, node in enumerate(job.nodes)
-    ]
+def ssh_commands(job: Job) -> list[list[str]]:
+    """One ssh command per node, which reads the job's token on its standard input."""
+    return [["ssh", *_SSH_OPTIONS, node.host, _remote(job, rank)] for rank, node in enumerate(job.nodes)]
 
 
-def srun_command(job: NodesJob) -> list[str]:
+def srun_command(job: Job) -> list[str]:
     """One srun over the allocation. SLURM sets each node's rank in SLURM_NODEID and passes the whole environment on."""
     words = shlex.join(node_command(job, "SLURM_RANK")).replace("--node-rank=SLURM_RANK", '--node-rank="$SLURM_NODEID"')
     return [
         "srun",
         f"--nodes={len(job.nodes)}",
         "--ntasks-per-node=1",
-        "--kill-on-bad-exit=0",  # the coordinator decides what an early end of a node means
+        "--kill-on-bad-exit=0",  # the launcher decides what an early end of a node means
         f"--nodelist={','.join(node.host for node in job.nodes)}",
         "bash",
         "-c",

@@ -1,78 +1,28 @@
 """Ranks are really killed: the job names them, goes on, and ends with the weights of an undisturbed job."""
 
 import json
-import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
+from real_jobs import kill_a_rank, left_behind, start_job, step_of, wait_for_step, weights
 from small_study import RECIPE, write_latents
 
 from neuroimagen.trainer.runs.rank_status import read_statuses
 
 
-def start(
-    recipe: Path, run: Path, *options: str, settings: tuple[str, ...] = (), stage: str = "contrastive"
-) -> subprocess.Popen[str]:
-    """`neuroimagen launch … -- train STAGE` in the background."""
-    words = ["train", stage, "--config", str(recipe), "--run", str(run), "--resume"]
-    command = [sys.executable, "-m", "neuroimagen.launch.cli", "launch", *options, "--", *words]
-    if settings:
-        command += ["--set", *settings]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def step_of(run: Path, stage: str = "contrastive") -> int:
-    """The last step that a job has logged."""
-    path = run / stage / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    try:
-        return int(json.loads(lines[-1])["step"]) if lines else 0
-    except ValueError:
-        return 0
-
-
-def wait_for_step(run: Path, step: int, job: subprocess.Popen[str], stage: str = "contrastive") -> None:
-    while step_of(run, stage) < step and job.poll() is None:
-        time.sleep(0.01)
-
-
-def kill_a_rank(run: Path, rank: int, stage: str = "contrastive") -> int:
-    """SIGKILL; returns its process id."""
-    status = next(s for s in read_statuses(run / stage / "logs") if s.rank == rank)
-    os.kill(status.pid, signal.SIGKILL)
-    return status.pid
-
-
-def weights(run: Path, stage: str = "contrastive") -> bytes:
-    return (run / stage / "export" / "model.safetensors").read_bytes()
-
-
-def left_behind(run: Path) -> list[str]:
-    """Command lines of processes that still work on a run."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        words = process.info["cmdline"] or []
-        if str(run) in words and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(" ".join(words))
-    return found
-
-
 def test_a_killed_rank_is_named_and_the_job_goes_on_to_the_same_weights(job_recipe: Path, tmp_path: Path) -> None:
     settings = ("contrastive.steps=60", "contrastive.checkpoint_every=7")
-    whole = start(job_recipe, tmp_path / "whole", "--num-ranks", "2", settings=settings)
+    whole = start_job(job_recipe, tmp_path / "whole", "--num-ranks", "2", settings=settings)
     said = whole.communicate(timeout=900)[0]
     assert whole.returncode == 0, said
 
     run = tmp_path / "killed"
-    job = start(job_recipe, run, "--num-ranks", "2", "--max-restarts", "1", settings=settings)
+    job = start_job(job_recipe, run, "--num-ranks", "2", "--max-restarts", "1", settings=settings)
     wait_for_step(run, 10, job)
     pid = kill_a_rank(run, 1)
     said = job.communicate(timeout=900)[0]
@@ -104,12 +54,12 @@ def test_alignment_killed_by_kill_9_resumes_to_the_same_weights(latents_recipe: 
         "alignment.repetitions=2",
         "alignment.ema_decay=0.9",
     )
-    whole = start(latents_recipe, tmp_path / "whole", "--num-ranks", "1", settings=settings, stage="alignment")
+    whole = start_job(latents_recipe, tmp_path / "whole", "--num-ranks", "1", settings=settings, stage="alignment")
     said = whole.communicate(timeout=900)[0]
     assert whole.returncode == 0, said
 
     run = tmp_path / "killed"
-    job = start(latents_recipe, run, "--num-ranks", "1", settings=settings, stage="alignment")
+    job = start_job(latents_recipe, run, "--num-ranks", "1", settings=settings, stage="alignment")
     wait_for_step(run, 10, job, "alignment")
     kill_a_rank(run, 0, "alignment")
     said = job.communicate(timeout=900)[0]
@@ -117,7 +67,7 @@ def test_alignment_killed_by_kill_9_resumes_to_the_same_weights(latents_recipe: 
     assert "rank 0 exited without an error message" in said
     assert not (run / "alignment" / "export").exists()
 
-    resumed = start(latents_recipe, run, "--num-ranks", "1", settings=settings, stage="alignment")
+    resumed = start_job(latents_recipe, run, "--num-ranks", "1", settings=settings, stage="alignment")
     said = resumed.communicate(timeout=900)[0]
     assert resumed.returncode == 0, said
     assert weights(run, "alignment") == weights(tmp_path / "whole", "alignment")
@@ -136,13 +86,13 @@ def test_ten_kills_at_random_moments_change_no_bit(job_recipe: Path, tmp_path: P
         "contrastive.validate_every=50",
         f"contrastive.zero_stage={zero_stage}",
     )
-    whole = start(job_recipe, tmp_path / "whole", "--num-ranks", "2", settings=settings)
+    whole = start_job(job_recipe, tmp_path / "whole", "--num-ranks", "2", settings=settings)
     said = whole.communicate(timeout=900)[0]
     assert whole.returncode == 0, said
 
     run = tmp_path / "killed"
     chance = random.Random(zero_stage)
-    job = start(job_recipe, run, "--num-ranks", "2", "--max-restarts", "10", settings=settings)
+    job = start_job(job_recipe, run, "--num-ranks", "2", "--max-restarts", "10", settings=settings)
     for moment in sorted(chance.sample(range(5, steps - 5), 10)):
         wait_for_step(run, moment, job)
         time.sleep(chance.uniform(0, 0.05))  # between steps, in a step, in a checkpoint
@@ -172,7 +122,7 @@ def test_a_stop_signal_saves_and_another_number_of_ranks_goes_on(job_recipe: Pat
     """SIGUSR1, as SLURM sends it; then one rank goes on where two stopped, over the same global batches."""
     settings = ("contrastive.steps=60", "contrastive.log_every=1", "contrastive.checkpoint_every=1000")
     run = tmp_path / "run"
-    job = start(job_recipe, run, "--num-ranks", "2", settings=settings)
+    job = start_job(job_recipe, run, "--num-ranks", "2", settings=settings)
     wait_for_step(run, 5, job)
     job.send_signal(signal.SIGUSR1)
     said = job.communicate(timeout=900)[0]
@@ -181,14 +131,14 @@ def test_a_stop_signal_saves_and_another_number_of_ranks_goes_on(job_recipe: Pat
     stopped_at = step_of(run)
     assert 5 <= stopped_at < 60
 
-    resumed = start(job_recipe, run, "--num-ranks", "1", "--launcher", "torchrun", settings=settings)
+    resumed = start_job(job_recipe, run, "--num-ranks", "1", "--launcher", "deepspeed", settings=settings)
     said = resumed.communicate(timeout=900)[0]
     assert resumed.returncode == 0, said
     lines = [json.loads(line) for line in (run / "contrastive" / "metrics.jsonl").read_text().splitlines()]
     losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
     assert sorted(losses) == list(range(1, 61))
 
-    whole = start(job_recipe, tmp_path / "whole", "--num-ranks", "1", settings=settings)
+    whole = start_job(job_recipe, tmp_path / "whole", "--num-ranks", "1", settings=settings)
     said = whole.communicate(timeout=900)[0]
     assert whole.returncode == 0, said
     lines = [json.loads(line) for line in (tmp_path / "whole/contrastive/metrics.jsonl").read_text().splitlines()]
