@@ -33,7 +33,7 @@ _SHIFT_MS = 12.0
 """Random shift of a training segment."""
 _LARGEST_SHIFT = 0.02
 """Share of the segment that the shift is at most."""
-_FEW_SEGMENTS = 2000
+_FEW_SEGMENTS = 1000
 """Below this number of training segments convolutions learn them by heart: linear decoders do as well or better."""
 _LOW_RATE = 300.0
 """Up to this rate in Hz the encoder's filters are given in ms: NICE's lengths, 17 and 4 samples at its 250 Hz."""

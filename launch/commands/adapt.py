@@ -26,7 +26,8 @@ without labels (whitening); and trained further on the subject's other segments:
 Minutes of recording are segments times the interval from one stimulus to the next. Stimuli of the test split are never
 calibration data, and more minutes hold the segments of fewer.
 
-Writes adapt.json, adapt.csv, adapt.png and adapt.svg into RUN/adapt/subject-S. docs/how-to/calibration.md explains them.
+Writes adapt.json, adapt.csv, adapt.png and adapt.svg into RUN/adapt/subject-S, which
+docs/how-to/calibration.md explains.
 """
 
 

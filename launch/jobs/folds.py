@@ -35,6 +35,11 @@ def fold_trainings(recipe: Recipe, name: str, run: Path) -> list[FoldTraining]:
     wanted = STAGES[name].cross_fit(recipe.stages[name])
     if wanted is None:
         return []
+    if recipe.data.validation_fold is not None:
+        raise UserError(
+            f"{name} trains without folds of the data set's own training split, which data.validation_fold changes. "
+            f"Set {name}.embeddings=naive, or leave data.validation_fold at null."
+        )
     source = Path(wanted.source)
     home = source.parent if "/" in wanted.source else run
     begun = load_recipe(StageFolder(home, source.name).config)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.launch.jobs.folds import fold_trainings
 from neuroimagen.launch.jobs.progress import Progress
@@ -16,7 +17,7 @@ from neuroimagen.trainer.runs.run_folder import StageFolder, locked, open_stage_
 from neuroimagen.trainer.runs.wandb_log import require_wandb
 from neuroimagen.trainer.training.build import build_stage, load_initial, sized_recipe
 from neuroimagen.trainer.training.checkpoint_folder import unusable_checkpoints
-from neuroimagen.trainer.training.ensemble import cross_validation_text, ensemble_members
+from neuroimagen.trainer.training.ensemble import Member, cross_validation_text, ensemble_members
 from neuroimagen.trainer.training.inputs import open_inputs
 
 WORKER = "neuroimagen.trainer.training.worker"
@@ -134,6 +135,9 @@ def check_inputs(recipe: Recipe, name: str, run: Path, num_ranks: int) -> None:
 
     if recipe.log.wandb is not None:
         require_wandb()
+    if members := ensemble_members(recipe, name):
+        _check_members(members, name, run, num_ranks)
+        return
     dataset, shapes, latents = open_inputs(recipe, name)
     assert recipe.data.path is not None  # open_inputs has opened it
     check_networks(recipe.evaluate, Dataset.open(recipe.data.path))
@@ -160,6 +164,16 @@ def check_inputs(recipe: Recipe, name: str, run: Path, num_ranks: int) -> None:
     plan = stage.plan(data, recipe.seed)
     if (warning := stage.plan_warning(plan, data)) is not None:
         print(f"{name}: {warning}", file=sys.stderr, flush=True)
+
+
+def _check_members(members: Sequence[Member], name: str, run: Path, num_ranks: int) -> None:
+    """Check one training of each encoder: folds and seeds differ in nothing that could be refused for one alone."""
+    first = {member.encoder: member for member in reversed(members)}
+    for kind, member in reversed(first.items()):
+        try:
+            check_inputs(member.recipe, name, run, num_ranks)
+        except (UserError, ValueError) as error:
+            raise UserError(f"{name}.ensemble, encoder {kind}: {error}") from None
 
 
 def untrained_text(dataset: Dataset, recipe: Recipe, trained: Sequence[int]) -> str:

@@ -1,5 +1,6 @@
 """Building a stage from a recipe: the same networks on every rank, and what it starts from."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from neuroimagen.trainer.networks.encoders.registry import encoder_config
 from neuroimagen.trainer.networks.prior import PriorModel
 from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
 from neuroimagen.trainer.runs.run_folder import StageFolder
-from neuroimagen.trainer.training.build import build_stage, initial_source, load_initial
+from neuroimagen.trainer.training.build import build_stage, initial_source, load_initial, sized_recipe
 from neuroimagen.trainer.training.inputs import open_inputs
 
 EVERY = ("contrastive", "saliency", "semantic")
@@ -119,3 +120,34 @@ def test_a_stage_whose_start_is_a_whole_model_gets_an_untrained_one_where_only_s
     _, shapes, _ = open_inputs(recipe, "diffusion")
     model = build_stage(recipe, "diffusion", shapes).networks["model"]
     assert model.get_submodule("semantic").text_shape == shapes.text_shape
+
+
+def test_lengths_in_ms_are_those_of_the_data(recipe_path: Path) -> None:
+    """40 samples at 100 Hz: a shift of 100 ms is a quarter of the segment."""
+    in_ms = load_recipe(
+        recipe_path,
+        [
+            "encoder.kernel_ms=50",
+            "encoder.stride_ms=20",
+            "classifier.augment={shift_ms: 100, scale_std: 0.1}",
+        ],
+    )
+    _, shapes, _ = open_inputs(in_ms, "classifier")
+    stage = build_stage(in_ms, "classifier", shapes)
+    assert stage.config.augment.shift_samples == 2
+    same = build_stage(load_recipe(recipe_path), "classifier", shapes)  # kernel_samples 5, stride_samples 2
+    assert stage.exported(stage.networks).config == same.exported(same.networks).config
+    _, notes = sized_recipe(in_ms, "classifier", shapes)
+    assert len(notes) == 1
+    assert "at most 2 samples, not 10" in notes[0]
+    with pytest.raises(UserError, match=r"encoder\.kernel_ms needs the sampling rate"):
+        build_stage(in_ms, "classifier", dataclasses.replace(shapes, sfreq=None))
+
+
+def test_a_stage_in_ms_starts_from_an_encoder_in_samples(recipe_path: Path) -> None:
+    in_ms = load_recipe(recipe_path, ["encoder.kernel_ms=50", "encoder.stride_ms=20"])
+    _, shapes, _ = open_inputs(in_ms, "classifier")
+    assert build_stage(in_ms, "classifier", shapes, initial=start()).networks["model"] is not None
+    other = load_recipe(recipe_path, ["encoder.kernel_ms=90"])
+    with pytest.raises(UserError, match=r"encoder\.kernel_samples 9"):
+        build_stage(other, "classifier", shapes, initial=start())

@@ -43,6 +43,7 @@ def test_sizes_are_those_of_the_data_set_and_the_latents(recipe_path: Path, name
     ("stage", "words", "message"),
     [
         ("contrastive", "data.n_channels=9", rf"has n_channels {N_CHANNELS}, the recipe's data\.n_channels is 9"),
+        ("contrastive", "data.sfreq=99", r"has sfreq 100, the recipe's data\.sfreq is 99"),
         ("contrastive", "data.path=null", "the recipe names no data set"),
         (
             "semantic",

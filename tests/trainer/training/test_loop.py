@@ -97,10 +97,13 @@ def test_a_resumed_run_ends_like_one_never_stopped(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Stopped in the middle of an epoch, between checkpoints' steps; EMA, two networks and ZeRO 2 included."""
+    """Stopped in the middle of an epoch, between checkpoints' steps; EMA, two networks, ZeRO 2 and a choice over two
+    validations included.
+    """
     run = tmp_path / "run"
     common = (f"{stage}.initialise_from=null", f"{stage}.ema_decay=0.8", f"{stage}.zero_stage=2", f"{stage}.steps=8")
     common += (f"{stage}.validate_every=3", f"{stage}.checkpoint_every=3")
+    common += (f"{stage}.select=smoothed", f"{stage}.smoothed_over=2")
     whole = train_here(recipe_path, stage, tmp_path / "whole", *common)
 
     def stop_at_seven(*args: Any, **kwargs: Any) -> Any:
