@@ -315,11 +315,10 @@ def _schedule(facts: Facts, batch: int) -> dict[str, int]:
 def _commands(stages: Sequence[str], facts: Facts, data: str, model: str, recipe: str, run: str) -> tuple[str, ...]:
     quoted = {name: shlex.quote(value) for name, value in (("data", data), ("model", model), ("recipe", recipe))}
     folder = shlex.quote(run)
-    trained = [f"neuroimagen train {stage} --config {quoted['recipe']} --run {folder}" for stage in stages]
     draws = {"saliency", "semantic"} <= set(stages) or (facts.takes_image and "alignment" in stages)
     return (
         f"neuroimagen cache --data {quoted['data']} --model {quoted['model']}",
-        *trained,
+        f"neuroimagen train {' '.join(stages)} --config {quoted['recipe']} --run {folder}",
         *([f"neuroimagen reconstruct --run {folder}"] if draws else []),
         f"neuroimagen evaluate --run {folder}",
         f"neuroimagen report --run {folder}",

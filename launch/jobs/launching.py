@@ -72,10 +72,12 @@ def work_of(words: Sequence[str], args: argparse.Namespace | None) -> Work:
         raise UsageError("a dry run starts no ranks: run `neuroimagen train … --dry-run` without `launch`.")
     if args.run is None:
         raise UsageError("--run DIR is needed: the folder that the run is written to.")
+    if len(args.stages) > 1:
+        raise UsageError("`launch` runs one stage as one job. Launch the stages one after the other.")
     from neuroimagen.launch.jobs.train import TrainWork
     from neuroimagen.trainer.recipe.recipe import load_recipe
 
-    return TrainWork(load_recipe(args.config, args.set), args.stage, run=args.run, resume=args.resume, cpu=args.cpu)
+    return TrainWork(load_recipe(args.config, args.set), args.stages[0], run=args.run, resume=args.resume, cpu=args.cpu)
 
 
 def _check_options(args: argparse.Namespace) -> None:

@@ -27,12 +27,10 @@ NAMES = {"data": "data/own set", "model": "models/sd15", "recipe": "own.yaml", "
 
 
 def stages(facts: Facts, like: str | None = None) -> list[str]:
-    """The stages that are suggested, each a command."""
-    return [
-        command.split()[2]
-        for command in suggest(facts, **NAMES, like=like).commands
-        if command.startswith("neuroimagen train ")
-    ]
+    """The stages that are suggested, in one command."""
+    commands = suggest(facts, **NAMES, like=like).commands
+    (training,) = (command for command in commands if command.startswith("neuroimagen train "))
+    return training.removeprefix("neuroimagen train ").split(" --config ")[0].split()
 
 
 def test_stages_are_those_that_the_data_and_the_model_allow() -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import shlex
 import textwrap
 from functools import partial
 from pathlib import Path
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> None:
     if empty:
         print(f"note: no {' and no '.join(empty)} split: training needs train and val, evaluation train and test")
     print(f"data set: {args.out}")
+    print(f"next: neuroimagen recipe --data {shlex.quote(str(args.out))} --model bundled")
 
 
 def _help_line(name: str) -> str:

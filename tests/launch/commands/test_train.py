@@ -33,6 +33,20 @@ def test_an_unknown_stage_is_wrong_usage(capsys: pytest.CaptureFixture[str]) -> 
     assert "contrastive" in printed
 
 
+def test_several_stages_are_trained_in_turn_until_one_does_not_end_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+
+    def train_stage(recipe: Any, name: str, **options: Any) -> int:
+        started.append(name)
+        return 143 if name == "alignment" else 0
+
+    monkeypatch.setattr(train, "train_stage", train_stage)
+    words = ["--config", RECIPE, "--run", "run"]
+    assert main(["train", "contrastive", "saliency", *words]) == 0
+    assert main(["train", "contrastive", "alignment", "prior", *words]) == 143
+    assert started == ["contrastive", "saliency", "contrastive", "alignment"]
+
+
 def test_the_options_reach_the_job_and_its_code_is_the_command_s(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[Any, str, dict[str, Any]]] = []
 
