@@ -192,7 +192,8 @@ def _sections(facts: Facts) -> tuple[dict[str, tuple[str, dict[str, Any]]], list
         common |= {"weight_decay": 0.1, "ema_decay": 0.99, "select": "smoothed"}
         sections["encoder"] = (
             f"{facts.num_train:,} training segments are few: a linear encoder on the evoked response, averaged "
-            "weights, and of the validation curve its smoothed best.",
+            "weights, and of the validation curve its smoothed best. Where the classifier's cross-validation favours "
+            "tangent or eegnet, start a new run with that kind.",
             {"kind": "linear"},
         )
     elif facts.sfreq <= _LOW_RATE:
