@@ -15,8 +15,9 @@ examples:
   neuroimagen train semantic --config launch/recipes/demo.yaml --run runs/demo --resume
   neuroimagen train semantic --config launch/recipes/eegcvpr40-sd15.yaml --dry-run
 
-Several stages are trained in turn, each as a job of its own. A stage that exists in the run is resumed with --resume and refused without it. On Ctrl-C and SIGTERM it saves a
-checkpoint and stops. Several nodes, torchrun and SLURM: `neuroimagen launch --help`.
+Several stages are trained in turn, each as a job of its own. A stage that exists in the run is resumed with --resume
+and refused without it. On Ctrl-C and SIGTERM it saves a checkpoint and stops. Several nodes and SLURM:
+`neuroimagen launch --help`.
 """
 
 

@@ -18,7 +18,7 @@ def test_it_describes_the_data_set_and_says_where_it_is(
     printed = capsys.readouterr().out
     assert "10 segments of 4 channels × 440 samples at 1000 Hz" in printed
     assert "standardise, clamp ±5" in printed
-    assert printed.endswith(f"data set: {out}\n")
+    assert printed.endswith(f"data set: {out}\nnext: neuroimagen recipe --data {out} --model bundled\n")
     metadata = json.loads((out / "dataset.json").read_text())
     assert metadata["n_channels"] == 4
     assert metadata["provenance"]["parameters"]["split"] == "by-image"
