@@ -1,5 +1,6 @@
 """Runs a group of trials with Ray Tune, and writes their records."""
 
+import errno
 import os
 import sys
 import time
@@ -100,6 +101,8 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         """Ray's id → time of its first start."""
         self._ended: set[str] = set()
         self._bar: Any = None
+        self.problem: UserError | None = None
+        """What ended the search: a record could not be written, or the disk is full."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray stores its callbacks: a bar belongs to the terminal of this process."""
@@ -148,8 +151,11 @@ class Recorder(tune.Callback):  # type: ignore[misc]
         reason = next((line.strip() for line in reversed(lines) if line.strip()), "no error message")
         self._finish(trial, state="failed", message=f"its worker process was lost too often; the last error: {reason}")
 
-    def _finish(self, trial: Any, **changes: Any) -> None:
+    def _finish(self, trial: Any, *, message: str = "", **changes: Any) -> None:
         name = self._names[trial.trial_id]
+        if os.strerror(errno.ENOSPC) in message:  # no fault of the setting: the trial is not over
+            self.problem = UserError(f"{name}: {message}. Free space, and continue the search with --resume.")
+            raise self.problem
         result = trial.last_result or {}
         curve = tuple(sorted(self._curves[name].items()))
         before = self._folder.read(name)
@@ -161,9 +167,14 @@ class Recorder(tune.Callback):  # type: ignore[misc]
             seconds=round(before.seconds + time.monotonic() - self._begun[trial.trial_id], 2),
             num_starts=self._folder.trial(name).num_starts,
             retries=self._retries.get(name, 0),
+            message=message,
             **changes,
         )
-        self._folder.write(record)
+        try:
+            self._folder.write(record)
+        except UserError as error:
+            self.problem = error
+            raise
         self._tell(record)
         self._ended.add(name)
         self._say(f"[{len(self._ended)}/{self._total}] {describe(record)}")
@@ -269,7 +280,12 @@ def _fit(
             verbose=0,
         ),
     )
-    tuner.fit()
+    try:
+        tuner.fit()
+    except Exception:  # Ray's own, with the text of all tracebacks before it
+        if recorder.problem is not None:
+            raise recorder.problem from None
+        raise
 
 
 def _trial_dirname(trial: Any) -> str:
