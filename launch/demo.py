@@ -204,6 +204,6 @@ def _print_summary(out: Path, record: dict[str, dict[str, Any]]) -> None:
         print(table.read_text(encoding="utf-8"))
     total = sum(step["seconds"] for step in record.values())
     spent = ", ".join(f"{name} {step['seconds']:.0f} s" for name, step in record.items())
-    print(f"{total / 60:.1f} minutes: {spent}")
+    print(f"{total / 60:.1f} minutes, added up over steps of which some ran side by side: {spent}")
     print(f"report: {out / 'report' / 'report.html'}")
     print(f"grid:   {out / 'report' / 'grid.png'}")

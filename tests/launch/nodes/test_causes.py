@@ -1,7 +1,5 @@
 """Which of several failures is named."""
 
-import os
-
 import pytest
 
 from neuroimagen.launch.nodes.causes import JobFailedError, first_cause, node_failure
@@ -9,7 +7,7 @@ from neuroimagen.trainer.runs.rank_status import RankStatus
 
 
 def status(rank: int, state: str, message: str = "", time: float = 0.0) -> RankStatus:
-    return RankStatus(rank=rank, pid=os.getpid(), state=state, message=message, time=time)  # type: ignore[arg-type]
+    return RankStatus(rank=rank, pid=4711, state=state, message=message, time=time)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -19,7 +17,7 @@ def status(rank: int, state: str, message: str = "", time: float = 0.0) -> RankS
         (
             [status(0, "failed", "connection closed"), status(1, "running")],
             {0: 1, 1: -9},
-            f"rank 1 on b exited without an error message (process {os.getpid()}: killed, or out of memory)",
+            "rank 1 on b exited without an error message (process 4711: killed, or out of memory)",
         ),
         ([], {1: 1, 0: 1}, "rank 1 on b exited without an error message (exit code 1)"),
         (
