@@ -25,8 +25,8 @@ from neuroimagen.launch.nodes import starters
 from neuroimagen.launch.nodes.deepspeed_launcher import deepspeed_command, run_deepspeed
 from neuroimagen.launch.nodes.gate import TOKEN_VARIABLE, new_token, shared_token
 from neuroimagen.launch.nodes.hosts import Node, address_towards, machine, read_hostfile, select_nodes, slurm_nodes
-from neuroimagen.launch.nodes.job import AGAIN_CODE, SAFE_PATH, Job, free_port
-from neuroimagen.launch.nodes.launcher import STOP_SIGNALS, run_job
+from neuroimagen.launch.nodes.job import AGAIN_CODE, SAFE_PATH, STOP_SIGNALS, Job, free_port
+from neuroimagen.launch.nodes.launcher import run_job
 from neuroimagen.launch.nodes.logs import MERGED
 from neuroimagen.launch.nodes.starters import SlurmRequest
 

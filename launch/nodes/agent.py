@@ -27,7 +27,7 @@ from neuroimagen.launch.nodes.board import Board, Message, versions
 from neuroimagen.launch.nodes.causes import JobFailedError, node_failure
 from neuroimagen.launch.nodes.gate import TOKEN_VARIABLE, Entrance
 from neuroimagen.launch.nodes.hosts import interface_towards, machine, parse_hostfile
-from neuroimagen.launch.nodes.job import AGAIN_CODE, LOOPBACK, Job, given_devices, rank_environment
+from neuroimagen.launch.nodes.job import AGAIN_CODE, LOOPBACK, STOP_SIGNALS, Job, given_devices, rank_environment
 from neuroimagen.launch.nodes.rendezvous import rendezvous
 from neuroimagen.trainer.runs.rank_status import clear_statuses, read_statuses
 
@@ -55,7 +55,7 @@ class NodeAgent(LocalElasticAgent):
         self._job, self._node_rank, self._board = job, node_rank, board
         self._where = "" if job.is_local else f" on {job.nodes[node_rank].host}"
         self._starting = threading.Lock()
-        self._num_failures = self._num_restarts = 0
+        self._num_failures = self.num_restarts = 0
 
     def statuses(self) -> list[Any]:
         return read_statuses(self._job.log_folder, self._job.ranks_of(self._node_rank))
@@ -95,7 +95,8 @@ class NodeAgent(LocalElasticAgent):
         result = super()._monitor_workers(worker_group)
         if result.state == WorkerState.FAILED:
             error = node_failure(self.statuses(), codes, logs=self._job.log_folder, where=self._where)
-            self._board.put(f"failure/{self._node_rank}/{self._num_failures}", error.report)
+            report = {**error.report, "attempt": self.num_restarts}
+            self._board.put(f"failure/{self._node_rank}/{self._num_failures}", report)
             self._num_failures += 1
             if not error.can_restart:
                 self._remaining_restarts = 0
@@ -127,13 +128,19 @@ class NodeAgent(LocalElasticAgent):
 
     def _restart_workers(self, worker_group: WorkerGroup) -> None:
         # Every restart has a number, the same on all nodes: logs are named by it.
-        self._num_restarts += 1
-        self._remaining_restarts = max(0, worker_group.spec.max_restarts - self._num_restarts)
+        self.num_restarts += 1
+        self._remaining_restarts = max(0, worker_group.spec.max_restarts - self.num_restarts)
         super()._restart_workers(worker_group)
 
     def _stop_workers(self, worker_group: WorkerGroup, *more: Any) -> None:
         # Ranks that wait for one that is gone cannot save: they would use up the time for it.
         self._shutdown(signal.SIGKILL)
+
+    def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
+        if death_sig != signal.SIGKILL:  # the end: PyTorch's handlers would interrupt it at the next signal
+            for signum in STOP_SIGNALS:
+                signal.signal(signum, signal.SIG_IGN)
+        super()._shutdown(death_sig, timeout)
 
 
 class Link(threading.Thread):
@@ -223,8 +230,6 @@ def serve(job: Job, node_rank: int, *, token: bytes, store_port: int, wait_secon
         agent = link.agent = _agent(job, node_rank, board, connect(), token, begin, store_port, wait_seconds)
         with contextlib.suppress(SignalException):
             agent.run()
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            signal.signal(signum, signal.SIG_IGN)  # PyTorch's handlers raise an exception
         statuses = agent.statuses()
         if len(statuses) == job.nodes[node_rank].num_ranks and all(s.state in ("done", "stopped") for s in statuses):
             ended = {"outcome": statuses[0].state}
@@ -235,8 +240,9 @@ def serve(job: Job, node_rank: int, *, token: bytes, store_port: int, wait_secon
     except Exception as error:  # of PyTorch's agent
         text = f"{job.name_of(node_rank)}: {type(error).__name__}: {error}"
         ended = {"outcome": "failed", **JobFailedError(text, kind="launcher", time=time.time()).report}
+    attempt = link.agent.num_restarts if link.agent else 0
     with contextlib.suppress(RuntimeError):  # the launcher is lost
-        board.put(f"ended/{node_rank}", ended)
+        board.put(f"ended/{node_rank}", {**ended, "attempt": attempt})
     link.join()  # it ends the process
     return 1
 
@@ -265,7 +271,7 @@ def _agent(
     devices = () if job.cpu else given_devices(num_ranks)
     if devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGUSR1"
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(signum.name for signum in STOP_SIGNALS)
     handler = rendezvous(
         store,
         board,

@@ -1,7 +1,7 @@
 """Why a job failed: the cause among the reports of its nodes, and whether a restart can help."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
@@ -37,8 +37,18 @@ class JobFailedError(UserError):
         return {"kind": self.kind, "message": str(self), "time": self.time}
 
 
-def first_cause(reports: Iterable[Mapping[str, Any]]) -> JobFailedError:
-    """The failure that caused the others: by kind, then by time."""
+def causes_by_attempt(reports: Sequence[Mapping[str, Any]]) -> list[JobFailedError]:
+    """Of each attempt that failed, the failure that caused the others: by kind, then by time.
+
+    A lost node is the cause of all of them.
+    """
+    if any(report["kind"] == "lost" for report in reports):
+        return [_first(reports)]
+    attempts = sorted({report["attempt"] for report in reports})
+    return [_first([report for report in reports if report["attempt"] == attempt]) for attempt in attempts]
+
+
+def _first(reports: Sequence[Mapping[str, Any]]) -> JobFailedError:
     cause = min(reports, key=lambda report: (_CAUSES.index(report["kind"]), report["time"]))
     return JobFailedError(cause["message"], kind=cause["kind"], time=cause["time"])
 

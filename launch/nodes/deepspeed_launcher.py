@@ -16,8 +16,7 @@ from types import FrameType
 
 from neuroimagen.data_shards.common.parent_death import ending_with_this_process
 from neuroimagen.launch.nodes.causes import JobFailedError, node_failure
-from neuroimagen.launch.nodes.job import LOOPBACK, SAFE_PATH, Job, free_port
-from neuroimagen.launch.nodes.launcher import STOP_SIGNALS
+from neuroimagen.launch.nodes.job import LOOPBACK, SAFE_PATH, STOP_SIGNALS, Job, free_port
 from neuroimagen.launch.nodes.logs import MERGED
 from neuroimagen.trainer.runs.rank_status import clear_statuses, read_statuses
 

@@ -1,6 +1,7 @@
 """A job: which ranks it starts, on which nodes, in which environment."""
 
 import os
+import signal
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ In a checkout, `kernels`, `trainer`, `tune`, `launch` and `tests` would be impor
 looks for Hugging Face's `kernels`; up to release 5.8 at least, it fails on a folder of that name, which has no version.
 """
 LOOPBACK = "127.0.0.1"
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""Signals to save and exit. SLURM sends SIGUSR1 before the time limit."""
 AGAIN_CODE = 75
 """Exit code of a node whose job may start once more (EX_TEMPFAIL)."""
 

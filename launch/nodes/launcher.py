@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.parent_death import ending_with_this_process
 from neuroimagen.launch.nodes.board import Board, Message, version_skew
-from neuroimagen.launch.nodes.causes import JobFailedError, first_cause
+from neuroimagen.launch.nodes.causes import JobFailedError, causes_by_attempt
 from neuroimagen.launch.nodes.gate import TOKEN_VARIABLE, Gate
-from neuroimagen.launch.nodes.job import AGAIN_CODE, LOOPBACK, SAFE_PATH, Job
+from neuroimagen.launch.nodes.job import AGAIN_CODE, LOOPBACK, SAFE_PATH, STOP_SIGNALS, Job
 from neuroimagen.launch.nodes.logs import MERGED
 from neuroimagen.trainer.runs.rank_status import clear_statuses, read_statuses
 
@@ -32,12 +32,12 @@ REPORT_SECONDS = 4.0
 """Time in which other nodes may report a failure whose consequence was reported first."""
 SILENCE_SECONDS = 12.0
 """A node that has not been heard of for this long is lost."""
+SAME_SIGNAL_SECONDS = 2.0
+"""Stop signals that follow the first so soon count as one."""
 RETRY_SECONDS = 2.0
 QUIET_SECONDS = 2.5
 DEATH_GRACE_SECONDS = 5.0
 """Time that the nodes' programs have to exit at the end."""
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""Signals to save and exit. SLURM sends SIGUSR1 before the time limit."""
 StartCommands = Callable[[int], Sequence[Sequence[str]]]
 """From the port of the store on this machine to the commands that start the nodes. They read the token on their first
 line, or in their environment."""
@@ -55,7 +55,8 @@ def run_job(
 ) -> int | None:
     """Run a job to its end; returns None when it is done, or the signal on which it was asked to stop and did.
 
-    SIGTERM, SIGINT and SIGUSR1 reach every rank at once, so that all save together. A second signal kills the ranks.
+    SIGTERM, SIGINT and SIGUSR1 reach every rank at once, so that all save together. A second signal, later than two
+    seconds after the first, kills the ranks.
     `watch` is called a few times per second; an exception that it raises ends the job.
 
     Raises JobFailedError with the cause when the job fails more often than `max_restarts`; UserError when nodes do not
@@ -64,8 +65,14 @@ def run_job(
     job.log_folder.mkdir(parents=True, exist_ok=True)
     stops: list[int] = []
 
+    asked_at = 0.0
+
     def ask_to_stop(signum: int, frame: FrameType | None) -> None:
-        stops.append(signum)
+        # SLURM's signal comes twice: to every process of the job, and from the batch script, which passes it on.
+        nonlocal asked_at
+        if not stops or time.monotonic() - asked_at > SAME_SIGNAL_SECONDS:
+            asked_at = time.monotonic()
+            stops.append(signum)
 
     previous = {signum: signal.signal(signum, ask_to_stop) for signum in STOP_SIGNALS}
     num_restarts = 0
@@ -170,11 +177,16 @@ class _Start:
                 judged_at = now + REPORT_SECONDS
             is_over = len(self._ended) == len(self._nodes)
             if judged_at is not None and (is_over or (now > judged_at and not self._is_one_quiet(now))):
-                restart(first_cause(reports))
-                if self._ended:
+                for cause in causes_by_attempt(reports):
+                    restart(cause)
+                failed = max(report["attempt"] for report in reports)
+                if any(
+                    ended["outcome"] in ("lost", "failed") or ended["attempt"] <= failed
+                    for ended in self._ended.values()
+                ):
                     raise _StartAgain
-                reports, judged_at = [], None  # PyTorch's agents restart the ranks
-            elif is_over:
+                reports, judged_at = [], None  # PyTorch's agents restart the ranks, or have done so
+            if is_over:
                 is_stopped = any(message["outcome"] == "stopped" for message in self._ended.values())
                 self.code = 0
                 return (stops[0] if stops else signal.SIGTERM) if is_stopped else None
@@ -273,7 +285,7 @@ class _Start:
                 f"{self._job.name_of(node)} is lost: {why}. It is down, cut off from the network, or was killed "
                 "there. The other nodes were stopped. Go on from the last checkpoint with --resume."
             )
-        return {"kind": "lost", "message": message, "time": time.time()}
+        return {"kind": "lost", "message": message, "time": time.time(), "attempt": 0}
 
     def __exit__(self, *_: object) -> None:
         """End the nodes: all of them, however far they are."""

@@ -20,7 +20,7 @@ def commands() -> list[list[str]]:
     """The words of each command in the section's shell block, without `neuroimagen`."""
     block = re.search(r"^## A source\n.*?^```shell\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.M | re.S)
     assert block
-    return [shlex.split(line)[1:] for line in block[1].splitlines()]
+    return [shlex.split(line)[1:] for line in block[1].replace("\\\n", " ").splitlines()]
 
 
 @pytest.fixture

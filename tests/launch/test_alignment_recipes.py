@@ -38,7 +38,7 @@ def test_a_published_recipe_at_the_real_size(name: str, capsys: pytest.CaptureFi
     channels = 17 if name == "things-eeg2-ubp" else 63
     assert f"{channels} channels × 250 samples, 1854 classes" in printed
     assert f"model: {PARAMETERS[name] + 1:,} parameters" in printed
-    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "training.md").read_text(encoding="utf-8")
     (line,) = (line for line in page.splitlines() if f"`{name}.yaml`" in line and line.startswith("|"))
     assert f"{PARAMETERS[name]:,}" in line
 

@@ -27,7 +27,7 @@ def test_a_published_encoder_at_the_real_size(name: str, parameters: int, capsys
     printed = capsys.readouterr().out
     assert "128 channels × 440 samples, 40 classes" in printed
     assert f"encoder: {parameters:,} parameters" in printed
-    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "evaluation.md").read_text(encoding="utf-8")
     line = next(line for line in page.splitlines() if f"`{name}.yaml`" in line and line.startswith("|"))
     assert f"{parameters:,}" in line
 

@@ -14,7 +14,7 @@ from neuroimagen.tune.registry import SAMPLERS, SCHEDULERS
 from neuroimagen.tune.samplers.proposals import Proposals
 from neuroimagen.tune.schedulers import Scheduler
 
-DOCS = Path(cli.__file__).resolve().parents[1] / "docs" / "tune.md"
+DOCS = Path(cli.__file__).resolve().parents[1] / "docs" / "how-to" / "tune.md"
 
 
 def test_what_stands_behind_a_name_is_a_sampler_or_a_scheduler() -> None:

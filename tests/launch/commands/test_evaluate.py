@@ -106,7 +106,7 @@ def test_leave_one_subject_out_of_an_alignment_run_is_one_command(
 
     def train_step(command: list[str], *, check: bool) -> subprocess.CompletedProcess[bytes]:
         args = parse(command[3:])  # without Python, -m and the module
-        train_in_process(args.config, args.stage, args.run, args.set, resume=args.resume)
+        train_in_process(args.config, args.stages[0], args.run, args.set, resume=args.resume)
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(controls, "subprocess", SimpleNamespace(run=train_step))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from neuroimagen.launch.nodes.causes import JobFailedError, first_cause, node_failure
+from neuroimagen.launch.nodes.causes import JobFailedError, causes_by_attempt, node_failure
 from neuroimagen.trainer.runs.rank_status import RankStatus
 
 
@@ -35,11 +35,15 @@ def test_the_cause_comes_before_its_consequences(statuses: list[RankStatus], cod
     assert error.can_restart == (words != "the disk is full")
 
 
-def test_of_several_nodes_the_first_cause_is_named() -> None:
-    lost = JobFailedError("node 1 is lost", kind="lost", time=9.0)
-    died = JobFailedError("rank 3 died", kind="died", time=2.0)
-    failed = JobFailedError("connection reset", kind="failed", time=1.0)
-    earlier = JobFailedError("connection refused", kind="failed", time=0.5)
-    assert str(first_cause([failed.report, died.report, lost.report])) == "node 1 is lost"
-    assert str(first_cause([failed.report, died.report])) == "rank 3 died"
-    assert str(first_cause([failed.report, earlier.report])) == "connection refused"
+def test_of_several_nodes_the_first_cause_of_each_attempt_is_named() -> None:
+    def report(message: str, kind: str, time: float, attempt: int = 0) -> dict[str, object]:
+        return {**JobFailedError(message, kind=kind, time=time).report, "attempt": attempt}
+
+    lost = report("node 1 is lost", "lost", 9.0)
+    died = report("rank 3 died", "died", 2.0)
+    failed = report("connection reset", "failed", 1.0)
+    earlier = report("connection refused", "failed", 0.5)
+    again = report("rank 0 died", "died", 3.0, attempt=1)
+    assert [str(error) for error in causes_by_attempt([again, failed, died])] == ["rank 3 died", "rank 0 died"]
+    assert [str(error) for error in causes_by_attempt([failed, earlier])] == ["connection refused"]
+    assert [str(error) for error in causes_by_attempt([failed, again, lost])] == ["node 1 is lost"]

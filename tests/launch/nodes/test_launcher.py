@@ -82,8 +82,8 @@ class Scripted:
             return
 
 
-def done(board: Board, rank: int) -> None:
-    board.put(f"ended/{rank}", {"outcome": "done"})
+def done(board: Board, rank: int, *, attempt: int = 0) -> None:
+    board.put(f"ended/{rank}", {"outcome": "done", "attempt": attempt})
 
 
 def nothing(board: Board, rank: int) -> None:
@@ -103,7 +103,8 @@ def silent(board: Board, rank: int) -> None:
 
 def fails(kind: str, message: str, *, number: int = 0) -> Script:
     def script(board: Board, rank: int) -> None:
-        board.put(f"failure/{rank}/{number}", {"kind": kind, "message": message, "time": time.time()})
+        report = {"kind": kind, "message": message, "time": time.time(), "attempt": number}
+        board.put(f"failure/{rank}/{number}", report)
 
     return script
 
@@ -119,8 +120,8 @@ def test_a_stranger_s_end_is_not_the_job_s(tmp_path: Path) -> None:
 
     def forge(board: Board, rank: int) -> None:
         forger = Board(board._store, b"another token")
-        forger.put("ended/0", {"outcome": "done"})
-        forger.put("ended/1", {"outcome": "done"})
+        forger.put("ended/0", {"outcome": "done", "attempt": 0})
+        forger.put("ended/1", {"outcome": "done", "attempt": 0})
         fails("died", "rank 0 died")(board, rank)
 
     with pytest.raises(JobFailedError, match="rank 0 died"):
@@ -146,17 +147,33 @@ def test_agents_restart_ranks_and_the_launcher_counts(tmp_path: Path) -> None:
         live(board, rank, 1.5)
         fails("died", "rank 0 died again.", number=1)(board, rank)
         live(board, rank, 1.5)
-        done(board, rank)
+        done(board, rank, attempt=2)
 
     def waits(board: Board, rank: int) -> None:
         live(board, rank, 3.5)
-        done(board, rank)
+        done(board, rank, attempt=2)
 
     job = Scripted(tmp_path, [recovers, waits])
     assert job.run(max_restarts=2) is None
     assert job.said == ["rank 0 died. Restart 1 of 2.", "rank 0 died again. Restart 2 of 2."]
     with pytest.raises(JobFailedError, match="rank 0 died again"):
         Scripted(tmp_path, [recovers, waits]).run(max_restarts=1)
+
+
+def test_restarts_that_succeed_at_once_are_counted_too(tmp_path: Path) -> None:
+    """Two failures and the end, all before the first failure is judged."""
+
+    def recovers(board: Board, rank: int) -> None:
+        fails("died", "rank 0 died.")(board, rank)
+        fails("died", "rank 0 died again.", number=1)(board, rank)
+        done(board, rank, attempt=2)
+
+    def follows(board: Board, rank: int) -> None:
+        done(board, rank, attempt=2)
+
+    job = Scripted(tmp_path, [recovers, follows])
+    assert job.run(max_restarts=2) is None
+    assert job.said == ["rank 0 died. Restart 1 of 2.", "rank 0 died again. Restart 2 of 2."]
 
 
 def test_a_failure_after_another_node_s_end_starts_all_anew(tmp_path: Path) -> None:
@@ -190,9 +207,11 @@ def test_a_stop_signal_reaches_every_node(tmp_path: Path) -> None:
         while board.get("stop") is None:
             board.count(f"beat/{rank}")
             time.sleep(0.01)
-        board.put(f"ended/{rank}", {"outcome": "stopped"})
+        live(board, rank, 0.5)
+        board.put(f"ended/{rank}", {"outcome": "stopped", "attempt": 0})
 
-    threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+    for seconds in (2.0, 2.1):  # SLURM's comes twice
+        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGUSR1)).start()
     assert Scripted(tmp_path, [stops, stops]).run() == signal.SIGUSR1
 
 

@@ -234,7 +234,7 @@ def test_the_terminal_table_is_aligned_and_narrow(finished: Finished) -> None:
 
 
 def test_the_docs_name_every_condition_and_metric() -> None:
-    text = (Path(__file__).parents[3] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "reference" / "evaluation.md").read_text(encoding="utf-8")
     assert [name for name in (*CONDITIONS, *METRICS) if f"`{name}`" not in text] == []
 
 

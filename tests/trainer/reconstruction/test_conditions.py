@@ -43,7 +43,7 @@ def test_oracles_and_floors_of_the_image_embedding_differ_from_the_model_in_noth
 
 
 def test_the_page_has_every_condition() -> None:
-    page = (Path(__file__).resolve().parents[3] / "docs" / "reconstruct.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[3] / "docs" / "reference" / "reconstruct.md").read_text(encoding="utf-8")
     assert [name for name in IMAGE_CONDITIONS if f"`{name}`" not in page] == []
 
 

@@ -72,7 +72,7 @@ def test_the_command_is_that_of_the_command_line(tmp_path: Path) -> None:
     command = trial_command(stage="alignment", recipe=tmp_path / "r.yaml", run=tmp_path / "run", num_ranks=2)
     assert command[:3] == [sys.executable, "-m", "neuroimagen.launch.cli"]
     args = build_parser().parse_args(command[3:])
-    assert (args.stage, args.num_ranks, args.resume, args.run) == ("alignment", 2, True, tmp_path / "run")
+    assert (args.stages, args.num_ranks, args.resume, args.run) == (["alignment"], 2, True, tmp_path / "run")
     launched = trial_command(
         stage="contrastive", recipe=Path("r"), run=Path("x"), num_ranks=None, launcher=["neuroimagen", "launch", "--"]
     )
