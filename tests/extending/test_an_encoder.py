@@ -19,8 +19,8 @@ def test_an_encoder_from_outside_is_trained_exported_and_loaded(
     assert "8 channels × 40 samples" in package.run(*dry, *kind).stdout
     done = package.run(*dry, "--set", "encoder.kind=bined", check=False)
     assert (
-        "Did you mean 'binned'? There are lstm, temporal_spatial, transformer, nice, atm, flat, linear, tangent, eegnet, "
-        "braindecode, binned." in done.stderr
+        "Did you mean 'binned'? There are lstm, temporal_spatial, transformer, nice, atm, flat, linear, tangent, "
+        "eegnet, braindecode, binned." in done.stderr
     )
     done = package.run(*dry, *kind, "encoder.heads=2", check=False)
     assert "'encoder.heads'; it is a setting of encoder.kind transformer and atm." in done.stderr

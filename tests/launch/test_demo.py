@@ -110,7 +110,7 @@ def test_quick_demo_from_eeg_to_report(tmp_path: Path) -> None:
     """Every process of the demo; only the study and the numbers of steps are small."""
     out = tmp_path / "a run"  # with a space
     done = subprocess.run(
-        [sys.executable, "-m", "neuroimagen.launch.cli", "demo", "--out", str(out), "--quick", "--num-ranks", "2"],
+        [sys.executable, "-m", "neuroimagen.launch.cli", "demo", "--out", str(out), "--quick"],
         capture_output=True,
         text=True,
         check=False,
