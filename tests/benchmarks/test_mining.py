@@ -59,6 +59,7 @@ def test_both_searches_find_the_nearest_negative_strictly_farther():
                 assert not same[anchor, columns[anchor, column]]
 
 
+@pytest.mark.slow
 def test_the_worker_outlives_errors_crashes_and_delays():
     threads = torch.get_num_threads()
     case = vars(small_case())

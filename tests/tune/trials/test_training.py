@@ -33,6 +33,7 @@ def test_a_trial_s_recipe_is_the_default_its_values_and_a_checkpoint_at_every_va
     assert trial_recipe(path, {}, stage="contrastive", seed=4).stages["contrastive"].keep_checkpoints == 2
 
 
+@pytest.mark.slow
 def test_a_trial_is_a_job_of_two_ranks(study: Path, tmp_path: Path) -> None:
     search = write_search(tmp_path, study, steps=4, margins=[0.5])
     out = tmp_path / "out"
