@@ -111,6 +111,7 @@ dist.barrier()
     assert {address.removeprefix("::ffff:") for address in listening} <= {"127.0.0.1", "::1"}
 
 
+@pytest.mark.slow
 def test_a_killed_rank_is_named_and_all_are_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others, which wait for it in vain, are killed; the restart meets in a store without what they left."""
     script = """

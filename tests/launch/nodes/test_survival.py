@@ -44,6 +44,7 @@ def latents_recipe(job_recipe: Path, tiny_diffusion_folder: Path, tmp_path_facto
     return path
 
 
+@pytest.mark.slow
 def test_alignment_killed_by_kill_9_resumes_to_the_same_weights(latents_recipe: Path, tmp_path: Path) -> None:
     """Its logit scale, batches of repetitions and the state of InfoNCE come from the checkpoint, or from nowhere."""
     settings = (

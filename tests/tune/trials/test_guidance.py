@@ -87,6 +87,7 @@ def test_figures_are_those_of_the_reconstructor_and_the_metrics(run: Path) -> No
     assert all(len(values) == len(rows) for values in found.values())
 
 
+@pytest.mark.slow
 def test_a_search_loads_its_models_once_a_worker_and_ends_in_a_recipe(run: Path, tmp_path: Path) -> None:
     search, out = tmp_path / "search.yaml", tmp_path / "out"
     search.write_text(
