@@ -3,6 +3,7 @@ matrix's."""
 
 import json
 
+import pytest
 import torch
 
 from neuroimagen.benchmarks import infonce
@@ -21,6 +22,7 @@ def test_the_losses_agree_in_value_and_gradients():
         torch.testing.assert_close(ours, dense, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_command_writes_every_figure(tmp_path, capsys):
     file = tmp_path / "deep" / "infonce.json"
     arguments = ["--sizes", "32", "64", "--features", "8", "--large", "128", "--repeats", "2", "--device", "cpu"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from untrained_run import write_untrained_run
 
 from neuroimagen.trainer.reconstruction.manifest import read_manifest
@@ -22,6 +23,7 @@ def page_command(run: Path) -> list[str]:
     return shlex.split(block[1].replace("runs/demo", str(run)))[1:]
 
 
+@pytest.mark.slow
 def test_a_noise_scheduler(
     outside_package: Callable[[str], Any], tiny_dataset_folder: Path, tiny_diffusion_folder: Path, tmp_path: Path
 ) -> None:
