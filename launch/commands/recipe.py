@@ -1,7 +1,10 @@
 """`neuroimagen recipe`: a recipe for a data set and a model folder, and the commands to run next."""
 
 import argparse
+import difflib
 from pathlib import Path
+
+from neuroimagen.data_shards.common.errors import UserError
 
 HELP = "Write a recipe for a data set and a model folder, sizes filled in, with the commands to run next."
 EPILOG = """\
@@ -14,6 +17,8 @@ Batches, steps and stages are chosen by the number of segments, stimuli and clas
 do; the recipe says why. --like keeps the encoder, the stages and the settings of a recipe that comes with neuroimagen
 (or of a file), and puts in the sizes of these data and this model.
 """
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,17 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Write the recipe; print what was left out and the commands."""
-    from neuroimagen.data_shards.common.errors import UserError
     from neuroimagen.data_shards.common.files import atomic_path
     from neuroimagen.data_shards.dataset.dataset import Dataset
-    from neuroimagen.launch.suggested_recipe import model_argument, read_facts, suggest
     from neuroimagen.trainer.recipe.recipe import load_recipe
+    from neuroimagen.trainer.recipe.suggestion.facts import model_argument, read_facts
+    from neuroimagen.trainer.recipe.suggestion.suggest import suggest
 
     if args.out.exists():
         raise UserError(f"{args.out} exists. Choose another --out, or remove it.")
     model, folder = model_argument(args.model)
     facts = read_facts(Dataset.open(args.data), folder)
-    suggested = suggest(facts, data=args.data, model=model, recipe=str(args.out), run=args.run, like=args.like)
+    like = None if args.like is None else recipe_named(args.like)
+    suggested = suggest(facts, data=args.data, model=model, recipe=str(args.out), run=args.run, like=like)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(args.out) as temporary:
         temporary.write_text(suggested.text, encoding="utf-8")
@@ -55,3 +61,20 @@ def run(args: argparse.Namespace) -> int | None:
     for command in suggested.commands:
         print(f"  {command}")
     return None
+
+
+def recipe_named(like: str) -> Path:
+    """A file, or the shipped recipe whose name this is, or begins with it.
+
+    Raises UserError naming those that there are, the nearest first.
+    """
+    if Path(like).is_file():
+        return Path(like)
+    names = sorted(path.stem for path in RECIPES.glob("*.yaml") if not path.stem.startswith("tune-"))
+    wanted = like.lower().removesuffix(".yaml")
+    for found in ([wanted] if wanted in names else [], [name for name in names if name.startswith(wanted)]):
+        if found:
+            return RECIPES / f"{found[0]}.yaml"
+    close = difflib.get_close_matches(wanted, names, n=1)
+    nearest = f" Did you mean {close[0]}?" if close else ""
+    raise UserError(f"--like: there is no recipe {like}.{nearest} There are {', '.join(names)}.")

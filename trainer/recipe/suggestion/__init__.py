@@ -1,0 +1,1 @@
+"""A recipe for given data and a model folder."""
