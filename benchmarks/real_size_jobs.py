@@ -32,7 +32,9 @@ from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.stages.base import Stage
 from neuroimagen.trainer.stages.contrastive import ContrastiveConfig
-from neuroimagen.trainer.stages.diffusion import DiffusionConfig, DiffusionStage, conditioned_on_eeg
+from neuroimagen.trainer.stages.diffusion import DiffusionStage
+from neuroimagen.trainer.stages.diffusion_config import DiffusionConfig
+from neuroimagen.trainer.stages.diffusion_networks import conditioned_on_eeg
 from neuroimagen.trainer.stages.masked import MaskedConfig
 from neuroimagen.trainer.stages.semantic import SemanticConfig
 from neuroimagen.trainer.training.build import build_stage

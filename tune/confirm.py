@@ -10,7 +10,7 @@ import numpy.typing as npt
 from neuroimagen.data_shards.common.arrays import Integers
 from neuroimagen.trainer.evaluation.metrics.registry import searchable_metrics
 from neuroimagen.trainer.evaluation.scoring.objective import combined
-from neuroimagen.trainer.stages.segment_figures import SegmentFigures
+from neuroimagen.trainer.stages.validation.segment_figures import SegmentFigures
 from neuroimagen.tune.config import GuidanceSearch, Search
 from neuroimagen.tune.intervals import (
     Interval,

@@ -24,7 +24,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path, held_folder
 from neuroimagen.data_shards.common.reading import parse_json, read_bytes, read_json
 from neuroimagen.trainer.recipe.recipe import Recipe, difference, dump_recipe, load_recipe
-from neuroimagen.trainer.stages.segment_figures import SegmentFigures
+from neuroimagen.trainer.stages.validation.segment_figures import SegmentFigures
 from neuroimagen.tune.config import Search, dump_search, search_of
 from neuroimagen.tune.space import Value
 

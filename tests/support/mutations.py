@@ -184,7 +184,7 @@ def read_run(corpus: Path) -> None:
     from neuroimagen.trainer.reconstruction.manifest import read_reconstructions
     from neuroimagen.trainer.report.page import _commands, _stages
     from neuroimagen.trainer.runs.rank_status import read_statuses
-    from neuroimagen.trainer.stages.segment_figures import SegmentFigures
+    from neuroimagen.trainer.stages.validation.segment_figures import SegmentFigures
 
     run = corpus / "run"
     require_selection_on_validation(run)
@@ -406,7 +406,7 @@ def build_corpus(corpus: Path, dataset: Path, model: Path) -> Path:
     from neuroimagen.trainer.networks.encoders.eeg_encoder import build_encoder
     from neuroimagen.trainer.networks.encoders.lstm import LSTMConfig
     from neuroimagen.trainer.runs.rank_status import write_status
-    from neuroimagen.trainer.stages.segment_figures import SegmentFigures
+    from neuroimagen.trainer.stages.validation.segment_figures import SegmentFigures
     from neuroimagen.trainer.training.checkpoint_folder import RunState, mark_complete
 
     shutil.copytree(dataset, corpus / "data")

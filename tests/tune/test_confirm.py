@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from neuroimagen.trainer.evaluation.metrics.registry import searchable_metrics
-from neuroimagen.trainer.stages.segment_figures import SegmentFigures
+from neuroimagen.trainer.stages.validation.segment_figures import SegmentFigures
 from neuroimagen.tune.config import AlignmentSearch, MarginSearch, search_of
 from neuroimagen.tune.confirm import Comparison, best_trial, compare, confirmation_trials, decide, range_of
 from neuroimagen.tune.intervals import crossed_interval

@@ -21,7 +21,7 @@ from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder, Finetu
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.randomness import StepRandom
 from neuroimagen.trainer.stages.config import EnsembleConfig, SampledStageConfig, StageConfig
-from neuroimagen.trainer.stages.segment_figures import SegmentFigures
+from neuroimagen.trainer.stages.validation.segment_figures import SegmentFigures
 
 Network = TypeVar("Network", bound=nn.Module)
 Loss = tuple[Tensor, dict[str, Tensor]]

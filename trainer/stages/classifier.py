@@ -29,7 +29,7 @@ from neuroimagen.trainer.stages.base import (
     network_of,
 )
 from neuroimagen.trainer.stages.config import EnsembleConfig, StageConfig
-from neuroimagen.trainer.stages.zero_shot import is_zero_shot
+from neuroimagen.trainer.stages.validation.zero_shot import is_zero_shot
 
 
 @dataclass(frozen=True, kw_only=True)

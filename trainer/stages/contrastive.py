@@ -22,7 +22,6 @@ from neuroimagen.trainer.batches.stage_data import StageData
 from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.randomness import StepRandom
-from neuroimagen.trainer.stages import zero_shot
 from neuroimagen.trainer.stages.base import (
     Loss,
     Phase,
@@ -33,7 +32,8 @@ from neuroimagen.trainer.stages.base import (
     network_of,
 )
 from neuroimagen.trainer.stages.config import StageConfig
-from neuroimagen.trainer.stages.segment_figures import SegmentFigures
+from neuroimagen.trainer.stages.validation import zero_shot
+from neuroimagen.trainer.stages.validation.segment_figures import SegmentFigures
 
 CENTROID_SEGMENTS = 4096
 """Training segments, at most, that validation compares with: for class centroids and nearest neighbours."""

@@ -10,145 +10,38 @@ IP-Adapters (Ye et al. 2023) are trained on image embeddings as reconstruction w
 the run's alignment stage, out of fold (trainer/batches/alignment_embeddings.py); or on the stimulus's own.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.frozen_models.ip_adapter import IPAdapterConfig, adapters_of
-from neuroimagen.data_shards.frozen_models.model_folder import component_folder, image_size_px, read_config
+from neuroimagen.data_shards.frozen_models.model_folder import component_folder, read_config
 from neuroimagen.data_shards.loading.plan import Plan
 from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.trainer.batches.alignment_embeddings import NUM_FOLDS, AlignmentEmbeddings
-from neuroimagen.trainer.batches.augmentation import AugmentConfig, augment_eeg
+from neuroimagen.trainer.batches.augmentation import augment_eeg
 from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
-from neuroimagen.trainer.bundled_model.location import model_path
-from neuroimagen.trainer.networks.adapter_diffusion import AdapterDiffusion, load_adapters
-from neuroimagen.trainer.networks.alignment import AlignmentModel
-from neuroimagen.trainer.networks.eeg_unet import EEGDiffusion, Trained, choose_trained
+from neuroimagen.trainer.networks.adapter_diffusion import AdapterDiffusion
+from neuroimagen.trainer.networks.eeg_unet import EEGDiffusion
 from neuroimagen.trainer.networks.model_folder_unet import LoadedUNet, load_unet, require_trainable_unet
 from neuroimagen.trainer.networks.pretrained import PretrainedModule
 from neuroimagen.trainer.networks.randomness import StepRandom
 from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.stages.base import CrossFit, Loss, Phase, SampledStage, Sampler, Selection, StageContext
-from neuroimagen.trainer.stages.config import SampledStageConfig
+from neuroimagen.trainer.stages.diffusion_config import DiffusionConfig
+from neuroimagen.trainer.stages.diffusion_networks import STAGE, conditioned_on_eeg, predicted_embeddings, with_adapters
 
 VALIDATION_DRAWS = 4
 """Timesteps and noises that each validation segment is measured at; always the same."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DiffusionConfig(SampledStageConfig):
-    """The recipe's `diffusion` section."""
-
-    learning_rate: float = 1e-4
-    ema_decay: float | None = 0.999
-    batch_size: int = 64
-    """Segments of a step, over all ranks."""
-    train: Literal["unet", "adapter", "both"] = "unet"
-    """What is trained: the U-Net; the weights of IP-Adapters beside the frozen U-Net, which then stand in for the
-    recipe's in reconstruction; or both together."""
-    trained: Trained = "cross-attention"
-    """Which weights of the U-Net: its cross-attention, LoRA on that (peft), or all."""
-    lora_rank: int = 8
-    min_snr_gamma: float | None = 5.0
-    """γ of the loss's weights; null for none."""
-    condition_dropout: float = 0.1
-    """train: unet: share of segments whose condition is the empty caption's."""
-    alignment_weight: float = 0.0
-    """train: unet: weight of 1 − cos(projected features, CLIP image embedding); needs `neuroimagen cache --kinds
-    image`."""
-    initialise_from: Literal["semantic", "semantic_detailed"] | None = "semantic"
-    """Stage of the same run whose exported model turns EEG into hidden states; null, with train: adapter: none, the
-    text condition is the empty caption."""
-    finetune_condition: bool = True
-    """Train that model with the U-Net. With train: adapter it stays as it is."""
-    adapters: tuple[str, ...] | None = None
-    """train: adapter, both: which of model.ip_adapters (`ip_adapter`: the model folder's own) are trained; null: all.
-    The others are there with their weights as they are. One whose path is `new` is made by this stage, from the U-Net's
-    keys and values for text."""
-    embeddings: Literal["out_of_fold", "naive", "stimulus"] = "out_of_fold"
-    """The image embeddings that adapters are trained on. out_of_fold: predicted from the EEG by networks trained
-    without the segment's stimulus, for which the alignment stage is trained twice more. naive: by the alignment stage
-    itself. stimulus: the stimulus's own, which is what the samples of a prior resemble."""
-    fold_steps: int | None = None
-    """out_of_fold: steps of these trainings; null: as many as the alignment stage was trained for."""
-    alignment: str = "alignment"
-    """The alignment stage of the same run, or its folder in another run, that predicts the embeddings."""
-    text_dropout: float = 0.05
-    """train: adapter, both: share of segments whose text condition alone is dropped; these shares are IP-Adapter's."""
-    image_dropout: float = 0.05
-    """Share of segments whose image embeddings alone are dropped."""
-    text_and_image_dropout: float = 0.05
-    """Share of segments whose text condition and image embeddings are both dropped."""
-    activation_checkpointing: bool = False
-    """Compute the U-Net's activations again in the backward pass: far less memory, a third more time."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.alignment_weight < 0:
-            raise ValueError(f"alignment_weight must be at least 0, got {self.alignment_weight}")
-        if self.min_snr_gamma is not None and self.min_snr_gamma <= 0:
-            raise ValueError(f"min_snr_gamma must be positive, or null for none; got {self.min_snr_gamma}")
-        if self.alignment_weight and self.trains_adapters:
-            raise ValueError(f"alignment_weight is for train: unet, not for train: {self.train}; set it to 0")
-        if self.adapters is not None and not (self.adapters and self.trains_adapters):
-            raise ValueError(
-                "adapters names the IP-Adapters that train: adapter or both trains; set train, or adapters to null"
-            )
-        if self.initialise_from is None and self.train != "adapter":
-            raise ValueError(f"initialise_from is null, which is for train: adapter alone, not for {self.train}")
-        if self.fold_steps is not None and self.fold_steps < 1:
-            raise ValueError(f"fold_steps must be at least 1, or null; got {self.fold_steps}")
-        shares = self.text_dropout + self.image_dropout + self.text_and_image_dropout
-        if shares >= 1:
-            raise ValueError(
-                f"text_dropout, image_dropout and text_and_image_dropout must be less than 1 together, got {shares:g}"
-            )
-
-    @property
-    def trains_adapters(self) -> bool:
-        return self.train != "unet"
-
-    @property
-    def predicts_embeddings(self) -> bool:
-        """Whether adapters are trained on embeddings that the alignment stage predicts."""
-        return self.trains_adapters and self.embeddings != "stimulus"
-
-    def chosen(self, adapters: Mapping[str, IPAdapterConfig]) -> tuple[str, ...]:
-        """Names of those that are trained, of the model's. Raises UserError where there is none, or not that one."""
-        if not adapters:
-            raise UserError(
-                f"diffusion.train is {self.train}, and the model has no IP-Adapter. Name one in model.ip_adapters: "
-                "{NAME: {path: FILE, target: KIND}}, or path: new for one that this stage makes."
-            )
-        names = tuple(adapters) if self.adapters is None else self.adapters
-        if unknown := [name for name in names if name not in adapters]:
-            raise UserError(
-                f"diffusion.adapters names {', '.join(unknown)}; the model has {', '.join(adapters)}. Name those, or "
-                "add it to model.ip_adapters."
-            )
-        if foreign := [name for name in names if Path(name).name != name]:
-            raise UserError(
-                f"the IP-Adapter {foreign[0]} is written to a file of its name, which must have no /. Rename it in "
-                "model.ip_adapters."
-            )
-        if untrained := [name for name in adapters if adapters[name].is_new and name not in names]:
-            raise UserError(
-                f"model.ip_adapters.{untrained[0]} is new, and diffusion.adapters does not name it, so nothing would "
-                "train it. Name it too, or leave it out."
-            )
-        return names
-
-
 class DiffusionStage(SampledStage):
-    name = "diffusion"
+    name = STAGE
     Config = DiffusionConfig
     Start = SemanticModel
     after = ("semantic", "semantic_detailed", "alignment")
@@ -193,8 +86,8 @@ class DiffusionStage(SampledStage):
         semantic = None if context.start is None else context.start.train()
         network: EEGDiffusion | AdapterDiffusion
         if config.trains_adapters:
-            network = _with_adapters(config, context, unet, semantic)
-            embeddings = _predicted_embeddings(config, context, network.targets.values())
+            network = with_adapters(config, context, unet, semantic)
+            embeddings = predicted_embeddings(config, context, network.targets.values())
         else:
             assert semantic is not None
             aligned = context.shapes.of_latent("image")[0] if config.alignment_weight else None
@@ -404,71 +297,3 @@ def _dropped(config: DiffusionConfig, draw: Tensor) -> tuple[Tensor, Tensor]:
     text = ~image & (draw < config.image_dropout + config.text_dropout)
     both = ~image & ~text & (draw < config.image_dropout + config.text_dropout + config.text_and_image_dropout)
     return text | both, image | both
-
-
-def conditioned_on_eeg(
-    config: DiffusionConfig, unet: LoadedUNet, semantic: SemanticModel, *, embedding_size: int | None = None
-) -> EEGDiffusion:
-    """The network around the U-Net, of which what the configuration says is trained. embedding_size: of the image
-    embedding that the features are drawn towards.
-    """
-    semantic.requires_grad_(config.finetune_condition)
-    choose_trained(unet.network, config.trained, lora_rank=config.lora_rank)
-    return EEGDiffusion(semantic=semantic, unet=unet.network, embedding_size=embedding_size)
-
-
-def _with_adapters(
-    config: DiffusionConfig, context: StageContext, unet: LoadedUNet, semantic: SemanticModel | None
-) -> AdapterDiffusion:
-    """The network around the U-Net and its IP-Adapters, of which the chosen ones are trained."""
-    adapters, shapes = adapters_of(model_path(context.model), context.ip_adapters), context.shapes
-    trained = config.chosen(adapters)
-    targets = {name: adapter.target for name, adapter in adapters.items()}
-    load_adapters(unet.network, adapters, sizes={kind: shapes.of_latent(kind)[0] for kind in targets.values()})
-    unet.network.requires_grad_(False)
-    if semantic is not None:
-        semantic.requires_grad_(config.finetune_condition and config.train == "both")
-    if config.train == "both":
-        choose_trained(unet.network, config.trained, lora_rank=config.lora_rank)
-    return AdapterDiffusion(
-        semantic=semantic,
-        unet=unet.network,
-        targets=targets,
-        trained=trained,
-        unet_is_trained=config.train == "both",
-        text_shape=shapes.text_shape,
-        pooled_size=shapes.pooled_size,
-        image_size_px=None if unet.folder is None else image_size_px(unet.folder),
-    )
-
-
-def _predicted_embeddings(
-    config: DiffusionConfig, context: StageContext, kinds: Iterable[str]
-) -> dict[str, AlignmentEmbeddings]:
-    """Kind → the alignment stage's embeddings; {} where the stimulus's own are used, and in a dry run, where numbers do
-    not matter. Raises UserError where the alignment stage is not trained, or not on a kind.
-    """
-    run, name = context.run, DiffusionStage.name
-    if not config.predicts_embeddings or run is None:
-        return {}
-    stage = Path(config.alignment) if "/" in config.alignment else run / config.alignment
-    if not (stage / "export").is_dir():
-        raise UserError(
-            f"diffusion.embeddings is {config.embeddings}, and the alignment stage {stage} is not trained. Train it "
-            "first, or set diffusion.embeddings=stimulus."
-        )
-    with torch.device("cpu"):  # real weights also where networks are built without any
-        alignment = AlignmentModel.from_pretrained(stage / "export")
-    if missing := [kind for kind in kinds if kind not in alignment.kinds]:
-        raise UserError(
-            f"an IP-Adapter takes {missing[0]} embeddings, and {stage} predicts {', '.join(alignment.kinds)}. Add "
-            f"{missing[0]} to alignment.targets and train it again, or change model.ip_adapters.NAME.target."
-        )
-    if config.embeddings == "naive":
-        once = config.augment == AugmentConfig()
-        return {kind: AlignmentEmbeddings(alignment, kind, stage=name, once=once) for kind in kinds}
-    exports = CrossFit.exports(run, name, config.alignment, NUM_FOLDS)
-    return {
-        kind: AlignmentEmbeddings(alignment, kind, stage=name, exports=exports, folder=run / name / "embeddings" / kind)
-        for kind in kinds
-    }

@@ -26,14 +26,14 @@ from neuroimagen.trainer.networks.prior import NUM_TIMESTEPS, Prediction, PriorM
 from neuroimagen.trainer.networks.randomness import StepRandom
 from neuroimagen.trainer.stages.base import CrossFit, Loss, Phase, SampledStage, Selection, StageContext, network_of
 from neuroimagen.trainer.stages.config import SampledStageConfig
-from neuroimagen.trainer.stages.retrieval_figures import (
+from neuroimagen.trainer.stages.validation.retrieval_figures import (
     ValidationGallery,
     no_ranks,
     ranks_of,
     require_gallery,
     retrieval_values,
 )
-from neuroimagen.trainer.stages.segment_figures import SegmentFigures
+from neuroimagen.trainer.stages.validation.segment_figures import SegmentFigures
 
 SAMPLE_SIZE_PX = 128
 """Side of the gallery's images that samples show."""

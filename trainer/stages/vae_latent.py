@@ -32,7 +32,7 @@ from neuroimagen.trainer.stages.base import (
     network_of,
 )
 from neuroimagen.trainer.stages.config import SampledStageConfig
-from neuroimagen.trainer.stages.segment_figures import SegmentFigures
+from neuroimagen.trainer.stages.validation.segment_figures import SegmentFigures
 
 
 @dataclass(frozen=True, kw_only=True)

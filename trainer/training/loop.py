@@ -20,7 +20,7 @@ from neuroimagen.trainer.networks.randomness import StepRandom, derive_seed, res
 from neuroimagen.trainer.recipe.recipe import Recipe
 from neuroimagen.trainer.runs.run_folder import SEGMENT_FIGURES, MetricsLog, StageFolder
 from neuroimagen.trainer.stages.base import SampledStage, Stage, chosen_figure
-from neuroimagen.trainer.stages.segment_figures import SegmentFigures
+from neuroimagen.trainer.stages.validation.segment_figures import SegmentFigures
 from neuroimagen.trainer.training.build import build_stage, load_initial
 from neuroimagen.trainer.training.checkpoint import Checkpoints
 from neuroimagen.trainer.training.checkpoint_folder import RunState, best_name, latest_checkpoint, read_state

@@ -20,7 +20,7 @@ from neuroimagen.trainer.evaluation.scoring.scoring import load_scoring
 from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
 from neuroimagen.trainer.reconstruction.noise import SegmentSample
 from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
-from neuroimagen.trainer.stages.segment_figures import SegmentFigures, joined
+from neuroimagen.trainer.stages.validation.segment_figures import SegmentFigures, joined
 from neuroimagen.trainer.training.inputs import open_latents
 from neuroimagen.tune.config import GuidanceSearch
 from neuroimagen.tune.records import SearchFolder, add_line, read_search

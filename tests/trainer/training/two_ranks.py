@@ -29,7 +29,7 @@ from neuroimagen.trainer.stages.alignment import AlignmentConfig
 from neuroimagen.trainer.stages.base import Stage
 from neuroimagen.trainer.stages.classifier import ClassifierConfig
 from neuroimagen.trainer.stages.contrastive import ContrastiveConfig
-from neuroimagen.trainer.stages.diffusion import DiffusionConfig
+from neuroimagen.trainer.stages.diffusion_config import DiffusionConfig
 from neuroimagen.trainer.stages.masked import MaskedConfig
 from neuroimagen.trainer.stages.prior import PriorConfig
 from neuroimagen.trainer.stages.registry import STAGES

@@ -8,7 +8,7 @@ import pytest
 from recorded_search import confirmation_records, margin_records, margin_search, pareto_records, pareto_search, store
 
 from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
-from neuroimagen.trainer.stages.segment_figures import SegmentFigures
+from neuroimagen.trainer.stages.validation.segment_figures import SegmentFigures
 from neuroimagen.tune.config import search_of
 from neuroimagen.tune.records import SearchFolder, TrialRecord
 from neuroimagen.tune.report.write import write_result

@@ -23,7 +23,7 @@ from neuroimagen.trainer.networks.semantic import SemanticModel
 from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.reconstruction.noise import SegmentSample
 from neuroimagen.trainer.reconstruction.reconstructor import Reconstructor
-from neuroimagen.trainer.stages.segment_figures import SegmentFigures
+from neuroimagen.trainer.stages.validation.segment_figures import SegmentFigures
 from neuroimagen.tune.records import SearchFolder, read_lines
 from neuroimagen.tune.trials.guidance import SharedModels, chunks, guidance_recipe
 from neuroimagen.tune.trials.objective import spread

@@ -17,7 +17,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.sealed import VARIABLE, sealed
 from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
 from neuroimagen.trainer.runs.rank_status import read_statuses
-from neuroimagen.trainer.stages.segment_figures import SegmentFigures
+from neuroimagen.trainer.stages.validation.segment_figures import SegmentFigures
 from neuroimagen.tune.config import search_of
 from neuroimagen.tune.records import SearchFolder, open_search, read_lines
 from neuroimagen.tune.search import check_inputs

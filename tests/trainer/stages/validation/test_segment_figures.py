@@ -11,7 +11,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.runs.run_folder import SEGMENT_FIGURES
-from neuroimagen.trainer.stages.segment_figures import SegmentFigures, joined
+from neuroimagen.trainer.stages.validation.segment_figures import SegmentFigures, joined
 
 
 def figures(rows: list[int]) -> SegmentFigures:

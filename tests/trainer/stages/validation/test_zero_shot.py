@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.trainer.stages.zero_shot import is_zero_shot, known_and_queries
+from neuroimagen.trainer.stages.validation.zero_shot import is_zero_shot, known_and_queries
 
 
 def test_known_and_queries_keep_a_stimulus_together() -> None:

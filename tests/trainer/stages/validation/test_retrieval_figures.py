@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuroimagen.trainer.stages.retrieval_figures import ranks_of, retrieval_values
+from neuroimagen.trainer.stages.validation.retrieval_figures import ranks_of, retrieval_values
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 9))

@@ -1,0 +1,1 @@
+"""What stages measure on the validation split: figures, segment by segment, and for classes without training."""
