@@ -112,11 +112,11 @@ class Decoder(ABC):
         """Metric → value of each test segment, float64 [n]."""
 
 
-def encoder_of(network: nn.Module) -> EEGEncoder:
-    """The EEG encoder of a decoder's network."""
-    encoder = network.encoder
-    assert isinstance(encoder, EEGEncoder)
-    return encoder
+def encoders_of(network: nn.Module) -> dict[str, EEGEncoder]:
+    """The EEG encoders of a decoder's network by name: `encoder`, and an alignment model's `kept_encoder`."""
+    encoders = {name: module for name, module in network.named_children() if isinstance(module, EEGEncoder)}
+    assert "encoder" in encoders
+    return encoders
 
 
 # ------------------------------------------------------------------------------------------------------------- classes

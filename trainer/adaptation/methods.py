@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,7 @@ from neuroimagen.data_shards.common.errors import UsageError, UserError
 from neuroimagen.data_shards.common.numbers import require_finite
 from neuroimagen.data_shards.new_eeg.description import NO_SUBJECT
 from neuroimagen.trainer.adaptation.covariance_alignment import Moments, align_covariance, moments
-from neuroimagen.trainer.adaptation.decoders import Decoder, Segments, encoder_of
+from neuroimagen.trainer.adaptation.decoders import Decoder, Segments, encoders_of
 from neuroimagen.trainer.networks.alignment import AlignmentModel
 from neuroimagen.trainer.networks.encoders.eeg_encoder import EEGEncoder
 from neuroimagen.trainer.networks.randomness import StepRandom, derive_seed, reseed_dropout
@@ -103,14 +103,15 @@ class FineTuning:
 
 def refusal(method: Method, network: nn.Module) -> str | None:
     """In words, why a method cannot be measured with this network; None if it can."""
-    if method.trains == "nothing" and any(part.refuse_unknown for part in encoder_of(network).subject_parts.values()):
+    parts = [part for encoder in encoders_of(network).values() for part in encoder.subject_parts.values()]
+    if method.trains == "nothing" and any(part.refuse_unknown for part in parts):
         return "the encoder refuses unknown subjects (encoder.unknown_subject: error)"
     return None
 
 
-def own_number(encoder: EEGEncoder, subject: int) -> int:
+def own_number(encoders: Iterable[EEGEncoder], subject: int) -> int:
     """The number under which a new subject gets its own map or token: `subject`, unless somebody else has it."""
-    taken = encoder.config.get("subjects", [])
+    taken = {number for encoder in encoders for number in encoder.config.get("subjects", ())}
     return subject if subject not in taken else max(taken) + 1
 
 
@@ -120,23 +121,23 @@ def adapted(
     calibration: Segments,
     *,
     subject: int,
-    trained: Moments,
+    trained: Mapping[str, Moments],
     tuning: FineTuning,
     seed: int,
     device: str = "cpu",
 ) -> tuple[nn.Module, int]:
     """The decoder's network, adapted to the calibration data, and the number that it knows the subject by.
 
-    trained: moments of the training split, by the whitening of the decoder's encoder. The decoder's own network stays
-    as it is.
+    trained: name of each of the network's encoders → moments of the training split, by that encoder's whitening. The
+    decoder's own network stays as it is.
     """
     network = copy.deepcopy(decoder.network)
     number = NO_SUBJECT
     if method.whitens:
-        encoder = encoder_of(network)
-        align_covariance(encoder, trained, moments(calibration.eeg.split(64), encoder.whitening))
+        for name, encoder in encoders_of(network).items():
+            align_covariance(encoder, trained[name], moments(calibration.eeg.split(64), encoder.whitening))
     if method.trains != "nothing":
-        number = own_number(encoder_of(network), subject)
+        number = own_number(encoders_of(network).values(), subject)
         _give_parts(network, number, subject_layers=method.trains == "subject parts")
         decoder.prepare(network.eval(), calibration, number, device)
         _choose_trained(network, method.trains)
@@ -146,8 +147,8 @@ def adapted(
 
 
 def _give_parts(network: nn.Module, number: int, *, subject_layers: bool) -> None:
-    """Give the subject its own part of what the encoder has for each, at the mean of the others'."""
-    before = encoder_of(network)
+    """Give the subject its own part of what the encoders have for each, at the mean of the others'."""
+    before = encoders_of(network)["encoder"]
     device = before.channel_mean.device
     encoder = before.for_subjects([number], subject_layers=subject_layers).to(device)
     if isinstance(network, AlignmentModel):
@@ -161,9 +162,9 @@ def _choose_trained(network: nn.Module, trains: Trained) -> None:
 
     BatchNorm keeps the statistics of the run: those of a few segments say little.
     """
-    encoder = encoder_of(network)
+    encoders = encoders_of(network).values()
     network.train()
-    inside = {id(parameter) for parameter in encoder.parameters()}
+    inside = {id(parameter) for encoder in encoders for parameter in encoder.parameters()}
     for parameter in network.parameters():
         # What the run's own stage does not train (a fixed logit scale) stays fixed.
         is_head = id(parameter) not in inside
@@ -172,13 +173,15 @@ def _choose_trained(network: nn.Module, trains: Trained) -> None:
         else:
             parameter.requires_grad_(trains == "all")
     if trains == "subject parts":
-        for part in encoder.subject_parts.values():
-            part.offsets.requires_grad_(True)
-        for name, module in network.named_children():
-            if name != "encoder":
+        for encoder in encoders:
+            for part in encoder.subject_parts.values():
+                part.offsets.requires_grad_(True)
+        for module in network.children():
+            if not isinstance(module, EEGEncoder):
                 module.eval()
     if trains == "head":
-        encoder.eval()
+        for encoder in encoders:
+            encoder.eval()
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()

@@ -20,7 +20,7 @@ from neuroimagen.trainer.adaptation.decoders import (
     Decoder,
     RetrievalDecoder,
     Segments,
-    encoder_of,
+    encoders_of,
 )
 from neuroimagen.trainer.batches.folds import without_fold
 from neuroimagen.trainer.evaluation.eeg_conditions import embed, load_encoder
@@ -44,8 +44,8 @@ class Opened:
     """The decoders of a run, by stage, and what was found on the way."""
 
     decoders: dict[str, Decoder] = field(default_factory=dict)
-    trained: dict[str, Moments] = field(default_factory=dict)
-    """Moments of the training split, by the whitening of the stage's encoder."""
+    trained: dict[str, dict[str, Moments]] = field(default_factory=dict)
+    """Stage → name of each of its encoders → moments of the training split, by that encoder's whitening."""
     absent: dict[str, str] = field(default_factory=dict)
     """Stage → in words, why it is not measured."""
     notes: list[str] = field(default_factory=list)
@@ -169,7 +169,8 @@ def _open_stage(
                 return
         section = settings.stages[stage]
         decoder = ClassDecoder(stage, network, labels=known, augment=section.augment, config=config, text=text)
-    encoder = encoder_of(decoder.network)
+    encoders = encoders_of(decoder.network)
+    encoder = encoders["encoder"]
     metadata = dataset.metadata
     if (encoder.n_channels, encoder.n_samples) != (metadata.n_channels, metadata.n_samples):
         raise UserError(
@@ -177,7 +178,8 @@ def _open_stage(
             f"encoder was trained on {encoder.n_channels} × {encoder.n_samples}."
         )
     chosen = rows[:: max(1, len(rows) // NORMALISATION_SEGMENTS)][:NORMALISATION_SEGMENTS]
-    opened.trained[stage] = moments(Segments.read(own, chosen).eeg.split(64), encoder.whitening)
+    eeg = Segments.read(own, chosen).eeg.split(64)
+    opened.trained[stage] = {name: moments(eeg, each.whitening) for name, each in encoders.items()}
     opened.decoders[stage] = decoder
 
 

@@ -47,7 +47,7 @@ class AlignmentModel(PretrainedModule):
         """`embedding_sizes`: kind of target → P. `head`: what makes an embedding of the features: nothing ("none", for
         encoders whose features have length P), a linear layer, or one with a residual block and a LayerNorm (NICE,
         ATM, UBP: Linear, then x + dropout(Linear(GELU(x))), LayerNorm). `kept_encoder`: arguments of a second encoder,
-        which is never trained; the head reads the features of both, [B, F + F'].
+        which its stage does not train; the head reads the features of both, [B, F + F'].
         """
         super().__init__()
         self.config = {
@@ -94,7 +94,9 @@ class AlignmentModel(PretrainedModule):
         features: Tensor = self.encoder(eeg, subject)
         if self.kept_encoder is None:
             return features
-        with torch.no_grad():
+        # `neuroimagen adapt` trains parts of it for a new subject; a stage does not.
+        trains = any(parameter.requires_grad for parameter in self.kept_encoder.parameters())
+        with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
             kept = self.kept_encoder(eeg, subject)
         return torch.cat([features, kept.to(features.dtype)], dim=1)
 
@@ -164,10 +166,20 @@ class AlignmentModel(PretrainedModule):
         super()._load_from_state_dict(*args)
 
     def with_encoder(self, encoder: EEGEncoder) -> "AlignmentModel":
-        """The same heads on `encoder`, which computes the same (EEGEncoder.for_subjects)."""
+        """The same heads on `encoder`, which computes the same (EEGEncoder.for_subjects). The kept encoder gets parts
+        of the same subjects.
+        """
         if encoder is not self.encoder:
             self.encoder = encoder
             self.config = {**self.config, "encoder": encoder.config}
+        if self.kept_encoder is not None:
+            kept = self.kept_encoder.for_subjects(
+                encoder.config.get("subjects", ()), subject_layers=encoder.subject_layers is not None
+            )
+            if kept is not self.kept_encoder:
+                kept.to(self.kept_encoder.channel_mean.device)
+                self.kept_encoder = kept.requires_grad_(False).eval()
+                self.config = {**self.config, "kept_encoder": kept.config}
         return self
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from neuroimagen.data_shards.common.errors import UsageError
 from neuroimagen.data_shards.loading.reader import Batch
 from neuroimagen.data_shards.new_eeg.description import NO_SUBJECT
 from neuroimagen.trainer.adaptation.covariance_alignment import moments
-from neuroimagen.trainer.adaptation.decoders import CentroidClassifier, ClassDecoder, Segments, encoder_of
+from neuroimagen.trainer.adaptation.decoders import CentroidClassifier, ClassDecoder, Decoder, Segments, encoders_of
 from neuroimagen.trainer.adaptation.methods import (
     METHODS,
     FineTuning,
@@ -25,6 +25,7 @@ from neuroimagen.trainer.adaptation.methods import (
 )
 from neuroimagen.trainer.batches.augmentation import AugmentConfig
 from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig
+from neuroimagen.trainer.networks.alignment import AlignmentModel
 from neuroimagen.trainer.networks.encoders.eeg_encoder import build_encoder
 from neuroimagen.trainer.networks.encoders.registry import encoder_config
 from neuroimagen.trainer.networks.randomness import StepRandom
@@ -60,14 +61,14 @@ def decoder(*, encoder: dict[str, Any] | None = None, subjects: tuple[int, ...] 
     )
 
 
-def adapt(name: str, made: ClassDecoder, **options: Any) -> tuple[nn.Module, int]:
-    encoder = encoder_of(made.network)
+def adapt(name: str, made: Decoder, **options: Any) -> tuple[nn.Module, int]:
     settings: dict[str, Any] = {"subject": 7, "tuning": TUNING, "seed": 0, **options}
-    trained = moments([segments(9).eeg], encoder.whitening)
+    encoders = encoders_of(made.network)
+    trained = {name: moments([segments(9).eeg], encoder.whitening) for name, encoder in encoders.items()}
     return adapted(METHODS[name], made, segments(), trained=trained, **settings)
 
 
-def changed(made: ClassDecoder, network: nn.Module) -> set[str]:
+def changed(made: Decoder, network: nn.Module) -> set[str]:
     """Names of the state's entries that differ from the run's, or are new."""
     before = made.network.state_dict()
     return {
@@ -97,16 +98,16 @@ def test_the_subject_map_changes_nothing_else() -> None:
     network, number = adapt("subject_map", made)
     assert number == 7
     assert changed(made, network) == {"encoder.subject_layers.offsets", "scale"}
-    assert encoder_of(network).subject_layers is not None
+    assert encoders_of(network)["encoder"].subject_layers is not None
 
 
 def test_maps_of_other_subjects_stay_as_they_are() -> None:
     made = decoder(encoder={"subject_layers": True}, subjects=(1, 2))
-    before = encoder_of(made.network).subject_layers
+    before = encoders_of(made.network)["encoder"].subject_layers
     assert before is not None
     for name in ("subject_map", "all"):
         network, number = adapt(name, made)
-        after = encoder_of(network).subject_layers
+        after = encoders_of(network)["encoder"].subject_layers
         assert after is not None
         assert after.subjects == (1, 2, number)
         assert torch.equal(after.offsets[:2], before.offsets)
@@ -115,9 +116,9 @@ def test_maps_of_other_subjects_stay_as_they_are() -> None:
 
 
 def test_a_number_that_somebody_else_has_is_not_taken() -> None:
-    encoder = encoder_of(decoder(encoder={"subject_layers": True}, subjects=(1, 7)).network)
-    assert own_number(encoder, 7) == 8
-    assert own_number(encoder, 3) == 3
+    encoders = encoders_of(decoder(encoder={"subject_layers": True}, subjects=(1, 7)).network).values()
+    assert own_number(encoders, 7) == 8
+    assert own_number(encoders, 3) == 3
 
 
 def test_the_head_changes_alone() -> None:
@@ -131,6 +132,55 @@ def test_all_changes_all_weights_and_keeps_the_normalisation() -> None:
     network, _ = adapt("all", made)
     same = set(network.state_dict()) - changed(made, network)
     assert same == {"encoder.channel_mean", "encoder.whitening"}
+
+
+class TwoEncoders(Decoder):
+    """An alignment model with a kept encoder, that learns to give every segment the same embedding."""
+
+    stage = "alignment"
+
+    def __init__(self) -> None:
+        first, kept = (encoders_of(decoder(encoder=each).network)["encoder"] for each in ({}, {"dropout": 0.1}))
+        self.network = AlignmentModel(
+            encoder=first.config,
+            kept_encoder=kept.config,
+            embedding_sizes={"image": 3},
+            head="linear",
+            head_dropout=0.0,
+            centre_targets=False,
+            logit_scale=14.0,
+            learn_logit_scale=True,
+        ).eval()
+
+    def loss(self, network: nn.Module, batch: Batch, random: StepRandom) -> Tensor:
+        return (network(batch.eeg, batch.subject)[0]["image"] - 1).square().mean()
+
+    def values(self, network: nn.Module, test: Segments, subject: int, device: str) -> dict[str, Any]:
+        return {}
+
+
+def test_both_encoders_of_an_alignment_stage_are_adapted() -> None:
+    """Its head reads the features of both: with one of them a subject would be half adapted."""
+    made = TwoEncoders()
+    both = ("encoder", "kept_encoder")
+    normalisation = {f"{name}.{entry}" for name, entry in itertools.product(both, ("channel_mean", "whitening"))}
+    assert changed(made, adapt("whitening", made)[0]) == normalisation
+    maps = {f"{name}.subject_layers.offsets" for name in both}
+    network, number = adapt("subject_map", made)
+    assert changed(made, network) == maps
+    assert number == 7
+    for name in both:  # no gradient: the map would be the identity as it began
+        assert network.state_dict()[f"{name}.subject_layers.offsets"].abs().max() > 0, name
+    assert not any("encoder" in name for name in changed(made, adapt("head", made)[0]) if name not in maps)
+    everything = changed(made, adapt("all", made)[0])
+    assert {f"{name}.trunk" for name in both} <= {".".join(entry.split(".")[:2]) for entry in everything}
+
+    written = AlignmentModel(**network.config)  # as it is exported and read again
+    written.load_state_dict(network.state_dict())
+    given, subjects = segments(3).eeg, torch.full((24,), number)
+    with torch.no_grad():
+        again, embedded = (each.eval()(given, subjects)[0]["image"] for each in (written, network))
+    torch.testing.assert_close(again, embedded)
 
 
 def test_the_runs_own_network_stays_as_it_is() -> None:
@@ -194,7 +244,7 @@ def test_training_lowers_the_loss() -> None:
 def test_batch_norm_keeps_the_statistics_of_the_run() -> None:
     class WithNorm(CentroidClassifier):
         def __init__(self) -> None:
-            encoder = encoder_of(decoder().network)
+            encoder = encoders_of(decoder().network)["encoder"]
             super().__init__(encoder, torch.randn(CLASSES, 6))
             self.norm = nn.BatchNorm1d(CLASSES)
 
