@@ -106,8 +106,9 @@ def link_models(folder: Path, diffusion: Path, blip: Path) -> None:
 
 
 def copy_run(folder: Path, *, run: Path, data: Path) -> None:
-    """runs/first, data/first and new-epo.fif: what the pages on Python name."""
+    """runs/first, runs/mine, data/first and new-epo.fif: what the pages on Python and the README name."""
     shutil.copytree(run, folder / "runs" / "first")
+    (folder / "runs" / "mine").symlink_to("first")
     shutil.copytree(data, folder / "data" / "first")
     config = folder / "runs" / "first" / "config.yaml"
     recipe = yaml.safe_load(config.read_text())
