@@ -87,9 +87,12 @@ def run(args: argparse.Namespace) -> int | None:
         return None
     control_runs = None
     if args.controls == "all":
-        from neuroimagen.launch.jobs.trained_controls import make_control_runs
+        from neuroimagen.launch.jobs.commands import run_commands
+        from neuroimagen.trainer.retraining.controls import make_control_runs
 
-        control_runs = make_control_runs(args.run, dataset, subjects=recipe.data.subjects, cpu=args.cpu)
+        control_runs = make_control_runs(
+            args.run, dataset, run_commands=run_commands, subjects=recipe.data.subjects, cpu=args.cpu
+        )
     evaluate_run(
         args.run,
         dataset,

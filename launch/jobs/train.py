@@ -8,11 +8,11 @@ from pathlib import Path
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
-from neuroimagen.launch.jobs.folds import fold_trainings
 from neuroimagen.launch.jobs.progress import Progress
 from neuroimagen.launch.jobs.work import Watcher, run_here
 from neuroimagen.launch.nodes.job import Launcher, default_num_ranks
 from neuroimagen.trainer.recipe.recipe import Recipe
+from neuroimagen.trainer.retraining.folds import fold_trainings
 from neuroimagen.trainer.runs.run_folder import StageFolder, locked, open_stage_folder
 from neuroimagen.trainer.runs.wandb_log import require_wandb
 from neuroimagen.trainer.training.build import build_stage, load_initial, sized_recipe

@@ -2,8 +2,8 @@
 
 Embeddings of the segments that the alignment stage was trained on fit their stimuli too well: what is trained on them
 trusts them too much. Out of fold, a segment's embedding is by a network that has not seen its stimulus: the alignment
-stage is trained once more without each fold of the training stimuli (launch/jobs/folds.py). These are computed once and
-kept in the run.
+stage is trained once more without each fold of the training stimuli (trainer/retraining/folds.py). These are computed
+once and kept in the run.
 
 Shapes: B segments of a batch, n training segments, P length of an embedding.
 """

@@ -1,7 +1,7 @@
 """Controls: how well the block, the time of recording, other subjects or drift alone predict the class.
 
 `control_results` train no network: they predict the class of the test segments with the linear decoder of
-eeg_conditions.py, so that they compare with `linear_decoder`. The controls that launch/jobs/trained_controls.py trains
+eeg_conditions.py, so that they compare with `linear_decoder`. The controls that trainer/retraining trains
 are given as `ControlRuns`.
 
 Legend: N segments, n test segments.
@@ -45,7 +45,7 @@ UNSEEN_SUBJECT_ALIGNMENT = "alignment_unseen_subject"
 
 @dataclass(frozen=True, kw_only=True)
 class ControlRuns:
-    """Runs that were trained as controls of another (launch/jobs/trained_controls.py)."""
+    """Runs that were trained as controls of another (trainer/retraining)."""
 
     drift_surrogate: Path | None = None
     """The whole pipeline, trained on a drift surrogate."""

@@ -93,7 +93,7 @@ def evaluate_run(
     """Measure every condition of `run` on the test split, write the files of report/, and return the results.
 
     `subjects` are those that the run was trained for (None: all). `controls` adds the conditions of controls.py and
-    retrieval from the EEG; `control_runs` are those that launch/jobs/trained_controls.py trained for this run;
+    retrieval from the EEG; `control_runs` are those that trainer/retraining trained for this run;
     `baselines` adds the conditions of baselines.py; `open_latents` opens the cached latents of a kind, which the
     figures of an alignment stage need.
 

@@ -13,8 +13,9 @@ from train_here import train_in_process
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.launch.cli import main, parse
-from neuroimagen.launch.jobs import trained_controls as controls
+from neuroimagen.launch.jobs import commands
 from neuroimagen.trainer.recipe.recipe import load_recipe
+from neuroimagen.trainer.retraining import controls
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_leave_one_subject_out_of_an_alignment_run_is_one_command(
         train_in_process(args.config, args.stages[0], args.run, args.set, resume=args.resume)
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(controls, "subprocess", SimpleNamespace(run=train_step))
+    monkeypatch.setattr(commands, "subprocess", SimpleNamespace(run=train_step))
     words = ["evaluate", "--run", str(run), "--controls", "--cpu", "--set", "evaluate.num_resamples=100"]
     assert main(words) == 0, capsys.readouterr().err
     printed = capsys.readouterr().out

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.remote.files import as_url
-from neuroimagen.launch.jobs.retraining import stages_behind
 from neuroimagen.trainer.recipe.recipe import Recipe, load_recipe
+from neuroimagen.trainer.retraining.stages_behind import stages_behind
 from neuroimagen.trainer.runs.run_folder import StageFolder
 from neuroimagen.trainer.stages.base import CrossFit
 from neuroimagen.trainer.stages.registry import STAGES

@@ -16,9 +16,9 @@ from small_study import RECIPE, write_latents, write_study
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.launch.jobs import train as job
-from neuroimagen.launch.jobs.folds import fold_trainings
 from neuroimagen.launch.jobs.train import TrainWork
 from neuroimagen.trainer.recipe.recipe import Recipe, dump_recipe, load_recipe
+from neuroimagen.trainer.retraining.folds import fold_trainings
 from neuroimagen.trainer.runs.run_folder import StageFolder, open_stage_folder
 from neuroimagen.trainer.training import loop
 

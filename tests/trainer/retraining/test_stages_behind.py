@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from neuroimagen.launch.jobs.retraining import stages_behind
 from neuroimagen.trainer.recipe.recipe import load_recipe
+from neuroimagen.trainer.retraining.stages_behind import stages_behind
 
 
 def test_a_stage_brings_those_that_it_starts_from(tmp_path: Path) -> None:
