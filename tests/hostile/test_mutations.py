@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mutation_corpus
 import mutations
 import pytest
 import simulated_run
@@ -18,7 +19,7 @@ QUICK, ALL = 200, 10_000
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory, tiny_dataset_folder: Path, tiny_diffusion_folder: Path) -> Path:
-    return mutations.build_corpus(tmp_path_factory.mktemp("corpus"), tiny_dataset_folder, tiny_diffusion_folder)
+    return mutation_corpus.build_corpus(tmp_path_factory.mktemp("corpus"), tiny_dataset_folder, tiny_diffusion_folder)
 
 
 def check(corpus: Path, first: int, last: int) -> None:
