@@ -15,6 +15,7 @@ import numpy as np
 from neuroimagen.data_shards.common.arrays import Integers
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path
+from neuroimagen.data_shards.common.reading import read_json_object
 from neuroimagen.data_shards.format.schema import DatasetMetadata
 from neuroimagen.data_shards.sources.subjects import LABELS_KEY
 
@@ -162,7 +163,7 @@ class InputDescription:
         if not path.is_file():
             return None
         try:
-            tree = json.loads(path.read_text(encoding="utf-8"))
+            tree = read_json_object(path)
             if tree.pop("version") != _VERSION:
                 raise ValueError("it has another version")
             for name in ("channel_names", "band_hz", "unit", "subjects"):

@@ -17,7 +17,6 @@ import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.progress import track
-from neuroimagen.data_shards.common.reading import read_json
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.loading.plan import BalancedPlan
 from neuroimagen.launch.jobs.retraining import stages_behind
@@ -31,6 +30,7 @@ from neuroimagen.trainer.evaluation.controls import (
 from neuroimagen.trainer.evaluation.drift_surrogate import fit_drift, original_of, write_drift_surrogate
 from neuroimagen.trainer.evaluation.segment_features import remove_trend, slow_features
 from neuroimagen.trainer.recipe.recipe import load_recipe
+from neuroimagen.trainer.runs.run_folder import read_environments
 from neuroimagen.trainer.training.build import initial_source
 
 STAGES = ("contrastive", "saliency", "semantic")
@@ -214,7 +214,7 @@ def _train_step(
     run: Path, stage: str, control: Path, *, data: str, settings: Sequence[str] = (), cpu: bool
 ) -> tuple[str, ...]:
     """The command that trains a stage as in `run`, on other data, on as many ranks as the stage's last start."""
-    starts = read_json(run / stage / "environment.json")
+    starts = read_environments(run / stage / "environment.json")
     # JSON is YAML too; its quotes keep YAML from reading special characters of a path.
     values = ("--set", f"data.path={json.dumps(data)}", *settings)
     ranks = ("--num-ranks", str(starts[-1].get("num_ranks", 1)), *_cpu(cpu))

@@ -126,7 +126,7 @@ def _first_two():
 
 
 KINDS: Kinds = {
-    "model sdxl": (partial(_draw, "sdxl"), ("sdxl/*.json", "sdxl/*/*.json", "sdxl/*/*.txt"), 2),
+    "model sdxl": (partial(_draw, "sdxl"), ("sdxl/*.json", "sdxl/*/*.json", "sdxl/*/*.txt"), 1),
     "model unclip": (partial(_draw, "unclip"), ("unclip/*.json", "unclip/*/*.json", "unclip/*/*.safetensors"), 2),
     "captioner": (_caption, ("captioner/*",), 2),
     **{f"tower {name}": (partial(_encode, name), (f"towers/{name}/*",), 1) for name in (*TOWERS, "open-clip")},
@@ -135,7 +135,7 @@ KINDS: Kinds = {
         ("resumed/*", "resumed/*/*", "resumed/*/*/*"),
         3,
     ),
-    "search margin": (partial(_search, "margin"), ("searches/margin/*.*", "searches/margin/*/*/*"), 2),
+    "search margin": (partial(_search, "margin"), ("searches/margin/*.*", "searches/margin/*/*/*"), 1),
     "search guidance": (partial(_search, "guidance"), ("searches/guidance/*.*", "searches/guidance/*/*/*"), 1),
     "interrupted cache": (_continued_cache, ("half-cached/latents/.*/*",), 1),
 }

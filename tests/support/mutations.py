@@ -177,21 +177,21 @@ def read_model(corpus: Path) -> None:
 
 
 Reader = tuple[Callable[[Path], None], tuple[str, ...], Callable[[Path, Path], None] | None, int]
-READERS: dict[str, Reader] = {
-    "data": (read_dataset, ("data/*.json", "data/*.parquet", "data/s*/*.tar"), sign_dataset, 5),
-    "latents": (read_latents, ("data/latents/*/*",), sign_latents, 3),
-    "run": (read_run, ("run/*/*.json*", "run/*/*.parquet", "run/*/logs/*", "run/reconstructions/*/*"), None, 3),
+FILES: dict[str, Reader] = {
+    "data": (read_dataset, ("data/*.json", "data/*.parquet", "data/s*/*.tar"), sign_dataset, 20),
+    "latents": (read_latents, ("data/latents/*/*",), sign_latents, 12),
+    "run": (read_run, ("run/*/*.json*", "run/*/*.parquet", "run/*/logs/*", "run/reconstructions/*/*"), None, 10),
     "checkpoints": (
         read_checkpoints,
         ("run/*/checkpoints/*", "run/*/checkpoints/*/*", "run/*/checkpoints/*/*/*"),
         None,
-        4,
+        15,
     ),
-    "export": (read_export, ("run/*/export/*",), None, 3),
-    "recipe": (read_recipe, ("recipe.yaml",), None, 3),
-    "search": (read_search, ("search.yaml",), None, 2),
-    "hostfile": (read_hosts, ("hostfile",), None, 2),
-    "arrays": (read_arrays, ("arrays/*", "arrays/images/*"), None, 5),
+    "export": (read_export, ("run/*/export/*",), None, 12),
+    "recipe": (read_recipe, ("recipe.yaml",), None, 10),
+    "search": (read_search, ("search.yaml",), None, 8),
+    "hostfile": (read_hosts, ("hostfile",), None, 8),
+    "arrays": (read_arrays, ("arrays/*", "arrays/images/*"), None, 20),
     "model": (read_model, ("model/*.json", "model/*/*.json", "model/*/*.txt", "model/*/*.safetensors"), None, 2),
     "evaluated": (
         read_evaluated,
@@ -201,7 +201,7 @@ READERS: dict[str, Reader] = {
     ),
 }
 """Kind → what reads it, its files, what signs them after a change, and its share of the mutations."""
-READERS |= {
+READERS = FILES | {
     kind: (read, files, sign_dataset if kind == "data commands" else None, share)
     for kind, (read, files, share) in {**mutated_commands.COMMANDS, **mutated_models.KINDS}.items()
 }
@@ -257,7 +257,7 @@ def run_one(corpus: Path, number: int, kinds: Sequence[str] = ()) -> Outcome:
         done.refused = True
         if not str(error).strip():
             done.wrong = f"an empty message ({type(error).__name__})"
-        elif not isinstance(error, UserError) and kind not in mutated_commands.COMMANDS:
+        elif not isinstance(error, UserError) and kind in FILES:
             done.wrong = _told(error)
     except Hang:
         done.wrong = f"more than {SECONDS} s"
@@ -278,7 +278,7 @@ def run_one(corpus: Path, number: int, kinds: Sequence[str] = ()) -> Outcome:
 def _told(error: BaseException) -> str:
     """An error with the place in neuroimagen's code, and the innermost one."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "neuroimagen/neuroimagen/" in frame.filename]
+    own = [frame for frame in frames if "/neuroimagen/" in frame.filename and "/tests/" not in frame.filename]
     ours = f"{own[-1].filename.rsplit('neuroimagen/')[-1]}:{own[-1].lineno}" if own else ""
     return f"{type(error).__name__}: {str(error)[:160]} ({ours}, {frames[-1].name})"
 

@@ -1,12 +1,12 @@
 """Which conditions a run allows: what each needs, what of that is there, and what the images are then made from."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import read_json_object, reason
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.trainer.networks.pretrained import CONFIG_FILE
 from neuroimagen.trainer.reconstruction.conditions import (
@@ -77,10 +77,9 @@ class RunConditions:
         """The configuration of an export's network; {} where there is none."""
         path = self.export(key) / CONFIG_FILE
         try:
-            content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        except ValueError as error:
-            raise UserError(f"{path} cannot be read: {error}. Export the stage again.") from error
-        return content if isinstance(content, dict) else {}
+            return read_json_object(path) if path.is_file() else {}
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {path}: {reason(error)}. Export the stage again.") from error
 
     # --- image embeddings ------------------------------------------------------------------------------------------
 
