@@ -13,6 +13,8 @@ MAX_YAML_VALUES = 20_000
 """Values of a YAML text after its aliases are written out."""
 MAX_IMAGE_PIXELS = 64_000_000
 """Width × height of an image. One of this size takes 200 MB when it is decoded."""
+MAX_IMAGE_SIDE = 8192
+"""Of the width or height to which a model resizes images."""
 MAX_IMAGE_BYTES = 256 << 20
 """Of an image file."""
 MAX_CELL_BYTES = 64 << 10
