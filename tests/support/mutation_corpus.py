@@ -65,6 +65,10 @@ def build_corpus(corpus: Path, dataset: Path, model: Path) -> Path:
     (arrays / "labels.csv").write_text("image,class,subject\na.png,dog,1\nb.jpg,cat,2\n")
     for name in ("a.png", "b.jpg", "c.tif", "d.gif", "e.webp"):
         Image.effect_noise((24, 16), 50).convert("RGB").save(arrays / "images" / name)
+    return corpus
+
+
+def add_commands(corpus: Path, model: Path) -> None:
+    """Add the files that only whole commands read."""
     mutated_commands.build(corpus, model)
     mutated_models.build(corpus, model)
-    return corpus
