@@ -103,7 +103,7 @@ def read_eeg(path: Path) -> GivenEEG:
 
 def _read_npz(path: Path) -> GivenEEG:
     names = ("eeg", "sfreq", "channel_names", "unit", "tmin", "subject")
-    with content_of(f"read {path}", remedy="It must be an .npz file of plain arrays."), open_npz(path) as content:
+    with content_of(f"read {path}", remedy="It must be an .npz of plain arrays."), open_npz(path) as content:
         found = {name: content[name] for name in content.files}
     if unknown := sorted(set(found) - set(names)):
         raise UserError(f"{path} holds {unknown[0]!r}; it may hold {', '.join(names)}.")

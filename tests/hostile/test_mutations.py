@@ -3,7 +3,8 @@
     pytest tests/hostile/test_mutations.py -m "slow or not slow"     all 10,000
     NEUROIMAGEN_MUTATIONS=50000 pytest …                             others: those from this number on
 
-mutations.py, mutated_commands.py and mutated_models.py in tests/support/ have the kinds, mutated_content.py the changes.
+In tests/support/, mutations.py, mutated_commands.py and mutated_models.py have the kinds of files, mutated_content.py the
+changes.
 """
 
 import json

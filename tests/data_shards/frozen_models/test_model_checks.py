@@ -22,6 +22,9 @@ WRONG: dict[str, Any] = {
     "vocab_size": 10**12,
     "trained_betas": [0.1, math.inf],
     "quantization_config": {"bits": 4},
+    "shortest_edge": 60_000,
+    "crop_size": 60_000,
+    "image_size": 10_000,
 }
 
 
