@@ -3,8 +3,8 @@
     pytest tests/hostile/test_mutations.py -m "slow or not slow"     all 10,000
     NEUROIMAGEN_MUTATIONS=50000 pytest …                             others: those from this number on
 
-In tests/support/, mutations.py, mutated_commands.py and mutated_models.py have the kinds of files, mutated_content.py the
-changes.
+The kinds of files are in tests/support/: mutations.py, mutated_commands.py, mutated_models.py. The changes are in
+mutated_content.py.
 """
 
 import json
