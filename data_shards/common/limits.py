@@ -28,8 +28,10 @@ MAX_ARRAYS_BYTES = 16 << 30
 MAX_NPY_HEADER_BYTES = 10_000
 MAX_SCHEDULER_STEPS = 100_000
 """Timesteps of a noise schedule; models have 1,000."""
-MAX_MODEL_SIZE = 1 << 24
+MAX_MODEL_SIZE = 1 << 22
 """Of a whole number in a model's configuration: the largest, vocabularies and lengths, stay below a million."""
+MAX_TABLE_NUMBERS = 1 << 29
+"""Of a model's largest table of embeddings: SigLIP's multilingual one has 256,000 × 1,152, a little more than half."""
 MAX_LAYERS = 1000
 """Of a network."""
 MAX_SHOWN_CHARACTERS = 200

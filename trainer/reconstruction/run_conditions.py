@@ -77,7 +77,13 @@ class RunConditions:
         """The configuration of an export's network; {} where there is none."""
         path = self.export(key) / CONFIG_FILE
         try:
-            return read_json_object(path) if path.is_file() else {}
+            content = read_json_object(path) if path.is_file() else {}
+            sizes, kinds = content.get("embedding_sizes", {}), [content.get("kind"), content.get("condition_kind")]
+            if not isinstance(sizes, dict) or not all(type(size) is int for size in sizes.values()):
+                raise ValueError(f"embedding_sizes is {str(sizes)[:80]}")
+            if not all(isinstance(kind, str | None) for kind in kinds):
+                raise ValueError(f"kind and condition_kind are {str(kinds)[:80]}")
+            return content
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {path}: {reason(error)}. Export the stage again.") from error
 
