@@ -25,6 +25,8 @@ MAX_ROW_GROUP_BYTES = 4 << 30
 """Of a row group of a published table, uncompressed: EEG and images lie in them."""
 MAX_ARRAYS_BYTES = 16 << 30
 """Of all arrays of an .npz, uncompressed."""
+MAX_COMPRESSION = 100
+"""Times that an .npz of more than 1 GiB, uncompressed, may be larger than its file: EEG is by less than 10."""
 MAX_NPY_HEADER_BYTES = 10_000
 MAX_SCHEDULER_STEPS = 100_000
 """Timesteps of a noise schedule; models have 1,000."""

@@ -118,7 +118,7 @@ class RunConditions:
         kinds = self._exported("alignment").get("embedding_sizes", {})
         prior = self._exported("prior") if with_prior else {}
         for taker, kind in targets.items():
-            wanted = prior["condition_kind"] if prior.get("kind") == kind else kind
+            wanted = prior.get("condition_kind", kind) if prior.get("kind") == kind else kind
             if wanted not in kinds:
                 change = f", or change model.ip_adapters.{taker}.target" if taker in self.configured else ""
                 return (
