@@ -32,7 +32,10 @@ def test_pickles_and_other_files_are_refused(tmp_path: Path) -> None:
 def test_a_small_file_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
     """2 GiB of zeros in 2 MB, within the limit of all arrays."""
     path = tmp_path / "bomb.npz"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("eeg.npy", "w") as member:
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("eeg.npy", "w", force_zip64=True) as member,
+    ):
         np.lib.format.write_array_header_1_0(member, {"descr": "<f4", "fortran_order": False, "shape": (1 << 29,)})
         for _ in range(128):
             member.write(bytes(1 << 24))
