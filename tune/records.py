@@ -16,16 +16,17 @@ import dataclasses
 import json
 import os
 import time
+import typing
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path, held_folder
-from neuroimagen.data_shards.common.reading import parse_json, read_bytes, read_json
+from neuroimagen.data_shards.common.reading import parse_json, read_bytes, read_json_object, reason
 from neuroimagen.trainer.recipe.recipe import Recipe, difference, dump_recipe, load_recipe
 from neuroimagen.trainer.stages.validation.segment_figures import SegmentFigures
-from neuroimagen.tune.config import Search, dump_search, search_of
+from neuroimagen.tune.config import KINDS, Search, dump_search, search_of
 from neuroimagen.tune.space import Value
 
 State = Literal["running", "finished", "stopped", "failed"]
@@ -149,11 +150,16 @@ class SearchFolder:
         """A trial's record. Raises UserError if it is damaged."""
         path = self.trial(name).record
         try:
-            tree = read_json(path)
-            tree["curve"] = tuple((int(step), float(value)) for step, value in tree["curve"])
-            return TrialRecord(**tree)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{path} is damaged ({error}). Remove {path.parent} to run the trial again.") from None
+            tree = read_json_object(path)
+            tree["curve"] = tuple((_whole(step), _number(value)) for step, value in tree["curve"])
+            tree["figures"] = {name: _number(value) for name, value in tree["figures"].items()}
+            record = TrialRecord(**tree)
+            _check_record(record, name)
+            return record
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+            raise UserError(
+                f"{path} is damaged ({reason(error)}). Remove {path.parent} to run the trial again."
+            ) from None
 
     def segment_figures(self, name: str) -> SegmentFigures | None:
         """A trial's figures by segment; None if it has none."""
@@ -164,6 +170,36 @@ class SearchFolder:
         """All trials of a group, sorted by name."""
         paths = sorted((self.path / group).glob(f"*/{TRIAL_FILE}"))
         return [self.read(f"{group}/{path.parent.name}") for path in paths]
+
+
+def _check_record(record: TrialRecord, name: str) -> None:
+    """Raise ValueError naming the first field of a record that a search would not have written."""
+    is_sound = {
+        "name": record.name == name,
+        "values": isinstance(record.values, dict)
+        and all(value is None or type(value) in (bool, int, float, str, dict) for value in record.values.values()),
+        "state": record.state in typing.get_args(State),
+        "message": isinstance(record.message, str),
+        "seconds": type(record.seconds) in (int, float),
+        **{
+            field: type(getattr(record, field)) is int and getattr(record, field) >= 0
+            for field in ("seed", "steps", "num_starts", "retries")
+        },
+    }
+    if wrong := [field for field, sound in is_sound.items() if not sound]:
+        raise ValueError(f"{wrong[0]} is {str(getattr(record, wrong[0]))[:80]}")
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int:
+        raise ValueError(f"{str(value)[:80]} is no whole number")
+    return value
+
+
+def _number(value: object) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(f"{str(value)[:80]} is no number")
+    return float(value)  # type: ignore[arg-type]  # checked above
 
 
 def locked(folder: SearchFolder) -> AbstractContextManager[None]:
@@ -186,9 +222,9 @@ def open_search(folder: SearchFolder, search: Search, recipe: Recipe, *, resume:
             raise UserError(
                 f"{folder.path} holds a search already. Continue it with --resume, or choose another --out."
             )
-        before = read_json(folder.search)
-        if before.get("version") != VERSION or before.get("kind") != search.kind:
-            raise UserError(f"{folder.path} holds another kind of search ({before.get('kind')}). Choose another --out.")
+        before = _read_search_file(folder)
+        if before.get("version") != VERSION or before["kind"] != search.kind:
+            raise UserError(f"{folder.path} holds another kind of search ({before['kind']}). Choose another --out.")
         # Read and written again, keys of earlier versions have their present names.
         old = dump_search(search_of(before["search"], search.kind, where=str(folder.search)))
         new = tree["search"]
@@ -211,9 +247,16 @@ def open_search(folder: SearchFolder, search: Search, recipe: Recipe, *, resume:
 
 def read_search(folder: SearchFolder) -> tuple[Search, Recipe]:
     """The search and the default recipe of a folder."""
+    tree = _read_search_file(folder)
+    return search_of(tree["search"], tree["kind"], where=str(folder.search)), load_recipe(folder.recipe)
+
+
+def _read_search_file(folder: SearchFolder) -> dict[str, Any]:
+    """The content of search.json, with a known kind. Raises UserError if it is damaged."""
     try:
-        tree = read_json(folder.search)
-        kind, search = tree["kind"], tree["search"]
+        tree = read_json_object(folder.search)
+        if tree["kind"] not in KINDS or not isinstance(tree["search"], dict):
+            raise ValueError(f"it is of kind {str(tree['kind'])[:40]!r}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder.path} does not hold a search ({error}).") from None
-    return search_of(search, kind, where=str(folder.search)), load_recipe(folder.recipe)
+        raise UserError(f"{folder.path} does not hold a search ({reason(error)}). Choose another --out.") from None
+    return tree

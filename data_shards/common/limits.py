@@ -13,6 +13,8 @@ MAX_YAML_VALUES = 20_000
 """Values of a YAML text after its aliases are written out."""
 MAX_IMAGE_PIXELS = 64_000_000
 """Width × height of an image. One of this size takes 200 MB when it is decoded."""
+MAX_IMAGE_SIDE = 8192
+"""Of the width or height to which a model resizes images."""
 MAX_IMAGE_BYTES = 256 << 20
 """Of an image file."""
 MAX_CELL_BYTES = 64 << 10
@@ -23,11 +25,15 @@ MAX_ROW_GROUP_BYTES = 4 << 30
 """Of a row group of a published table, uncompressed: EEG and images lie in them."""
 MAX_ARRAYS_BYTES = 16 << 30
 """Of all arrays of an .npz, uncompressed."""
+MAX_COMPRESSION = 100
+"""Times that an .npz of more than 1 GiB, uncompressed, may be larger than its file: EEG is by less than 10."""
 MAX_NPY_HEADER_BYTES = 10_000
 MAX_SCHEDULER_STEPS = 100_000
 """Timesteps of a noise schedule; models have 1,000."""
-MAX_MODEL_SIZE = 1 << 24
+MAX_MODEL_SIZE = 1 << 22
 """Of a whole number in a model's configuration: the largest, vocabularies and lengths, stay below a million."""
+MAX_TABLE_NUMBERS = 1 << 29
+"""Of a model's largest table of embeddings: SigLIP's multilingual one has 256,000 × 1,152, a little more than half."""
 MAX_LAYERS = 1000
 """Of a network."""
 MAX_SHOWN_CHARACTERS = 200

@@ -197,6 +197,8 @@ def _checked_fields(raw: dict[str, Any], where: str) -> dict[str, Any]:
     for name in ("preprocessing", "provenance", "split_counts", "storage", "tables"):
         if not isinstance(raw[name], dict):
             raise wrong(name, "an object")
+    if not all(is_whole(count) and count >= 0 for count in raw["split_counts"].values()):
+        raise wrong("split_counts", "a whole number for each split")
     fields = dict(raw)
     for name in ("subjects", "segment_shards", "stimulus_shards"):
         if not isinstance(raw[name], list) or not all(map(is_whole, raw[name])):

@@ -9,12 +9,14 @@ import dataclasses
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import content_of
 from neuroimagen.data_shards.frozen_models.encoder import (
     CHECK_TOLERANCE,
     CaptionEncoder,
@@ -92,15 +94,16 @@ class VaeKind(ImageKind):
 
     def shape(self, folders: ModelFolders) -> tuple[int, ...]:
         model = require_diffusion_folder(folders.model)
-        latent_px = image_size_px(model) // vae_reduction(model)
-        channels = int(read_config(component_folder(model, "vae"))["latent_channels"])
+        with _using(model):
+            latent_px = image_size_px(model) // vae_reduction(model)
+            channels = int(read_config(component_folder(model, "vae"))["latent_channels"])
         return (2, channels, latent_px, latent_px)
 
     def identity(self, folders: ModelFolders) -> EncoderIdentity:
         model = _require(folders.model, "vae")
         folder = component_folder(model, "vae")
-        config = read_config(folder)
-        size_px = image_size_px(model)
+        with _using(model):
+            scaling_factor, size_px = float(read_config(folder)["scaling_factor"]), image_size_px(model)
         return EncoderIdentity(
             model_id=model.resolve().name,
             revision=folders_digest(folder),
@@ -111,7 +114,7 @@ class VaeKind(ImageKind):
                 "statistics": "posterior mean and standard deviation, float32, not scaled",
             },
             shape=self.shape(folders),
-            scaling_factor=float(config["scaling_factor"]),
+            scaling_factor=scaling_factor,
         )
 
     def encoder(self, models: "LoadedModels") -> ImageEncoder:
@@ -150,12 +153,15 @@ class CaptionKind(LatentKind):
         return None
 
     def shape(self, folders: ModelFolders) -> tuple[int, ...]:
-        layout = text_layout(require_diffusion_folder(folders.model))
+        model = require_diffusion_folder(folders.model)
+        with _using(model):
+            layout = text_layout(model)
         return layout.shape if self.state == "hidden" else (layout.pooled_size,)
 
     def identity(self, folders: ModelFolders) -> EncoderIdentity:
         model = _require(folders.model, "text")
-        layout = text_layout(model)
+        with _using(model):
+            layout = text_layout(model)
         preprocessing: dict[str, object] = {
             "tokens": f"padded or cut to {layout.shape[0]}",
             "state": _STATES[self.state, len(layout.encoders)],
@@ -192,22 +198,27 @@ class TowerKind(ImageKind):
         folder = folders.tower(self.name)
         if folder is None:
             return f"no folder is given for it; --towers {self.name}=FOLDER gives one"
-        reason = self.tower.missing(folder)
+        with _using(folder):
+            reason = self.tower.missing(folder)
         if reason is None or (self.name in folders.towers and folders.towers[self.name].path is not None):
             return reason
         return f"{reason}; --towers {self.name}=FOLDER gives one"
 
     def shape(self, folders: ModelFolders) -> tuple[int, ...]:
-        return self.tower.shape(self._folder(folders))
+        folder = self._folder(folders)
+        with _using(folder):
+            return self.tower.shape(folder)
 
     def identity(self, folders: ModelFolders) -> EncoderIdentity:
         folder, view = self._folder(folders), self.tower.config.view
-        identity = self.tower.identity(folder)
-        if view is None:
-            return identity
+        with _using(folder):
+            identity = self.tower.identity(folder)
+            if view is None:
+                return identity
+            view_px = self.tower.view_px(folder)
         from neuroimagen.data_shards.frozen_models.towers.views import view_settings
 
-        settings = view_settings(view, self.tower.view_px(folder))
+        settings = view_settings(view, view_px)
         return dataclasses.replace(identity, preprocessing={**identity.preprocessing, "view": settings})
 
     def view(self, folders: ModelFolders) -> "Callable[[Image.Image, str], list[Image.Image]] | None":
@@ -216,11 +227,15 @@ class TowerKind(ImageKind):
             return None
         from neuroimagen.data_shards.frozen_models.towers.views import viewed
 
-        size_px = self.tower.view_px(self._folder(folders))
+        folder = self._folder(folders)
+        with _using(folder):
+            size_px = self.tower.view_px(folder)
         return partial(viewed, view=view, size_px=size_px)
 
     def encoder(self, models: "LoadedModels") -> ImageEncoder:
-        return self.tower.encoder(models, self._folder(models.folders))
+        folder = self._folder(models.folders)
+        with _using(folder):
+            return self.tower.encoder(models, folder)
 
     def _folder(self, folders: ModelFolders) -> Path:
         if reason := self.missing(folders):
@@ -228,6 +243,11 @@ class TowerKind(ImageKind):
         folder = folders.tower(self.name)
         assert folder is not None
         return folder
+
+
+def _using(folder: Path) -> AbstractContextManager[None]:
+    """Use a model folder's configurations, in which anything may stand: what that makes ours raise is a UserError."""
+    return content_of(f"use the model in {folder}", remedy="Fetch the folder again.")
 
 
 KINDS: Mapping[str, LatentKind] = {

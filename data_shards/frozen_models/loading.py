@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from PIL import Image
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.reading import content_of
@@ -77,13 +78,17 @@ def load_image_processor(folder: Path, *, size_px: int | None = None) -> Any:
 
     with loading(folder):
         processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-        if size_px is None:
-            return processor
-        square = {"height": size_px, "width": size_px}
-        sizes = (
-            {"size": {"shortest_edge": size_px}, "crop_size": square} if processor.do_center_crop else {"size": square}
-        )
-        return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False, **sizes)
+        if size_px is not None:
+            square = {"height": size_px, "width": size_px}
+            sizes = (
+                {"size": {"shortest_edge": size_px}, "crop_size": square}
+                if processor.do_center_crop
+                else {"size": square}
+            )
+            processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False, **sizes)
+        # Its settings are not looked at before it gets an image: wrong ones should be said now, not after an hour.
+        processor(images=[Image.new("RGB", (16, 16))], return_tensors="pt")
+        return processor
 
 
 class LoadedModels:

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.common.limits import MAX_LAYERS, MAX_MODEL_SIZE, MAX_SCHEDULER_STEPS
+from neuroimagen.data_shards.common.limits import (
+    MAX_IMAGE_SIDE,
+    MAX_LAYERS,
+    MAX_MODEL_SIZE,
+    MAX_SCHEDULER_STEPS,
+    MAX_TABLE_NUMBERS,
+)
 from neuroimagen.data_shards.common.reading import read_json, reason, require_file
 
 _NUMBERS_IN = ("config.json", "scheduler_config.json", "preprocessor_config.json")
@@ -22,6 +28,8 @@ _POSITIVE = re.compile(
     r"(hidden|intermediate|patch|image|vocab|sample|embed|feature|noise|latent)_(size|dim)|.*_channels|.*channels_out|"
     r"num_(.*_)?(heads|layers)|projection_dim|max_position_embeddings|.*_size_px|width"
 )
+_IMAGE_SIDE = re.compile(r"(image_|sample_|crop_)?(size|height)|(image_)?width|(shortest|longest)_edge|.*_size_px")
+_ROWS = ("vocab_size", "max_position_embeddings", "intermediate_size", "hidden_size", "projection_dim")
 _BETAS = ("beta_start", "beta_end")
 _NUMBERS = (*_BETAS, "scaling_factor", "shift_factor", "num_train_timesteps")
 
@@ -51,6 +59,16 @@ def check_configuration(content: Mapping[str, Any], *, where: Path) -> None:
         problem = _problem(key, value)
         if problem is not None:
             raise UserError(f"{where}: {key} is {str(value)[:80]}, but {problem}. Fetch the model again.")
+    for part in (content, *(value for _, value in _entries(content) if isinstance(value, Mapping))):
+        width = part.get("hidden_size", 1)
+        for key in _ROWS:
+            rows = part.get(key, 1)
+            # The table would be made at its full size before it is compared with the weights.
+            if isinstance(rows, int) and isinstance(width, int) and rows * width > MAX_TABLE_NUMBERS:
+                raise UserError(
+                    f"{where}: {key} is {rows} and hidden_size {width}, but a table of embeddings has at most "
+                    f"{MAX_TABLE_NUMBERS:,} numbers. Fetch the model again."
+                )
 
 
 def _entries(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -78,6 +96,8 @@ def _problem(key: str, value: Any) -> str | None:
         return "it has to be a finite number"
     if isinstance(value, int) and abs(value) > MAX_MODEL_SIZE:
         return f"at most {MAX_MODEL_SIZE:,} is possible"
+    if _IMAGE_SIDE.fullmatch(key) and value > MAX_IMAGE_SIDE:
+        return f"images have at most {MAX_IMAGE_SIDE:,} pixels in width and height"
     if key == "num_train_timesteps" and not 1 <= value <= MAX_SCHEDULER_STEPS:
         return f"a noise schedule has 1 to {MAX_SCHEDULER_STEPS:,} timesteps"
     if key in _BETAS and not 0 < value < 1:

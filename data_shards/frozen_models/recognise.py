@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from neuroimagen.data_shards.common.reading import read_json_object
+from neuroimagen.data_shards.common.reading import content_of, read_json_object
 
 Use = Literal["vae", "text", "image", "diffusion", "captions"]
 """What a folder may serve: VAE latents, text states, image embeddings, reconstruction, captions of images."""
@@ -121,7 +121,12 @@ class FolderContent:
 
 
 def recognise(folder: Path) -> FolderContent:
-    """Say what `folder` is by its configurations and file names."""
+    """Say what `folder` is by its configurations and file names. Raises UserError where these are damaged."""
+    with content_of(f"recognise the model in {folder}", remedy="Fetch the folder again."):
+        return _recognise(folder)
+
+
+def _recognise(folder: Path) -> FolderContent:
     if folder.is_file():
         return _unusable(folder, "a single file", _SINGLE_FILE)
     if not folder.is_dir():

@@ -42,8 +42,9 @@ def load_vae(folder: Path, *, device: torch.device) -> Any:
         vae = AutoencoderKL.from_pretrained(
             folder, use_safetensors=True, dtype=torch.float32, variant=weights_variant(folder)
         )
-    # float32 whatever the U-Net runs in: Stable Diffusion's VAE overflows in float16.
-    return vae.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        # float32 whatever the U-Net runs in: Stable Diffusion's VAE overflows in float16. Weights that the file lacks
+        # are found out only by the move: they are not on any device yet.
+        return vae.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 class VaeEncoder:

@@ -18,7 +18,7 @@ import torch
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path, sync_path
-from neuroimagen.data_shards.common.reading import read_json
+from neuroimagen.data_shards.common.reading import content_of, read_json_object
 from neuroimagen.data_shards.dataset.latent_format import INDEX_SCHEMA, LatentMetadata
 from neuroimagen.data_shards.dataset.latent_items import LatentItems
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
@@ -96,7 +96,11 @@ class LatentWriter:
     def finish(self) -> LatentStore:
         """Write index and metadata, and give the folder its name. Every shard must be complete."""
         assert not self.pending()
-        records = [read_json(self._record_path(shard)) for shard in range(self.num_shards)]
+        # An earlier process may have written the records, and anyone may have damaged them since.
+        with content_of(f"finish {self.folder}", remedy=f"Remove {self._unfinished}, and run the same command again."):
+            return self._finish([read_json_object(self._record_path(shard)) for shard in range(self.num_shards)])
+
+    def _finish(self, records: Sequence[Mapping[str, Any]]) -> LatentStore:
         with atomic_path(self._unfinished / "index.parquet") as path:
             self._write_index(path, records)
         metadata = dataclasses.replace(

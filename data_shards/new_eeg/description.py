@@ -6,6 +6,7 @@ It is written as input.json into a run and into a saved pipeline, so that neithe
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import numpy as np
 from neuroimagen.data_shards.common.arrays import Integers
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path
+from neuroimagen.data_shards.common.limits import MAX_MODEL_SIZE
+from neuroimagen.data_shards.common.reading import read_json_object
 from neuroimagen.data_shards.format.schema import DatasetMetadata
 from neuroimagen.data_shards.sources.subjects import LABELS_KEY
 
@@ -162,12 +165,13 @@ class InputDescription:
         if not path.is_file():
             return None
         try:
-            tree = json.loads(path.read_text(encoding="utf-8"))
+            tree = read_json_object(path)
             if tree.pop("version") != _VERSION:
                 raise ValueError("it has another version")
             for name in ("channel_names", "band_hz", "unit", "subjects"):
                 tree[name] = tuple(tree[name]) if isinstance(tree[name], list) else tree[name]
             found = cls(**tree)
+            _check_fields(found)
             if found.channel_names is not None and len(found.channel_names) != found.n_channels:
                 raise ValueError(f"{len(found.channel_names)} names for {found.n_channels} channels")
             return found
@@ -176,6 +180,38 @@ class InputDescription:
                 f"{path} is no description of EEG ({error!r}). Write it again: save the pipeline anew, or "
                 "remove the file where the data set is at hand."
             ) from None
+
+
+def _check_fields(found: InputDescription) -> None:
+    """Raise ValueError naming the first field of a file that holds something else than `write` puts there."""
+
+    def is_number(value: object) -> bool:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]  # a number
+
+    def is_count(value: object) -> bool:
+        return type(value) is int and 0 < value <= MAX_MODEL_SIZE
+
+    def are_texts(value: object) -> bool:
+        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+
+    is_sound = {
+        "data": isinstance(found.data, str),
+        "n_channels": is_count(found.n_channels),
+        "n_samples": is_count(found.n_samples),
+        "sfreq": is_number(found.sfreq) and found.sfreq > 0,
+        "channel_names": found.channel_names is None or are_texts(found.channel_names),
+        "unit": found.unit is None or isinstance(found.unit, str) or are_texts(found.unit),
+        "first_sample_s": found.first_sample_s is None or is_number(found.first_sample_s),
+        "band_hz": found.band_hz is None
+        or (isinstance(found.band_hz, tuple) and len(found.band_hz) == 2 and all(map(is_number, found.band_hz))),
+        "preprocessing": isinstance(found.preprocessing, Mapping),
+        "epochs": found.epochs is None or isinstance(found.epochs, Mapping),
+        "subjects": isinstance(found.subjects, tuple) and all(type(subject) is int for subject in found.subjects),
+        "subject_labels": isinstance(found.subject_labels, Mapping)
+        and all(type(number) is int for number in found.subject_labels.values()),
+    }
+    if wrong := [name for name, sound in is_sound.items() if not sound]:
+        raise ValueError(f"{wrong[0]} is {str(getattr(found, wrong[0]))[:80]}")
 
 
 def _first_sample_s(done: Mapping[str, Any], sfreq: float) -> float | None:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import content_of
+from neuroimagen.data_shards.format.npz import open_npz
 from neuroimagen.data_shards.sources.readers.npy import load_npy
 
 FILES = ".npy, .npz (eeg, and sfreq, channel_names, unit, tmin, subject) or MNE epochs (.fif)"
@@ -101,18 +103,16 @@ def read_eeg(path: Path) -> GivenEEG:
 
 def _read_npz(path: Path) -> GivenEEG:
     names = ("eeg", "sfreq", "channel_names", "unit", "tmin", "subject")
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            found = {name: content[name] for name in content.files}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no .npz file of plain arrays: {str(error)[:160]}.") from None
+    with content_of(f"read {path}", remedy="It must be an .npz of plain arrays."), open_npz(path) as content:
+        found = {name: content[name] for name in content.files}
     if unknown := sorted(set(found) - set(names)):
         raise UserError(f"{path} holds {unknown[0]!r}; it may hold {', '.join(names)}.")
     if "eeg" not in found:
         raise UserError(f"{path} holds no array 'eeg' [segments, channels, samples]; it has {', '.join(found)}.")
     eeg = found.pop("eeg")
     known = {name: value.tolist() for name, value in found.items()}
-    return _checked(GivenEEG(eeg=eeg, where=str(path), **_tidy(known)))
+    with content_of(f"use what {path} says beside 'eeg'", remedy="Write the file again."):
+        return _checked(GivenEEG(eeg=eeg, where=str(path), **_tidy(known)))
 
 
 def _tidy(known: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path, refuse_existing, sync_path
-from neuroimagen.data_shards.common.reading import parse_json
+from neuroimagen.data_shards.common.reading import content_of, parse_json, read_bytes
 
 _logger = logging.getLogger(__name__)
 _NOTE = b"neuroimagen"
@@ -60,8 +60,8 @@ class UnfinishedFolder:
 
     def _prepare(self, expected: str) -> None:
         job = self.folder / "job.json"
-        found = job.read_text(encoding="utf-8") if job.is_file() else None
-        if found != expected:
+        found = read_bytes(job) if job.is_file() else None
+        if found != expected.encode():
             if found is not None:
                 _logger.warning(
                     "%s: an interrupted run with other inputs or options left shards there; they are removed",
@@ -93,8 +93,10 @@ class UnfinishedFolder:
 
     def rows(self, kind: Kind, shard: int) -> tuple[pa.Table, dict[str, Any]]:
         """The rows and the note of a finished shard."""
-        table = pq.read_table(self._record_path(kind, shard))
-        return table.replace_schema_metadata(None), parse_json(table.schema.metadata[_NOTE])
+        path = self._record_path(kind, shard)
+        with content_of(f"go on from {path}", remedy=f"Remove {self.folder}, and run the same command again."):
+            table = pq.read_table(path)
+            return table.replace_schema_metadata(None), parse_json(table.schema.metadata[_NOTE])
 
     def publish(self) -> None:
         """Rename the finished data to `out`."""

@@ -28,11 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Write the report and print its path."""
-    import json
-
-    from neuroimagen.data_shards.common.errors import UsageError, UserError
+    from neuroimagen.data_shards.common.errors import UsageError
     from neuroimagen.data_shards.dataset.dataset import Dataset
-    from neuroimagen.trainer.evaluation.evaluate import DETAILS_FILE
+    from neuroimagen.trainer.report.evaluated import evaluated_data
     from neuroimagen.trainer.report.page import write_report
     from neuroimagen.trainer.runs.find_run import require_run
 
@@ -50,11 +48,7 @@ def run(args: argparse.Namespace) -> int | None:
     if args.out:
         raise UsageError("--out is for a comparison of several runs; a run's report is written into the run.")
     (run_folder,) = runs
-    details = run_folder / "report" / DETAILS_FILE
-    if not details.is_file():
-        raise UserError(f"{run_folder} has not been evaluated. Run `neuroimagen evaluate --run {run_folder}` first.")
-    data = args.data or Path(json.loads(details.read_text(encoding="utf-8"))["data"])
-    page = write_report(run_folder, Dataset.open(data))
+    page = write_report(run_folder, Dataset.open(evaluated_data(run_folder, given=args.data)))
     print(f"report: {page}")
     if (grid := page.with_name("grid.png")).is_file():
         print(f"grid:   {grid}")

@@ -112,3 +112,42 @@ def test_a_search_that_an_earlier_version_has_begun_is_resumed(tmp_path: Path) -
     assert (trial.num_copies, trial.newest_run.name) == (1, "run-1")
     add_line(trial.copies, {"from": "trials/0002", "run": 1, "step": 6, "values": {}})
     assert folder.trial("trials/0000").newest_run.name == "run-2"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("figures", {"knn_accuracy": "0.5"}),
+        ("figures", []),
+        ("curve", [[0.5, 1.0]]),
+        ("curve", [[1, None]]),
+        ("values", ["contrastive.margin"]),
+        ("values", {"contrastive.margin": [1]}),
+        ("name", "../../elsewhere"),
+        ("state", "done"),
+        ("steps", -1),
+        ("num_starts", True),
+        ("message", {}),
+        ("seconds", "1"),
+        ("unknown", 1),
+    ],
+)
+def test_a_record_with_an_odd_field_is_named(tmp_path: Path, field: str, value: object) -> None:
+    folder = SearchFolder(tmp_path)
+    record = TrialRecord(name="trials/0003", values={"contrastive.margin": 0.5}, seed=4)
+    folder.write(record)
+    path = folder.trial(record.name).record
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(UserError, match=r"trial\.json is damaged .*Remove .*0003 to run the trial again"):
+        folder.records()
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"kind": "margin", "search": 3}', '{"kind": [], "search": {}}', "{"])
+def test_a_damaged_search_is_named_when_it_is_resumed(tmp_path: Path, content: str) -> None:
+    folder = SearchFolder(tmp_path / "out")
+    open_search(folder, SEARCH, Recipe(), resume=False)
+    folder.search.write_text(content)
+    with pytest.raises(UserError, match=f"{folder.path} does not hold a search"):
+        open_search(folder, SEARCH, Recipe(), resume=True)
+    with pytest.raises(UserError, match=f"{folder.path} does not hold a search"):
+        read_search(folder)

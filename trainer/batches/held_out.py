@@ -18,6 +18,7 @@ from torch import Tensor
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_folder
+from neuroimagen.data_shards.common.reading import open_file, read_json_object
 
 SEGMENTS_FILE = "segments.safetensors"
 METADATA_FILE = "embeddings.json"
@@ -60,16 +61,17 @@ class HeldOutEmbeddings(SegmentEmbeddings):
     def read(cls, folder: Path, made_of: Mapping[str, Any]) -> Self:
         """What `write` has written. Raises UserError if it is damaged, or was made of anything else than `made_of`."""
         try:
-            metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
+            metadata = read_json_object(folder / METADATA_FILE)
             if metadata["sha256"] != file_digest(folder / SEGMENTS_FILE):
                 raise ValueError("its digest differs")
             tensors = load_file(folder / SEGMENTS_FILE)
             found = cls(**tensors)
+            given = dict(metadata["made_of"])
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise UserError(
                 f"{folder} is damaged ({error}). Remove it and go on with --resume: it is made again."
             ) from None
-        differing = [key for key, value in made_of.items() if metadata["made_of"].get(key) != value]
+        differing = [key for key, value in made_of.items() if given.get(key) != value]
         if differing:
             raise UserError(
                 f"{folder} was made of another {', '.join(differing)} than there is now. Remove it, or restore what it "
@@ -80,5 +82,5 @@ class HeldOutEmbeddings(SegmentEmbeddings):
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.common.reading import read_json
+from neuroimagen.data_shards.common.reading import open_file, read_json
 from neuroimagen.data_shards.dataset.dataset import Dataset
 
 PACKAGES = ("neuroimagen", "torch", "deepspeed", "diffusers", "transformers", "numpy", "scikit-learn", "mne")
@@ -82,7 +82,7 @@ def require_selection_on_validation(run: Path) -> None:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

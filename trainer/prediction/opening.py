@@ -1,7 +1,6 @@
 # pyright: basic
 """Finds what a pipeline is loaded from: a run, a folder that a pipeline was saved in, or a repository of the hub."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import read_json_object
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.new_eeg.description import INPUT_FILE, InputDescription
 from neuroimagen.trainer.bundled_model.location import BUNDLED, resolve_model_path
@@ -100,7 +100,7 @@ def _read_saved(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = read_json_object(path)
         return {"condition": str(tree["condition"]), "model_digest": str(tree["model_digest"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error!r}). Save the pipeline again.") from None

@@ -2,7 +2,6 @@
 """From new EEG to images with a trained run, a saved pipeline, or one from the Hugging Face hub."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.progress import track
+from neuroimagen.data_shards.common.reading import content_of, read_json_object
 from neuroimagen.data_shards.new_eeg.conversion import Preprocessed, converted
 from neuroimagen.data_shards.new_eeg.description import NO_SUBJECT
 from neuroimagen.data_shards.new_eeg.given import given_eeg
@@ -273,8 +273,8 @@ def _notes_on_subjects(drawing: Drawing, name: str, subjects: Integers) -> list[
 
 def _encoder_of(export: Path) -> dict[str, Any]:
     """The configuration of an exported network's EEG encoder; {} where it has none."""
-    tree = json.loads((export / CONFIG_FILE).read_text(encoding="utf-8"))
-    encoder = tree.get("encoder", {})
+    with content_of(f"read the export {export}", remedy="Export it again."):
+        encoder = read_json_object(export / CONFIG_FILE).get("encoder", {})
     return encoder if isinstance(encoder, dict) else {}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path
+from neuroimagen.data_shards.common.reading import read_json_object
 from neuroimagen.trainer.reconstruction.conditions import IMAGE_CONDITIONS
 
 OBJECTIVE = "objective"
@@ -83,7 +84,7 @@ def read_choice(run: Path) -> Choice | None:
     if not path.is_file():
         return None
     try:
-        return Choice(**json.loads(path.read_text(encoding="utf-8")))
+        return Choice(**read_json_object(path))
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"{path} is no choice of a headline ({error!r}). Remove it and run `neuroimagen reconstruct` again."

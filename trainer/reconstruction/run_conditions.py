@@ -1,12 +1,12 @@
 """Which conditions a run allows: what each needs, what of that is there, and what the images are then made from."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import read_json_object, reason
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
 from neuroimagen.trainer.networks.pretrained import CONFIG_FILE
 from neuroimagen.trainer.reconstruction.conditions import (
@@ -77,10 +77,15 @@ class RunConditions:
         """The configuration of an export's network; {} where there is none."""
         path = self.export(key) / CONFIG_FILE
         try:
-            content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        except ValueError as error:
-            raise UserError(f"{path} cannot be read: {error}. Export the stage again.") from error
-        return content if isinstance(content, dict) else {}
+            content = read_json_object(path) if path.is_file() else {}
+            sizes, kinds = content.get("embedding_sizes", {}), [content.get("kind"), content.get("condition_kind")]
+            if not isinstance(sizes, dict) or not all(type(size) is int for size in sizes.values()):
+                raise ValueError(f"embedding_sizes is {str(sizes)[:80]}")
+            if not all(isinstance(kind, str | None) for kind in kinds):
+                raise ValueError(f"kind and condition_kind are {str(kinds)[:80]}")
+            return content
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {path}: {reason(error)}. Export the stage again.") from error
 
     # --- image embeddings ------------------------------------------------------------------------------------------
 
@@ -113,7 +118,7 @@ class RunConditions:
         kinds = self._exported("alignment").get("embedding_sizes", {})
         prior = self._exported("prior") if with_prior else {}
         for taker, kind in targets.items():
-            wanted = prior["condition_kind"] if prior.get("kind") == kind else kind
+            wanted = prior.get("condition_kind", kind) if prior.get("kind") == kind else kind
             if wanted not in kinds:
                 change = f", or change model.ip_adapters.{taker}.target" if taker in self.configured else ""
                 return (

@@ -18,6 +18,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path
 from neuroimagen.data_shards.common.process_share import ProcessShare
 from neuroimagen.data_shards.common.progress import track
+from neuroimagen.data_shards.common.reading import read_text, reason
 from neuroimagen.data_shards.format.schema import segment_key
 from neuroimagen.trainer.reconstruction.conditions import IMAGE_CONDITIONS
 from neuroimagen.trainer.reconstruction.manifest import MANIFEST_FILE, changed_settings, load_manifest
@@ -75,7 +76,7 @@ def write_condition(
             _choose_batch_size(reconstructor, name, unfinished)
         ranks.wait()  # every rank has seen that the condition is not finished yet
         if size is None:
-            size = int((unfinished / _BATCH_SIZE_FILE).read_text(encoding="utf-8"))
+            size = _read_batch_size(unfinished / _BATCH_SIZE_FILE)
         batches = [unique[first : first + size] for first in range(0, len(unique), size)]
         _draw_batches(reconstructor, name, unfinished, first_of_file, batches[ranks.rank :: ranks.world_size])
         ranks.wait()
@@ -188,6 +189,17 @@ def _entry(reconstructor: Reconstructor, item: SegmentSample, file: str) -> dict
         "sample": item.sample,
         "file": file,
     }
+
+
+def _read_batch_size(path: Path) -> int:
+    """The images at once that were chosen when the condition was begun. Raises UserError if the file is damaged."""
+    try:
+        size = int(read_text(path, limit=100))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {reason(error)}. Remove {path.parent}: it is drawn again.") from None
+    if size < 1:
+        raise UserError(f"{path} says {size} images at once. Remove {path.parent}: it is drawn again.")
+    return size
 
 
 def _write_png(path: Path, image: np.ndarray) -> None:

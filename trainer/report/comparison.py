@@ -15,15 +15,21 @@ from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.common.files import atomic_path
 from neuroimagen.data_shards.common.progress import track
-from neuroimagen.data_shards.common.reading import content_of, read_json
+from neuroimagen.data_shards.common.reading import content_of
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.conditions import condition_of
-from neuroimagen.trainer.evaluation.evaluate import DETAILS_FILE
 from neuroimagen.trainer.evaluation.intervals import Estimate, bootstrap_difference
 from neuroimagen.trainer.evaluation.metrics.registry import metric_of
 from neuroimagen.trainer.evaluation.results import Result, find, ordered_conditions
 from neuroimagen.trainer.recipe.recipe import Recipe, difference, load_recipe
-from neuroimagen.trainer.report.evaluated import Evaluated, Item, choose_examples, example_metrics, rank_rule
+from neuroimagen.trainer.report.evaluated import (
+    Evaluated,
+    Item,
+    choose_examples,
+    evaluated_data,
+    example_metrics,
+    rank_rule,
+)
 from neuroimagen.trainer.report.page import THUMB_PX, data_uri
 from neuroimagen.trainer.report.tables import escaped, figure_texts, markdown
 from neuroimagen.trainer.report.templates import render_page
@@ -57,11 +63,7 @@ def write_comparison(runs: Sequence[Path], out: Path, *, data: Path | None = Non
 
 
 def _open(run: Path, data: Path | None) -> Evaluated:
-    details = run / "report" / DETAILS_FILE
-    if not details.is_file():
-        raise UserError(f"{run} has not been evaluated. Run `neuroimagen evaluate --run {run}` first.")
-    folder = data or Path(read_json(details)["data"])
-    return Evaluated(run, Dataset.open(folder))
+    return Evaluated(run, Dataset.open(evaluated_data(run, given=data)))
 
 
 def _names(runs: Sequence[Path]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.common.reading import held_inside, read_json
+from neuroimagen.data_shards.common.reading import content_of, held_inside, read_json, read_json_object
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.format.npz import open_npz
 from neuroimagen.trainer.evaluation.evaluate import DETAILS_FILE, EEG_FILE
@@ -117,6 +117,19 @@ class Evaluated:
             grey = np.full_like(reconstruction, _GREY)
             images.append(grey if file is None else read_image(held_inside(folder, file)))
         return [image.transpose(1, 2, 0) for image in (*images, reconstruction)]
+
+
+def evaluated_data(run: Path, *, given: Path | None = None) -> Path:
+    """The data set that a run was evaluated on: `given`, else as its evaluation says. Raises UserError if the run has
+    not been evaluated, or if the file is damaged.
+    """
+    path = run / "report" / DETAILS_FILE
+    if not path.is_file():
+        raise UserError(f"{run} has not been evaluated. Run `neuroimagen evaluate --run {run}` first.")
+    if given is not None:
+        return given
+    with content_of(f"use {path}", remedy="Run `neuroimagen evaluate` again, or give --data."):
+        return Path(read_json_object(path)["data"])
 
 
 def _read_details(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What the report's page shows of retrieval: queries with their nearest stimuli, and how the ranks are spread."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from neuroimagen.data_shards.common.reading import open_file
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.evaluate import RETRIEVAL_FILE
 from neuroimagen.trainer.evaluation.results import Result, find
@@ -32,7 +34,7 @@ class Query:
 
 def read_queries(path: Path) -> list[Query]:
     """The queries of retrieval.csv, in its order."""
-    with path.open(encoding="utf-8", newline="") as file:
+    with io.TextIOWrapper(open_file(path), encoding="utf-8", newline="") as file:
         return [
             Query(
                 segment=int(line["segment"]),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from neuroimagen.data_shards.common.reading import read_json
+from neuroimagen.trainer.runs.run_folder import read_environments
 
 
 class RunCommands(Protocol):
@@ -21,7 +21,7 @@ def train_command(
     run: Path, stage: str, control: Path, *, data: str, settings: Sequence[str] = (), cpu: bool
 ) -> tuple[str, ...]:
     """The command that trains a stage as in `run`, on other data, on as many ranks as the stage's last start."""
-    starts = read_json(run / stage / "environment.json")
+    starts = read_environments(run / stage / "environment.json")
     # JSON is YAML too; its quotes keep YAML from reading special characters of a path.
     values = ("--set", f"data.path={json.dumps(data)}", *settings)
     ranks = ("--num-ranks", str(starts[-1].get("num_ranks", 1)), *cpu_option(cpu))

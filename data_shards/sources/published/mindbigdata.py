@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UsageError, UserError
+from neuroimagen.data_shards.common.reading import read_text
 from neuroimagen.data_shards.sources.class_names import EEGCVPR40_CLASS_NAMES
 from neuroimagen.data_shards.sources.options import (
     add_class_names,
@@ -159,7 +160,7 @@ def _trial(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
     if path.stat().st_size > _MAX_FILE_BYTES:
         raise UserError(f"{path} is {path.stat().st_size:,} bytes; a trial takes some kilobytes.")
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip(" ,")]
+        lines = [line for line in read_text(path, limit=_MAX_FILE_BYTES).splitlines() if line.strip(" ,")]
         parts = [line.rstrip(", ").split(",") for line in lines]
         values = [np.array(part[1:], dtype=np.float64) for part in parts]
     except (OSError, ValueError) as error:

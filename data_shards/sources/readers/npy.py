@@ -14,7 +14,6 @@ from neuroimagen.data_shards.sources.readers.pickles import load_pickle
 _PICKLE = b"\x80"
 """First byte of pickles from protocol 2 on."""
 
-
 _DAMAGE = (ValueError, EOFError, TypeError, AttributeError, LookupError, MemoryError, SyntaxError, TokenError)
 """What NumPy raises for headers that are none."""
 
@@ -45,16 +44,7 @@ def load_npy(path: Path) -> Any:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from None
     except RecursionError:
         raise UserError(f"{path} is not a complete .npy file: its header is nested too deep.") from None
-    except (
-        ValueError,
-        EOFError,
-        TypeError,
-        AttributeError,
-        LookupError,
-        MemoryError,
-        SyntaxError,
-        TokenError,
-    ) as error:
+    except _DAMAGE as error:
         raise UserError(f"{path} is not a complete .npy file: {str(error)[:160] or 'it ends too early'}.") from None
     # A 0-dimensional object array: np.save pickles the whole array, whose only item is the dictionary.
     return content.item() if isinstance(content, np.ndarray) and content.shape == () else content

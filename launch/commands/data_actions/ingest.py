@@ -34,13 +34,14 @@ def run(args: argparse.Namespace) -> None:
     from neuroimagen.data_shards.common.files import refuse_existing
     from neuroimagen.data_shards.dataset.audit import notes_at_ingest
     from neuroimagen.data_shards.format.schema import SPLITS
-    from neuroimagen.data_shards.sources.ingest import ingest
+    from neuroimagen.data_shards.sources.ingest import ingest, recordings_of
     from neuroimagen.data_shards.writing.preprocessing import Preprocessing
     from neuroimagen.launch.commands.data_actions.describe import describe
 
     refuse_existing(args.out)  # before reading, which may take minutes
     preprocessing = Preprocessing(detrend=args.detrend, standardise=args.standardise, clamp=args.clamp)
-    source = source_class(args.source).from_arguments(args)
+    with recordings_of(args.source):
+        source = source_class(args.source).from_arguments(args)
     said = list(source.notes)
     for note in said:
         print(f"note: {note}")

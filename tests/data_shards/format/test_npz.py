@@ -1,5 +1,6 @@
 """Archives of arrays are bounded before they are unpacked."""
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -25,4 +26,18 @@ def test_pickles_and_other_files_are_refused(tmp_path: Path) -> None:
         arrays["x"]
     (tmp_path / "b.npz").write_bytes(b"PK")
     with pytest.raises(Exception, match="not a zip"), open_npz(tmp_path / "b.npz"):
+        pass
+
+
+def test_a_small_file_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    """2 GiB of zeros in 2 MB, within the limit of all arrays."""
+    path = tmp_path / "bomb.npz"
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("eeg.npy", "w", force_zip64=True) as member,
+    ):
+        np.lib.format.write_array_header_1_0(member, {"descr": "<f4", "fortran_order": False, "shape": (1 << 29,)})
+        for _ in range(128):
+            member.write(bytes(1 << 24))
+    with pytest.raises(ValueError, match=r"would unpack to 2,147,483,\d+, which arrays of EEG do not"), open_npz(path):
         pass

@@ -191,3 +191,22 @@ def test_the_identity_of_sdxl_s_text_states_covers_all_four_folders(
 def test_every_kind_is_of_one_class() -> None:
     assert all(latent_kind(name) is KINDS[name] for name in KINDS)
     assert latent_kind("image") is latent_kind("image")  # networks are shared by it
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("unet/config.json", "sample_size", "x"),
+        ("vae/config.json", "latent_channels", "x"),
+        ("vae/config.json", "block_out_channels", 3),
+        ("vae/config.json", "scaling_factor", None),
+    ],
+)
+def test_an_odd_value_in_a_configuration_is_one_line(
+    tiny_diffusion_folder: Path, tmp_path: Path, file: str, key: str, value: object
+) -> None:
+    model = shutil.copytree(tiny_diffusion_folder, tmp_path / "model")
+    path = model / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(UserError):
+        latent_kind("vae").identity(ModelFolders(model=model))

@@ -176,3 +176,14 @@ def test_a_tokenizer_of_another_model_is_named(model: Path) -> None:
     embeddings.num_embeddings = 3
     with pytest.raises(UserError, match="knows 3: they are not of one model"):
         encoder.encode(["a dog"])
+
+
+@pytest.mark.parametrize(("key", "value"), [("image_mean", ["", "x", None]), ("image_mean", [[]]), ("image_std", [])])
+def test_settings_of_a_processor_are_tried_when_it_is_loaded(
+    tiny_diffusion_folder: Path, tmp_path: Path, key: str, value: object
+) -> None:
+    folder = shutil.copytree(tiny_diffusion_folder / "clip", tmp_path / "clip")
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(UserError, match=r"cannot load the model in .*clip: "):
+        load_image_processor(folder)

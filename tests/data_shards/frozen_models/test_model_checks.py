@@ -22,6 +22,9 @@ WRONG: dict[str, Any] = {
     "vocab_size": 10**12,
     "trained_betas": [0.1, math.inf],
     "quantization_config": {"bits": 4},
+    "shortest_edge": 60_000,
+    "crop_size": 60_000,
+    "image_size": 10_000,
 }
 
 
@@ -58,3 +61,13 @@ def test_a_folder_holds_files_that_can_be_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"model\.safetensors cannot be read: it is a FIFO"):
         check_model_folder(tmp_path)
+
+
+@pytest.mark.parametrize("part", [{}, {"text_config": 1}])
+def test_a_table_of_embeddings_that_would_fill_the_memory_is_refused(part: dict[str, Any]) -> None:
+    """Each number alone is possible; a large model's multilingual vocabulary is accepted."""
+    for vocab_size, hidden_size in ((4_000_000, 768), (1_000_000, 4096)):
+        odd: dict[str, Any] = {"vocab_size": vocab_size, "hidden_size": hidden_size}
+        with pytest.raises(UserError, match=f"vocab_size is {vocab_size} and hidden_size {hidden_size}, but a table"):
+            check_configuration({**part, "text_config": odd} if part else odd, where=Path("config.json"))
+    check_configuration({"text_config": {"vocab_size": 256_000, "hidden_size": 1152}}, where=Path("config.json"))

@@ -102,3 +102,15 @@ def test_two_jobs_that_finish_the_same_store(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Is another job caching the same latents"):
         write_all(late)
     assert json.loads((writer.folder / "latents.json").read_text())["num_latents"] == 5
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "{", '{"num_bytes": 1, "sha256": "", "offsets": [], "crc32": []}'])
+def test_a_damaged_record_of_a_shard_is_named(tmp_path: Path, content: str) -> None:
+    writer = LatentWriter(tmp_path, metadata(), ITEMS)
+    for shard in writer.pending():
+        rows = writer.rows(shard)
+        writer.write(shard, LATENTS[rows.start : rows.stop])
+    record = next(tmp_path.glob(".*.part/00001.json"))
+    record.write_text(content)
+    with pytest.raises(UserError, match=rf"cannot finish .*Remove {record.parent}, and run the same command again"):
+        writer.finish()

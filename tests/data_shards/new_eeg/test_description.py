@@ -76,3 +76,29 @@ def test_subjects_by_number_and_label(wanted: InputDescription) -> None:
         wanted.subject_numbers("pilto", 1)
     with pytest.raises(UserError, match="3 subjects are given for 2 segments"):
         wanted.subject_numbers([1, 2, 3], 2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sfreq", "100"),
+        ("sfreq", 0),
+        ("n_samples", [20]),
+        ("n_channels", 10**12),
+        ("channel_names", [1, 2]),
+        ("first_sample_s", []),
+        ("band_hz", [1]),
+        ("preprocessing", []),
+        ("epochs", 3),
+        ("subjects", ["x"]),
+        ("subject_labels", {"a": None}),
+        ("unit", {}),
+    ],
+)
+def test_an_odd_field_of_the_file_is_named(tmp_path: Path, field: str, value: object) -> None:
+    InputDescription(data="d", n_channels=2, n_samples=20, sfreq=100.0).write(tmp_path)
+    path = tmp_path / "input.json"
+    assert InputDescription.read(tmp_path) is not None
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(UserError, match=rf"input\.json is no description of EEG .*{field} is"):
+        InputDescription.read(tmp_path)

@@ -43,7 +43,7 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     (tmp_path / "e.fif").write_bytes(b"nothing")
     (tmp_path / "f.mat").write_bytes(b"nothing")
     for name, message in {
-        "a.npz": "no .npz file of plain arrays",
+        "a.npz": "It must be an .npz of plain arrays",
         "b.npz": "holds 'data'; it may hold eeg, sfreq",
         "c.npz": "holds no array 'eeg'",
         "d.npy": r"float64 of shape \(3, 4\); expected numbers \[segments, channels, samples\]",
@@ -55,3 +55,12 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
             read_eeg(tmp_path / name)
     with pytest.raises(UserError, match="has 3 channels, and 2 names are given"):
         given_eeg(np.ones((1, 3, 4)), channel_names=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "odd", [{"sfreq": np.zeros(2)}, {"sfreq": np.array("x")}, {"channel_names": np.array(3)}, {"tmin": np.zeros((0,))}]
+)
+def test_odd_values_beside_the_eeg_are_named(tmp_path: Path, odd: dict[str, np.ndarray]) -> None:
+    np.savez(tmp_path / "a.npz", eeg=np.ones((2, 3, 4), dtype=np.float32), **odd)
+    with pytest.raises(UserError, match=r"cannot use what .*a\.npz says beside 'eeg'"):
+        read_eeg(tmp_path / "a.npz")

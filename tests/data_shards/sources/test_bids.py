@@ -49,9 +49,7 @@ def add_recording(root: Path, name: str, rows: Rows | None = None, *, channels: 
     return path
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> Path:
-    root = tmp_path / "study"
+def write_study(root: Path) -> Path:
     for name in ("sub-P1_ses-1_task-see_run-1", "sub-P1_ses-1_task-see_run-2", "sub-C1_ses-2_task-see"):
         add_recording(root, name, event_rows())
     add_recording(root, "sub-C1_ses-2_task-rest", [{"onset": 1, "duration": 1, "trial_type": "eyes_closed"}])
@@ -59,6 +57,11 @@ def study(tmp_path: Path) -> Path:
     rows = [{"participant_id": f"sub-{label}", "age": age, "group": "x"} for label, age in (("P1", 30), ("Z9", 40))]
     write_table(root / "participants.tsv", rows)
     return root
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return write_study(tmp_path / "study")
 
 
 def bids(root: Path, **options: Any) -> BidsSource:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from source_files import write_image, write_table
 
+from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.verify import verify
 from neuroimagen.data_shards.sources.arrays import ArraySource, LabelTable
 from neuroimagen.data_shards.sources.ingest import ingest
@@ -40,3 +41,18 @@ def test_the_number_of_threads_changes_no_byte(source: ArraySource, tmp_path: Pa
         ingest(source, tmp_path / f"out{workers}", preprocessing=Preprocessing(detrend=True), workers=workers)
     for path in (tmp_path / "out1").rglob("*.*"):
         assert path.read_bytes() == (tmp_path / "out3" / path.relative_to(tmp_path / "out1")).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "error", [IndexError("index 0 is out of bounds"), UnicodeEncodeError("utf-8", "x", 0, 1, "no")]
+)
+def test_what_files_make_a_reader_raise_is_one_line(
+    source: ArraySource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(split: str | None = None) -> None:
+        raise error
+
+    monkeypatch.setattr(source, "segments", fail)
+    with pytest.raises(UserError, match=r"cannot read the recordings \(ArraySource\): .*--debug shows where") as raised:
+        ingest(source, tmp_path / "out")
+    assert raised.value.__cause__ is error

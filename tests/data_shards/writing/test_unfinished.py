@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from neuroimagen.data_shards.common.errors import UserError
@@ -54,3 +55,17 @@ def test_publishing_gives_the_data_its_name(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "dataset.json").read_text() == "{}"
     with pytest.raises(UserError, match="not empty"):
         UnfinishedFolder(tmp_path / "out", "job")
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and no more", None])
+def test_a_damaged_record_of_an_interrupted_job_is_named(tmp_path: Path, content: bytes | None) -> None:
+    unfinished = UnfinishedFolder(tmp_path / "out", "job")
+    unfinished.record("segments", 0, ROWS, {})
+    path = next((unfinished.folder / "done").iterdir())
+    if content is None:
+        pq.write_table(ROWS, path)  # without the note
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"cannot go on from {path}: .*Remove {unfinished.folder}, and run the same"):
+        unfinished.rows("segments", 0)
+    unfinished.discard()

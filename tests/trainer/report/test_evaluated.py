@@ -14,7 +14,14 @@ from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.trainer.evaluation.evaluate import evaluate_run
 from neuroimagen.trainer.evaluation.metrics.metric import ImageMetric
 from neuroimagen.trainer.evaluation.scoring.scoring import EvaluateConfig
-from neuroimagen.trainer.report.evaluated import Evaluated, Item, choose_examples, example_metrics, rank_rule
+from neuroimagen.trainer.report.evaluated import (
+    Evaluated,
+    Item,
+    choose_examples,
+    evaluated_data,
+    example_metrics,
+    rank_rule,
+)
 from neuroimagen.trainer.report.page import write_report
 
 
@@ -117,3 +124,14 @@ def test_a_metric_that_was_not_measured_ranks_nothing_and_lower_can_be_better() 
 def test_the_items_file_has_a_condition_column(run: Path) -> None:
     with (run / "report" / "items.csv").open(newline="") as file:
         assert next(csv.reader(file))[0] == "condition"
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "{", '{"data": 3}'])
+def test_damaged_details_are_named_whichever_command_reads_them(tmp_path: Path, content: str) -> None:
+    (tmp_path / "report").mkdir()
+    with pytest.raises(UserError, match="has not been evaluated"):
+        evaluated_data(tmp_path)
+    (tmp_path / "report" / "details.json").write_text(content)
+    with pytest.raises(UserError, match=r"cannot use .*details\.json: .*Run `neuroimagen evaluate` again"):
+        evaluated_data(tmp_path)
+    assert evaluated_data(tmp_path, given=tmp_path / "data") == tmp_path / "data"

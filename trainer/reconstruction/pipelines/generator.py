@@ -270,7 +270,8 @@ def _load_unet(folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
         network = UNet2DConditionModel.from_pretrained(
             folder, use_safetensors=True, dtype=dtype, variant=weights_variant(folder)
         )
-    network = network.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        # Here, because weights that the file lacks are found out only now: they are not on any device yet.
+        network = network.to(device=device, memory_format=torch.channels_last).eval().requires_grad_(False)
     if dtype != torch.float32:
         # Latents, guidance and steps stay in float32: a guidance of 5 would multiply the rounding of both branches.
         network.register_forward_pre_hook(_lowered, with_kwargs=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.reading import reason, require_file
 from neuroimagen.data_shards.sources.recordings.files import edf_header
 from neuroimagen.data_shards.sources.recordings.mne_notes import noted, unreadable
 from neuroimagen.data_shards.sources.recordings.tables.text_table import read_columns
@@ -55,6 +56,7 @@ def open_recording(file: RecordingFile, notes: list[str], *, exclude: tuple[str,
     import mne
 
     path = file.path
+    _require_regular_files(path)
     with noted(file.name, notes):
         try:
             more = {"exclude": exclude, "exclude_after_unique": True} if exclude else {}
@@ -74,6 +76,20 @@ def open_recording(file: RecordingFile, notes: list[str], *, exclude: tuple[str,
         if file.bids_root is not None and not opened.is_epochs:
             _read_sidecars(opened)
     return opened
+
+
+def _require_regular_files(path: Path) -> None:
+    """Raise UserError if the recording, or a file beside it, is a FIFO, a device or a socket.
+
+    MNE opens more files than it is given: further parts, headers, markers, positions. It would wait there for ever.
+    """
+    beside = path.rglob("*") if path.is_dir() else [path, *path.parent.iterdir()]
+    for each in sorted(set(beside)):
+        if each.exists() and not each.is_dir():
+            try:
+                require_file(each)
+            except OSError as error:
+                raise UserError(f"cannot read the recording {path}: {each.name}: {reason(error)}.") from None
 
 
 def _open_data(path: Path, more: dict[str, Any]) -> Any:

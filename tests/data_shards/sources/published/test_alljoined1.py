@@ -36,20 +36,24 @@ def rows(scale: float = 1e-6) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def written(folder: Path) -> Path:
     every = rows()
-    (tmp_path / "data").mkdir()
+    (folder / "data").mkdir()
     for name, part in (("test-00000-of-00001", every[:7]), ("train-00000-of-00001", every[7:])):
-        pq.write_table(pa.Table.from_pylist(part), tmp_path / "data" / f"{name}.parquet", row_group_size=5)
+        pq.write_table(pa.Table.from_pylist(part), folder / "data" / f"{name}.parquet", row_group_size=5)
     table = [
         {"coco_id": 500 + image, "image": f"coco/{500 + image:012d}.jpg", "class": ("cat", "dog")[image % 2]}
         for image in range(NUM_IMAGES)
     ]
-    write_table(tmp_path / "classes.csv", table)
+    write_table(folder / "classes.csv", table)
     for row in table:
-        write_image(tmp_path / "images" / row["image"], 0)
-    return tmp_path
+        write_image(folder / "images" / row["image"], 0)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return written(tmp_path)
 
 
 def source(folder: Path, **changes: Any) -> Alljoined1Source:

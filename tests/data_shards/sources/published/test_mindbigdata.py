@@ -21,20 +21,24 @@ def write_trial(folder: Path, name: str, eeg: np.ndarray, channels: list[str] = 
     (folder / "eeg" / f"MindBigData_Imagenet_Insight_{name}.csv").write_text("\n".join(lines) + "\n")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "eeg").mkdir()
+def written(folder: Path) -> Path:
+    (folder / "eeg").mkdir()
     rng = np.random.default_rng(0)
     for number in range(24):
         wnid, image = WNIDS[number % 2], 100 + number // 2 // 2
         order = CHANNELS if number % 3 else CHANNELS[::-1]
         eeg = rng.standard_normal((5, 360 + number)).round(3)
-        write_trial(tmp_path, f"{wnid}_{image}_{1 + number // 8}_{number}", eeg, order)
-        write_image(tmp_path / "images" / wnid / f"{wnid}_{image}.JPEG", number)
-    write_trial(tmp_path, f"{WNIDS[0]}_100_1_90", rng.standard_normal((5, 200)))
-    write_trial(tmp_path, f"{WNIDS[0]}_100_1_91", rng.standard_normal((4, 400)), CHANNELS[:4])
-    (tmp_path / "names.json").write_text(json.dumps({"n00007846": "person"}))
-    return tmp_path
+        write_trial(folder, f"{wnid}_{image}_{1 + number // 8}_{number}", eeg, order)
+        write_image(folder / "images" / wnid / f"{wnid}_{image}.JPEG", number)
+    write_trial(folder, f"{WNIDS[0]}_100_1_90", rng.standard_normal((5, 200)))
+    write_trial(folder, f"{WNIDS[0]}_100_1_91", rng.standard_normal((4, 400)), CHANNELS[:4])
+    (folder / "names.json").write_text(json.dumps({"n00007846": "person"}))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return written(tmp_path)
 
 
 def source(folder: Path, **changes: Any) -> MindBigDataSource:

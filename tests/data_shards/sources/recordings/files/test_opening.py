@@ -1,5 +1,6 @@
 """Files that MNE cannot read."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,3 +47,12 @@ def test_an_edf_file_that_was_cut_short_gives_what_it_has(tmp_path: Path, cut: C
     source = cut(halved(export(annotate(make_raw(), regular_events(9)), tmp_path / "a.edf")))
     assert len(list(source.segments())) == source.num_segments() == 4
     assert any("MNE says: Number of records from the header does not match the file size" in n for n in source.notes)
+
+
+@pytest.mark.parametrize("name", ["a_raw-1.fif", "other.eeg"])
+def test_a_fifo_beside_a_recording_is_refused_at_once(tmp_path: Path, cut: Cut, name: str) -> None:
+    """MNE opens further parts and the files that headers name: it would wait for a writer for ever."""
+    path = export(annotate(make_raw(), regular_events(9)), tmp_path / "a_raw.fif")
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=rf"cannot read the recording .*a_raw\.fif: {name}: it is a FIFO, not a file"):
+        cut(path)
