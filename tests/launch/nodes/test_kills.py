@@ -37,9 +37,9 @@ SETTINGS = {
     "semantic": ("semantic.initialise_from=null",),
     "semantic_detailed": ("semantic_detailed.initialise_from=null",),
     "prior": ("prior.embeddings=naive",),
-    "diffusion": ("diffusion.steps=30",),
+    "diffusion": ("diffusion.steps=20",),
 }
-COMMON = ("steps=120", "checkpoint_every=4", "log_every=1", "validate_every=30")
+COMMON = ("steps=60", "checkpoint_every=4", "log_every=1", "validate_every=20")
 MEASURED = ("segments_per_second", "data_wait_share", "memory_gib")
 """Figures of metrics.jsonl that differ from run to run."""
 END_SECONDS = 60.0
