@@ -115,7 +115,8 @@ def processes(job: subprocess.Popen[str]) -> dict[str, list[int]]:
 def content(run: Path, stage: str) -> dict[str, Any]:
     """The bytes of all exported files, and the lines of metrics.jsonl without what depends on the machine."""
     folder = run / stage
-    files: dict[str, Any] = {path.name: path.read_bytes() for path in sorted((folder / "export").iterdir())}
+    paths = [path for path in (folder / "export").rglob("*") if path.is_file()]
+    files: dict[str, Any] = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     files["metrics"] = [{name: line[name] for name in line if name not in MEASURED} for line in lines]
     return files
