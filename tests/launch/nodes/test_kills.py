@@ -171,18 +171,25 @@ def runs_with_kills(
     victims = [victim for victim in VICTIMS for _ in range(num_moments(stage))]
     chance.shuffle(victims)
     number, run = 0, begun(folder / "0", stage)
+    is_fresh, speed = True, 1.0  # how fast the machine is now, beside its speed in the undisturbed job
     while True:
+        began = time.monotonic()
         job = start(recipe, run, stage, num_ranks)
         killed = False
         moment = 0.0
         if victims:
-            moment = chance.uniform(whole.births[victims[0]], whole.seconds)
+            moment = chance.uniform(whole.births[victims[0]], whole.seconds) / speed
             try:
                 job.wait(moment)
             except subprocess.TimeoutExpired:
                 killed = kill(job, victims[0], chance)
         said = job.communicate(timeout=900)[0]
-        report = f"{stage}, {num_ranks} ranks, {victims[:1]} killed after {moment:.1f} s of {whole.seconds:.1f} s"
+        if is_fresh and not killed:
+            speed = whole.seconds / (time.monotonic() - began)
+        is_fresh = False
+        report = (
+            f"{stage}, {num_ranks} ranks, {victims[:1]} killed after {moment:.1f} s of {whole.seconds / speed:.1f} s"
+        )
         print(f"{report if killed else stage}: exit code {job.returncode}", flush=True)
         if killed:
             victim = victims.pop(0)
@@ -202,7 +209,7 @@ def runs_with_kills(
         wait_for_silence(run)
         if not victims:
             return
-        number += 1
+        number, is_fresh = number + 1, True
         run = begun(folder / str(number), stage)
 
 
