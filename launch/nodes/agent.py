@@ -50,7 +50,6 @@ class NodeAgent(LocalElasticAgent):
             DefaultLogsSpecs(log_dir=str(job.log_folder / f"node-{node_rank}"), tee=Std.ALL),
             exit_barrier_timeout=5,
             log_line_prefix_template=f"{host}rank ${{rank}} | ",
-            shutdown_timeout=STOP_GRACE_SECONDS,
         )
         self._job, self._node_rank, self._board = job, node_rank, board
         self._where = "" if job.is_local else f" on {job.nodes[node_rank].host}"
@@ -140,7 +139,9 @@ class NodeAgent(LocalElasticAgent):
         if death_sig != signal.SIGKILL:  # the end: PyTorch's handlers would interrupt it at the next signal
             for signum in STOP_SIGNALS:
                 signal.signal(signum, signal.SIG_IGN)
-        super()._shutdown(death_sig, timeout)
+            if self._pcontext is not None:  # PyTorch up to 2.11 gives them 30 s, and cannot be told otherwise
+                self._pcontext.close(death_sig, STOP_GRACE_SECONDS)
+        super()._shutdown(death_sig)
 
 
 class Link(threading.Thread):

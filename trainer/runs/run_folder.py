@@ -18,8 +18,8 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from neuroimagen.data_shards.common.files import atomic_path, held_folder
 from neuroimagen.data_shards.common.reading import read_json, reason
 from neuroimagen.trainer.recipe.recipe import SHARED_SECTIONS, Recipe, difference, dump_recipe, load_recipe, recipe_tree
 from neuroimagen.trainer.runs.metrics_lines import read_metrics_lines
+from neuroimagen.trainer.runs.rank_lock import wait_for_earlier_ranks
 from neuroimagen.trainer.runs.wandb_log import WandbLog
 
 PACKAGES = ("neuroimagen", "torch", "deepspeed", "numpy", "safetensors", "diffusers", "transformers", "triton")
@@ -66,9 +67,15 @@ class StageFolder:
         return self.export.is_dir()
 
 
-def locked(folder: StageFolder) -> AbstractContextManager[None]:
-    """Hold a stage's folder for one job; raises UserError if another job has it. The lock ends with the process."""
-    return held_folder(folder.path, doing="training", option="--run")
+@contextmanager
+def locked(folder: StageFolder) -> Iterator[None]:
+    """Hold a stage's folder for one job; raises UserError if another job has it. The lock ends with the process.
+
+    Where a job was killed, its ranks may still be saving a checkpoint: waits for them.
+    """
+    with held_folder(folder.path, doing="training", option="--run"):
+        wait_for_earlier_ranks(folder.path, logs=folder.logs)
+        yield
 
 
 def open_stage_folder(folder: StageFolder, recipe: Recipe, *, num_ranks: int, resume: bool) -> None:

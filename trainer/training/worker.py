@@ -42,6 +42,7 @@ def _work(args: argparse.Namespace) -> None:
 
     from neuroimagen.data_shards.common.errors import UserError
     from neuroimagen.trainer.recipe.recipe import load_recipe
+    from neuroimagen.trainer.runs.rank_lock import hold_as_rank
     from neuroimagen.trainer.runs.rank_status import write_status
     from neuroimagen.trainer.runs.run_folder import StageFolder
     from neuroimagen.trainer.stages.registry import STAGES
@@ -68,6 +69,7 @@ def _work(args: argparse.Namespace) -> None:
     # Gradients through hundreds of LSTM steps underflow; denormal numbers made the backward pass seven times slower.
     torch.set_flush_denormal(True)
     folder = StageFolder(args.run, args.stage)
+    hold_as_rank(folder.path)
     rank = int(os.environ["RANK"])
     write_status(folder.logs, rank, "running")
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from neuroimagen.launch.nodes.agent import NodeAgent
 from neuroimagen.launch.nodes.causes import JobFailedError
 from neuroimagen.launch.nodes.hosts import Node
 from neuroimagen.launch.nodes.job import Job
@@ -170,6 +171,21 @@ record(fails)()
 WAITS = """
 time.sleep(600)
 """
+
+
+def test_ranks_have_two_minutes_to_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever PyTorch's own time is: 30 s up to 2.11, where it is not an argument."""
+    closed: list[tuple[object, ...]] = []
+
+    class Processes:
+        def close(self, *how: object) -> None:
+            closed.append(how)
+
+    agent = object.__new__(NodeAgent)
+    agent._pcontext, agent._worker_watchdog, agent._health_check_server = Processes(), None, None  # type: ignore[assignment]
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    agent._shutdown(signal.SIGTERM)
+    assert closed[0] == (signal.SIGTERM, 120)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])

@@ -1,6 +1,7 @@
 """Ranks are really killed: the job names them, goes on, and ends with the weights of an undisturbed job."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -8,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from real_jobs import kill_a_rank, left_behind, start_job, step_of, wait_for_step, weights
 from small_study import RECIPE, write_latents
@@ -107,6 +109,36 @@ def test_ten_kills_at_random_moments_change_no_bit(job_recipe: Path, tmp_path: P
     assert job.returncode == 0, said
     assert said.count("exited without an error message") == 10
     assert weights(run) == weights(tmp_path / "whole")
+    assert left_behind(run) == []
+
+
+@pytest.mark.slow
+def test_a_job_that_is_resumed_at_once_waits_for_the_ranks_of_a_killed_launcher(
+    job_recipe: Path, tmp_path: Path
+) -> None:
+    """They save when they notice, which a stopped process does late: two jobs would write into one folder."""
+    settings = ("contrastive.steps=400", "contrastive.log_every=1", "contrastive.checkpoint_every=1000")
+    run = tmp_path / "run"
+    job = start_job(job_recipe, run, "--num-ranks", "1", settings=settings)
+    wait_for_step(run, 5, job)
+    (rank,) = read_statuses(run / "contrastive" / "logs")
+    stopped = (psutil.Process(rank.pid).ppid(), rank.pid)  # else its agent would kill it after half a minute
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    job.kill()
+    job.wait()
+    resumed = start_job(job_recipe, run, "--num-ranks", "1", settings=settings)
+    assert resumed.stdout is not None
+    try:
+        said = resumed.stdout.readline()
+    finally:
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+    assert f"waiting for the ranks of an earlier job, which save a checkpoint and exit (processes {rank.pid})" in said
+    said = resumed.communicate(timeout=900)[0]
+    assert resumed.returncode == 0, said
+    lines = [json.loads(line) for line in (run / "contrastive" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 401))
     assert left_behind(run) == []
 
 
