@@ -11,8 +11,8 @@ import torch
 def peak_tensor_bytes(call: Callable[[], object]) -> int:
     """The largest sum of tensors that existed at one time during the call, beyond those from before it, on the CPU.
 
-    PyTorch's allocator reports every allocation and release to its profiler. The sum is the same in every run and beside
-    any other process; the resident size is not, because the C library keeps and reuses freed pages.
+    PyTorch's allocator reports every allocation and release to its profiler. The sum is the same in every run; the
+    resident size is not, because the C library keeps and reuses freed pages.
     """
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         result = call()

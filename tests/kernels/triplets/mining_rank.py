@@ -1,4 +1,4 @@
-"""One rank of test_global_batch.py, in a process of its own (gloo_ranks.py); the sizes are the local batches, as 5, 0, 9."""
+"""One rank of test_global_batch.py in its own process (gloo_ranks.py); the sizes are the local batches, as 5, 0, 9."""
 
 import os
 

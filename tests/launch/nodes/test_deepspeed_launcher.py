@@ -54,7 +54,7 @@ def test_what_the_ranks_say_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     logs = tmp_path / "logs"
 
     def launcher(word: str) -> list[str]:
-        ranks = f"import os, runpy\nfor rank in '01':\n    os.environ['RANK'] = rank\n    runpy.run_module('a_rank')"
+        ranks = "import os, runpy\nfor rank in '01':\n    os.environ['RANK'] = rank\n    runpy.run_module('a_rank')"
         return [sys.executable, "-c", ranks, str(logs), word]
 
     assert run(launcher("done"), logs) is None

@@ -14,7 +14,6 @@ from small_study import RECIPE, write_latents
 
 from neuroimagen.trainer.runs.rank_status import read_statuses
 
-
 SETTINGS = ("contrastive.steps=60", "contrastive.log_every=1", "contrastive.checkpoint_every=7")
 
 
@@ -129,9 +128,7 @@ def wait_for_start(run: Path, job: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-def test_a_stop_signal_saves_and_another_number_of_ranks_goes_on(
-    job_recipe: Path, whole: Path, tmp_path: Path
-) -> None:
+def test_a_stop_signal_saves_and_another_number_of_ranks_goes_on(job_recipe: Path, whole: Path, tmp_path: Path) -> None:
     """SIGUSR1, as SLURM sends it; then one rank goes on where two stopped, over the same global batches."""
     settings = (*SETTINGS, "contrastive.checkpoint_every=1000")  # no checkpoint but that of the stop
     run = tmp_path / "run"
