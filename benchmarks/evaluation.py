@@ -7,7 +7,6 @@ networks' share depends on the networks: with the small ones that ship it is a l
 import argparse
 import importlib.metadata
 import json
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from neuroimagen.benchmarks.machine import processor
 from neuroimagen.trainer.bundled_model.location import BUNDLED, bundled_model_path
 from neuroimagen.trainer.evaluation.intervals import bootstrap_mean
 from neuroimagen.trainer.evaluation.metrics.metric import ImageMetric, PermutationTest, SetMetric
@@ -134,7 +134,7 @@ def _report(args: argparse.Namespace, classifier: ImageClassifier, clip: ClipMod
             "classifier": classifier.name,
             "clip": clip.name,
             "threads": torch.get_num_threads(),
-            "processor": platform.processor() or platform.machine(),
+            "device": processor(),
             "versions": {name: importlib.metadata.version(name) for name in ("neuroimagen", "torch", "transformers")},
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
             "share_without_networks": round(1 - networks / total, 4),

@@ -13,10 +13,7 @@ batch, and the rate over the steps after it. Planning is measured for generated 
 import argparse
 import json
 import multiprocessing
-import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,6 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
+from neuroimagen.benchmarks.machine import describe
 from neuroimagen.data_shards.common.errors import UsageError
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.format.schema import (
@@ -280,11 +278,7 @@ def _plot(epoch: dict[str, Any], path: Path) -> None:
 
 def _configuration(path: Path | None) -> dict[str, Any]:
     machine = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "load_average": os.getloadavg()[0],
-        "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "numpy": np.__version__,
+        **describe(torch.device("cpu"), ("neuroimagen", "torch", "numpy", "pyarrow")),
         "batch_size": BATCH_SIZE,
     }
     if path is None:

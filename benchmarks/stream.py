@@ -16,10 +16,7 @@ and measure their own time (stream_peer.py).
 
 import argparse
 import contextlib
-import importlib.metadata
 import json
-import os
-import platform
 import random
 import statistics
 import subprocess
@@ -32,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from neuroimagen.benchmarks.machine import describe
 from neuroimagen.data_shards.common.checksum import crc32
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.dataset.dataset import Dataset
@@ -106,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
                 epochs[PEERS[library]] = peer.epoch
                 elsewhere[f"{library}_environment"] = peer.versions
         figures = measure(epochs, repeats=args.repeats)
-    configuration = {**_configuration(dataset, args.threads), **elsewhere}
+    configuration = {**_configuration(dataset), **elsewhere}
     _print(configuration, figures)
     if args.json:
         record = {"configuration": configuration, "samples_per_second": figures}
@@ -275,23 +273,13 @@ def _shape(dataset: Dataset) -> tuple[int, int]:
     return dataset.metadata.n_channels, dataset.metadata.n_samples
 
 
-def _configuration(dataset: Dataset, threads: int) -> dict[str, Any]:
-    packages = ("neuroimagen", "torch", "numpy", "webdataset", "isal")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
+def _configuration(dataset: Dataset) -> dict[str, Any]:
     return {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        **describe(torch.device("cpu"), ("neuroimagen", "torch", "numpy", "webdataset", "isal")),
         "segments": len(dataset),
         "shape": list(_shape(dataset)),
         "batch_size": BATCH_SIZE,
         "decode_threads": Reader(dataset, ShufflePlan(np.arange(len(dataset)), 0, BATCH_SIZE)).decode_threads,
-        "load_average": os.getloadavg()[0],
-        "threads": threads,
-        "versions": versions,
     }
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from neuroimagen.benchmarks.machine import processor
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.tune.config import GuidanceSearch, search_of
 from neuroimagen.tune.records import SearchFolder, TrialRecord, read_lines
@@ -69,7 +70,10 @@ def run(args: argparse.Namespace) -> None:
         for key, value in found.items():
             print(f"  {key:44} {value}")
     if args.json:
-        args.json.write_text(json.dumps({"environment": environment(), **figures}, indent=1) + "\n", encoding="utf-8")
+        args.json.write_text(
+            json.dumps({"device": processor(), "environment": environment(), **figures}, indent=1) + "\n",
+            encoding="utf-8",
+        )
 
 
 def neuroimagen(*words: str) -> float:

@@ -16,7 +16,6 @@ of the session.
 import argparse
 import importlib.metadata
 import json
-import platform
 import shutil
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from neuroimagen.benchmarks.machine import processor
 from neuroimagen.data_shards.common.arrays import Integers
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.format.schema import segment_key
@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
             "kinds": {kind: {"snr_db": snr, "drift": drift} for kind, (snr, drift) in KINDS.items()},
             "variability": VARIABILITY,
             "model": f"contrastive, {STEPS} steps" if args.model == "contrastive" else "linear",
-            "processor": platform.processor() or platform.machine(),
+            "device": processor(),
             "versions": {name: importlib.metadata.version(name) for name in ("neuroimagen", "torch", "scikit-learn")},
         },
         "outcomes": [],

@@ -16,6 +16,8 @@ TARGETS: dict[str, str] = {
     "verdicts": "verdicts on simulated studies that contain signal, drift, or both",
     "stream": "samples per second of the reader beside other loaders",
     "million": "a large data set: memory over an epoch, first batch, resume at 90 %%, planning, the index",
+    "recordings": "memory and time of cutting EDF recordings into a data set, filtered or not",
+    "trials": "a table of a million trials: reading it and joining it to recordings",
     "train": "a training step beside a bare PyTorch loop, cached latents, waiting for data, two ranks beside one",
     "pretraining": "few labels: a classifier that starts from masked pre-training beside one from scratch",
     "small-eeg": "some hundred segments: the suggested recipe beside ridge, LDA, Riemannian tangent space and EEGNet",

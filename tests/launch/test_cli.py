@@ -71,6 +71,19 @@ def test_evaluation_imports_scipy_and_scikit_learn_where_they_are_used() -> None
     assert done.stdout.strip() == "[]"
 
 
+def test_reading_a_recipe_of_every_stage_imports_no_compiler() -> None:
+    """The launcher reads it, and every rank: PyTorch's compiler would be a second of each."""
+    code = (
+        "import sys\n"
+        "from neuroimagen.trainer.recipe.recipe import Recipe\n"
+        "from neuroimagen.trainer.stages.registry import STAGES\n"
+        "assert len([STAGES[name] for name in Recipe().stages]) >= 10\n"
+        "print([name for name in ('torch._dynamo', 'diffusers', 'transformers', 'deepspeed') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("command", sorted(PUBLIC_COMMANDS))
 def test_every_command_has_help_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

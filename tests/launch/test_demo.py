@@ -10,15 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from train_here import train_in_process
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.launch import demo
-from neuroimagen.launch.cli import main
+from neuroimagen.launch.cli import main, parse
 
 
 def test_the_steps_are_commands_that_parse(tmp_path: Path) -> None:
-    from neuroimagen.launch.cli import parse
-
     steps = demo.demo_steps(demo.DemoConfig(out=tmp_path / "run", num_ranks=1))
     assert [step.name for step in steps] == [
         *("simulate", "ingest", "cache"),
@@ -106,6 +105,34 @@ def test_stages_run_side_by_side_once_what_they_read_is_there(tmp_path: Path, mo
     assert all(len(names) == 1 for names in together if names & alone)
 
 
+def check_results(out: Path) -> None:
+    """A report that has every condition, and a data set that is as it was written."""
+    results = json.loads((out / "report" / "results.json").read_text())
+    conditions = {entry["condition"] for entry in results}
+    assert conditions >= {"full", "semantic_only", "saliency_only", "full_detailed", "semantic_only_detailed"}
+    assert conditions >= {"oracle_class", "random_class", "vae_round_trip", "perfect_saliency", "mean_image"}
+    assert conditions >= {"chance", "ceiling"}
+    assert (out / "report" / "report.html").stat().st_size > 10_000
+    assert (out / "report" / "grid.png").exists()
+    assert main(["data", "verify", str(out / "data")]) == 0
+
+
+def test_the_quick_demo_s_steps_lead_from_eeg_to_a_report(tmp_path: Path, one_rank: None) -> None:
+    """The commands of the demo with all of their words, in this process: no process waits for its imports."""
+    out = tmp_path / "a run"  # with a space
+    for step in demo.demo_steps(demo.DemoConfig(out=out, quick=True)):
+        command, *words = step.arguments
+        if command == "train":
+            args = parse(step.arguments)
+            (stage,) = args.stages
+            train_in_process(args.config, stage, args.run, args.set, resume=args.resume)
+        else:
+            # `launch … -- COMMAND` starts the ranks of a command.
+            assert main(words[words.index("--") + 1 :] if command == "launch" else step.arguments) == 0, step.name
+    check_results(out)
+
+
+@pytest.mark.slow
 def test_quick_demo_from_eeg_to_report(tmp_path: Path) -> None:
     """Every process of the demo; only the study and the numbers of steps are small."""
     out = tmp_path / "a run"  # with a space
@@ -117,12 +144,5 @@ def test_quick_demo_from_eeg_to_report(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    results = json.loads((out / "report" / "results.json").read_text())
-    conditions = {entry["condition"] for entry in results}
-    assert conditions >= {"full", "semantic_only", "saliency_only", "full_detailed", "semantic_only_detailed"}
-    assert conditions >= {"oracle_class", "random_class", "vae_round_trip", "perfect_saliency", "mean_image"}
-    assert conditions >= {"chance", "ceiling"}
-    assert (out / "report" / "report.html").stat().st_size > 10_000
-    assert (out / "report" / "grid.png").exists()
     assert str(out / "report" / "report.html") in done.stdout
-    assert main(["data", "verify", str(out / "data")]) == 0
+    check_results(out)

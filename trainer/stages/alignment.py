@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.loading.plan import BalancedPlan, Plan
 from neuroimagen.data_shards.loading.reader import Batch
-from neuroimagen.kernels.infonce import InfoNCELoss
 from neuroimagen.trainer.batches.augmentation import augment_eeg
 from neuroimagen.trainer.batches.stage_data import BatchNeeds, StageData
 from neuroimagen.trainer.networks.alignment import SCALE_BOUNDS, AlignmentModel, HeadKind, cosine_similarities
@@ -138,6 +137,9 @@ class AlignmentStage(SampledStage):
         initial_encoder: EEGEncoder | None,
         embedding_sizes: Mapping[str, int],
     ) -> None:
+        # Imported here: it brings PyTorch's compiler, which no process but that of this stage should wait for.
+        from neuroimagen.kernels.infonce import InfoNCELoss
+
         self.config: AlignmentConfig = config
         model = AlignmentModel(
             encoder=encoder,

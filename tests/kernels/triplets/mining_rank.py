@@ -1,10 +1,6 @@
-"""One rank of test_global_batch.py: python mining_rank.py RANK SIZES RENDEZVOUS_FILE OUT
-
-SIZES are the local batches, for instance 5,0,9.
-"""
+"""One rank of test_global_batch.py in its own process (gloo_ranks.py); the sizes are the local batches, as 5, 0, 9."""
 
 import os
-import sys
 
 import numpy as np
 import torch
@@ -67,7 +63,3 @@ def main(rank, sizes, rendezvous, out):
     dist.destroy_process_group()
     # gloo's threads may still be ending when the interpreter's own teardown destroys them, which aborts the process.
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), [int(size) for size in sys.argv[2].split(",")], sys.argv[3], sys.argv[4])

@@ -41,13 +41,27 @@ def test_its_ranks_are_done_when_they_say_so(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     logs = tmp_path / "logs"
 
-    def run(word: str) -> int | None:
-        return run_deepspeed(deepspeed_command(job(logs, word)), logs, 2, is_local=True, watch=lambda: None)
-
-    assert run("done") is None
-    assert run("stopped") == 15
-    with pytest.raises(JobFailedError, match="by its word"):
-        run("refused")
+    assert run(deepspeed_command(job(logs, "done")), logs) is None
     (tmp_path / "a_rank.py").write_text("")
     with pytest.raises(JobFailedError, match="DeepSpeed's launcher ended with code 0 before every rank was done"):
-        run("done")
+        run(deepspeed_command(job(logs, "done")), logs)
+
+
+def test_what_the_ranks_say_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the launcher's exit code is; a small program stands in for it, and runs one rank after the other."""
+    (tmp_path / "a_rank.py").write_text(RANK)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    logs = tmp_path / "logs"
+
+    def launcher(word: str) -> list[str]:
+        ranks = "import os, runpy\nfor rank in '01':\n    os.environ['RANK'] = rank\n    runpy.run_module('a_rank')"
+        return [sys.executable, "-c", ranks, str(logs), word]
+
+    assert run(launcher("done"), logs) is None
+    assert run(launcher("stopped"), logs) == 15
+    with pytest.raises(JobFailedError, match="by its word"):
+        run(launcher("refused"), logs)
+
+
+def run(command: list[str], logs: Path) -> int | None:
+    return run_deepspeed(command, logs, 2, is_local=True, watch=lambda: None)

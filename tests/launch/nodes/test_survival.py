@@ -16,22 +16,31 @@ from small_study import RECIPE, write_latents
 
 from neuroimagen.trainer.runs.rank_status import read_statuses
 
+SETTINGS = ("contrastive.steps=60", "contrastive.log_every=1", "contrastive.checkpoint_every=7")
 
-def test_a_killed_rank_is_named_and_the_job_goes_on_to_the_same_weights(job_recipe: Path, tmp_path: Path) -> None:
-    settings = ("contrastive.steps=60", "contrastive.checkpoint_every=7")
-    whole = start_job(job_recipe, tmp_path / "whole", "--num-ranks", "2", settings=settings)
-    said = whole.communicate(timeout=900)[0]
-    assert whole.returncode == 0, said
 
+@pytest.fixture(scope="module")
+def whole(job_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of two ranks that nothing disturbs. Read only."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    job = start_job(job_recipe, run, "--num-ranks", "2", settings=SETTINGS)
+    said = job.communicate(timeout=900)[0]
+    assert job.returncode == 0, said
+    return run
+
+
+def test_a_killed_rank_is_named_and_the_job_goes_on_to_the_same_weights(
+    job_recipe: Path, whole: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "killed"
-    job = start_job(job_recipe, run, "--num-ranks", "2", "--max-restarts", "1", settings=settings)
+    job = start_job(job_recipe, run, "--num-ranks", "2", "--max-restarts", "1", settings=SETTINGS)
     wait_for_step(run, 10, job)
     pid = kill_a_rank(run, 1)
     said = job.communicate(timeout=900)[0]
     assert job.returncode == 0, said
     assert f"rank 1 exited without an error message (process {pid}: " in said
     assert "Restart 1 of 1." in said
-    assert weights(run) == weights(tmp_path / "whole")
+    assert weights(run) == weights(whole)
     assert left_behind(run) == []
 
 
@@ -151,9 +160,9 @@ def wait_for_start(run: Path, job: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-def test_a_stop_signal_saves_and_another_number_of_ranks_goes_on(job_recipe: Path, tmp_path: Path) -> None:
+def test_a_stop_signal_saves_and_another_number_of_ranks_goes_on(job_recipe: Path, whole: Path, tmp_path: Path) -> None:
     """SIGUSR1, as SLURM sends it; then one rank goes on where two stopped, over the same global batches."""
-    settings = ("contrastive.steps=60", "contrastive.log_every=1", "contrastive.checkpoint_every=1000")
+    settings = (*SETTINGS, "contrastive.checkpoint_every=1000")  # no checkpoint but that of the stop
     run = tmp_path / "run"
     job = start_job(job_recipe, run, "--num-ranks", "2", settings=settings)
     wait_for_step(run, 5, job)
@@ -167,14 +176,13 @@ def test_a_stop_signal_saves_and_another_number_of_ranks_goes_on(job_recipe: Pat
     resumed = start_job(job_recipe, run, "--num-ranks", "1", "--launcher", "deepspeed", settings=settings)
     said = resumed.communicate(timeout=900)[0]
     assert resumed.returncode == 0, said
-    lines = [json.loads(line) for line in (run / "contrastive" / "metrics.jsonl").read_text().splitlines()]
-    losses = {line["step"]: line["loss"] for line in lines if "loss" in line}
+    losses, expected = losses_of(run), losses_of(whole)
     assert sorted(losses) == list(range(1, 61))
-
-    whole = start_job(job_recipe, tmp_path / "whole", "--num-ranks", "1", settings=settings)
-    said = whole.communicate(timeout=900)[0]
-    assert whole.returncode == 0, said
-    lines = [json.loads(line) for line in (tmp_path / "whole/contrastive/metrics.jsonl").read_text().splitlines()]
-    expected = {line["step"]: line["loss"] for line in lines if "loss" in line}
     assert losses == pytest.approx(expected, rel=2e-3)
     assert left_behind(run) == []
+
+
+def losses_of(run: Path) -> dict[int, float]:
+    """Step → the loss that was logged."""
+    lines = [json.loads(line) for line in (run / "contrastive" / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}

@@ -18,25 +18,32 @@ CASES = (*STAGES.names(), "adapter")
 VARIANTS = ("zero 0", "zero 1", "zero 2", "zero 3", "zero 2 offloaded", "zero 1 accumulated")
 
 
-def launch(folder: Path, model: Path, num_ranks: int, *words: str) -> Any:
-    """Run two_ranks.py on ranks; returns what it wrote."""
+def launch(folder: Path, model: Path, num_ranks: int, *tasks: str) -> dict[str, Any]:
+    """Run two_ranks.py on ranks; returns what each task found."""
     script = Path(__file__).with_name("two_ranks.py")
     logs = folder / "logs"
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"),
-        *(f"--log-dir={logs}", "--redirects=3", "--", str(script), str(folder / "found.json"), str(model), *words),
+        *(f"--log-dir={logs}", "--redirects=3", "--", str(script), str(folder / "found.json"), str(model), *tasks),
     ]
     environment = rank_environment(os.environ, num_ranks=num_ranks, num_cores=num_ranks, interface=None)
     subprocess.run(command, env=environment, check=False, capture_output=True, timeout=1500)
     result = folder / "found.json"
     assert result.is_file(), "\n".join(log.read_text()[-3000:] for log in logs.rglob("*.log"))
-    return json.loads(result.read_text())
+    found: dict[str, Any] = json.loads(result.read_text())
+    return found
 
 
 @pytest.fixture(scope="module")
-def differences(tmp_path_factory: pytest.TempPathFactory, tiny_diffusion_folder: Path) -> dict[str, float]:
-    """Distance of the weights after four steps, by stage and variant. One launch for all."""
-    found: dict[str, float] = launch(tmp_path_factory.mktemp("two-ranks"), tiny_diffusion_folder, 2, "weights")
+def of_two_ranks(tmp_path_factory: pytest.TempPathFactory, tiny_diffusion_folder: Path) -> dict[str, Any]:
+    """What two ranks find of memory and of weights. One launch for all; memory first, while little is alive."""
+    return launch(tmp_path_factory.mktemp("two-ranks"), tiny_diffusion_folder, 2, "memory", "weights")
+
+
+@pytest.fixture
+def differences(of_two_ranks: dict[str, Any]) -> dict[str, float]:
+    """Distance of the weights after four steps, by stage and variant."""
+    found: dict[str, float] = of_two_ranks["weights"]
     return found
 
 
@@ -65,7 +72,7 @@ def test_one_rank_two_and_four_have_the_same_losses(tmp_path: Path, tiny_diffusi
     for num_ranks in (1, 2, 4):
         folder = tmp_path / str(num_ranks)
         folder.mkdir()
-        curves[num_ranks] = launch(folder, tiny_diffusion_folder, num_ranks, "losses")
+        curves[num_ranks] = launch(folder, tiny_diffusion_folder, num_ranks, "losses")["losses"]
     assert len(curves[1]) == 4 * len(CASES)
     for name, losses in curves[1].items():
         assert len(losses) == 20
@@ -74,9 +81,9 @@ def test_one_rank_two_and_four_have_the_same_losses(tmp_path: Path, tiny_diffusi
             np.testing.assert_allclose(other, losses, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-def test_zero_3_holds_whole_weights_only_while_they_are_evaluated(tmp_path: Path, tiny_diffusion_folder: Path) -> None:
+def test_zero_3_holds_whole_weights_only_while_they_are_evaluated(of_two_ranks: dict[str, Any]) -> None:
     """On two ranks, with a moving average: the size of all live tensors is the one that a dry run states."""
-    memory = launch(tmp_path, tiny_diffusion_folder, 2, "memory")
+    memory = of_two_ranks["memory"]
     whole = memory["whole"]
     assert whole == memory["said in evaluation"] > 5e6
     assert memory["between"] == pytest.approx(memory["said between"], rel=0.02)

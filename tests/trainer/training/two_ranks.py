@@ -1,8 +1,8 @@
 """Run by test_two_ranks.py on one, two or four ranks: compares DeepSpeed engines with plain PyTorch on the joint batch.
 
 Each rank trains its half through the loop's train_step; the reference is one process on the whole batch, with torch's
-own AdamW. Rank 0 writes what it found to the file named first: with `weights` how far the weights are apart, with
-`losses` the losses, with `memory` what a rank holds. The second argument is a model folder.
+own AdamW. Rank 0 writes what it found to the file named first, by task: `weights` is how far the weights are apart,
+`losses` the losses, `memory` what a rank holds. The second argument is a model folder, the others are the tasks.
 """
 
 import copy
@@ -310,7 +310,7 @@ TASKS = {"weights": compare_weights, "losses": record_losses, "memory": measure_
 def main() -> None:
     init_gloo()
     group = ProcessGroup()
-    found: Any = TASKS[sys.argv[3]](group)  # type: ignore[operator]
+    found: dict[str, Any] = {task: TASKS[task](group) for task in sys.argv[3:]}  # type: ignore[operator]
     if dist.get_rank() == 0:
         Path(sys.argv[1]).write_text(json.dumps(found), encoding="utf-8")
     dist.barrier()
