@@ -5,6 +5,7 @@ measures all methods, because PyTorch counts GPU allocations exactly and continu
 restarted after an error, a crash or a time limit.
 """
 
+import ctypes
 import gc
 import multiprocessing
 import resource
@@ -180,6 +181,8 @@ def _probe(function: LossFunction, case: Case, *, memory_gb: float) -> Figures:
 def _probe_cpu(function: LossFunction, rows: Tensor, labels: Tensor, memory_gb: float) -> Figures:
     limit = int(memory_gb * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (status_bytes("VmSize") + limit, resource.RLIM_INFINITY))
+    # Pages that the small pass has freed and the C library keeps would be used again, and not be counted.
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before = status_bytes("VmRSS")
     try:
