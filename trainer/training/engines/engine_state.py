@@ -100,14 +100,18 @@ def restore(engine: Engine, folder: Path, *, step: int) -> None:
         raise UserError(f"{folder} is of another network: {_first_difference(rest.keys(), buffers.keys() | frozen)}.")
     with torch.no_grad():
         for name, buffer in buffers.items():
-            buffer.copy_(rest[name])
+            _require_size(folder, name, rest[name], buffer.numel())
+            buffer.copy_(rest[name].view_as(buffer))
         whole = _Files(folder)
         if whole.names(WEIGHT) != trained.keys():
             raise UserError(
                 f"{folder} is of another network: {_first_difference(whole.names(WEIGHT), trained.keys())}."
             )
+        sizes: dict[str, int] = {}
         for name, parameter in module.named_parameters():
             value = whole.read(WEIGHT, name) if name in trained else rest[name]
+            sizes[name] = getattr(parameter, "ds_numel", parameter.numel())  # at ZeRO 3 a rank holds a part
+            _require_size(folder, name, value, sizes[name])
             if deepspeed_adapter.zero_stage(engine.deepspeed) == 3:
                 with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
                     parameter.copy_(value.view_as(parameter))
@@ -121,16 +125,20 @@ def restore(engine: Engine, folder: Path, *, step: int) -> None:
             piece.weight.copy_(whole.read(WEIGHT, piece.name)[cut])
             if step:
                 for kind in MOMENTS:
-                    piece.moment(engine.deepspeed, kind).copy_(whole.read(kind, piece.name)[cut])
+                    moment = whole.read(kind, piece.name)
+                    _require_size(folder, f"{kind} of {piece.name}", moment, sizes[piece.name])
+                    piece.moment(engine.deepspeed, kind).copy_(moment[cut])
 
 
 @torch.no_grad()
 def restore_average(engine: Engine, average: EMA, path: Path) -> None:
     """Bring an average to that of the file at `path`. Raises UserError when it is of another network."""
     saved = {**added_entries(engine.module), **load_file(path)}
-    expected = engine.structure.state_dict().keys()
-    if saved.keys() != expected:
-        raise UserError(f"{path} is of another network: {_first_difference(saved.keys(), expected)}.")
+    expected = engine.structure.state_dict()
+    if saved.keys() != expected.keys():
+        raise UserError(f"{path} is of another network: {_first_difference(saved.keys(), expected.keys())}.")
+    for name, tensor in expected.items():
+        _require_size(path, name, saved[name], tensor.numel())
     for (name, parameter), held in zip(engine.module.named_parameters(), average.weights, strict=True):
         deepspeed_adapter.copy_held(parameter, saved[name], held)
 
@@ -187,6 +195,12 @@ class _Files:
                     pieces.append(file.get_tensor(key))
             self._last = ((kind, name), torch.cat(pieces))
         return self._last[1]
+
+
+def _require_size(path: Path, name: str, value: Tensor, size: int) -> None:
+    """Raise UserError for a tensor of another size: PyTorch would copy a single number to all places."""
+    if value.numel() != size:
+        raise UserError(f"{path} is of another network: {name} has {value.numel()} numbers, not {size}.")
 
 
 def _first_difference(found: Any, expected: Any) -> str:

@@ -1,11 +1,12 @@
 """An engine's state goes through files, from any ZeRO stage to any other, to the bit."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from small_engine import small_engine, take_steps
 
 from neuroimagen.data_shards.common.errors import UserError
@@ -67,6 +68,29 @@ def test_another_network_s_files_are_refused_by_name(one_rank: None, tmp_path: P
     save_file({"x": torch.zeros(1)}, tmp_path / "ema.safetensors")
     with pytest.raises(UserError, match="is of another network: it has x, which this one lacks"):
         engine_state.restore_average(engine, average, tmp_path / "ema.safetensors")
+
+
+@pytest.mark.parametrize("entry", ["1.running_mean", "weight:0:2.weight", "exp_avg:0:2.weight", "ema"])
+def test_a_tensor_of_another_size_is_refused(entry: str, one_rank: None, tmp_path: Path) -> None:
+    """PyTorch copies a tensor of one number to all places, without an error."""
+    engine = small_engine(0, trained_layers=2)
+    take_steps(engine, 2, seed=0)
+    average = EMA(engine.held_weights(), 0.9)
+    state = tmp_path / "state"
+    write(engine, average, state)
+    if entry == "ema":
+        path = state / "ema.safetensors"
+        restore = partial(engine_state.restore_average, engine, average, path)
+    else:
+        path = state / ("rest.safetensors" if entry[0] == "1" else "pieces-00000.safetensors")
+        restore = partial(engine_state.restore, engine, state, step=2)
+    tensors = load_file(path)
+    changed = "0.weight" if entry == "ema" else entry
+    assert tensors[changed].numel() > 1
+    restore()
+    save_file(tensors | {changed: torch.ones(1)}, path)
+    with pytest.raises(UserError, match=r"is of another network: .* has 1 numbers, not \d+"):
+        restore()
 
 
 def test_snapshots_are_copies(one_rank: None) -> None:
