@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from recipe_facts import FACTS
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.launch.commands.recipe import RECIPES
@@ -12,19 +13,6 @@ from neuroimagen.trainer.recipe.recipe import load_recipe
 from neuroimagen.trainer.recipe.suggestion.facts import Facts
 from neuroimagen.trainer.recipe.suggestion.suggest import suggest
 
-FACTS = Facts(
-    n_channels=63,
-    n_samples=250,
-    sfreq=250.0,
-    num_classes=40,
-    num_train=8000,
-    num_train_stimuli=1600,
-    train_class_sizes=(200,) * 40,
-    tests_seen_classes=True,
-    kinds=("vae", "text-class", "text-detailed", "image"),
-    embedding_sizes={"image": 768},
-    sizes={"latent_shape": [4, 64, 64], "text_shape": [77, 768]},
-)
 NAMES = {"data": "data/own set", "model": "models/sd15", "recipe": "own.yaml", "run": "runs/own"}
 
 
