@@ -22,7 +22,14 @@ class Fillable(Protocol[B]):
     """A batch to be filled: `fill` is called once for each of `chunks`, by any threads at the same time."""
 
     @property
-    def batch(self) -> Future[B]: ...
+    def batch(self) -> Future[list[B]]:
+        """The filled batch, alone in a list, from which its consumer takes it with `pop`.
+
+        The thread that filled the batch may be interrupted before it has let go of this object. It then holds an empty
+        list and not the batch, whose memory can be used again as soon as the consumer drops it.
+        """
+        ...
+
     @property
     def chunks(self) -> Sequence[slice]: ...
     def fill(self, chunk: slice) -> None: ...
@@ -38,8 +45,8 @@ class ChunkedBatch(Generic[B]):
         self, num_segments: int, chunk_segments: int, fill_chunk: Callable[[slice], None], finish: Callable[[], B]
     ) -> None:
         self.chunks = chunks(num_segments, chunk_segments)
-        self.batch: Future[B] = Future()
-        self._fill_chunk, self._finish = fill_chunk, finish
+        self.batch: Future[list[B]] = Future()
+        self._steps: tuple[Callable[[slice], None], Callable[[], B]] | None = (fill_chunk, finish)
         self._unfilled = len(self.chunks)
         self._lock = threading.Lock()
 
@@ -57,6 +64,16 @@ class ChunkedBatch(Generic[B]):
                 if not self.batch.done():
                     self.batch.set_exception(error)
 
+    def _fill_chunk(self, chunk: slice) -> None:
+        assert self._steps is not None, "the batch is filled already"
+        self._steps[0](chunk)
+
+    def _finish(self) -> list[B]:
+        assert self._steps is not None, "the batch is filled already"
+        filled = [self._steps[1]()]
+        self._steps = None  # both refer to the batch's memory
+        return filled
+
 
 class FinishedBatch(Generic[B]):
     """A batch that needs no filling."""
@@ -64,8 +81,8 @@ class FinishedBatch(Generic[B]):
     chunks: Sequence[slice] = ()
 
     def __init__(self, batch: B) -> None:
-        self.batch: Future[B] = Future()
-        self.batch.set_result(batch)
+        self.batch: Future[list[B]] = Future()
+        self.batch.set_result([batch])
 
     def fill(self, chunk: slice) -> None:
         raise ValueError(f"the batch has no chunk {chunk}")
@@ -81,7 +98,7 @@ class BatchQueue(Generic[B]):
     def __init__(self, unfilled: Iterator[Fillable[B]], batches_ahead: int, *, num_threads: int) -> None:
         self._unfilled = unfilled
         self._slots = threading.Semaphore(batches_ahead)
-        self._results: queue.SimpleQueue[Future[B] | Future[None]] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Future[list[B]] | Future[None]] = queue.SimpleQueue()
         self._waiting: deque[tuple[Fillable[B], slice]] = deque()
         self._taking = threading.Lock()
         self._ended = self._stopped = False
@@ -101,17 +118,15 @@ class BatchQueue(Generic[B]):
 
     def next_batch(self) -> B | None:
         """The next batch, when it is filled; None after the last. Raises the error that filling it raised."""
-        batch = self._results.get().result()
+        filled = self._results.get().result()
         self._slots.release()
-        return batch
+        return filled.pop() if filled else None
 
     def _work(self) -> None:
         _keep_to_one_core()
         while (taken := self._take()) is not None:
             batch, chunk = taken
             batch.fill(chunk)
-            # The batch's memory is used again when its consumer drops it: this thread must not hold a reference.
-            del taken, batch
 
     def _take(self) -> tuple[Fillable[B], slice] | None:
         with self._taking:

@@ -126,8 +126,8 @@ class Reader:
         self.corrupt = self._segments.corrupt
         """Row → what is wrong with it, for every damaged segment that was replaced."""
         self._pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
-        # The consumer holds one more.
-        self._buffers = BatchBuffers(self._batches_ahead + 1, dtype, self._pin_memory)
+        # The consumer holds two more for a moment: a loop's variable keeps the last batch until it is given the next.
+        self._buffers = BatchBuffers(self._batches_ahead + 2, dtype, self._pin_memory)
         self.wait_seconds = 0.0
         """Total time in seconds that the consumer has waited for batches."""
 
@@ -156,7 +156,7 @@ class Reader:
         unfilled = self._unfilled_batch(rows)
         for chunk in unfilled.chunks:
             unfilled.fill(chunk)
-        return unfilled.batch.result()
+        return unfilled.batch.result().pop()
 
     def joined(self, rows: np.ndarray, eeg: torch.Tensor) -> Batch:
         """The batch of these rows, whose EEG [B, C, T] is already in a buffer."""

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -50,6 +51,32 @@ def test_no_more_are_begun_than_allowed() -> None:
             queue.next_batch()
             time.sleep(0.05)
             assert len(begun) <= 3 + taken
+
+
+def test_a_thread_that_is_interrupted_after_filling_a_batch_does_not_hold_it() -> None:
+    """Otherwise the batch's memory could not be used again when its consumer drops it, and more would be allocated."""
+    interrupted, consumed = threading.Event(), threading.Event()
+
+    def wait_for_the_consumer(_: object) -> None:
+        interrupted.set()
+        consumed.wait(20)
+
+    def unfilled(_: int) -> ChunkedBatch[np.ndarray]:
+        values = np.arange(4)
+        batch = ChunkedBatch(4, 2, lambda chunk: values[chunk].sort(), lambda: values)
+        # A callback runs in the thread that fills, between handing the batch over and letting go of it.
+        batch.batch.add_done_callback(wait_for_the_consumer)
+        return batch
+
+    with BatchQueue(map(unfilled, range(1)), 1, num_threads=1) as queue:
+        batch = queue.next_batch()
+        assert batch is not None
+        assert batch.tolist() == [0, 1, 2, 3]
+        assert interrupted.wait(20)
+        dropped = weakref.ref(batch)
+        del batch
+        assert dropped() is None
+        consumed.set()
 
 
 def test_an_error_comes_in_its_batchs_place_and_threads_end() -> None:

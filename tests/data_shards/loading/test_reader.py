@@ -67,7 +67,8 @@ def test_a_kept_batch_is_never_overwritten_and_a_dropped_one_is_reused(make_data
     del views, view
     gc.collect()
     places = {batch.eeg.data_ptr() for batch in reader.epoch(2)}
-    assert len(places) <= 4  # one in the consumer's hands, one waiting, two being decoded
+    # Two at the consumer, which keeps the last batch until it is given the next, one waiting, and two being decoded.
+    assert len(places) <= 5
 
 
 @pytest.mark.parametrize("decode_threads", [1, 3])
