@@ -17,11 +17,18 @@ import numpy as np
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.sources.options import add_images, add_split, add_split_seed, add_subjects, options_from
 from neuroimagen.data_shards.sources.published.columns import Row, RowSource
-from neuroimagen.data_shards.sources.published.tables import read_matrices, read_parquet
+from neuroimagen.data_shards.sources.published.tables import Column, Kind, read_matrices, read_rows
 from neuroimagen.data_shards.sources.readers.csv_table import read_csv_table
 from neuroimagen.data_shards.sources.splits import divide
 
-_COLUMNS = ("EEG", "subject_id", "session", "block", "trial", "coco_id", "curr_time")
+_COLUMNS = {
+    "subject_id": Column(Kind.WHOLE_NUMBER),
+    "session": Column(Kind.NAME),
+    "block": Column(Kind.WHOLE_NUMBER),
+    "trial": Column(Kind.WHOLE_NUMBER),
+    "coco_id": Column(Kind.WHOLE_NUMBER),
+    "curr_time": Column(Kind.NUMBER),
+}
 _SFREQ = 512.0
 _MICROVOLT = 1e6
 _LARGEST_V = 1e-2
@@ -77,35 +84,35 @@ class Alljoined1Source(RowSource):
                 f"{options.eeg} holds no Parquet files{hint}. Get the data set's Parquet copy from the hub."
             )
         self._paths = paths
-        columns = read_parquet(paths, _COLUMNS[1:], also=_COLUMNS[:1]).to_pylist()
+        trials = read_rows(paths, _COLUMNS, also=("EEG",))
         shown = _table(options.table)
         self._file_row: list[int] = []
         rows: list[Row] = []
         unlisted: dict[int, int] = {}
-        for place, row in enumerate(columns):
+        for place, row in enumerate(trials):
             if options.subjects is not None and row["subject_id"] not in options.subjects:
                 continue
-            image = shown.get(int(row["coco_id"]))
+            image = shown.get(row["coco_id"])
             if image is None:
-                unlisted[int(row["coco_id"])] = unlisted.get(int(row["coco_id"]), 0) + 1
+                unlisted[row["coco_id"]] = unlisted.get(row["coco_id"], 0) + 1
                 continue
             self._file_row.append(place)
             rows.append(
                 Row(
                     image=image[0],
                     class_name=image[1],
-                    subject=int(row["subject_id"]),
+                    subject=row["subject_id"],
                     session=str(row["session"]),
-                    recording=f"subj{int(row['subject_id']):02d}_session{row['session']}_block{row['block']}",
-                    onset_s=float(row["curr_time"]),
-                    block=int(row["block"]),
-                    order=int(row["trial"]),
+                    recording=f"subj{row['subject_id']:02d}_session{row['session']}_block{row['block']}",
+                    onset_s=row["curr_time"],
+                    block=row["block"],
+                    order=row["trial"],
                 )
             )
         if unlisted:
             names = ", ".join(map(str, list(unlisted)[:10])) + (" …" if len(unlisted) > 10 else "")
             notes.append(
-                f"{sum(unlisted.values())} of {len(columns)} segments left out: {options.table.name} has no row for "
+                f"{sum(unlisted.values())} of {len(trials)} segments left out: {options.table.name} has no row for "
                 f"{len(unlisted)} images (coco_id {names})"
             )
         if not rows:

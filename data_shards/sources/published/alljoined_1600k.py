@@ -33,7 +33,7 @@ from neuroimagen.data_shards.sources.options import (
     options_from,
 )
 from neuroimagen.data_shards.sources.published.columns import Row, RowSource, zero_shot_division
-from neuroimagen.data_shards.sources.published.tables import parquet_columns, read_parquet
+from neuroimagen.data_shards.sources.published.tables import Column, Kind, read_rows
 from neuroimagen.data_shards.sources.readers.npy import load_npy
 from neuroimagen.data_shards.sources.things.image_set import concept_name
 from neuroimagen.data_shards.sources.things.trials import checked_times, rate_of
@@ -41,7 +41,17 @@ from neuroimagen.data_shards.sources.things.trials import checked_times, rate_of
 _FILES = {"stim_train": "preprocessed_eeg_training_flat.npy", "stim_test": "preprocessed_eeg_test_flat.npy"}
 _TABLES = ("experiment_metadata.parquet", "stim_order.parquet")
 _CATEGORIES = "experiment_metadata_categories.parquet"
-_NEEDED = ("partition", "image_path", "session")
+_COLUMNS = {
+    "partition": Column(Kind.TEXT, nullable=True),
+    "image_path": Column(Kind.TEXT, nullable=True),
+    "session": Column(Kind.NAME),
+    "block_id": Column(Kind.WHOLE_NUMBER, optional=True),
+    "sequence_id": Column(Kind.WHOLE_NUMBER, optional=True),
+    "sequence_image_id": Column(Kind.WHOLE_NUMBER, optional=True),
+    "subject": Column(Kind.WHOLE_NUMBER, optional=True),
+    "dropped": Column(Kind.FLAG, optional=True, nullable=True),
+    "category_name": Column(Kind.TEXT, optional=True, nullable=True),
+}
 _ORDER = ("session", "block_id", "sequence_id", "sequence_image_id")
 """Columns that give the order in which the experiment was planned; those that a file has."""
 _LABELLED_AS_ANOTHER = {8: 19}
@@ -158,11 +168,8 @@ class Alljoined1600kSource(RowSource):
 
     def _table(self, path: Path, subject: int, notes: list[str]) -> list[dict]:
         """The rows of a subject's table, checked and in the order of the arrays."""
-        optional = ("subject", "dropped", *_ORDER[1:], "category_name")
-        names = parquet_columns(path)
-        table = read_parquet([path], [*_NEEDED, *(name for name in optional if name in names)])
-        rows = table.to_pylist()
-        others = sorted({row["subject"] for row in rows} - {subject}) if "subject" in table.column_names else []
+        rows = read_rows([path], _COLUMNS)
+        others = sorted({row.get("subject", subject) for row in rows} - {subject})
         if others and others != [_LABELLED_AS_ANOTHER.get(subject)]:
             raise UserError(f"{path}: rows are labelled as subject {others[0]}'s; the folder is subject {subject}'s.")
         if others:
@@ -172,10 +179,8 @@ class Alljoined1600kSource(RowSource):
                 f"{path.parent.name}: {len(wrong)} rows of sessions {sessions} are labelled as subject {others[0]}'s, "
                 f"a known slip; they are taken as subject {subject}'s"
             )
-        columns = [name for name in _ORDER if name in table.column_names]
+        columns = [name for name in _ORDER if rows and name in rows[0]]
         keys = [tuple(row[name] for name in columns) for row in rows]
-        if any(value is None for key in keys for value in key):
-            raise UserError(f"{path}: a row has no {' or no '.join(columns)}.")
         if path.name == _TABLES[1] and subject in _ROW_TOO_LATE and len(rows) > (late := _ROW_TOO_LATE[subject])[0]:
             rows.insert(late[1], rows.pop(late[0]))
             notes.append(f"{path.parent.name}: row {late[0]} of {path.name} is moved to {late[1]}, a known slip")
@@ -210,7 +215,7 @@ class Alljoined1600kSource(RowSource):
         return eeg, tuple(_CHANNEL_SLIPS.get(name, name) for name in names), times
 
     def _row(self, row: dict, subject: int) -> Row:
-        path = PurePosixPath(str(row["image_path"]).replace("\\", "/"))
+        path = PurePosixPath((row["image_path"] or "").replace("\\", "/"))
         concept = row.get("category_name") or self._categories.get(path.name) or path.parent.name
         if ".." in path.parts or not path.name or not concept or concept in ("images", "stimuli"):
             raise UserError(
@@ -222,7 +227,7 @@ class Alljoined1600kSource(RowSource):
             class_name=concept_name(str(concept)),
             subject=subject,
             session=str(row["session"]),
-            block=-1 if row.get("block_id") is None else int(row["block_id"]),
+            block=row.get("block_id", -1),
         )
 
     def _read_categories(self) -> dict[str, str]:
@@ -231,8 +236,8 @@ class Alljoined1600kSource(RowSource):
         if not path.is_file():
             return {}
         self._files[path.name] = path
-        rows = read_parquet([path], ("image_path", "category_name")).to_pylist()
-        return {PurePosixPath(str(row["image_path"])).name: str(row["category_name"]) for row in rows}
+        rows = read_rows([path], {name: Column(Kind.TEXT) for name in ("image_path", "category_name")})
+        return {PurePosixPath(row["image_path"]).name: row["category_name"] for row in rows}
 
     def _paths(self) -> dict[str, Path]:
         """Where each image lies: below the image folder by all of its path, by its last two parts, or by its name."""

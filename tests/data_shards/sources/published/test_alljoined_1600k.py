@@ -162,7 +162,11 @@ def test_other_disagreements_are_refused(tmp_path: Path) -> None:
                 {},
                 "holds no trials of stim_train and stim_test",
             ),
-            ([{**row, "session": None} for row in rows], {}, "a row has no session"),
+            (
+                [{**row, "session": None} for row in rows],
+                {},
+                "column 'session' holds null",
+            ),
             (rows, {"preprocessed_eeg_data": np.zeros((3, 3, 250))}, "has 3 trials"),
             (rows, {"ch_names": ["a"]}, "1 channel names for 3 channels"),
             (rows, {"times": np.arange(9)}, "9 times for 250 samples"),

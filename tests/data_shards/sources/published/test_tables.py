@@ -1,5 +1,6 @@
 """Parquet tables and JSON mappings: what is missing or damaged is named."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,27 +10,84 @@ import pytest
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.sources.published.tables import (
-    parquet_columns,
+    Column,
+    Kind,
     read_matrices,
-    read_parquet,
+    read_rows,
     read_text_mapping,
 )
 
 
 def test_parquet_files_are_put_together(tmp_path: Path) -> None:
-    for number in range(2):
-        pq.write_table(pa.table({"a": [number], "b": ["x"]}), tmp_path / f"{number}.parquet")
-    assert read_parquet([tmp_path / "0.parquet", tmp_path / "1.parquet"], ("a",)).to_pydict()["a"] == [0, 1]
-    for columns, also in ((("c",), ()), (("a",), ("c",))):
+    paths = [tmp_path / f"{number}.parquet" for number in range(2)]
+    for number, path in enumerate(paths):
+        pq.write_table(pa.table({"a": [number], "b": ["x"]}), path)
+    a, b = Column(Kind.WHOLE_NUMBER), Column(Kind.TEXT)
+    assert read_rows(paths, {"a": a}) == [{"a": 0}, {"a": 1}]
+    assert read_rows(paths[:1], {"b": b, "c": Column(Kind.FLAG, optional=True)}, also=("a",)) == [{"b": "x"}]
+    for columns, also in (({"c": a}, ()), ({"a": a}, ("c",))):
         with pytest.raises(UserError, match="has no column 'c'; it has a, b"):
-            read_parquet([tmp_path / "0.parquet"], columns, also=also)
-    assert read_parquet([tmp_path / "0.parquet"], ("b",), also=("a",)).column_names == ["b"]
-    assert parquet_columns(tmp_path / "0.parquet") == ["a", "b"]
-    (tmp_path / "0.parquet").write_bytes(b"PAR1 and nothing")
+            read_rows(paths[:1], columns, also=also)
+    paths[0].write_bytes(b"PAR1 and nothing")
     with pytest.raises(UserError, match=r"cannot read .*0\.parquet"):
-        read_parquet([tmp_path / "0.parquet"], ())
+        read_rows(paths[:1], {"a": a})
     with pytest.raises(UserError, match=r"cannot read .*none\.parquet"):
-        read_parquet([tmp_path / "none.parquet"], ())
+        read_rows([tmp_path / "none.parquet"], {"a": a})
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored", "expected"),
+    [
+        (Kind.WHOLE_NUMBER, pa.array([3, -4], pa.int8()), [3, -4]),
+        (Kind.WHOLE_NUMBER, pa.array([3.0, -0.0]), [3, 0]),
+        (Kind.NUMBER, pa.array([3, -4]), [3.0, -4.0]),
+        (Kind.NUMBER, pa.array([0.5, -2.0], pa.float32()), [0.5, -2.0]),
+        (Kind.TEXT, pa.array(["ä", ""]), ["ä", ""]),
+        (Kind.TEXT, pa.array(["a", "a"]).dictionary_encode(), ["a", "a"]),
+        (Kind.NAME, pa.array([1, 2]), [1, 2]),
+        (Kind.NAME, pa.array(["1", "x"], pa.large_string()), ["1", "x"]),
+        (Kind.FLAG, pa.array([True, False]), [True, False]),
+    ],
+)
+def test_values_are_of_their_columns_kind(tmp_path: Path, kind: Kind, stored: pa.Array, expected: list) -> None:
+    pq.write_table(pa.table({"a": stored}), tmp_path / "a.parquet")
+    found = [row["a"] for row in read_rows([tmp_path / "a.parquet"], {"a": Column(kind)})]
+    assert found == expected
+    assert [type(value) for value in found] == [type(value) for value in expected]
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored", "message"),
+    [
+        (Kind.WHOLE_NUMBER, pa.array([1, None]), "row 1: nothing is not a whole number"),
+        (Kind.WHOLE_NUMBER, pa.array([1.0, 1.5]), "row 1: 1.5 is not a whole number"),
+        (Kind.WHOLE_NUMBER, pa.array([1.0, np.nan]), "row 1: nan is not a whole number"),
+        (Kind.WHOLE_NUMBER, pa.array([1, 2**31]), "row 1: 2147483648 is not a whole number"),
+        (Kind.WHOLE_NUMBER, pa.array([2**64 - 1], pa.uint64()), "row 0: 18446744073709551615 is not"),
+        (Kind.WHOLE_NUMBER, pa.array(["1"]), "holds string; expected a whole number in each row"),
+        (Kind.WHOLE_NUMBER, pa.array([True]), "holds bool"),
+        (Kind.NUMBER, pa.array([0.0, -np.inf]), "row 1: -inf is not a finite number"),
+        (Kind.NUMBER, pa.array([[0.0]]), "holds list<"),
+        (Kind.TEXT, pa.array(["a", None]), "row 1: nothing is not a text"),
+        (Kind.TEXT, pa.array([b"a"]), "holds binary"),
+        (Kind.NAME, pa.array([1.0]), "holds double"),
+        (Kind.FLAG, pa.array([0, 1]), "holds int64"),
+        (Kind.NUMBER, pa.nulls(2), "holds null"),
+    ],
+)
+def test_a_value_of_another_kind_is_named(tmp_path: Path, kind: Kind, stored: pa.Array, message: str) -> None:
+    pq.write_table(pa.table({"a": stored}), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=rf"t\.parquet, column 'a'.*{re.escape(message)}"):
+        read_rows([tmp_path / "t.parquet"], {"a": Column(kind)})
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_a_column_may_be_allowed_to_have_no_values(tmp_path: Path, kind: Kind) -> None:
+    value = {Kind.TEXT: "a", Kind.NAME: "a", Kind.FLAG: True}.get(kind, 1)
+    for stored in (pa.nulls(2), pa.array([value, None])):
+        pq.write_table(pa.table({"a": stored}), tmp_path / "t.parquet")
+        rows = read_rows([tmp_path / "t.parquet"], {"a": Column(kind, nullable=True)})
+        assert [row["a"] for row in rows] == stored.to_pylist()
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', "[" * 100_000])
