@@ -96,14 +96,14 @@ class VaeKind(ImageKind):
         model = require_diffusion_folder(folders.model)
         with _using(model):
             latent_px = image_size_px(model) // vae_reduction(model)
-            channels = int(read_config(component_folder(model, "vae"))["latent_channels"])
+            channels = read_config(component_folder(model, "vae")).whole_number("latent_channels")
         return (2, channels, latent_px, latent_px)
 
     def identity(self, folders: ModelFolders) -> EncoderIdentity:
         model = _require(folders.model, "vae")
         folder = component_folder(model, "vae")
         with _using(model):
-            scaling_factor, size_px = float(read_config(folder)["scaling_factor"]), image_size_px(model)
+            scaling_factor, size_px = read_config(folder).number("scaling_factor"), image_size_px(model)
         return EncoderIdentity(
             model_id=model.resolve().name,
             revision=folders_digest(folder),

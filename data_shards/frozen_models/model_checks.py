@@ -88,7 +88,9 @@ def _problem(key: str, value: Any) -> str | None:
     """What is wrong with a value, as a clause."""
     if key == "quantization_config" and value is not None:
         return "quantised weights are not read: take the model with plain weights"
-    if isinstance(value, str) and (key in _NUMBERS or _POSITIVE.fullmatch(key) or _COUNTS_LAYERS.fullmatch(key)):
+    if isinstance(value, str) and (_POSITIVE.fullmatch(key) or _COUNTS_LAYERS.fullmatch(key)):
+        return "it has to be a number"
+    if key in _NUMBERS and isinstance(value, str | bool | list | Mapping):
         return "it has to be a number"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None

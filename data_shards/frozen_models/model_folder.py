@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from neuroimagen.data_shards.common.errors import UserError
+from neuroimagen.data_shards.common.limits import shortened
 from neuroimagen.data_shards.common.reading import open_file, read_json, reason
 from neuroimagen.data_shards.frozen_models.model_checks import check_configuration
 from neuroimagen.data_shards.frozen_models.recognise import recognise
@@ -90,7 +91,7 @@ def weights_variant(folder: Path) -> str | None:
     return variants[0]
 
 
-def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+def read_config(folder: Path, name: str = "config.json") -> "Configuration":
     """Parse a JSON configuration; UserError if it is missing, is not a JSON object, or has a number that cannot be."""
     path = folder / name
     try:
@@ -102,11 +103,11 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} does not hold a JSON object. Fetch the file again.")
     check_configuration(content, where=path)
-    return _Configuration(path, content)
+    return Configuration(path, content)
 
 
-class _Configuration(dict[str, Any]):
-    """The object in a configuration file. A key that it lacks is the file's fault, and the error says so."""
+class Configuration(dict[str, Any]):
+    """The object in a configuration file. What it lacks, or has of another kind, is the file's fault: errors say so."""
 
     def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
         super().__init__(content)
@@ -114,6 +115,31 @@ class _Configuration(dict[str, Any]):
 
     def __missing__(self, key: str) -> Any:
         raise UserError(f"{self._path} has no {key!r}. Fetch the file again.")
+
+    def whole_number(self, key: str, default: int | None = None, *, at_least: int = 1) -> int:
+        """The value of a key; `default`, if one is given, where the file has no such key."""
+        value = self[key] if default is None else self.get(key, default)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= at_least:
+            return value
+        raise self._of_another_kind(key, f"a whole number of at least {at_least}")
+
+    def number(self, key: str) -> float:
+        """The value of a key."""
+        value = self[key]
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        raise self._of_another_kind(key, "a number")
+
+    def part(self, key: str) -> "Configuration":
+        """The object that is the value of a key; the whole configuration where the file has no such key."""
+        value = self.get(key, self)
+        if isinstance(value, dict):
+            return Configuration(self._path, value)
+        raise self._of_another_kind(key, "a JSON object")
+
+    def _of_another_kind(self, key: str, expected: str) -> UserError:
+        found = shortened(repr(self[key]), 80)
+        return UserError(f"{self._path}: {key} is {found}; expected {expected}. Fetch the file again.")
 
 
 def folders_digest(*folders: Path) -> str:
@@ -154,10 +180,15 @@ def image_size_px(model: Path) -> int:
 
 def vae_reduction(model: Path) -> int:
     """Pixels per latent element, along a side."""
-    blocks = read_config(component_folder(model, "vae")).get("block_out_channels")
+    return reduction_of_vae(component_folder(model, "vae"))
+
+
+def reduction_of_vae(vae: Path) -> int:
+    """Pixels per latent element of the VAE in a folder of its own, along a side."""
+    blocks = read_config(vae).get("block_out_channels")
     if not isinstance(blocks, list) or not 1 <= len(blocks) <= MAX_VAE_BLOCKS:
         raise UserError(
-            f"{model}/vae/config.json: block_out_channels is {str(blocks)[:80]} where a list of 1 to {MAX_VAE_BLOCKS} "
+            f"{vae}/config.json: block_out_channels is {str(blocks)[:80]} where a list of 1 to {MAX_VAE_BLOCKS} "
             "widths is expected. Fetch the file again."
         )
     return int(2 ** (len(blocks) - 1))
@@ -201,7 +232,7 @@ def text_layout(model: Path) -> TextLayout:
     return TextLayout(
         encoders=(("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")),
         shape=(num_tokens, width + other_width),
-        pooled_size=int(read_config(component_folder(model, "text_encoder_2"))["projection_dim"]),
+        pooled_size=read_config(component_folder(model, "text_encoder_2")).whole_number("projection_dim"),
     )
 
 
@@ -217,13 +248,7 @@ def pooled_size(model: Path) -> int | None:
 
 def _tower_shape(model: Path, component: Component) -> tuple[int, int]:
     config = read_config(component_folder(model, component))
-    length, width = (config.get(key) for key in ("max_position_embeddings", "hidden_size"))
-    if not (isinstance(length, int) and isinstance(width, int) and length >= 1 and width >= 1):
-        raise UserError(
-            f"{model}/{component}/config.json: max_position_embeddings and hidden_size are {str(length)[:80]} and "
-            f"{str(width)[:80]} where whole numbers are expected. Fetch the file again."
-        )
-    return length, width
+    return config.whole_number("max_position_embeddings"), config.whole_number("hidden_size")
 
 
 def _capitalised(clause: str) -> str:

@@ -103,7 +103,7 @@ def load_unet(
             )
     with torch.device("cpu"):
         schedule = NoiseSchedule(read_config(component_folder(folder, "scheduler"), "scheduler_config.json"))
-    scaling_factor = float(read_config(component_folder(folder, "vae"))["scaling_factor"])
+    scaling_factor = read_config(component_folder(folder, "vae")).number("scaling_factor")
     return LoadedUNet(network=unet, schedule=schedule, scaling_factor=scaling_factor, folder=folder)
 
 
@@ -116,4 +116,5 @@ def latent_scaling(model: str) -> tuple[float, float]:
     if dry and model != BUNDLED and not Path(model).is_dir():
         return STABLE_DIFFUSION_1_SCALING, 0.0
     config = read_config(component_folder(resolve_model_path(model), "vae"))
-    return float(config["scaling_factor"]), float(config.get("shift_factor") or 0.0)
+    has_shift = config.get("shift_factor") is not None
+    return config.number("scaling_factor"), config.number("shift_factor") if has_shift else 0.0

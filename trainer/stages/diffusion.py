@@ -113,7 +113,7 @@ class DiffusionStage(SampledStage):
             return
         adapters = adapters_of(folder, ip_adapters)
         config.chosen(adapters)
-        width = int(read_config(component_folder(folder, "unet"))["cross_attention_dim"])
+        width = read_config(component_folder(folder, "unet")).whole_number("cross_attention_dim")
         for name, adapter in adapters.items():
             if not adapter.is_new:
                 adapter.read().require_width(name, width, folder)

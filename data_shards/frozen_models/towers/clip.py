@@ -33,14 +33,14 @@ class ClipImageTower(TransformerTower):
 
     def sizes(self, network: Path) -> VisionSizes:
         config = read_config(network)
-        vision = config.get("vision_config", config)
+        vision = config.part("vision_config")
         alone = "vision_config" not in config and "CLIPVisionModel" in config.get("architectures", ())
         return VisionSizes(
-            width=int(vision.get("hidden_size", 768)),
-            num_blocks=int(vision.get("num_hidden_layers", 12)),
-            image_px=int(vision.get("image_size", 224)),
+            width=vision.whole_number("hidden_size", 768),
+            num_blocks=vision.whole_number("num_hidden_layers", 12),
+            image_px=vision.whole_number("image_size", 224),
             num_prefix_tokens=1,
-            projection=None if alone else int(config.get("projection_dim", 512)),
+            projection=None if alone else config.whole_number("projection_dim", 512),
         )
 
     def processor_folder(self, folder: Path) -> Path | None:

@@ -18,11 +18,11 @@ class Dinov2Tower(OwnFolderTower):
 
     def sizes(self, network: Path) -> VisionSizes:
         config = read_config(network)
-        registers = int(config.get("num_register_tokens", 4)) if config["model_type"] != "dinov2" else 0
+        registers = config.whole_number("num_register_tokens", 4, at_least=0) if config["model_type"] != "dinov2" else 0
         return VisionSizes(
-            width=int(config.get("hidden_size", 768)),
-            num_blocks=int(config.get("num_hidden_layers", 12)),
-            image_px=int(config.get("image_size", 224)),
+            width=config.whole_number("hidden_size", 768),
+            num_blocks=config.whole_number("num_hidden_layers", 12),
+            image_px=config.whole_number("image_size", 224),
             num_prefix_tokens=1 + registers,
             projection=None,
         )

@@ -19,12 +19,12 @@ class SiglipTower(OwnFolderTower):
 
     def sizes(self, network: Path) -> VisionSizes:
         config = read_config(network)
-        vision = config.get("vision_config", config)
-        width = int(vision.get("hidden_size", 768))
+        vision = config.part("vision_config")
+        width = vision.whole_number("hidden_size", 768)
         return VisionSizes(
             width=width,
-            num_blocks=int(vision.get("num_hidden_layers", 12)),
-            image_px=int(vision.get("image_size", 224)),
+            num_blocks=vision.whole_number("num_hidden_layers", 12),
+            image_px=vision.whole_number("image_size", 224),
             num_prefix_tokens=0,
             projection=width if vision.get("vision_use_head", True) else None,
         )

@@ -12,7 +12,7 @@ from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.format.images import square_image
 from neuroimagen.data_shards.frozen_models.encoder import EncoderIdentity
 from neuroimagen.data_shards.frozen_models.loading import LoadedModels
-from neuroimagen.data_shards.frozen_models.model_folder import folders_digest, read_config
+from neuroimagen.data_shards.frozen_models.model_folder import folders_digest, read_config, reduction_of_vae
 from neuroimagen.data_shards.frozen_models.recognise import read_json, recognise, weights_problem
 from neuroimagen.data_shards.frozen_models.towers.base import ImageTower
 from neuroimagen.data_shards.frozen_models.vae import SLICE_PIXELS, load_vae
@@ -35,7 +35,7 @@ class VaeVectorTower(ImageTower):
                 f"{folder} holds no VAE of class AutoencoderKL, and neither does its vae/ folder (it is "
                 f"{recognise(folder).what})"
             )
-        size_px, reduction = self._size_px(folder), _reduction(vae)
+        size_px, reduction = self._size_px(folder), reduction_of_vae(vae)
         if size_px is None:
             return f"no configuration in {folder} says the size of images; give it (size_px=256)"
         if size_px % reduction:
@@ -44,7 +44,7 @@ class VaeVectorTower(ImageTower):
 
     def shape(self, folder: Path) -> tuple[int, ...]:
         vae, size_px = self._require(folder)
-        return (int(read_config(vae)["latent_channels"]) * (size_px // _reduction(vae)) ** 2,)
+        return (read_config(vae).whole_number("latent_channels") * (size_px // reduction_of_vae(vae)) ** 2,)
 
     def identity(self, folder: Path) -> EncoderIdentity:
         vae, size_px = self._require(folder)
@@ -77,7 +77,7 @@ class VaeVectorTower(ImageTower):
         assert vae is not None
         latent_px = read_json(folder / "unet" / "config.json").get("sample_size")
         if isinstance(latent_px, int):
-            return latent_px * _reduction(vae)
+            return latent_px * reduction_of_vae(vae)
         own = read_config(vae).get("sample_size")
         return own if isinstance(own, int) else None
 
@@ -119,8 +119,3 @@ def _vae_folder(folder: Path) -> Path | None:
         if config.get("_class_name") == "AutoencoderKL" and "latent_channels" in config:
             return candidate
     return None
-
-
-def _reduction(vae: Path) -> int:
-    """Pixels per latent element, along a side."""
-    return int(2 ** (len(read_config(vae)["block_out_channels"]) - 1))

@@ -94,6 +94,27 @@ def test_a_damaged_configuration_is_named(tmp_path: Path, text: str, message: st
         read_config(tmp_path)
 
 
+def test_a_value_of_another_kind_is_named(tmp_path: Path) -> None:
+    content = {"whole": 3, "zero": 0, "number": 0.5, "text": "3", "flag": True, "nothing": None, "part": {"whole": 4}}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    config = read_config(tmp_path)
+    assert (config.whole_number("whole"), config.whole_number("absent", 7)) == (3, 7)
+    assert (config.whole_number("zero", at_least=0), config.number("number"), config.number("whole")) == (0, 0.5, 3.0)
+    assert config.part("part").whole_number("whole") == 4
+    assert config.part("absent").whole_number("whole") == 3
+    for key in ("zero", "number", "text", "flag", "nothing", "part"):
+        with pytest.raises(UserError, match=rf"config\.json: {key} is .*; expected a whole number of at least 1"):
+            config.whole_number(key, 5)
+    for key in ("text", "flag", "nothing", "part"):
+        with pytest.raises(UserError, match=rf"config\.json: {key} is .*; expected a number"):
+            config.number(key)
+    with pytest.raises(UserError, match=r"config\.json: nothing is None; expected a JSON object"):
+        config.part("nothing")
+    for lacking in (config.whole_number, config.number, config.part("part").number):
+        with pytest.raises(UserError, match=r"config\.json has no 'absent'"):
+            lacking("absent")
+
+
 def test_only_blip_writes_captions(model: Path, tiny_blip_folder: Path) -> None:
     assert require_captioner_folder(tiny_blip_folder) == tiny_blip_folder
     with pytest.raises(UserError, match="clip is a CLIP model, not a BLIP captioner"):

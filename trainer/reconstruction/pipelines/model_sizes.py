@@ -6,7 +6,6 @@ Everything that cannot be served is refused here, by name, so that recipes are r
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.frozen_models.ip_adapter import (
@@ -16,6 +15,7 @@ from neuroimagen.data_shards.frozen_models.ip_adapter import (
     trained_adapters,
 )
 from neuroimagen.data_shards.frozen_models.model_folder import (
+    Configuration,
     component_folder,
     image_size_px,
     pooled_size,
@@ -67,7 +67,7 @@ def read_sizes(
     assert content.family is not None
     unet_folder = unet if unet is not None else component_folder(model, "unet")
     unet_config = read_config(unet_folder)
-    channels = int(read_config(component_folder(model, "vae"))["latent_channels"])
+    channels = read_config(component_folder(model, "vae")).whole_number("latent_channels")
     if unet_config["in_channels"] != channels:
         raise UserError(
             f"{unet_folder} takes {unet_config['in_channels']} channels, the latents of {model} have {channels}: it "
@@ -75,14 +75,14 @@ def read_sizes(
         )
     side = image_size_px(model) // vae_reduction(model)
     text, pooled = text_shape(model), pooled_size(model)
-    width = unet_config["cross_attention_dim"]
+    width = unet_config.whole_number("cross_attention_dim")
     if width != text[1]:
         raise UserError(
             f"{model}: the U-Net attends to width {width}, the text encoder gives {text[1]}. unet/ and "
             "text_encoder/ are from different models."
         )
     if pooled is not None:
-        expected = pooled + 6 * int(unet_config["addition_time_embed_dim"])
+        expected = pooled + 6 * unet_config.whole_number("addition_time_embed_dim")
         if unet_config.get("projection_class_embeddings_input_dim") != expected:
             raise UserError(
                 f"{model}: the U-Net takes {unet_config.get('projection_class_embeddings_input_dim')} numbers of the "
@@ -92,7 +92,7 @@ def read_sizes(
     files, own = _adapters(model, adapters or {}, {} if unet is None else trained_adapters(unet.parent))
     image_sizes = {name: file.embedding_size for name, (file, _) in files.items()}
     for name, (file, _) in files.items():
-        file.require_width(name, int(width), model)
+        file.require_width(name, width, model)
     if content.family == "Stable Diffusion 2.1-unCLIP":
         if files:
             raise UserError(
@@ -113,10 +113,10 @@ def read_sizes(
     )
 
 
-def _unclip_size(model: Path, unet_config: Mapping[str, Any]) -> int:
+def _unclip_size(model: Path, unet_config: Configuration) -> int:
     """Width of an unCLIP model's image embedding: the U-Net takes it beside the level of its noise, equally wide."""
-    size = int(unet_config["projection_class_embeddings_input_dim"]) // 2
-    normalised = int(read_config(model / "image_normalizer")["embedding_dim"])
+    size = unet_config.whole_number("projection_class_embeddings_input_dim") // 2
+    normalised = read_config(model / "image_normalizer").whole_number("embedding_dim")
     if normalised != size:
         raise UserError(
             f"{model}: the U-Net takes image embeddings of width {size}, image_normalizer/ has {normalised}. They are "
