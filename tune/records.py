@@ -27,7 +27,7 @@ from neuroimagen.data_shards.common.reading import parse_json, read_bytes, read_
 from neuroimagen.trainer.recipe.recipe import Recipe, difference, dump_recipe, load_recipe
 from neuroimagen.trainer.stages.validation.segment_figures import SegmentFigures
 from neuroimagen.tune.config import KINDS, Search, dump_search, search_of
-from neuroimagen.tune.space import Value
+from neuroimagen.tune.space import Space, Value
 
 State = Literal["running", "finished", "stopped", "failed"]
 TRIAL_FILE = "trial.json"
@@ -146,8 +146,8 @@ class SearchFolder:
         with atomic_path(self.trial(record.name).record) as temporary:
             temporary.write_text(json.dumps(dataclasses.asdict(record), indent=1) + "\n", encoding="utf-8")
 
-    def read(self, name: str) -> TrialRecord:
-        """A trial's record. Raises UserError if it is damaged."""
+    def read(self, name: str, *, space: Space | None = None) -> TrialRecord:
+        """A trial's record. Raises UserError if it is damaged, or its setting is none of `space`."""
         path = self.trial(name).record
         try:
             tree = read_json_object(path)
@@ -155,6 +155,9 @@ class SearchFolder:
             tree["figures"] = {name: _number(value) for name, value in tree["figures"].items()}
             record = TrialRecord(**tree)
             _check_record(record, name)
+            for key, parameter in (space or {}).items():
+                if not parameter.holds(record.values[key]):
+                    raise ValueError(f"{key} is {str(record.values[key])[:80]}, which the search does not try")
             return record
         except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise UserError(
@@ -167,9 +170,11 @@ class SearchFolder:
         return SegmentFigures.read(path) if path.is_file() else None
 
     def records(self, group: Literal["trials", "confirm"] = "trials") -> list[TrialRecord]:
-        """All trials of a group, sorted by name."""
+        """All trials of a group, sorted by name. Raises UserError if one is damaged."""
         paths = sorted((self.path / group).glob(f"*/{TRIAL_FILE}"))
-        return [self.read(f"{group}/{path.parent.name}") for path in paths]
+        # The default may be outside of the space, and stands among the runs with new seeds alone.
+        space = read_search(self)[0].space if group == "trials" and self.search.is_file() else None
+        return [self.read(f"{group}/{path.parent.name}", space=space) for path in paths]
 
 
 def _check_record(record: TrialRecord, name: str) -> None:

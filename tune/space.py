@@ -80,7 +80,16 @@ class Parameter:
         """A number as the recipe gets it: within the bounds, and a whole number if `whole`, else with six digits."""
         low, high = self.bounds
         value = min(max(value, low), high)
-        return round(value) if self.whole else float(f"{value:.6g}")
+        # A bound of more digits would be left by rounding.
+        return round(value) if self.whole else min(max(float(f"{value:.6g}"), low), high)
+
+    def holds(self, value: Value) -> bool:
+        """Whether this is a choice, or a number of the range."""
+        if self.choices is not None:
+            return any(type(value) is type(choice) and value == choice for choice in self.choices)
+        kinds = (int,) if self.whole else (int, float)
+        low, high = self.bounds
+        return type(value) in kinds and low <= float(value) <= high  # type: ignore[arg-type]  # a number
 
     def grid(self) -> list[Value]:
         """The values that an exhaustive grid takes."""

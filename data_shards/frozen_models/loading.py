@@ -87,7 +87,11 @@ def load_image_processor(folder: Path, *, size_px: int | None = None) -> Any:
             )
             processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False, **sizes)
         # Its settings are not looked at before it gets an image: wrong ones should be said now, not after an hour.
-        processor(images=[Image.new("RGB", (16, 16))], return_tensors="pt")
+        height, width = processor(images=[Image.new("RGB", (16, 16))], return_tensors="pt").pixel_values.shape[-2:]
+        if height != width:
+            raise UserError(
+                f"{folder}/preprocessor_config.json makes images of {height} × {width} px; expected squares."
+            )
         return processor
 
 

@@ -111,12 +111,12 @@ def _continued_cache(corpus: Path) -> None:
 
     folder = corpus / "half-cached"
     work = corpus / "half-cached-work"
-    shutil.copytree(folder, work, symlinks=True)
     try:
+        shutil.copytree(folder, work, symlinks=True)
         cache = LatentCache(Dataset.open(work), corpus / "model", shard_items=5)
         cache.cache("text-class").store.get(_first_two())
     finally:
-        shutil.rmtree(work)
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _first_two():

@@ -38,6 +38,20 @@ def test_records_are_read_as_written(tmp_path: Path) -> None:
         folder.records()
 
 
+@pytest.mark.parametrize("value", [0.3, "0.5", None, float("nan")])
+def test_a_setting_that_the_search_does_not_try_is_damage(tmp_path: Path, value: object) -> None:
+    folder = SearchFolder(tmp_path)
+    with locked(folder):
+        open_search(folder, SEARCH, Recipe(), resume=False)
+    folder.write(TrialRecord(name="trials/0000", values={"contrastive.margin": 0.5}, seed=0))
+    assert len(folder.records()) == 1
+    folder.write(TrialRecord(name="confirm/default-1000", values={"contrastive.margin": value}, seed=0))  # type: ignore[dict-item]
+    assert len(folder.records("confirm")) == 1
+    folder.write(TrialRecord(name="trials/0001", values={"contrastive.margin": value}, seed=0))  # type: ignore[dict-item]
+    with pytest.raises(UserError, match=r"0001/trial\.json is damaged \(contrastive\.margin is .*search does not try"):
+        folder.records()
+
+
 def test_an_unfinished_line_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
     add_line(path, {"a": 1})

@@ -1,5 +1,7 @@
 """The values of a space: within bounds, as a recipe takes them, and every combination once in a grid."""
 
+import math
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,8 +20,21 @@ from neuroimagen.tune.space import Parameter, grid_points, num_combinations, ove
 def test_rounded_values_lie_between_the_bounds(low: float, factor: float, value: float, log: bool) -> None:
     parameter = Parameter(low=low, high=low * factor, log=log)
     rounded = parameter.rounded(value)
-    assert low * (1 - 1e-5) <= rounded <= low * factor * (1 + 1e-5)
+    assert parameter.bounds[0] <= rounded <= parameter.bounds[1]
+    assert parameter.holds(rounded)
     assert 0.0 <= parameter.position(rounded) <= 1.0
+
+
+def test_a_parameter_holds_its_choices_or_the_numbers_of_its_range() -> None:
+    choices = Parameter(choices=(1, 0.5, "a", None, {"x": 1.0}))
+    assert all(choices.holds(choice) for choice in choices.choices or ())
+    assert not any(choices.holds(value) for value in (True, 1.0, 0, "b", {"x": 2.0}, {}))
+    real, whole = Parameter(low=0.5, high=4.0), Parameter(low=1, high=4, whole=True)
+    assert real.holds(0.5)
+    assert real.holds(4)
+    assert whole.holds(4)
+    assert not any(real.holds(value) for value in (0.4, 4.1, math.nan, math.inf, True, "1", None, {"x": 1.0}))
+    assert not any(whole.holds(value) for value in (0, 5, 2.0, True, None))
 
 
 def test_a_grid_is_every_combination_and_ends_at_the_bounds() -> None:

@@ -178,7 +178,7 @@ class TransformerTower(ImageTower):
             processor = self.default_processor(where, size_px)
         else:
             processor = load_image_processor(processor_folder, size_px=size_px)
-        return VisionEncoder(
+        encoder = VisionEncoder(
             network,
             processor,
             sizes=sizes,
@@ -186,6 +186,13 @@ class TransformerTower(ImageTower):
             pool=self.pool,
             device=device,
         )
+        patch_px = getattr(getattr(network.model, "config", None), "patch_size", 1)
+        side = encoder.pixels([Image.new("RGB", (16, 16))]).shape[-1]
+        if side < patch_px:
+            raise UserError(
+                f"{where} takes images of {side} px, as it says, which is less than a patch of {patch_px} px."
+            )
+        return encoder
 
     def _network(self, folder: Path) -> Path:
         found = self.network_folder(folder)

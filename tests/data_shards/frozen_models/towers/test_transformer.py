@@ -1,5 +1,7 @@
 """What vision transformers have in common: depth, pooling, size, views, and what is shared."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,3 +117,24 @@ def test_another_size_is_resized_and_cropped_to(tiny_tower: Callable[[str], Path
         assert chosen.view_px(tiny_tower(kind)) == 48
     assert Dinov2Tower().view_px(tiny_tower("dinov2")) == 36  # what its processor resizes to, before it crops
     assert SiglipTower().view_px(tiny_tower("siglip")) == 32
+
+
+@pytest.mark.parametrize(
+    ("crop", "message"),
+    [
+        ((32, 1), "makes images of 32 × 1 px; expected squares"),
+        ((4, 4), "takes images of 4 px.*less than a patch of 8"),
+    ],
+)
+def test_images_that_the_network_cannot_take_are_refused_when_it_is_loaded(
+    tiny_tower: Callable[[str], Path], tmp_path: Path, crop: tuple[int, int], message: str
+) -> None:
+    folder = shutil.copytree(tiny_tower("dinov2"), tmp_path / "dinov2")
+    path = folder / "preprocessor_config.json"
+    settings = json.loads(path.read_text()) | {
+        "do_center_crop": True,
+        "crop_size": dict(zip(("height", "width"), crop, strict=True)),
+    }
+    path.write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=message):
+        Dinov2Tower().load(folder, device=CPU)
