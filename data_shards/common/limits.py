@@ -7,6 +7,8 @@ MAX_JSON_BYTES = 256 << 20
 """Of a JSON file: the vocabulary of the largest tokenizers takes 30 MB."""
 MAX_JSON_DEPTH = 64
 """Objects and lists inside each other."""
+MAX_JSON_DIGITS = 100
+"""Of a whole number: tokenizers write "no limit" as 10^30, and no float has more than 309."""
 MAX_YAML_BYTES = 64 << 10
 """Of a recipe, a search, or a value of `--set`. A recipe has 8 kB; PyYAML reads about 100 kB per second."""
 MAX_YAML_VALUES = 20_000

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.common.limits import MAX_JSON_BYTES, MAX_JSON_DEPTH, shortened
+from neuroimagen.data_shards.common.limits import MAX_JSON_BYTES, MAX_JSON_DEPTH, MAX_JSON_DIGITS, shortened
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -63,9 +63,9 @@ def read_text(path: Path, *, limit: int = MAX_JSON_BYTES) -> str:
 
 
 def parse_json(content: str | bytes) -> Any:
-    """The value of a JSON text. Raises ValueError, also for one that is nested too deep to work with."""
+    """The value of a JSON text. Raises ValueError, also where it is nested too deep or has too large a whole number."""
     try:
-        value = json.loads(content)
+        value = json.loads(content, parse_int=_whole_number)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
     level = [value]
@@ -80,6 +80,12 @@ def parse_json(content: str | bytes) -> Any:
             return value
         level = inner
     raise ValueError(f"it is nested more than {MAX_JSON_DEPTH} levels deep")
+
+
+def _whole_number(text: str) -> int:
+    if len(text) > MAX_JSON_DIGITS:
+        raise ValueError(f"a whole number has {len(text)} digits")
+    return int(text)
 
 
 def read_json(path: Path, *, limit: int = MAX_JSON_BYTES) -> Any:

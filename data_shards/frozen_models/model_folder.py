@@ -123,9 +123,9 @@ class Configuration(dict[str, Any]):
             return value
         raise self._of_another_kind(key, f"a whole number of at least {at_least}")
 
-    def number(self, key: str) -> float:
-        """The value of a key."""
-        value = self[key]
+    def number(self, key: str, default: float | None = None) -> float:
+        """The value of a key; `default`, if one is given, where the file has no such key."""
+        value = self[key] if default is None else self.get(key, default)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
         raise self._of_another_kind(key, "a number")

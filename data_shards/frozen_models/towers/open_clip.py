@@ -13,6 +13,7 @@ from torch import Tensor
 
 from neuroimagen.data_shards.common.errors import UserError
 from neuroimagen.data_shards.frozen_models.loading import loading
+from neuroimagen.data_shards.frozen_models.model_folder import read_config
 from neuroimagen.data_shards.frozen_models.recognise import read_json
 from neuroimagen.data_shards.frozen_models.towers.clip import clip_network, clip_processor
 from neuroimagen.data_shards.frozen_models.towers.transformer import TransformerTower, VisionNetwork, VisionSizes
@@ -56,14 +57,14 @@ class OpenClipTower(TransformerTower):
         return super().missing(folder)
 
     def sizes(self, network: Path) -> VisionSizes:
-        model = read_json(network / CONFIG)["model_cfg"]
-        vision = model["vision_cfg"]
+        model = read_config(network, CONFIG).part("model_cfg")
+        vision = model.part("vision_cfg")
         return VisionSizes(
-            width=int(vision["width"]),
-            num_blocks=int(vision["layers"]),
-            image_px=int(vision.get("image_size", 224)),
+            width=vision.whole_number("width"),
+            num_blocks=vision.whole_number("layers"),
+            image_px=vision.whole_number("image_size", 224),
             num_prefix_tokens=1,
-            projection=int(model["embed_dim"]),
+            projection=model.whole_number("embed_dim"),
         )
 
     def processor_folder(self, folder: Path) -> Path | None:
@@ -85,17 +86,20 @@ class OpenClipTower(TransformerTower):
     def load_network(network: Path, *, device: torch.device) -> VisionNetwork:
         from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-        model = read_json(network / CONFIG)["model_cfg"]
-        vision = model["vision_cfg"]
+        model = read_config(network, CONFIG).part("model_cfg")
+        vision = model.part("vision_cfg")
+        width, head_width = vision.whole_number("width"), vision.whole_number("head_width", 64)
+        if width % head_width:
+            raise UserError(f"{network / CONFIG}: width {width} is no multiple of head_width {head_width}.")
         clip = CLIPVisionModelWithProjection(
             CLIPVisionConfig(
-                hidden_size=vision["width"],
-                intermediate_size=int(vision["width"] * vision.get("mlp_ratio", 4.0)),
-                num_hidden_layers=vision["layers"],
-                num_attention_heads=vision["width"] // vision.get("head_width", 64),
-                image_size=vision.get("image_size", 224),
-                patch_size=vision.get("patch_size", 16),
-                projection_dim=model["embed_dim"],
+                hidden_size=width,
+                intermediate_size=int(width * vision.number("mlp_ratio", 4.0)),
+                num_hidden_layers=vision.whole_number("layers"),
+                num_attention_heads=width // head_width,
+                image_size=vision.whole_number("image_size", 224),
+                patch_size=vision.whole_number("patch_size", 16),
+                projection_dim=model.whole_number("embed_dim"),
                 hidden_act="quick_gelu" if model.get("quick_gelu") else "gelu",
             )
         )

@@ -60,6 +60,16 @@ def test_json_is_bounded_in_depth(tmp_path: Path) -> None:
         read_json_object(tmp_path / "list.json")
 
 
+def test_whole_numbers_that_no_float_holds_are_refused() -> None:
+    assert parse_json('{"limit": 1000000000000000019884624838656, "negative": -3}') == {
+        "limit": int(1e30),
+        "negative": -3,
+    }
+    for digits in (400, 10_000):
+        with pytest.raises(ValueError, match=f"a whole number has {digits} digits"):
+            parse_json(f'{{"seconds": {"9" * digits}}}')
+
+
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "", "a/../../secret", "link/secret", "a\0b"])
 def test_names_that_lead_out_are_refused(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"

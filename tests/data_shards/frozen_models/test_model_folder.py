@@ -100,6 +100,7 @@ def test_a_value_of_another_kind_is_named(tmp_path: Path) -> None:
     config = read_config(tmp_path)
     assert (config.whole_number("whole"), config.whole_number("absent", 7)) == (3, 7)
     assert (config.whole_number("zero", at_least=0), config.number("number"), config.number("whole")) == (0, 0.5, 3.0)
+    assert config.number("absent", 0.25) == 0.25
     assert config.part("part").whole_number("whole") == 4
     assert config.part("absent").whole_number("whole") == 3
     for key in ("zero", "number", "text", "flag", "nothing", "part"):

@@ -128,6 +128,21 @@ def test_settings_that_say_what_clip_does_are_none(tmp_path: Path) -> None:
     assert OpenClipTower().missing(tmp_path) is None
 
 
+@pytest.mark.parametrize(
+    ("vision", "said"),
+    [
+        ({"head_width": WIDTH + 1}, f"width {WIDTH} is no multiple of head_width {WIDTH + 1}"),
+        ({"head_width": {}}, "head_width is {}; expected a whole number"),
+        ({"mlp_ratio": None}, "mlp_ratio is None; expected a number"),
+        ({"image_size": [SIDE, SIDE]}, "image_size is .*; expected a whole number"),
+    ],
+)
+def test_sizes_that_no_network_has_are_named(tmp_path: Path, vision: dict[str, Any], said: str) -> None:
+    write(tmp_path, vision=vision)
+    with pytest.raises(UserError, match=rf"open_clip_config\.json: {said}"):
+        OpenClipTower().load(tmp_path, device=CPU)
+
+
 def test_damaged_weights_are_named(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
