@@ -53,6 +53,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text for people, in UTF-8, as a whole or not at all. Its parts may come from files of strangers.
+
+    What no UTF-8 text has (half of a surrogate pair, a byte of a file's name that is no text) is written as "?".
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+
+
 def refuse_existing(folder: Path) -> None:
     """Raise UserError if `folder` exists and holds anything."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroimagen.data_shards.common.files import atomic_path
+from neuroimagen.data_shards.common.files import atomic_path, write_text
 from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.dataset.dataset import Dataset
 from neuroimagen.data_shards.dataset.latent_store import LatentStore
@@ -180,18 +180,16 @@ def evaluate_run(
     write_items(folder / ITEMS_FILE, items)
     if alignment.items:
         write_items(folder / RETRIEVAL_FILE, alignment.items)
-    with atomic_path(folder / DETAILS_FILE) as temporary:
-        temporary.write_text(json.dumps(details, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    with atomic_path(folder / TABLE_FILE) as temporary:
-        texts = [f"{item['heading']}. {item['text']}" for item in statements]
-        texts += [f"Not measured: {condition_of(name).title}, {why}." for name, why in runs.absent.items()]
-        retrieval = [name for name in METRICS if find(alignment.results, "alignment", name)]
-        if alignment.results:
-            texts.insert(0, f"Retrieval of the stimulus from the EEG:\n\n{text_table(alignment.results, retrieval)}")
-        if preset is not None:
-            texts.insert(0, preset_text(preset, results, notes=notes))
-        sentences = "".join(f"\n{text}\n" for text in texts)
-        temporary.write_text(f"{text_table(results, shown, notes=notes)}\n{sentences}", encoding="utf-8")
+    write_text(folder / DETAILS_FILE, json.dumps(details, indent=1, ensure_ascii=False) + "\n")
+    texts = [f"{item['heading']}. {item['text']}" for item in statements]
+    texts += [f"Not measured: {condition_of(name).title}, {why}." for name, why in runs.absent.items()]
+    retrieval = [name for name in METRICS if find(alignment.results, "alignment", name)]
+    if alignment.results:
+        texts.insert(0, f"Retrieval of the stimulus from the EEG:\n\n{text_table(alignment.results, retrieval)}")
+    if preset is not None:
+        texts.insert(0, preset_text(preset, results, notes=notes))
+    sentences = "".join(f"\n{text}\n" for text in texts)
+    write_text(folder / TABLE_FILE, f"{text_table(results, shown, notes=notes)}\n{sentences}")
     write_results(folder / RESULTS_FILE, results)
     return results
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.common.files import atomic_path
+from neuroimagen.data_shards.common.files import atomic_path, write_text
 from neuroimagen.data_shards.common.reading import open_file, read_json
 from neuroimagen.trainer.evaluation.conditions import CONDITIONS, condition_of, present_name
 from neuroimagen.trainer.evaluation.intervals import Estimate
@@ -76,8 +76,7 @@ def format_value(metric: str, value: float) -> str:
 def write_results(path: Path, results: Iterable[Result]) -> None:
     """Write results.json. The file is replaced as a whole, or not at all."""
     content = json.dumps([asdict(item) for item in results], indent=1, allow_nan=False, ensure_ascii=False)
-    with atomic_path(path) as temporary:
-        temporary.write_text(content + "\n", encoding="utf-8")
+    write_text(path, content + "\n")
 
 
 def read_results(path: Path) -> list[Result]:

@@ -12,7 +12,7 @@ import yaml
 
 from neuroimagen import __version__
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.common.files import atomic_folder
+from neuroimagen.data_shards.common.files import atomic_folder, write_text
 from neuroimagen.trainer.bundled_model.location import bundled_model_path
 from neuroimagen.trainer.evaluation.results import RESULTS_FILE
 from neuroimagen.trainer.prediction.model_card import model_card
@@ -57,7 +57,7 @@ def write_pipeline(
         for path in (choice_file(opened.folder), opened.folder / "report" / RESULTS_FILE):
             if path.is_file():
                 _copy(path, place / path.relative_to(opened.folder))
-        (place / "README.md").write_text(model_card(opened, drawing, condition), encoding="utf-8")
+        write_text(place / "README.md", model_card(opened, drawing, condition))
 
 
 def push_pipeline(

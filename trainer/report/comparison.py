@@ -13,7 +13,7 @@ import numpy as np
 
 from neuroimagen.data_shards.common.arrays import Floats, Integers
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.common.files import atomic_path
+from neuroimagen.data_shards.common.files import write_text
 from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.common.reading import content_of
 from neuroimagen.data_shards.dataset.dataset import Dataset
@@ -57,8 +57,7 @@ def write_comparison(runs: Sequence[Path], out: Path, *, data: Path | None = Non
             "compare.json": json.dumps(view, indent=1, ensure_ascii=False) + "\n",
         }
     for name, text in texts.items():
-        with atomic_path(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8", errors="replace")
+        write_text(out / name, text)
     return out / "compare.html"
 
 

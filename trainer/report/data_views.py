@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.common.files import atomic_path
+from neuroimagen.data_shards.common.files import atomic_path, write_text
 from neuroimagen.trainer.report import data_findings, plots
 from neuroimagen.trainer.report.data_averages import Averages
 from neuroimagen.trainer.report.eeg_figures import draw_scalp_map, eeg_unit, located_info
@@ -232,11 +232,11 @@ def write_views(averages: Averages, out: Path, *, channel: str | None = None) ->
     if out.suffix not in (".html", ".png"):
         raise UserError(f"{out}: give a file name that ends with .html or .png.")
     shown = [*views(averages, channel=channel), *views_of_checks(data_findings.check_data(averages.dataset))]
+    if out.suffix == ".html":
+        write_text(out, _html(averages, shown))
+        return
     with atomic_path(out) as temporary:
-        if out.suffix == ".html":
-            temporary.write_text(_html(averages, shown), encoding="utf-8")
-        else:
-            _png(averages, shown).save(temporary, format="PNG", optimize=True)
+        _png(averages, shown).save(temporary, format="PNG", optimize=True)
 
 
 def _html(averages: Averages, shown: Sequence[View]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from neuroimagen.data_shards.common.files import atomic_path
+from neuroimagen.data_shards.common.files import atomic_path, write_text
 from neuroimagen.data_shards.common.limits import MAX_YAML_BYTES
 from neuroimagen.data_shards.common.progress import track
 from neuroimagen.data_shards.common.reading import content_of, read_text
@@ -83,8 +83,7 @@ def _write_report(evaluated: Evaluated) -> Path:
         "table.tex": latex_table(evaluated.results, evaluated.details["table_metrics"], notes=evaluated.notes),
     }
     for name, text in texts.items():
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8", errors="replace")
+        write_text(folder / name, text)
     return folder / "report.html"
 
 

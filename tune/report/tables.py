@@ -38,7 +38,10 @@ def write_csv(folder: SearchFolder, result: Result) -> None:
     """Write trials.csv: one row for each trial, those with new seeds last."""
     keys = list(result.search.space)
     metrics = list(dict.fromkeys(name for record in result.records for name in record.figures))
-    with atomic_path(folder.csv) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with (
+        atomic_path(folder.csv) as temporary,
+        temporary.open("w", encoding="utf-8", errors="replace", newline="") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["trial", "state", "seed", "steps", "seconds", "starts", "retries", *metrics, *keys, "message"])
         for record in [*result.records, *result.confirmations]:

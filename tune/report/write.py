@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from neuroimagen.data_shards.common.files import atomic_path
+from neuroimagen.data_shards.common.files import write_text
 from neuroimagen.trainer.recipe.recipe import Recipe, dump_recipe, load_recipe
 from neuroimagen.tune.config import Search
 from neuroimagen.tune.records import SearchFolder
@@ -32,8 +32,7 @@ def write_result(folder: SearchFolder, search: Search, recipe: Recipe, *, num_st
         folder.page: render(result, folder, recipe=best_text),
     }
     for path, text in texts.items():
-        with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(path, text)
     write_csv(folder, result)
     return result
 

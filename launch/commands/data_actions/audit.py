@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     import json
     from dataclasses import asdict
 
-    from neuroimagen.data_shards.common.files import atomic_path
+    from neuroimagen.data_shards.common.files import write_text
     from neuroimagen.data_shards.dataset.audit import audit
     from neuroimagen.data_shards.dataset.dataset import Dataset
 
@@ -44,8 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.no_eeg:
         report |= _decoders(dataset)
     if args.json:
-        with atomic_path(args.json) as temporary:
-            temporary.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(args.json, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         print(f"findings: {args.json}")
     return 1 if any(finding.level == "problem" for finding in findings) else 0
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from neuroimagen.data_shards.common import files
 from neuroimagen.data_shards.common.errors import UserError
-from neuroimagen.data_shards.common.files import atomic_folder, atomic_path, held_folder, refuse_existing
+from neuroimagen.data_shards.common.files import atomic_folder, atomic_path, held_folder, refuse_existing, write_text
 
 
 def fail_in_output(output: AbstractContextManager[Path]) -> None:
@@ -128,3 +128,8 @@ def test_a_full_disk_under_safetensors_is_the_users(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     with pytest.raises(RuntimeError), atomic_folder(tmp_path / "export"):
         raise RuntimeError("a mistake of ours")
+
+
+def test_a_text_is_written_whole_whatever_it_holds(tmp_path: Path) -> None:
+    write_text(tmp_path / "folder" / "a.txt", "grün \ud800 \udcff\n")
+    assert (tmp_path / "folder" / "a.txt").read_text(encoding="utf-8") == "grün ? ?\n"

@@ -1,6 +1,7 @@
 """The files of a finished search: a recipe that loads, results as data, a table and a page."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,18 @@ def test_the_result_of_a_margin_search_is_a_recipe_with_its_origin(tmp_path: Pat
     assert tree["best_yaml"]["holds"] == "best"
     assert len(tree["trials"]) == 16
     assert tree["environment"]["packages"]["ray"]
+
+
+def test_text_that_utf8_does_not_have_is_replaced(tmp_path: Path) -> None:
+    """A trial's file may hold half of a surrogate pair, as JSON can write it."""
+    folder = SearchFolder(tmp_path / "out")
+    first, *others = margin_records()
+    odd = replace(first, message="a\ud800b", figures={**first.figures, "odd\udc80": 1.0})
+    store(folder, margin_search(), [odd, *others])
+    write_result(folder, margin_search(), Recipe(), num_stimuli=400)
+    for path in (folder.results, folder.csv):
+        assert "odd?" in path.read_text(encoding="utf-8")
+        assert "a?b" in path.read_text(encoding="utf-8")
 
 
 def test_the_condition_that_was_found_is_the_headline_of_the_recipe(tmp_path: Path) -> None:
