@@ -173,7 +173,7 @@ class SearchFolder:
         """All trials of a group, sorted by name. Raises UserError if one is damaged."""
         paths = sorted((self.path / group).glob(f"*/{TRIAL_FILE}"))
         # The default may be outside of the space, and stands among the runs with new seeds alone.
-        space = read_search(self)[0].space if group == "trials" and self.search.is_file() else None
+        space = _search_of_folder(self).space if group == "trials" and self.search.is_file() else None
         return [self.read(f"{group}/{path.parent.name}", space=space) for path in paths]
 
 
@@ -252,8 +252,12 @@ def open_search(folder: SearchFolder, search: Search, recipe: Recipe, *, resume:
 
 def read_search(folder: SearchFolder) -> tuple[Search, Recipe]:
     """The search and the default recipe of a folder."""
+    return _search_of_folder(folder), load_recipe(folder.recipe)
+
+
+def _search_of_folder(folder: SearchFolder) -> Search:
     tree = _read_search_file(folder)
-    return search_of(tree["search"], tree["kind"], where=str(folder.search)), load_recipe(folder.recipe)
+    return search_of(tree["search"], tree["kind"], where=str(folder.search))
 
 
 def _read_search_file(folder: SearchFolder) -> dict[str, Any]:
